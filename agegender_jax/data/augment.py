@@ -1,0 +1,112 @@
+"""Augmentation and normalisation of image batches, on the device, inside the jitted step.
+
+The randomness of an example is a pure function of (key of the step, its row), so a resumed run, and a run on any
+number of devices, draws the same pictures. Flip, shift and zoom are one separable bilinear resampling, written as a
+matrix for the rows and one for the columns: matrix products are fast on every backend, gathers are not.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Pixels as a network wants them: `(images / 255 - mean) / std` per channel.
+
+    Args:
+      images: `[batch, height, width, 3]`, 0 to 255, any dtype.
+      mean: of the channels red, green, blue, in units of full scale.
+      std: likewise.
+
+    >>> normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).ravel().tolist()
+    [2.0, 2.0, 2.0]
+    """
+    scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
+    return (images.astype(jnp.float32) - 255.0 * jnp.asarray(mean, jnp.float32)) * scale
+
+
+def resampling_matrix(size: int, zoom: jax.Array, shift: jax.Array, flip: jax.Array) -> jax.Array:
+    """Bilinear resampling of one axis as a matrix: row i holds the weights of the input pixels that make output i.
+
+    Output pixel i reads the input at `centre + (i - centre) / zoom + shift`, mirrored where `flip`; outside the
+    image the border pixel is repeated.
+
+    Args:
+      size: pixels along the axis.
+      zoom: magnification, 1 leaves the scale alone; scalar.
+      shift: pixels; scalar.
+      flip: whether the axis is mirrored; scalar bool.
+
+    Returns:
+      float32 `[size, size]`, rows sum to 1.
+    """
+    centre = (size - 1) / 2
+    pixel = jnp.arange(size, dtype=jnp.float32)
+    source = centre + (pixel - centre) / zoom + shift
+    source = jnp.where(flip, size - 1 - source, source)
+    source = jnp.clip(source, 0, size - 1)
+    return jnp.maximum(0.0, 1.0 - jnp.abs(source[:, None] - pixel[None, :]))
+
+
+def augment(
+    images: jax.Array,
+    rows: jax.Array,
+    key: jax.Array,
+    *,
+    flip: bool = True,
+    shift: float = 0.0,
+    zoom: float = 0.0,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    erase: float = 0.0,
+) -> jax.Array:
+    """A random view of each image.
+
+    Args:
+      images: uint8 `[batch, size, size, 3]`.
+      rows: int32 `[batch]`, which example each is; its randomness depends on `key` and this alone.
+      key: the step's key.
+      flip: mirror left and right with probability 1/2.
+      shift: largest shift in each direction, as a share of the size (a random crop of the padded image).
+      zoom: largest change of scale; 0.1 draws magnifications between 1/1.1 and 1.1.
+      brightness: largest change of brightness, as a share of full scale.
+      contrast: largest relative change of contrast about the image's mean.
+      saturation: largest relative change of colourfulness.
+      erase: probability that a rectangle of 10 to 33 % of each side's length is made grey (Zhong et al. 2020).
+
+    Returns:
+      float32 `[batch, size, size, 3]`, 0 to 255.
+    """
+    size = images.shape[1]
+
+    def one(image: jax.Array, row: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.fold_in(key, row), 4)
+        mirrored = jax.random.bernoulli(keys[0]) & flip
+        shift_y, shift_x, log_zoom, light, contrast_by, saturation_by = jax.random.uniform(keys[1], (6,), minval=-1)
+        image = image.astype(jnp.float32)
+        magnification = (1.0 + zoom) ** log_zoom
+        down = resampling_matrix(size, magnification, shift * size * shift_y, jnp.array(False))
+        across = resampling_matrix(size, magnification, shift * size * shift_x, mirrored)
+        image = (down @ image.reshape(size, size * 3)).reshape(size, size, 3)
+        image = jnp.einsum("ij,hjc->hic", across, image)
+        if saturation:
+            grey = image.mean(-1, keepdims=True)
+            image = grey + (image - grey) * (1.0 + saturation * saturation_by)
+        if contrast:
+            level = image.mean()
+            image = level + (image - level) * (1.0 + contrast * contrast_by)
+        if brightness:
+            image = image + 255.0 * brightness * light
+        if erase:
+            height, width = jax.random.uniform(keys[2], (2,), minval=0.1, maxval=0.33) * size
+            chance, top, left = jax.random.uniform(keys[3], (3,))
+            pixel = jnp.arange(size)
+            inside_y = (pixel >= top * (size - height)) & (pixel < top * (size - height) + height)
+            inside_x = (pixel >= left * (size - width)) & (pixel < left * (size - width) + width)
+            inside = inside_y[:, None, None] & inside_x[None, :, None] & (chance < erase)
+            image = jnp.where(inside, 127.5, image)
+        return jnp.clip(image, 0.0, 255.0)
+
+    return jax.vmap(one)(images, rows)

@@ -1,0 +1,186 @@
+"""What ages, age groups and genders mean.
+
+Every label is *perceived* age or gender as a data set's annotators wrote it down, not a fact about the person shown.
+Unknown labels are carried along and masked, never invented: an unknown age is NaN, an unknown class is `UNKNOWN`.
+
+Age groups are named schemes, because accuracies under two schemes cannot be compared. Print the scheme's name
+beside every figure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender_jax.errors import UserError
+
+UNKNOWN = -1
+"""The class index of a label that is not known."""
+
+GENDERS = ("male", "female")
+"""Names of the gender classes 0 and 1, in UTKFace's order."""
+
+RACES = ("White", "Black", "Asian", "Indian", "Others")
+"""Names of the race classes 0 to 4, in UTKFace's order. Used to report metrics by group, never as a target."""
+
+
+@dataclass(frozen=True)
+class AgeGroups:
+    """A named way to cut ages into groups.
+
+    A group holds the ages `lower <= age < upper`. Where `upper_closed` is set it holds `lower < age <= upper`
+    instead, so that an age on an edge falls to the younger group (age 0 falls to the first).
+
+    Attributes:
+      name: what the scheme is called in recipes and reports.
+      names: names of the K groups, youngest first.
+      lower: K lower bounds in years, ascending.
+      upper: K upper bounds in years. Less than the next lower bound where the scheme has a gap; the last may be inf.
+      description: one sentence on what the scheme does, for reports.
+      upper_closed: which of its two bounds a group holds, see above.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    description: str
+    upper_closed: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.lower) == len(self.upper) > 0:
+            raise ValueError(f"Age groups {self.name!r}: names, lower and upper must be equally many, and at least one")
+        edges = [edge for bounds in zip(self.lower, self.upper, strict=True) for edge in bounds]
+        if edges != sorted(edges):
+            raise ValueError(f"Age groups {self.name!r}: bounds must ascend and groups must not overlap, got {edges}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def assign(self, ages: npt.ArrayLike) -> npt.NDArray[np.int32]:
+        """Returns the group of each age.
+
+        Args:
+          ages: ages in years, any shape, integer or floating; NaN where unknown.
+
+        Returns:
+          int32 of the same shape: the group's index, or `UNKNOWN` where the age is NaN, infinite, below the first
+          group, above the last, or in a gap between two.
+
+        >>> AGE_GROUPS["nearest"].assign([0, 3, 3.5, 35, 36, float("nan")]).tolist()
+        [0, 0, 1, 4, 5, -1]
+        >>> AGE_GROUPS["literal"].assign([2, 3, 4]).tolist()
+        [0, -1, 1]
+        """
+        ages = np.asarray(ages, np.float64)
+        lower, upper = np.asarray(self.lower), np.asarray(self.upper)
+        group = np.searchsorted(lower, ages, side="left" if self.upper_closed else "right") - 1
+        group = np.maximum(group, 0)  # the lowest bound itself, where groups are closed above
+        below_upper = ages <= upper[group] if self.upper_closed else ages < upper[group]
+        inside = np.isfinite(ages) & (ages >= lower[0]) & below_upper
+        return np.where(inside, group, UNKNOWN).astype(np.int32)
+
+
+def _span(lower: float, upper: float) -> str:
+    """Names the whole years from `lower` up to, not including, `upper`."""
+    return f"{lower:g}+" if np.isinf(upper) else f"{lower:g}-{upper - 1:g}"
+
+
+def _whole_years(name: str, lower: Sequence[float], upper: Sequence[float], description: str) -> AgeGroups:
+    """A scheme of completed years: 2.9 years count as 2, so group "0-2" ends just below the third birthday."""
+    names = tuple(_span(*bounds) for bounds in zip(lower, upper, strict=True))
+    return AgeGroups(name, names, tuple(lower), tuple(upper), description)
+
+
+_INF = float("inf")
+_ADIENCE_LOWER, _ADIENCE_UPPER = (0, 4, 8, 15, 25, 38, 48, 60), (3, 7, 13, 21, 33, 44, 54, _INF)
+_ADIENCE_NAMES = tuple(_span(*bounds) for bounds in zip(_ADIENCE_LOWER, _ADIENCE_UPPER, strict=True))
+_UPPER_EDGES = (3, 7, 14, 21, 33, 44, 54)  # 14, not 13: some sources print the third group as 8-13
+_NEAREST_EDGES = (3, 7, 13.5, 22.5, 35, 45.5, 56.5)  # half way between one Adience group and the next
+
+_SCHEMES = (
+    AgeGroups(
+        "nearest",
+        _ADIENCE_NAMES,
+        (0, *_NEAREST_EDGES),
+        (*_NEAREST_EDGES, _INF),
+        "the nearest of Adience's eight groups (edges 3, 7, 13.5, 22.5, 35, 45.5, 56.5; a tie goes to the younger)",
+        upper_closed=True,
+    ),
+    _whole_years(
+        "lower",
+        _ADIENCE_LOWER,
+        (*_ADIENCE_LOWER[1:], _INF),
+        "Adience's eight groups, each gap given to the group below it",
+    ),
+    _whole_years(
+        "upper",
+        (0, *_UPPER_EDGES),
+        (*_UPPER_EDGES, _INF),
+        "Adience's eight groups, each gap given to the group above it, save that 13 goes to 8-12",
+    ),
+    _whole_years(
+        "literal",
+        _ADIENCE_LOWER,
+        _ADIENCE_UPPER,
+        "Adience's eight groups as published (Levi and Hassner 2015); ages in a gap have no group",
+    ),
+    _whole_years(
+        "five_year",
+        range(0, 120, 5),
+        range(5, 125, 5),
+        "24 groups of five years, floor(age / 5), from 0-4 to 115-119",
+    ),
+)
+
+AGE_GROUPS: dict[str, AgeGroups] = {scheme.name: scheme for scheme in _SCHEMES}
+"""The named schemes. To add one, add it above."""
+
+
+def age_groups(name: str) -> AgeGroups:
+    """Returns the scheme called `name`.
+
+    Raises:
+      UserError: no scheme has that name.
+    """
+    if name not in AGE_GROUPS:
+        raise UserError(f"There are no age groups called {name!r}; choose one of {', '.join(AGE_GROUPS)}.")
+    return AGE_GROUPS[name]
+
+
+def class_weights(labels: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.float32]:
+    """Returns loss weights that make every class count the same in total.
+
+    The weight of class i is E(m) / m_i, with m_i the number of labels of class i and E(m) the mean of m over the
+    classes that occur (Uraimov and Yoo 2022; scikit-learn's `balanced`). So Σ m_i w_i = Σ m_i: the mean weight of an
+    example is 1, and the learning rate needs no change if the batch loss is divided by the number of examples. A
+    class that does not occur has weight 0 and leaves both the mean and that sum alone.
+
+    Args:
+      labels: int [n], the labels of the *training* split; `UNKNOWN` is left out.
+      num_classes: K, the number of classes.
+
+    Returns:
+      float32 [K].
+
+    Raises:
+      UserError: not one label is known, or a label is not below `num_classes`.
+
+    >>> class_weights([0, 0, 0, 1, -1], num_classes=4).tolist()
+    [0.6666666865348816, 2.0, 0.0, 0.0]
+    """
+    labels = np.asarray(labels)
+    known = labels[labels != UNKNOWN].astype(np.int64)
+    if known.size == 0:
+        raise UserError("Class weights need at least one known label in the training split, and there is none.")
+    if known.min() < 0 or known.max() >= num_classes:
+        raise UserError(
+            f"Class weights: labels run from {known.min()} to {known.max()}, but there are {num_classes} classes "
+            f"(0 to {num_classes - 1}); check that the labels and the age groups belong together."
+        )
+    counts = np.bincount(known, minlength=num_classes)
+    present = counts > 0
+    weights = np.zeros(num_classes)
+    weights[present] = known.size / (present.sum() * counts[present])
+    return weights.astype(np.float32)

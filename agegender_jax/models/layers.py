@@ -1,0 +1,157 @@
+"""The layers that backbones are made of: convolution, pooling and normalisation, NHWC.
+
+Every backbone calls `conv2d` and `max_pool`, so this is the one place that knows which formulation is fast where.
+On accelerators that is XLA's own convolution. On the CPU it is not: XLA's convolution gradients run at a third of
+the speed of a matrix product, and inside `lax.scan` (which training uses to run several steps per dispatch) at a
+hundredth. There a convolution is written as patches times a matrix, and pooling as a maximum over slices.
+The choice is made once, when a function is traced, from the backend.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+Padding = Literal["SAME", "VALID"]
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
+    """Two-dimensional convolution (cross-correlation), NHWC by HWIO.
+
+    Args:
+      x: `[batch, height, width, in]`.
+      kernel: `[kernel_height, kernel_width, in, out]`, the dtype of `x`.
+      stride: pixels between outputs, in both directions.
+      padding: `SAME` (zeros, output `ceil(size / stride)`) or `VALID`.
+
+    Returns:
+      `[batch, out_height, out_width, out]`. Both formulations agree to rounding.
+
+    >>> conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+    """
+    form = _conv2d_patches if jax.default_backend() == "cpu" else _conv2d_direct
+    return form(x, kernel, stride, padding)
+
+
+def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _conv2d_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    height, width, channels, filters = kernel.shape
+    pads = lax.padtype_to_pads(x.shape[1:3], (height, width), (stride, stride), padding)
+    if any(pad != (0, 0) for pad in pads):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    windows = list(_strided_windows(x, height, width, stride))
+    batch, rows, columns, _ = windows[0].shape
+    patches = windows[0] if len(windows) == 1 else jnp.concatenate(windows, axis=-1)
+    out = patches.reshape(-1, height * width * channels) @ kernel.reshape(-1, filters)
+    return out.reshape(batch, rows, columns, filters)
+
+
+def _strided_windows(x: jax.Array, height: int, width: int, stride: int) -> Sequence[jax.Array]:
+    """For each place in a window, the values that lie there for all window positions: `[batch, rows, columns, c]`."""
+    rows = (x.shape[1] - height) // stride + 1
+    columns = (x.shape[2] - width) // stride + 1
+    return [
+        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        for i in range(height)
+        for j in range(width)
+    ]
+
+
+def max_pool(x: jax.Array, window: int = 2, stride: int = 2) -> jax.Array:
+    """Maximum over square windows without padding; an incomplete last window is dropped ("floor" pooling).
+
+    Where several inputs tie for the maximum, the CPU form shares the gradient among them and the accelerator form
+    gives it to the first: both are subgradients.
+
+    Args:
+      x: `[batch, height, width, channels]`.
+      window: edge of the window, pixels.
+      stride: pixels between windows.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
+    """
+    if jax.default_backend() != "cpu":
+        return nnx.max_pool(x, (window, window), (stride, stride))
+    batch, height, width, channels = x.shape
+    if window == stride:
+        rows, columns = height // window, width // window
+        x = x[:, : rows * window, : columns * window]
+        return x.reshape(batch, rows, window, columns, window, channels).max((2, 4))
+    return jnp.stack(_strided_windows(x, window, window, stride)).max(0)
+
+
+def local_response_norm(
+    x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> jax.Array:
+    """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3, in Caffe's form).
+
+    `x / (k + alpha / size * sum over the neighbouring channels of x^2) ** beta`.
+
+    Args:
+      x: `[..., channels]`.
+      size: number of neighbouring channels, odd.
+      alpha: scale, divided by `size` as Caffe and PyTorch do.
+      beta: exponent.
+      k: constant.
+    """
+    squares = jnp.square(x.astype(jnp.float32))
+    window = (1,) * (x.ndim - 1) + (size,)
+    sums = lax.reduce_window(squares, 0.0, lax.add, window, (1,) * x.ndim, "SAME")
+    return (x / (k + alpha / size * sums) ** beta).astype(x.dtype)
+
+
+class Conv(nnx.Module):
+    """Convolution with a bias: `[batch, h, w, in] -> [batch, h', w', filters]`.
+
+    Parameters are float32; the arithmetic is in `dtype`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        filters: int,
+        kernel: int = 3,
+        *,
+        stride: int = 1,
+        padding: Padding = "SAME",
+        kernel_init: Callable = nnx.initializers.he_normal(),
+        bias_init: Callable = nnx.initializers.zeros,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (kernel, kernel, in_features, filters)))
+        self.bias = nnx.Param(bias_init(rngs.params(), (filters,)))
+        self.stride, self.padding, self.dtype = stride, padding, dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = conv2d(x.astype(self.dtype), self.kernel[...].astype(self.dtype), stride=self.stride, padding=self.padding)
+        return y + self.bias[...].astype(self.dtype)
+
+
+def conv_output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
+    """The edge, in pixels, of what `conv2d` returns for an input of edge `size`.
+
+    >>> conv_output_size(256, 7, 4, "VALID"), conv_output_size(31, 5, 1, "SAME")
+    (63, 31)
+    """
+    return math.ceil(size / stride) if padding == "SAME" else (size - kernel) // stride + 1
+
+
+def pool_output_size(size: int, window: int, stride: int) -> int:
+    """The edge, in pixels, of what `max_pool` returns for an input of edge `size`.
+
+    >>> pool_output_size(63, 3, 2), pool_output_size(5, 2, 2)
+    (31, 2)
+    """
+    return (size - window) // stride + 1

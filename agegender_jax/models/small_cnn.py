@@ -1,0 +1,145 @@
+"""The small CNN of Uraimov & Yoo (2022), and the Levi-Hassner net (2015) that it descends from.
+
+The paper says "six convolutional layers, each followed by ReLU, batch normalisation and max pooling, two fully
+connected layers of 512 with dropout 0.5" and 11.5 million parameters, but gives neither widths nor kernels, and five
+hundred regular nets have that count. The variants below are the natural readings; `a` is the default.
+Totals count the convolutions, the normalisations, the two dense layers and heads of 8 and 2 outputs at 256x256.
+
+| variant | layout | parameters | multiply-adds at 256x256 |
+| --- | --- | --- | --- |
+| `a` | AlexNet's widths and one more, 3x3, 2x2 pooling | 11,501,386 | 6.31 G |
+| `b` | widths doubling slowly, 3x3, overlapping 3x3 pooling | 11,546,570 | 1.17 G |
+| `c` | `valid` padding, thin, 2x2 pooling | 11,521,002 | 0.57 G |
+| `d` | Levi-Hassner's 7x7 stem and 5x5 second layer | 11,459,306 | 0.58 G |
+| `levi_hassner` | three layers, local response normalisation | 11,416,074 | 0.59 G |
+| `thin` | for 64x64 inputs on a CPU: no reading of the paper | 3,311,306 at 64x64 | 0.09 G at 64x64 |
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from agegender_jax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvBlock:
+    """One convolution with what follows it. `pool` is (window, stride), or None."""
+
+    filters: int
+    kernel: int = 3
+    stride: int = 1
+    padding: layers.Padding = "SAME"
+    pool: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A stack of convolutions, then dense layers of width `hidden`."""
+
+    blocks: tuple[ConvBlock, ...]
+    norm: Literal["batch", "local_response"] = "batch"
+    hidden: tuple[int, ...] = (512, 512)
+
+
+def _stack(
+    filters: tuple[int, ...], pooled: tuple[int, ...], pool: tuple[int, int], padding: layers.Padding = "SAME"
+) -> tuple[ConvBlock, ...]:
+    return tuple(
+        ConvBlock(width, padding=padding, pool=pool if number in pooled else None)
+        for number, width in enumerate(filters, start=1)
+    )
+
+
+VARIANTS: dict[str, Variant] = {
+    "a": Variant(_stack((64, 192, 384, 256, 256, 256), (1, 2, 3, 5, 6), (2, 2))),
+    "b": Variant(_stack((32, 64, 128, 192, 256, 384), (1, 2, 3, 4, 6), (3, 2))),
+    "c": Variant(_stack((32, 32, 64, 64, 64, 128), (1, 2, 5, 6), (2, 2), "VALID")),
+    "d": Variant(
+        (
+            ConvBlock(96, kernel=7, stride=4, padding="VALID", pool=(3, 2)),
+            ConvBlock(96, kernel=5, pool=(3, 2)),
+            ConvBlock(192),
+            ConvBlock(192),
+            ConvBlock(384),
+            ConvBlock(384, kernel=1, pool=(3, 2)),
+        )
+    ),
+    "levi_hassner": Variant(
+        (
+            ConvBlock(96, kernel=7, stride=4, padding="VALID", pool=(3, 2)),
+            ConvBlock(256, kernel=5, pool=(3, 2)),
+            ConvBlock(384, pool=(3, 2)),
+        ),
+        norm="local_response",
+    ),
+    "thin": Variant(_stack((32, 64, 128, 192, 256), (1, 2, 3, 5), (2, 2))),
+}
+
+
+class SmallCNN(nnx.Module):
+    """Image in, embedding out: `[batch, size, size, 3] -> [batch, hidden[-1]]`.
+
+    Args:
+      variant: a key of `VARIANTS`.
+      image_size: edge of the input, pixels.
+      dropout: rate after each dense layer.
+      dtype: of the arithmetic; parameters and statistics stay float32.
+      rngs: stream `params`.
+
+    Raises:
+      ValueError: where the image is too small for the variant's pooling.
+    """
+
+    def __init__(
+        self, variant: str, *, image_size: int, dropout: float = 0.5, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        layout = VARIANTS[variant]
+        self.blocks, self.norm, self.dtype = layout.blocks, layout.norm, dtype
+        convs, norms = [], []
+        channels, size = 3, image_size
+        for block in layout.blocks:
+            convs.append(
+                layers.Conv(
+                    channels,
+                    block.filters,
+                    block.kernel,
+                    stride=block.stride,
+                    padding=block.padding,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+            )
+            if layout.norm == "batch":
+                norms.append(nnx.BatchNorm(block.filters, momentum=0.9, dtype=dtype, rngs=rngs))
+            channels = block.filters
+            size = layers.conv_output_size(size, block.kernel, block.stride, block.padding)
+            if block.pool:
+                size = layers.pool_output_size(size, *block.pool)
+            if size < 1:
+                raise ValueError(f"small_cnn variant {variant!r} pools a {image_size}x{image_size} image to nothing")
+        self.convs, self.norms = nnx.List(convs), nnx.List(norms)
+        widths = (size * size * channels, *layout.hidden)
+        self.dense = nnx.List(
+            nnx.Linear(m, n, kernel_init=nnx.initializers.he_normal(), dtype=dtype, rngs=rngs)
+            for m, n in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.dropout = nnx.Dropout(dropout)
+        self.embedding_size = widths[-1]
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+        for i, block in enumerate(self.blocks):
+            x = nnx.relu(self.convs[i](x))
+            if self.norm == "batch":  # before pooling, in the order that the paper gives
+                x = self.norms[i](x, use_running_average=not train)
+            if block.pool:
+                x = layers.max_pool(x, *block.pool)
+            if self.norm == "local_response" and i < len(self.blocks) - 1:
+                x = layers.local_response_norm(x)
+        x = x.reshape(x.shape[0], -1)
+        for dense in self.dense:
+            x = self.dropout(nnx.relu(dense(x)), deterministic=not train, rngs=rngs)
+        return x

@@ -1,0 +1,227 @@
+"""Archives and images that must be read, and those that must be refused."""
+
+import gzip
+import io
+import os
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tfds_builders.archive import DataError, check_image, iter_members
+
+
+def make_tar(path: Path, members: list[tuple[str | tarfile.TarInfo, bytes]], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name) if isinstance(name, str) else name
+            if info.isreg():
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def encoded(kind: str, size: tuple[int, int] = (30, 20), **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 50).convert("RGB").save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+FILES = [("a/two.jpg", b"2" * 700), ("a/one.txt", b"1" * 512), ("b/empty", b""), ("a/" + "long" * 60, b"0")]
+
+
+@pytest.mark.parametrize(("name", "mode"), [("x.tar.gz", "w:gz"), ("x.tgz", "w:gz"), ("x.tar", "w")])
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_an_archive_gives_its_files_in_order(tmp_path: Path, name: str, mode: str, form: int) -> None:
+    files = FILES[:3] if form == tarfile.USTAR_FORMAT else FILES  # USTAR has no room for the long name
+    with tarfile.open(tmp_path / name, mode, format=form) as tar:
+        tar.addfile(member("a", tarfile.DIRTYPE))
+        for file, content in files:
+            info = tarfile.TarInfo(file)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert list(iter_members(tmp_path / name)) == files
+
+
+def test_a_folder_gives_its_files_sorted(tmp_path: Path) -> None:
+    for name, content in FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert list(iter_members(tmp_path)) == sorted(FILES)
+
+
+def test_what_macos_adds_is_left_out(tmp_path: Path) -> None:
+    names = ["__MACOSX/UTKFace/._a.jpg", "UTKFace/._a.jpg", "UTKFace/.DS_Store", "UTKFace/a.jpg"]
+    archive = make_tar(tmp_path / "x.tar.gz", [(name, b"x") for name in names])
+    folder = tmp_path / "folder"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    assert list(iter_members(archive)) == list(iter_members(folder)) == [("UTKFace/a.jpg", b"x")]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\x.jpg"])
+def test_a_member_that_points_outside_is_refused(tmp_path: Path, name: str) -> None:
+    archive = make_tar(tmp_path / "x.tar.gz", [("good.jpg", b"x"), (name, b"x")])
+    with pytest.raises(DataError, match=r"x\.tar\.gz: member .* points outside its folder"):
+        list(iter_members(archive))
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        member("a.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        member("a.jpg", tarfile.SYMTYPE, "good.jpg"),
+        member("a.jpg", tarfile.LNKTYPE, "../good.jpg"),
+        member("a.jpg", tarfile.CHRTYPE),
+        member("a.jpg", tarfile.FIFOTYPE),
+    ],
+    ids=["symlink outside", "symlink inside", "hard link", "device", "pipe"],
+)
+def test_a_link_or_a_device_in_an_archive_is_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
+    archive = make_tar(tmp_path / "x.tar.gz", [("good.jpg", b"x"), (info, b"")])
+    with pytest.raises(DataError, match=r"x\.tar\.gz: member 'a\.jpg' is a link"):
+        list(iter_members(archive))
+
+
+def test_a_link_or_a_pipe_in_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    for number, make in enumerate(
+        (lambda p: p.symlink_to(tmp_path / "secret"), lambda p: p.symlink_to(tmp_path), os.mkfifo)
+    ):
+        folder = tmp_path / f"folder{number}"
+        folder.mkdir()
+        make(folder / "a.jpg")
+        with pytest.raises(DataError, match=r"folder\d: member 'a\.jpg' is a link"):
+            list(iter_members(folder))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_truncated_archive_is_refused_wherever_it_was_cut(tmp_path: Path, mode: str) -> None:
+    whole = make_tar(tmp_path / "x.tar", [(f"{i}.bin", os.urandom(400 * i)) for i in range(4)], mode).read_bytes()
+    # The four files take 512, 1024, 1536 and 2048 + 512 bytes with their headers; at each end a cut leaves a
+    # well-formed archive that only lacks the end marker.
+    ends = 512 + (512 + 512) + (512 + 1024) + (512 + 1536)
+    cuts = range(0, ends + 1, 256) if mode == "w" else range(0, len(whole), 97)
+    for cut in cuts:
+        (tmp_path / "cut").write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"cut: .*truncated or corrupt.*download it again"):
+            list(iter_members(tmp_path / "cut"))
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    plain = make_tar(tmp_path / "x.tar", [(f"{i}.bin", b"x" * 600) for i in range(4)], "w").read_bytes()
+    damaged = bytearray(plain)
+    damaged[512 + 1024 + 5] ^= 0xFF  # in the second member's header: tarfile alone would end there, in silence
+    (tmp_path / "header.tar").write_bytes(damaged)
+    flipped = bytearray(gzip.compress(plain, 0))  # stored, not deflated: only the checksum can tell
+    flipped[700] ^= 0xFF
+    (tmp_path / "checksum.tar.gz").write_bytes(flipped)
+    (tmp_path / "page.tar.gz").write_bytes(b"<html>Quota exceeded</html>" * 100)
+    for name in ("header.tar", "checksum.tar.gz", "page.tar.gz"):
+        with pytest.raises(DataError, match=f"{name}: .*truncated or corrupt"):
+            list(iter_members(tmp_path / name))
+
+
+def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("huge.jpg")
+    info.size = 2**40
+    (tmp_path / "x.tar").write_bytes(info.tobuf())  # the header alone
+    with pytest.raises(DataError, match=r"x\.tar: member 'huge\.jpg' has 1099511627776 bytes"):
+        list(iter_members(tmp_path / "x.tar"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jpg").write_bytes(b"x" * 101)
+    with pytest.raises(DataError, match=r"folder: member 'a\.jpg' has 101 bytes, and at most 100"):
+        list(iter_members(tmp_path / "folder", max_file_bytes=100))
+
+
+def test_a_huge_header_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 2**30
+    with gzip.open(tmp_path / "bomb.tar.gz", "wb", compresslevel=1) as file:
+        file.write(name.tobuf())
+        for _ in range(8):
+            file.write(b"a" * 2**20)
+    with pytest.raises(DataError, match="a header is too long"):
+        list(iter_members(tmp_path / "bomb.tar.gz", max_file_bytes=2**20))
+
+
+def test_too_many_members_are_refused(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "x.tar", [(f"{i}", b"") for i in range(4)], "w")
+    assert len(list(iter_members(archive, max_members=4))) == 4
+    with pytest.raises(DataError, match="more than 3 members"):
+        list(iter_members(archive, max_members=3))
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.tar: no such archive or folder"):
+        list(iter_members(tmp_path / "nowhere.tar"))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_jpeg_is_measured(options: dict[str, bool]) -> None:
+    assert check_image("a.jpg", encoded("JPEG", **options)) == (20, 30)
+    assert check_image("a.jpg", encoded("JPEG", **options) + b"trailing") == (20, 30)
+
+
+def test_a_png_is_measured_where_it_is_accepted() -> None:
+    assert check_image("a.png", encoded("PNG")) == (20, 30)
+    with pytest.raises(DataError, match=r"a\.jpg: this is no readable JPEG image"):
+        check_image("a.jpg", encoded("PNG"), formats=("JPEG",))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"text" * 100, encoded("GIF")])
+def test_what_is_no_image_is_refused(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"a\.jpg: this is no readable JPEG or PNG image; remove or replace"):
+        check_image("a.jpg", content)
+
+
+def claim(content: bytes, width: int, height: int) -> bytes:
+    """Rewrites the size in a JPEG's SOF0 segment: FF C0, length (2), precision (1), height (2), width (2)."""
+    start = content.index(b"\xff\xc0") + 5
+    return content[:start] + struct.pack(">HH", height, width) + content[start + 4 :]
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (16_385, 8), (8, 16_385), (12_000, 6_000)])
+def test_an_absurd_size_is_refused_by_the_header(size: tuple[int, int]) -> None:
+    with pytest.raises(DataError, match=r"bomb\.jpg: the image claims"):
+        check_image("bomb.jpg", claim(encoded("JPEG"), *size))
+
+
+def test_an_absurd_png_is_refused_by_the_header() -> None:
+    png = encoded("PNG")  # signature (8), then length (4), "IHDR" (4), width (4), height (4), 5 more, CRC (4)
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + png[24:29]
+    with pytest.raises(DataError, match=r"bomb\.png: the image claims"):
+        check_image("bomb.png", png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:])
+
+
+def test_the_bounds_are_inclusive() -> None:
+    assert check_image("a.jpg", claim(encoded("JPEG"), 16_384, 3_906)) == (3_906, 16_384)
+    assert check_image("a.jpg", encoded("JPEG"), max_pixels=600) == (20, 30)
+    with pytest.raises(DataError, match="at most 16384 a side and 599 in all"):
+        check_image("a.jpg", encoded("JPEG"), max_pixels=599)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_cut_short_is_refused(kind: str) -> None:
+    content = encoded(kind, (200, 200))
+    with pytest.raises(DataError, match="cut short"):
+        check_image("a.jpg", content[: len(content) * 3 // 4])
+
+
+def test_a_thumbnail_does_not_hide_a_cut() -> None:
+    exif = b"Exif\0\0" + b"II*\0\x08\0\0\0\0\0\0\0\0\0" + encoded("JPEG", (16, 16))
+    content = encoded("JPEG", (200, 200), exif=exif)
+    assert content.count(b"\xff\xd9") == 2
+    assert check_image("a.jpg", content) == (200, 200)
+    with pytest.raises(DataError, match="cut short"):
+        check_image("a.jpg", content[:-2])

@@ -1,0 +1,258 @@
+"""Reading a downloaded archive without trusting it: member by member, nothing extracted, every size bounded.
+
+Standard library and Pillow only, so that a dataset builder can use it with or without TensorFlow.
+"""
+
+import contextlib
+import gzip
+import io
+import os
+import stat
+import tarfile
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from PIL import Image
+
+MAX_FILE_BYTES = 64 * 2**20
+"""Largest single file that is read, in bytes (64 MiB)."""
+
+MAX_MEMBERS = 200_000
+"""Most members (files, folders and junk together) that an archive or a folder may hold."""
+
+MAX_SIDE = 16_384
+"""Longest side of an image that is accepted, in pixels."""
+
+MAX_PIXELS = 64_000_000
+"""Largest area of an image that is accepted, in pixels."""
+
+_HEADER_BYTES = 2**20  # what tar headers between two files may take; long names need a few hundred bytes
+_BLOCK = 512  # tar's block size; an archive ends with two blocks of zeros
+
+
+class DataError(ValueError):
+    """What is wrong with a dataset's files: one clear sentence (what, where, what to do)."""
+
+
+def iter_members(
+    path: Path, *, max_file_bytes: int = MAX_FILE_BYTES, max_members: int = MAX_MEMBERS
+) -> Iterator[tuple[str, bytes]]:
+    """Reads the regular files of an archive or of an unpacked folder, one after the other.
+
+    An archive (`.tar.gz`, `.tgz` or `.tar`; told apart by content, not by name) is streamed once and never
+    extracted. A folder is walked recursively in sorted order. What macOS adds (`._x`, `__MACOSX`, `.DS_Store`) is
+    left out. Links are refused, even those that stay inside: following one may leave the folder, and skipping one
+    would lose an example in silence.
+
+    Args:
+      path: the archive or the folder.
+      max_file_bytes: largest file that is read.
+      max_members: most members that are looked at.
+
+    Yields:
+      (name, content): the name inside the archive or relative to the folder, with `/` between its parts.
+
+    Raises:
+      DataError: `path` is missing, is no tar archive, is truncated or corrupt; or a member is absolute, climbs with
+        `..`, is a link or a device, or is too large; or there are too many members.
+    """
+    path = Path(path)
+    if path.is_dir():
+        yield from _iter_folder(path, max_file_bytes, max_members)
+    elif path.is_file():
+        yield from _iter_archive(path, max_file_bytes, max_members)
+    else:
+        raise DataError(f"{path}: no such archive or folder; check the path.")
+
+
+def check_image(
+    name: str, content: bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = ("JPEG", "PNG")
+) -> tuple[int, int]:
+    """Checks an image by its header and its end marker, without decoding it.
+
+    >>> buffer = io.BytesIO()
+    >>> Image.new("RGB", (30, 20)).save(buffer, "JPEG")
+    >>> check_image("face.jpg", buffer.getvalue())
+    (20, 30)
+
+    Args:
+      name: the file's name, for the message.
+      content: the encoded image.
+      max_pixels: largest area accepted; the longest side is bounded by `MAX_SIDE` as well.
+      formats: formats accepted, by Pillow's names: of "JPEG" and "PNG".
+
+    Returns:
+      (height, width) in pixels, as the header claims.
+
+    Raises:
+      DataError: no image of these formats, an empty or a too large one, or one that was cut short.
+    """
+    expected = " or ".join(formats)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bomb limit is looser than ours
+            with Image.open(io.BytesIO(content), formats=formats) as image:
+                width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: the image claims an absurd size ({error}); remove or replace this file.") from error
+    # Pillow's parsers meet hostile bytes with whatever exception the bytes provoke.
+    except Exception as error:
+        raise DataError(f"{name}: this is no readable {expected} image; remove or replace this file.") from error
+    if width < 1 or height < 1 or max(width, height) > MAX_SIDE or width * height > max_pixels:
+        raise DataError(
+            f"{name}: the image claims {width}x{height} pixels, and at most {MAX_SIDE} a side and {max_pixels} in all "
+            "are accepted; remove or replace this file."
+        )
+    whole = _jpeg_has_end(content) if content.startswith(b"\xff\xd8") else b"IEND" in content
+    if not whole:
+        raise DataError(f"{name}: the image was cut short (it has no end marker); download or unpack it again.")
+    return height, width
+
+
+def _jpeg_has_end(content: bytes) -> bool:
+    """Whether an end-of-image marker follows the first scan (ITU-T T.81, annex B); bytes after it are allowed.
+
+    The segments before the scan are stepped over, because a thumbnail in them has an end marker of its own. Inside
+    a scan 0xFF is always followed by 0x00 or a restart marker, so the first FF D9 there is the real end.
+    """
+    position = 2
+    while position + 4 <= len(content):
+        marker = content[position + 1]
+        if content[position] != 0xFF or marker == 0xFF:  # stray or fill byte
+            position += 1
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD7:  # markers without a length
+            position += 2
+        elif marker == 0xDA:
+            return content.find(b"\xff\xd9", position) != -1
+        else:
+            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return False
+
+
+def _iter_folder(folder: Path, max_file_bytes: int, max_members: int) -> Iterator[tuple[str, bytes]]:
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions.") from error
+
+    count = 0
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        folders.sort()
+        for entry in sorted(folders + files):
+            path = Path(parent, entry)
+            name = path.relative_to(folder).as_posix()
+            count += 1
+            _check_count(folder, count, max_members)
+            if _is_junk(name):
+                continue
+            try:
+                status = path.lstat()
+                if stat.S_ISDIR(status.st_mode):
+                    continue
+                _check_member(folder, name, stat.S_ISREG(status.st_mode), status.st_size, max_file_bytes)
+                with path.open("rb") as file:
+                    content = file.read(status.st_size)  # never more than was checked, should the file grow
+            except OSError as error:
+                fail(error)
+            yield name, content
+
+
+def _iter_archive(path: Path, max_file_bytes: int, max_members: int) -> Iterator[tuple[str, bytes]]:
+    last = "the start"
+    with contextlib.ExitStack() as stack:
+        with _reading(path, last):
+            raw: IO[bytes] = stack.enter_context(path.open("rb"))
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            # gzip.GzipFile checks length and CRC; tarfile's own gzip stream ("r|gz") does neither.
+            source = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
+            metered = _Metered(source)
+            tar = stack.enter_context(tarfile.open(fileobj=metered, mode="r|"))  # type: ignore[call-overload]
+        for count in range(1, max_members + 2):
+            with _reading(path, last):
+                metered.budget = max_file_bytes + _HEADER_BYTES
+                info = tar.next()
+            if info is None:
+                break
+            _check_count(path, count, max_members)
+            last = info.name
+            if info.isdir() or _is_junk(info.name):
+                _check_member(path, info.name, True, info.size, max_file_bytes)
+                continue
+            _check_member(path, info.name, info.isreg() and not info.issparse(), info.size, max_file_bytes)
+            with _reading(path, last):
+                content = tar.extractfile(info).read(info.size)
+            yield info.name, content
+        with _reading(path, last):
+            _check_end(tar.fileobj)
+
+
+class _Metered:
+    """A source that refuses to give more than `budget` bytes.
+
+    tarfile reads long names and extended headers whole, whatever length they claim; this bounds them.
+    """
+
+    def __init__(self, source: IO[bytes] | gzip.GzipFile) -> None:
+        self._source = source
+        self.budget = _HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        self.budget -= len(data)
+        if self.budget < 0:
+            raise tarfile.ReadError("a header is too long")
+        return data
+
+
+@contextlib.contextmanager
+def _reading(path: Path, last: str) -> Iterator[None]:
+    """Turns what tarfile, gzip and zlib raise for damaged bytes into one sentence."""
+    try:
+        yield
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
+        raise DataError(
+            f"{path}: this is no tar archive, or it is truncated or corrupt after {last!r} ({error}); "
+            "download it again."
+        ) from error
+
+
+def _check_end(stream: IO[bytes]) -> None:
+    """Reads what follows the last member: zeros to the end of the file, and with that gzip's checksum.
+
+    tarfile takes a damaged header, or a file that stops between two members, for the end of the archive.
+    """
+    trailing = 0
+    while chunk := stream.read(2**16):
+        trailing += len(chunk)
+        if chunk.strip(b"\0"):
+            raise tarfile.ReadError("damaged header")
+    if trailing < _BLOCK:
+        raise tarfile.ReadError("it stops before the end-of-archive marker")
+
+
+def _check_count(path: Path, count: int, max_members: int) -> None:
+    if count > max_members:
+        raise DataError(f"{path}: holds more than {max_members} members; is this the right archive or folder?")
+
+
+def _check_member(path: Path, name: str, regular: bool, size: int, max_file_bytes: int) -> None:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts:
+        raise DataError(f"{path}: member {name!r} points outside its folder; do not use this archive.")
+    if not regular:
+        raise DataError(
+            f"{path}: member {name!r} is a link, a device or a sparse file, which is not followed; "
+            "put the file itself in its place."
+        )
+    if not 0 <= size <= max_file_bytes:
+        raise DataError(
+            f"{path}: member {name!r} has {size} bytes, and at most {max_file_bytes} are read; "
+            "is this the right archive or folder?"
+        )
+
+
+def _is_junk(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" in parts or (bool(parts) and (parts[-1] == ".DS_Store" or parts[-1].startswith("._")))

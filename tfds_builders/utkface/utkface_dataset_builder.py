@@ -1,0 +1,264 @@
+"""UTKFace as a TFDS dataset: encoded faces, labelled by their file names.
+
+From Python, without TensorFlow: `tfds_builders.prepare.prepare("utkface", manual_dir, data_dir)`.
+On the command line, in this folder and with the repository's root on PYTHONPATH (or the package installed):
+`tfds build --manual_dir=<where UTKFace.tar.gz lies> --file_format=array_record`. Both write the same examples.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2  # TFDS's own copy of tf.train.Example, free of TensorFlow
+
+from tfds_builders.archive import DataError, check_image, iter_members
+
+MAX_AGE = 120
+"""Largest age accepted, in years; the dataset's own go from 0 to 116."""
+
+TERMS = (
+    "UTKFace is for non-commercial research only. The copyright of the images stays with their owners, who may ask "
+    "for their removal. Do not redistribute the images. See https://susanqq.github.io/UTKFace/."
+)
+LABELS = "perceived age, gender and race as annotated: estimated by an algorithm (DEX), then checked by an annotator"
+
+_ARCHIVES = ("UTKFace.tar.gz", "UTKFace.tgz", "UTKFace.tar")
+_NAMED = 5  # skipped names that the report lists
+
+# The optional space and the optional dot are for two files of the original:
+# `24_0_1_20170116220224657 .jpg.chip.jpg` and `55_0_0_20170116232725357jpg.chip.jpg`.
+_NAME = re.compile(
+    r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?(?P<time>\d{8,20}) ?\.?jpg(?:\.chip\.jpg)?", re.ASCII
+)
+_RULE = f"AGE_GENDER_RACE_TIME.jpg with age 0 to {MAX_AGE}, gender 0 or 1, race 0 to 4 or left out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """What a file name says of a face: perceived age, gender and race as annotated.
+
+    Attributes:
+      age: years, 0 to `MAX_AGE`.
+      gender: 0 male, 1 female.
+      race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 others, -1 where the name leaves it out.
+    """
+
+    age: int
+    gender: int
+    race: int
+
+
+def parse_name(name: str) -> Label | None:
+    """Reads the label in a file name, of the aligned (`.jpg.chip.jpg`) or the in-the-wild (`.jpg`) release.
+
+    >>> parse_name("UTKFace/26_1_2_20170116174525125.jpg.chip.jpg")
+    Label(age=26, gender=1, race=2)
+    >>> parse_name("39_1_20170116174525125.jpg")
+    Label(age=39, gender=1, race=-1)
+    >>> parse_name("61_3_20170109150557335.jpg") is None
+    True
+
+    Args:
+      name: the file's name; folders before it are ignored.
+
+    Returns:
+      The label, or None if the name has another form or a value out of range.
+    """
+    match = _NAME.fullmatch(PurePosixPath(name).name)
+    if match is None or int(match["age"]) > MAX_AGE:
+        return None
+    return Label(int(match["age"]), int(match["gender"]), -1 if match["race"] is None else int(match["race"]))
+
+
+def find_source(manual_dir: Path) -> Path:
+    """Finds the dataset in a directory: the archive, else the folder `UTKFace`, else the images themselves.
+
+    Args:
+      manual_dir: the directory to look in.
+
+    Returns:
+      The path of an archive or a folder, for `iter_members`.
+
+    Raises:
+      DataError: there is none of them.
+    """
+    try:
+        for name in _ARCHIVES:
+            if (manual_dir / name).is_file():
+                return manual_dir / name
+        if (manual_dir / "UTKFace").is_dir():
+            return manual_dir / "UTKFace"
+        if manual_dir.is_dir() and any(parse_name(entry.name) for entry in manual_dir.iterdir()):
+            return manual_dir
+    except OSError as error:
+        raise DataError(f"{manual_dir}: cannot be read ({error.strerror}); check its permissions.") from error
+    raise DataError(
+        f"{manual_dir}: no UTKFace here; put UTKFace.tar.gz, an unpacked folder UTKFace or its .jpg files into this "
+        "directory (the archive is at https://susanqq.github.io/UTKFace/)."
+    )
+
+
+class ReproducibleWriter(tfds.core.ExampleWriter):
+    """Writes an example's features in sorted order.
+
+    TFDS serializes them in the order of a hash map, which changes from one process to the next; sorted, the same
+    archive gives the same bytes every time, with TensorFlow and without.
+    """
+
+    def write(self, path: os.PathLike[str], examples: Iterable[tuple[Any, bytes]]) -> Any:
+        """Writes (key, serialized example) pairs to one shard; arguments and result as in `tfds.core.ExampleWriter`."""
+        ordered = (
+            (key, tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True))
+            for key, example in examples
+        )
+        return super().write(path, ordered)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder of `utkface`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Encoded images; age, gender, race, subject and SHA-256 of every face."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Download UTKFace.tar.gz (aligned and cropped faces) from https://susanqq.github.io/UTKFace/ and put it, or "
+        f"the folder UTKFace that it unpacks to, into the manual directory. {TERMS}"
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    # Given as encoded bytes, which are stored as they are: nothing is decoded, so no TensorFlow.
+                    "image": tfds.features.Image(
+                        shape=(None, None, 3), encoding_format="jpeg", doc="the file's own bytes"
+                    ),
+                    "key": tfds.features.Text(doc="file name, unique"),
+                    "age": tfds.features.Scalar(np.float32, doc="perceived age as annotated, in years"),
+                    "gender": tfds.features.Scalar(
+                        np.int32, doc="perceived gender as annotated: 0 male, 1 female, -1 unknown"
+                    ),
+                    "race": tfds.features.Scalar(
+                        np.int32, doc="as annotated: 0 White, 1 Black, 2 Asian, 3 Indian, 4 others, -1 unknown"
+                    ),
+                    "subject": tfds.features.Scalar(
+                        np.int64, doc="UTKFace has no identities: the first 63 bits of the file's SHA-256"
+                    ),
+                    "sha256": tfds.features.Text(doc="SHA-256 of the file, in hexadecimal"),
+                }
+            ),
+            homepage="https://susanqq.github.io/UTKFace/",
+            supervised_keys=None,
+            metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        # TFDS reserves the name `all` for the sum of the splits, and calls the only split of a dataset `train`.
+        return {"train": self._generate_examples(find_source(Path(os.fspath(dl_manager.manual_dir))))}
+
+    def _generate_examples(self, source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        self._report = report = Report(source)
+        digests: dict[str, str] = {}  # of the keys so far
+        for name, content in iter_members(source):
+            key = PurePosixPath(name).name
+            label = parse_name(key)
+            if label is None:
+                report.skipped.append(name)
+                continue
+            digest = hashlib.sha256(content).hexdigest()
+            if key in digests:
+                if digests[key] != digest:
+                    raise DataError(f"{source}: two different files are named {key!r}; remove one of them.")
+                report.repeated += 1
+                continue
+            digests[key] = digest
+            try:
+                check_image(name, content, formats=("JPEG",))
+            except DataError as error:
+                raise DataError(f"{source}: {error}") from error
+            report.faces[digest].append(label)
+            yield (
+                key,
+                {
+                    "image": content,
+                    "key": key,
+                    "age": float(label.age),
+                    "gender": label.gender,
+                    "race": label.race,
+                    # Identical files get one subject, so a split by subject never parts them.
+                    "subject": int(digest[:16], 16) >> 1,
+                    "sha256": digest,
+                },
+            )
+        if not report.faces:
+            raise DataError(
+                f"{source}: holds no usable face ({len(report.skipped)} files with other names); "
+                f"faces are named {_RULE}."
+            )
+        self.info.metadata.update(report.counts())
+
+    def _example_writer(self) -> tfds.core.ExampleWriter:
+        return ReproducibleWriter(self.info.file_format)
+
+    def _post_download_and_prepare_hook(self) -> None:
+        print(self._report, file=sys.stderr)
+
+
+@dataclasses.dataclass
+class Report:
+    """What a preparation kept and skipped.
+
+    Attributes:
+      source: the archive or the folder that was read.
+      faces: the labels of every kept file, by SHA-256.
+      skipped: names that do not parse.
+      repeated: files that came again with the same name and the same bytes.
+    """
+
+    source: Path
+    faces: dict[str, list[Label]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    repeated: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """The figures of the report, by name."""
+        labels = [label for group in self.faces.values() for label in group]
+        same = [group for group in self.faces.values() if len(group) > 1]
+        return {
+            "kept": len(labels),
+            "skipped": len(self.skipped),
+            "repeated": self.repeated,
+            "male": sum(label.gender == 0 for label in labels),
+            "female": sum(label.gender == 1 for label in labels),
+            "without_race": sum(label.race == -1 for label in labels),
+            "youngest": min(label.age for label in labels),
+            "oldest": max(label.age for label in labels),
+            "identical_groups": len(same),
+            "identical_files": sum(map(len, same)),
+            "conflicting_groups": sum(len({(label.age, label.gender) for label in group}) > 1 for group in same),
+        }
+
+    def __str__(self) -> str:
+        """The report as lines of text."""
+        count = self.counts()
+        lines = [
+            f"utkface, from {self.source}:",
+            f"  kept     {count['kept']} faces: {count['male']} male, {count['female']} female, "
+            f"ages {count['youngest']} to {count['oldest']}; {count['without_race']} without race",
+            f"  skipped  {count['skipped']} files whose names are not {_RULE}",
+            *(f"             {name!r}" for name in self.skipped[:_NAMED]),
+            *([f"             and {len(self.skipped) - _NAMED} more"] if len(self.skipped) > _NAMED else []),
+            f"  skipped  {count['repeated']} files that came again under the same name with the same content",
+            f"  {count['identical_groups']} groups of identical files ({count['identical_files']} files), "
+            f"{count['conflicting_groups']} of them with different ages or genders; a group is one subject",
+            f"  labels   {LABELS}",
+            f"  terms    {TERMS}",
+        ]
+        return "\n".join(lines)
