@@ -1,9 +1,28 @@
-"""The one exception that ends a command with a sentence instead of a traceback."""
+"""The exceptions that end a command with a sentence instead of a traceback, and the exit codes they end it with."""
+
+EXIT_USER_ERROR = 2
+EXIT_DIVERGED = 3
+EXIT_PREEMPTED = 75
+"""The system's EX_TEMPFAIL: run the same command again."""
 
 
 class UserError(Exception):
     """Something that the person at the terminal can mend.
 
-    The message is one clear sentence: what is wrong, where, and what to do. `launch.py` and the
-    `agegender` command print it and exit with status 2; a traceback is left to genuine defects.
+    The message is one clear sentence: what is wrong, where, and what to do. Commands print it and exit with
+    `exit_code`; a traceback is left to genuine defects.
     """
+
+    exit_code = EXIT_USER_ERROR
+
+
+class Diverged(UserError):
+    """The loss is no longer finite."""
+
+    exit_code = EXIT_DIVERGED
+
+
+class Preempted(UserError):
+    """The process was asked to stop; the state has been saved and the same command goes on from it."""
+
+    exit_code = EXIT_PREEMPTED

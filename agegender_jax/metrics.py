@@ -19,7 +19,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
 
 def accuracy(confusion: np.ndarray) -> float:
     """Share of examples on the diagonal."""
-    return _ratio(np.trace(confusion), confusion.sum())
+    return _ratio(int(np.trace(confusion)), int(confusion.sum()))
 
 
 def balanced_accuracy(confusion: np.ndarray) -> float:
@@ -41,17 +41,17 @@ def one_off_accuracy(confusion: np.ndarray) -> float:
     """
     classes = np.arange(len(confusion))
     near = np.abs(classes[:, None] - classes[None, :]) <= 1
-    return _ratio(confusion[near].sum(), confusion.sum())
+    return _ratio(int(confusion[near].sum()), int(confusion.sum()))
 
 
 def mean_absolute_error(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Mean |prediction - label|, in the labels' unit."""
-    return _ratio(np.abs(predictions.astype(np.float64) - labels).sum(), len(labels))
+    return _ratio(float(np.abs(predictions.astype(np.float64) - labels).sum()), len(labels))
 
 
 def cumulative_score(labels: np.ndarray, predictions: np.ndarray, within: float) -> float:
     """CS@k: share of examples whose absolute error is at most `within`."""
-    return _ratio(np.count_nonzero(np.abs(predictions.astype(np.float64) - labels) <= within), len(labels))
+    return _ratio(int(np.count_nonzero(np.abs(predictions.astype(np.float64) - labels) <= within)), len(labels))
 
 
 def _ratio(numerator: float, denominator: float) -> float:

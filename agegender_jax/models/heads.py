@@ -6,7 +6,7 @@ evaluator know only the interface `Head`, so a new target is one new head and no
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,9 @@ Columns = Mapping[str, np.ndarray]
 class Head(Protocol):
     """What the model, the step and the evaluator know of a head."""
 
-    weight: float
-    """Factor of this head's loss in the total."""
+    @property
+    def weight(self) -> float:
+        """Factor of this head's loss in the total."""
 
     @property
     def size(self) -> int:
@@ -215,8 +216,3 @@ def median(probability: np.ndarray) -> np.ndarray:
     mass = np.diff(cumulative, axis=-1, prepend=0.0)[rows, year]
     below = cumulative[rows, year] - mass
     return (year - 0.5 + (0.5 - below) / mass).astype(np.float32)
-
-
-def head_of(name: str, options: Mapping[str, Any]) -> Head:
-    """The head that a recipe names."""
-    return {"gender": GenderHead, "age_group": AgeGroupHead, "age": AgeYearsHead}[name](**options)

@@ -8,15 +8,19 @@ The choice is made once, when a function is traced, from the backend.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 
 Padding = Literal["SAME", "VALID"]
+
+he_normal = nnx.initializers.he_normal()
+"""Initialisation for layers before a ReLU (He et al. 2015)."""
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
@@ -39,9 +43,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
 
 
 def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _conv2d_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -49,14 +51,14 @@ def _conv2d_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: Paddi
     pads = lax.padtype_to_pads(x.shape[1:3], (height, width), (stride, stride), padding)
     if any(pad != (0, 0) for pad in pads):
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    windows = list(_strided_windows(x, height, width, stride))
+    windows = _strided_windows(x, height, width, stride)
     batch, rows, columns, _ = windows[0].shape
     patches = windows[0] if len(windows) == 1 else jnp.concatenate(windows, axis=-1)
     out = patches.reshape(-1, height * width * channels) @ kernel.reshape(-1, filters)
     return out.reshape(batch, rows, columns, filters)
 
 
-def _strided_windows(x: jax.Array, height: int, width: int, stride: int) -> Sequence[jax.Array]:
+def _strided_windows(x: jax.Array, height: int, width: int, stride: int) -> list[jax.Array]:
     """For each place in a window, the values that lie there for all window positions: `[batch, rows, columns, c]`."""
     rows = (x.shape[1] - height) // stride + 1
     columns = (x.shape[2] - width) // stride + 1
@@ -125,9 +127,9 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         padding: Padding = "SAME",
-        kernel_init: Callable = nnx.initializers.he_normal(),
+        kernel_init: Callable = he_normal,
         bias_init: Callable = nnx.initializers.zeros,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.kernel = nnx.Param(kernel_init(rngs.params(), (kernel, kernel, in_features, filters)))
@@ -135,6 +137,7 @@ class Conv(nnx.Module):
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The convolution of `x`, in `dtype`."""
         y = conv2d(x.astype(self.dtype), self.kernel[...].astype(self.dtype), stride=self.stride, padding=self.padding)
         return y + self.bias[...].astype(self.dtype)
 

@@ -1,0 +1,53 @@
+"""Training: `command` is what `launch.py` runs, `loop.train` what it does."""
+
+import sys
+import time
+from pathlib import Path
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from agegender_jax.compilation import cache_compilations
+from agegender_jax.data.source import default_data_dir
+from agegender_jax.errors import UserError
+from agegender_jax.train.loop import dry_run as dry_run_of
+from agegender_jax.train.loop import train
+
+
+def command(
+    recipe: ConfigDict,
+    *,
+    workdir: Path,
+    manual_dir: Path | None = None,
+    data_dir: Path | None = None,
+    dry_run: bool = False,
+    started: float | None = None,
+) -> int:
+    """Trains a recipe as a command does: what the user can mend is printed as a sentence.
+
+    Args:
+      recipe: from `configs/`.
+      workdir: the run's directory.
+      manual_dir: where the downloaded dataset lies, or None where it is prepared.
+      data_dir: where prepared data lie; None is TFDS's own place.
+      dry_run: only say what would be done.
+      started: `time.monotonic()` at the start of the command.
+
+    Returns:
+      The exit code.
+    """
+    logging.set_verbosity(logging.WARNING)  # Orbax tells its life at INFO
+    cache_compilations()
+    data_dir = data_dir or default_data_dir()
+    try:
+        if dry_run:
+            print(dry_run_of(recipe, manual_dir=manual_dir, data_dir=data_dir))
+        else:
+            train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0

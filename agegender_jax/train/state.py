@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 
 @jax.tree_util.register_dataclass
@@ -32,15 +31,6 @@ class TrainState:
     def evaluated(self) -> tuple[Any, Any]:
         """The `(params, stats)` that evaluation and prediction use: the average where there is one."""
         return (self.params, self.stats) if self.average is None else self.average
-
-
-def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
-    """A model as its structure and plain dictionaries of parameters and statistics: `(graphdef, params, stats)`.
-
-    Plain dictionaries cross the boundary of a jitted function several times faster than `nnx.State` does.
-    """
-    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
 def initial_state(params: Any, stats: Any, optimizer: optax.GradientTransformation, *, average: bool) -> TrainState:

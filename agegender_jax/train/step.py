@@ -30,7 +30,8 @@ def total_loss(
     for name, head in heads.items():
         loss, weight = head.loss(outputs[name], labels[name])
         losses[name] = jnp.sum(loss * weight) / jnp.maximum(jnp.sum(weight), 1e-9)
-    return sum(heads[name].weight * loss for name, loss in losses.items()), losses
+    total = jnp.sum(jnp.stack([heads[name].weight * loss for name, loss in losses.items()]))
+    return total, losses
 
 
 def make_train_steps(
@@ -53,7 +54,7 @@ def make_train_steps(
       constrain: puts a batch's sharding on an array whose first axis is the batch.
     """
     key = jax.random.key(recipe.seed)
-    view = partial(augment, **recipe.augment)
+    view = partial(augment, **recipe.augment.to_dict())
     normalized = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
 
     def loss_of(params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array) -> Any:
@@ -65,7 +66,7 @@ def make_train_steps(
     def train_step(state: TrainState, data: Data, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         rows = constrain(rows)
-        images = constrain(normalized(view(constrain(data["images"][rows]), rows, augment_key)))
+        images = constrain(normalized(view(constrain(data["images"][rows]), rows=rows, key=augment_key)))
         labels = {name: column[rows] for name, column in data["labels"].items()}
         (loss, (losses, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.stats, images, labels, dropout_key

@@ -1,0 +1,151 @@
+"""The whole dataset decoded once, kept in a cache on disk, and placed on the devices.
+
+The cache is a folder `<dataset>-<version>-<identity>-<size>px-<decoder>` with `images.npy` (uint8, memory-mapped),
+`columns.npz` and `meta.json`. It is written under another name and renamed, so it is whole or absent; it is checked
+when it is read, and rebuilt where it is damaged.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from agegender_jax.data.decode import DECODER, decode_image
+from agegender_jax.data.source import COLUMNS, Prepared, Source
+from agegender_jax.errors import UserError
+
+_CHUNK = 256  # rows decoded at a time: bounds the memory, and gives every thread enough to do
+
+
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """A decoded dataset in host memory.
+
+    Attributes:
+      images: uint8 `[n, size, size, 3]`, memory-mapped.
+      columns: arrays `[n]` by name, `source.COLUMNS`.
+      terms: under which the dataset may be used.
+    """
+
+    images: np.ndarray
+    columns: dict[str, np.ndarray]
+    terms: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load(prepared: Prepared, size: int, cache_dir: Path, *, progress: bool = True) -> Resident:
+    """The decoded images of a dataset, from the cache, which is written first where it is missing.
+
+    Args:
+      prepared: the dataset.
+      size: edge of the images, pixels.
+      cache_dir: folder of all caches.
+      progress: whether to draw a progress bar on a terminal.
+
+    Raises:
+      UserError: an image cannot be decoded, or the cache cannot be written.
+    """
+    path = cache_dir / f"{prepared.name}-{prepared.version}-{prepared.identity}-{size}px-{DECODER}"
+    if path.exists():
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            logging.warning("The cache %s is damaged (%s): it is rebuilt.", path, error)
+            shutil.rmtree(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.mkdir(parents=True)
+        _write(temporary, prepared.open(), size, progress)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if not path.exists():  # another process may have been first: its cache is as good
+                raise
+    except OSError as error:
+        raise UserError(
+            f"{cache_dir}: the cache of decoded images cannot be written ({error.strerror or error}); "
+            "free some space or choose another --data_dir."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return _read(path)
+
+
+def _write(folder: Path, source: Source, size: int, progress: bool) -> None:
+    shape = (len(source), size, size, 3)
+    columns: dict[str, list] = {name: [] for name in COLUMNS}
+    checksum = 0
+    with open(folder / "images.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        # Written as a stream, not through a memory map: a full disk is then an error and not a signal.
+        for examples, images in _decoded(source, size, progress):
+            for name, values in columns.items():
+                values.extend(example[name] for example in examples)
+            block = images.tobytes()
+            checksum = zlib.crc32(block, checksum)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    arrays: dict[str, Any] = {name: np.array(columns[name], kind) for name, kind in COLUMNS.items()}
+    np.savez(folder / "columns.npz", **arrays)
+    meta = {
+        "images_crc32": checksum,
+        "columns_crc32": zlib.crc32((folder / "columns.npz").read_bytes()),
+        "shape": shape,
+        "terms": source.terms,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _decoded(source: Source, size: int, progress: bool) -> Iterator[tuple[list, np.ndarray]]:
+    def one(row: int) -> tuple[dict, np.ndarray]:
+        example = dict(source[row])
+        return example, decode_image(example.pop("image"), size, example["key"])
+
+    bar = tqdm(
+        total=len(source),
+        desc=f"Decoding to {size}x{size}",
+        unit=" images",
+        disable=not (progress and sys.stderr.isatty()),
+        file=sys.stderr,
+    )
+    with bar, ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        for start in range(0, len(source), _CHUNK):
+            pairs = list(pool.map(one, range(start, min(start + _CHUNK, len(source)))))
+            bar.update(len(pairs))
+            yield [example for example, _ in pairs], np.stack([image for _, image in pairs])
+
+
+def _read(path: Path) -> Resident:
+    meta = json.loads((path / "meta.json").read_text())
+    images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+    if list(images.shape) != meta["shape"] or images.dtype != np.uint8:
+        raise ValueError("images.npy has another shape than it was written with")
+    # The pages are needed in memory anyway, on their way to the devices.
+    if zlib.crc32(images.reshape(-1).view()) != meta["images_crc32"]:
+        raise ValueError("images.npy does not have the checksum that it was written with")
+    if zlib.crc32((path / "columns.npz").read_bytes()) != meta["columns_crc32"]:
+        raise ValueError("columns.npz does not have the checksum that it was written with")
+    with np.load(path / "columns.npz", allow_pickle=False) as columns:
+        return Resident(images, {name: columns[name] for name in COLUMNS}, meta["terms"])
+
+
+def place(resident: Resident, labels: dict[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict:
+    """Puts a dataset on the devices, whole on each: `{"images": uint8 [n, size, size, 3], "labels": {head: [n]}}`."""
+    return {
+        "images": jax.device_put(resident.images, sharding),
+        "labels": {name: jax.device_put(column, sharding) for name, column in labels.items()},
+    }

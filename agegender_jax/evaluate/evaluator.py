@@ -1,0 +1,105 @@
+"""A model's answers for a list of examples, and the figures that follow from them."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from agegender_jax.data.augment import normalize
+from agegender_jax.mesh import by_batch, replicated
+from agegender_jax.models.heads import Head
+
+
+class Evaluator:
+    """Runs a model over examples in batches of one static shape.
+
+    The last batch is padded and the padding is dropped from the answers, so every example counts exactly once on any
+    number of devices. Figures are computed on the host from the answers of all examples together.
+
+    Args:
+      graphdef: the model's structure, from `split_model`.
+      heads: by name.
+      recipe: the run's.
+      mesh: devices; the batch is rounded up to a multiple of them.
+    """
+
+    def __init__(self, graphdef: Any, heads: Mapping[str, Head], recipe: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+        self._heads = heads
+        self._mesh = mesh
+        devices = mesh.shape["data"]
+        self._batch_size = -(-recipe.evaluate.batch_size // devices) * devices
+        sharding = by_batch(mesh)
+        normalized = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
+
+        def distributions(model_state: Any, images: jax.Array, rows: jax.Array, mirrored: jax.Array) -> Any:
+            batch = jax.lax.with_sharding_constraint(images[rows], sharding)
+            batch = normalized(jnp.where(mirrored, batch[:, :, ::-1], batch))
+            outputs = nnx.merge(graphdef, *model_state)(batch)
+            return {name: head.distribution(outputs[name]) for name, head in heads.items()}
+
+        self._distributions = jax.jit(distributions, out_shardings=replicated(mesh))
+
+    def distributions(
+        self, model_state: Any, images: jax.Array, rows: np.ndarray, *, flip: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Each head's distribution for the examples of `rows`.
+
+        Args:
+          model_state: `(params, stats)`.
+          images: uint8 `[n, size, size, 3]`, on the devices.
+          rows: int [m].
+          flip: average over each image and its mirror image.
+
+        Returns:
+          Arrays `[m, ...]` by head.
+        """
+        padding = -len(rows) % self._batch_size if len(rows) else self._batch_size
+        padded = np.pad(np.asarray(rows, np.int32), (0, padding)).reshape(-1, self._batch_size)
+        sharding = by_batch(self._mesh)
+        views = jax.device_put(np.array([False, True] if flip else [False]), replicated(self._mesh))
+        # Every batch is dispatched before the first is read back.
+        parts = [
+            [self._distributions(model_state, images, jax.device_put(batch, sharding), view) for batch in padded]
+            for view in views
+        ]
+        found = [
+            {name: np.concatenate([part[name] for part in batches])[: len(rows)] for name in self._heads}
+            for batches in jax.device_get(parts)
+        ]
+        # The mean of the distributions, not of the logits: what a head says may be averaged.
+        return {name: np.mean([view[name] for view in found], axis=0) for name in self._heads}
+
+
+def answers(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Each head's answers from its distribution."""
+    return {name: head.answers(distributions[name]) for name, head in heads.items()}
+
+
+def figures(
+    heads: Mapping[str, Head], answers: Mapping[str, Mapping[str, np.ndarray]], labels: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """All heads' metrics as `head/metric`, and `n`, the number of examples.
+
+    Args:
+      heads: by name.
+      answers: of every head, arrays `[n, ...]`.
+      labels: of every head, `[n]`.
+    """
+    result: dict[str, float] = {}
+    for name, head in heads.items():
+        result |= {f"{name}/{metric}": value for metric, value in head.metrics(answers[name], labels[name]).items()}
+    result["n"] = max((len(label) for label in labels.values()), default=0)
+    return result
+
+
+def constant_answers(
+    heads: Mapping[str, Head], train_labels: Mapping[str, np.ndarray], count: int
+) -> tuple[dict[str, str], dict[str, dict[str, np.ndarray]]]:
+    """The best constant predictors, fitted on the training labels: their names, and their answers for `count` rows."""
+    constants = {name: head.constant(train_labels[name], count) for name, head in heads.items()}
+    return {name: c[0] for name, c in constants.items()}, {name: c[1] for name, c in constants.items()}

@@ -1,0 +1,129 @@
+"""Measuring a finished run: on a part of its own split, or on another archive."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.resident import Resident, place
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
+from agegender_jax.mesh import make_mesh, replicated
+from agegender_jax.models.model import model_structure
+from agegender_jax.run import Run
+
+SPLITS = ("train", "validation", "test", "all")
+
+
+def measure(
+    run: Run,
+    *,
+    split: str = "test",
+    dataset: str | None = None,
+    manual_dir: Path | None = None,
+    data_dir: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """A run's figures, in the form of its `summary.json`.
+
+    On the run's own data they are those of a part of its split. On another archive (`dataset` or `manual_dir` given)
+    they are of all its examples but those whose very file the run learned or chose from, which are left out and
+    counted.
+
+    Args:
+      run: a complete run.
+      split: of `SPLITS`; another archive has no parts but `all`.
+      dataset: name of another dataset's format.
+      manual_dir: where another archive lies.
+      data_dir: where prepared data and caches lie; None is where the run had them.
+      progress: whether to draw progress bars.
+
+    Raises:
+      UserError: the run is not complete, or the data are missing or bad.
+    """
+    summary, facts = run.summary(), run.facts()
+    if summary is None:
+        raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
+    other = dataset is not None or manual_dir is not None
+    options = ConfigDict(run.recipe.dataset.to_dict())
+    if other:
+        options.update(name=dataset or options.name, drawn=0)
+    elif facts["manual_dir"] and not options.drawn:
+        manual_dir = Path(facts["manual_dir"])
+    _, data = open_dataset(
+        options, manual_dir=manual_dir, data_dir=data_dir or Path(facts["data_dir"]), progress=progress
+    )
+    heads = run.heads()
+    columns = data.columns
+    left_out = 0
+    if other:
+        seen = set((run.directory / "seen_sha256.txt").read_text(encoding="utf-8").split())
+        new = np.array([digest not in seen for digest in columns["sha256"].tolist()], bool)
+        rows, left_out = np.flatnonzero(new), int((~new).sum())
+        if not len(rows):
+            raise UserError(
+                f"Every one of the {len(data)} files there was used to train {run.directory}: nothing is left."
+            )
+    else:
+        rows = _part(run, data, split)
+    model_state, graphdef = _model(run, summary["evaluated_step"])
+    mesh = make_mesh(run.recipe.mesh.model)
+    labels = {name: head.column(columns) for name, head in heads.items()}
+    with jax.set_mesh(mesh):
+        placed = place(data, {}, replicated(mesh))
+        evaluator = Evaluator(graphdef, heads, run.recipe, mesh)
+        flip = run.recipe.evaluate.flip
+        found = answers(heads, evaluator.distributions(model_state, placed["images"], rows, flip=flip))
+    chosen = {name: label[rows] for name, label in labels.items()}
+    result = {
+        "run": run.name,
+        "dataset": options.name,
+        "drawn": bool(options.drawn),
+        "protocol": "every file that the run has not seen" if other else summary["protocol"],
+        "age_groups": run.recipe.age_groups,
+        "split_sha256": None if other else summary["split_sha256"],
+        "split": "all" if other else split,
+        "left_out": left_out,
+        "flip_averaged": flip,
+        "evaluated_step": summary["evaluated_step"],
+        ("test" if other else split): figures(heads, found, chosen),
+    }
+    if not other:
+        train = run.split(columns["key"]).train
+        names, constant = constant_answers(heads, {n: label[train] for n, label in labels.items()}, len(rows))
+        result |= {"constant": figures(heads, constant, chosen), "constant_names": names}
+    return result
+
+
+def _part(run: Run, data: Resident, split: str) -> np.ndarray:
+    if split == "all":
+        return np.arange(len(data))
+    saved = run.split(data.columns["key"])
+    if saved is None:
+        raise UserError(f"{run.directory} has no split.json; restore the file.")
+    return getattr(saved, split)
+
+
+def _model(run: Run, step: int) -> tuple[Any, Any]:
+    """The parameters and statistics that the run's figures are of, on all devices, and the model's structure."""
+    graphdef, params, stats = model_structure(run.recipe, run.heads())
+    everywhere = replicated(make_mesh(run.recipe.mesh.model))
+    layout = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), (params, stats)
+    )
+    checkpoints = run.checkpoints()
+    try:
+        if step not in checkpoints.steps:
+            raise UserError(f"{run.directory} has no checkpoint of step {step}; restore it from a copy.")
+        return checkpoints.restore(step, "model", layout), graphdef
+    finally:
+        checkpoints.close()
+
+
+def as_columns(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The figures of a result as the columns of a table."""
+    return {name: result[name] for name in (*SPLITS, "constant") if isinstance(result.get(name), Mapping)}

@@ -1,0 +1,66 @@
+"""Pictures for TensorBoard and reports, as uint8 arrays `[height, width, 3]`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def confusion_picture(confusion: np.ndarray, names: Sequence[str], title: str) -> np.ndarray:
+    """A confusion matrix, shaded by the share of each row; every cell holds the count.
+
+    Args:
+      confusion: int `[classes, classes]`, row = label, column = answer.
+      names: of the classes.
+      title: above the matrix.
+    """
+    size = max(3.2, 0.62 * len(names) + 1.4)
+    figure = _figure(size + 0.6, size)
+    axes = figure.add_subplot()
+    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(confusion):
+        for j, count in enumerate(row):
+            colour = "white" if share[i, j] > 0.5 else "black"
+            axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("label (as annotated)")
+    axes.set_title(title, fontsize=9)
+    return _pixels(figure)
+
+
+def grid_picture(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> np.ndarray:
+    """Pictures in a grid, a caption under each.
+
+    Args:
+      images: uint8 `[n, size, size, 3]`.
+      captions: one a picture.
+      columns: pictures in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure = _figure(1.25 * columns, 1.62 * rows)
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(image)
+        axes.axis("off")
+        axes.set_title(caption, fontsize=7, y=-0.02, va="top")
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.14 / rows, hspace=0.32, wspace=0.06)
+    return _pixels(figure, tight=False)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    return Figure(figsize=(width, height), dpi=110)
+
+
+def _pixels(figure: Any, tight: bool = True) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    if tight:
+        figure.tight_layout()
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

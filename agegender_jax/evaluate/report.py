@@ -1,0 +1,59 @@
+"""Figures as text for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def report(summary: Mapping[str, Any]) -> str:
+    """A run's summary as the table that ends it."""
+    drawn = " of drawn faces" if summary["drawn"] else ""
+    names = ", ".join(summary["constant_names"].values())
+    pace = f" at {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
+    return "\n".join(
+        [
+            f"{summary['run']}: {summary['dataset']}{drawn}, protocol {summary['protocol']}, age groups "
+            f"{summary['age_groups']}, split {summary['split_sha256'][:16]}",
+            table({part: summary[part] for part in ("validation", "test", "constant")}),
+            f"constant: the best guess without looking, from the training labels ({names})",
+            f"{summary['epochs']:.1f} epochs in {duration(summary['seconds'])}{pace}; "
+            f"peak memory {summary['peak_memory_bytes'] / 1e9:.2f} GB",
+        ]
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(42), duration(185), duration(7260)
+    ('42 s', '3 min 05 s', '2 h 01 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+def table(columns: Mapping[str, Mapping[str, float]], keys: Sequence[str] | None = None) -> str:
+    """Figures side by side as text: one row a figure, one column an entry.
+
+    >>> print(table({"test": {"gender/accuracy": 0.9, "n": 10}, "constant": {"gender/accuracy": 0.5}}))
+                       test  constant
+    gender/accuracy  0.9000    0.5000
+    n                    10
+    """
+    keys = keys or list(dict.fromkeys(key for column in columns.values() for key in column))
+    cells = [["", *columns]] + [[key, *(_cell(column.get(key)) for column in columns.values())] for key in keys]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in cells
+    )
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:d}" if isinstance(value, int) else f"{value:.4f}"

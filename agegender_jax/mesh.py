@@ -1,0 +1,45 @@
+"""Devices as a mesh with the axes `data` and `model`, and how arrays lie on it."""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from agegender_jax.errors import UserError
+
+
+def make_mesh(model: int = 1) -> Mesh:
+    """All devices as a mesh `(data, model)`.
+
+    Args:
+      model: devices that one copy of the model is spread over.
+
+    Raises:
+      UserError: the number of devices is not a multiple of `model`.
+    """
+    count = jax.device_count()
+    if count % model:
+        raise UserError(f"mesh.model={model} does not divide the {count} devices here; choose a divisor of {count}.")
+    # Auto, not the default Explicit: the compiler propagates shardings through the layers by itself.
+    return jax.make_mesh((count // model, model), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Split over the `data` axis along the array's axis number `axis`."""
+    return NamedSharding(mesh, PartitionSpec(*([None] * axis), "data"))
+
+
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+    """Checks that a batch can be dealt out evenly.
+
+    Raises:
+      UserError: it cannot.
+    """
+    count = mesh.shape["data"]
+    if batch_size % count:
+        raise UserError(
+            f"The batch size {batch_size} cannot be split evenly over {count} devices; choose a multiple of {count}."
+        )

@@ -1,0 +1,199 @@
+"""The recipe: everything that determines a run, as one `ConfigDict`.
+
+`base()` names every key with its default; a file in `configs/` changes what its experiment needs. Types and keys are
+locked, so a mistyped key is an error, and `check` catches a mistyped value before anything is read or compiled.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from agegender_jax.errors import UserError
+
+
+def base() -> ConfigDict:
+    """A recipe with every key at its default."""
+    return ConfigDict(
+        {
+            "name": "",
+            "seed": 0,  # of parameters, batch order and augmentation; the split has its own
+            "dataset": {
+                "name": "utkface",
+                "image_size": 256,  # pixels
+                "drawn": 0,  # if not 0: this many faces drawn from a seed, in the dataset's own format
+            },
+            "split": {
+                "protocol": "disjoint",  # `paper` ignores identical files: leaky
+                "seed": 0,
+                "test_fraction": 0.2,
+                "validation_fraction": 0.15,  # of what testing leaves
+                "folds": 0,  # if not 0: k-fold, and `fold` is the one to test on
+                "fold": 0,
+            },
+            "age_groups": "nearest",
+            "preprocess": {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},  # of full scale, by channel
+            "model": {
+                "backbone": "small_cnn",
+                "variant": "a",
+                "dropout": 0.5,
+                "dtype": "float32",  # of the arithmetic; parameters and statistics are always float32
+            },
+            "heads": {
+                "gender": {"weight": 1.0},
+                "age_group": {"weight": 1.0, "class_weights": False},
+                "age": {"weight": 1.0, "decoding": "median", "spread": 0.0},
+            },  # a weight of 0 leaves a head out
+            "augment": {
+                "flip": False,
+                "shift": 0.0,
+                "zoom": 0.0,
+                "brightness": 0.0,
+                "contrast": 0.0,
+                "saturation": 0.0,
+                "erase": 0.0,
+            },
+            "optimizer": {
+                "name": "adam",
+                "learning_rate": 1e-4,
+                "schedule": "constant",
+                "warmup": 0.0,  # share of all steps
+                "b1": 0.9,
+                "b2": 0.999,
+                "weight_decay": 0.0,  # on kernels alone
+                "clip_norm": 0.0,  # of the gradient; 0 leaves it alone
+            },
+            "train": {
+                "batch_size": 32,
+                "epochs": 30.0,
+                "steps_per_dispatch": 20,  # run by one call of the device, without the host
+                "ema_decay": 0.0,  # of the average of parameters that is evaluated; 0 evaluates the last ones
+            },
+            "evaluate": {
+                "batch_size": 256,
+                "every_epochs": 1.0,
+                "flip": False,  # average over the picture and its mirror image, in the final figures
+                "select": "age_group/accuracy",  # validation figure that the best checkpoint is chosen by
+                "use": "last",  # which checkpoint the final figures are of: `last` or `best`
+            },
+            "checkpoint": {"every_epochs": 1.0, "keep": 2},  # the newest so many, and the best
+            "mesh": {"model": 1},
+        }
+    )
+
+
+_CHOICES = {
+    "split.protocol": ("disjoint", "paper"),
+    "model.backbone": ("small_cnn",),
+    "model.dtype": ("float32", "bfloat16"),
+    "heads.age.decoding": ("median", "expectation"),
+    "optimizer.name": ("adam", "adamw", "sgd"),
+    "optimizer.schedule": ("constant", "cosine"),
+    "evaluate.use": ("last", "best"),
+    "age_groups": ("nearest", "lower", "upper", "literal", "five_year"),
+}
+_AT_LEAST = {
+    "dataset.image_size": 32,
+    "dataset.drawn": 0,
+    "train.batch_size": 1,
+    "train.steps_per_dispatch": 1,
+    "evaluate.batch_size": 1,
+    "checkpoint.keep": 1,
+    "mesh.model": 1,
+    "seed": 0,
+    "split.seed": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "heads.gender.weight": 0,
+    "heads.age_group.weight": 0,
+    "heads.age.weight": 0,
+    "heads.age.spread": 0,
+    "augment.zoom": 0,
+}
+_ABOVE = {
+    "train.epochs": 0,
+    "optimizer.learning_rate": 0,
+    "evaluate.every_epochs": 0,
+    "checkpoint.every_epochs": 0,
+}
+_SHARES = (
+    "model.dropout",
+    "optimizer.warmup",
+    "optimizer.b1",
+    "optimizer.b2",
+    "train.ema_decay",
+    "augment.shift",
+    "augment.brightness",
+    "augment.contrast",
+    "augment.saturation",
+    "augment.erase",
+)
+
+
+def check(recipe: ConfigDict) -> None:
+    """Checks every value that has a range or a list of choices.
+
+    Raises:
+      UserError: names the key, its value and what is accepted.
+    """
+    for key, choices in _CHOICES.items():
+        if _get(recipe, key) not in choices:
+            raise UserError(f"config.{key}={_get(recipe, key)!r} is not known; choose one of: {', '.join(choices)}.")
+    for key, least in _AT_LEAST.items():
+        if not _get(recipe, key) >= least:
+            raise UserError(f"config.{key}={_get(recipe, key)} is too small; it must be at least {least}.")
+    for key, limit in _ABOVE.items():
+        if not _get(recipe, key) > limit:
+            raise UserError(f"config.{key}={_get(recipe, key)} is too small; it must be above {limit}.")
+    for key in _SHARES:
+        if not 0 <= _get(recipe, key) <= 1:
+            raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be between 0 and 1.")
+    if not any(head.weight for head in recipe.heads.values()):
+        raise UserError("Every head has weight 0, so there is nothing to train; set config.heads.NAME.weight above 0.")
+    if len(recipe.preprocess.mean) != 3 or len(recipe.preprocess.std) != 3 or min(recipe.preprocess.std) <= 0:
+        raise UserError("config.preprocess needs a mean and a positive std for each of three channels.")
+
+
+def to_json(recipe: ConfigDict) -> str:
+    """The recipe as JSON text, keys sorted; `from_json` reads it back."""
+    return json.dumps(recipe.to_dict(), indent=1, sort_keys=True)
+
+
+def from_json(text: str) -> ConfigDict:
+    """A recipe from `to_json`'s text; keys that are newer than the text take their defaults."""
+    recipe = base()
+    with recipe.unlocked():
+        recipe.update(json.loads(text))
+    for key in ("mean", "std"):
+        recipe.preprocess[key] = tuple(recipe.preprocess[key])
+    return recipe
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Where two recipes differ, one line a key: `key: old -> new`.
+
+    >>> other = base(); other.train.epochs = 3.0
+    >>> differences(base(), other)
+    ['train.epochs: 30.0 -> 3.0']
+    """
+    a, b = dict(_leaves(json.loads(to_json(old)))), dict(_leaves(json.loads(to_json(new))))
+    return [
+        f"{key}: {a.get(key, '(absent)')} -> {b.get(key, '(absent)')}"
+        for key in sorted(a.keys() | b.keys())
+        if key not in a or key not in b or a[key] != b[key]
+    ]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        leaves.extend(_leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
+    return leaves
+
+
+def _get(recipe: ConfigDict, key: str) -> Any:
+    value: Any = recipe
+    for part in key.split("."):
+        value = value[part]
+    return value

@@ -1,0 +1,126 @@
+"""A run's directory: all that resuming, evaluating and predicting need.
+
+recipe.json     the recipe, whole
+run.json        dataset, class weights, counts, versions: what is known before the first step
+split.json      who is in train, validation and test, with a hash
+checkpoints/    a folder a step
+metrics.jsonl   a line an event; the same figures as TensorBoard's
+tensorboard/    events
+summary.json    the final figures; there once the run is complete
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.checkpoints import Checkpoints
+from agegender_jax.errors import UserError
+from agegender_jax.models.heads import Head
+from agegender_jax.models.model import build_heads
+from agegender_jax.splits import Split
+
+
+class Run:
+    """One run.
+
+    Attributes:
+      directory: where it lies.
+      recipe: what it does.
+    """
+
+    def __init__(self, directory: Path, recipe: ConfigDict) -> None:
+        self.directory, self.recipe = directory, recipe
+
+    @classmethod
+    def start(cls, directory: Path, recipe: ConfigDict) -> "Run":
+        """Begins a run, or goes on with the one that lies in the directory.
+
+        Raises:
+          UserError: the directory holds a run of another recipe, or other files, or cannot be written.
+        """
+        path = directory / "recipe.json"
+        if path.exists():
+            run = cls.load(directory)
+            if changes := recipes.differences(run.recipe, recipe):
+                raise UserError(
+                    f"{directory} holds a run of another recipe ({'; '.join(changes)}); "
+                    "choose another --workdir, or start this one with the recipe it began with."
+                )
+            return run
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if any(directory.iterdir()):
+                raise UserError(f"{directory} is not empty and holds no run; choose another --workdir.")
+            write_whole(path, recipes.to_json(recipe))
+        except OSError as error:
+            raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another --workdir.") from error
+        return cls(directory, recipe)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Run":
+        """Opens the run that lies in a directory.
+
+        Raises:
+          UserError: there is none.
+        """
+        try:
+            return cls(directory, recipes.from_json((directory / "recipe.json").read_text(encoding="utf-8")))
+        except OSError as error:
+            raise UserError(f"{directory} holds no run (no recipe.json); give the --workdir of one.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{directory / 'recipe.json'} cannot be read ({error}); restore the file.") from error
+
+    @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.directory.resolve().name
+
+    def facts(self) -> dict[str, Any]:
+        """What `run.json` holds, or nothing before the data was first read."""
+        return self._json("run.json") or {}
+
+    def summary(self) -> dict[str, Any] | None:
+        """The final figures, or None while the run is not complete."""
+        return self._json("summary.json")
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a JSON file of the run, whole or not at all."""
+        write_whole(self.directory / name, json.dumps(content, indent=1))
+
+    def split(self, keys: np.ndarray) -> Split | None:
+        """The saved split applied to a dataset with these keys, or None before there is one."""
+        path = self.directory / "split.json"
+        return Split.load(path, keys) if path.exists() else None
+
+    def heads(self) -> dict[str, Head]:
+        """The heads, with the class weights that the run was trained with."""
+        weights = self.facts().get("class_weights", {})
+        return build_heads(self.recipe, {name: np.array(values, np.float32) for name, values in weights.items()})
+
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints; close them when done."""
+        return Checkpoints(self.directory / "checkpoints", self.recipe.checkpoint.keep)
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.directory / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); restore the file.") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name and renames it, so that it is never half there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""What a run works on, put together before the first step: data, split, labels and heads."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.resident import Resident
+from agegender_jax.data.source import Prepared
+from agegender_jax.errors import UserError
+from agegender_jax.labels import age_groups, class_weights
+from agegender_jax.models.heads import ClassHead, Head
+from agegender_jax.models.model import build_heads
+from agegender_jax.run import Run, write_whole
+from agegender_jax.splits import Split, find_conflicts, make_split
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Data, split, labels and heads of a run.
+
+    Attributes:
+      recipe: the run's.
+      prepared: where the dataset lies.
+      data: decoded, in host memory.
+      split: who is in which part.
+      heads: by name, class weights included.
+      labels: of every head, `[n]`.
+      facts: what `run.json` holds.
+    """
+
+    recipe: ConfigDict
+    prepared: Prepared
+    data: Resident
+    split: Split
+    heads: dict[str, Head]
+    labels: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+    def describe(self) -> str:
+        """The experiment in a few lines of text."""
+        recipe, split, counts = self.recipe, self.split, self.facts["identical_files"]
+        drawn = " drawn (they prove the pipeline and say nothing about people)" if recipe.dataset.drawn else ""
+        fold = f", fold {split.fold} of {split.folds}" if split.folds else ""
+        lines = [
+            f"dataset  {recipe.dataset.name} {self.prepared.version}: {len(self.data)} faces{drawn} "
+            f"at {recipe.dataset.image_size}x{recipe.dataset.image_size}",
+            f"labels   perceived age and gender as annotated; age groups: {recipe.age_groups}",
+            f"split    {split.protocol}{fold}: {len(split.train)} train, {len(split.validation)} validation, "
+            f"{len(split.test)} test; sha256 {split.sha256[:16]}",
+            f"         {counts['groups']} groups of identical files ({counts['files']} files), "
+            f"{counts['conflicting_groups']} of them with conflicting labels: these {counts['conflicting_files']} "
+            "files are kept out of validation and test",
+        ]
+        if leaks := split.report["subjects_in_several_parts"]:
+            lines.append(f"         leaky: {leaks} groups of identical files lie in several parts")
+        for name, head in self.heads.items():
+            if isinstance(head, ClassHead) and head.class_weights is not None:
+                pairs = zip(head.names, head.class_weights, strict=True)
+                lines.append(f"weights  {name}: " + ", ".join(f"{label} {weight:.2f}" for label, weight in pairs))
+        if not recipe.dataset.drawn:
+            lines.append(f"terms    {self.data.terms}")
+        return "\n".join(lines)
+
+
+def set_up(
+    recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, run: Run | None, progress: bool = True
+) -> Experiment:
+    """Reads the data and makes, or reads back, the split.
+
+    Args:
+      recipe: of the run.
+      manual_dir: where the downloaded archive lies, or None.
+      data_dir: where prepared datasets and caches lie.
+      run: where split and facts are kept, or None to keep nothing (a dry run).
+      progress: whether to draw progress bars.
+
+    Raises:
+      UserError: the data are missing or bad, or are not those that the run began with.
+    """
+    prepared, data = open_dataset(recipe.dataset, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+    columns = data.columns
+    heads = build_heads(recipe)
+    conflicted, conflicts = find_conflicts(columns["subject"], columns["age"], columns["gender"])
+    split = run.split(columns["key"]) if run else None
+    if split is None:
+        options = recipe.split.to_dict()
+        strata = age_groups(recipe.age_groups).assign(columns["age"])
+        split = make_split(columns["key"], strata, columns["subject"], conflicted=conflicted, **options)
+    labels = {name: head.column(columns) for name, head in heads.items()}
+    for part in ("train", "validation", "test"):
+        if not len(getattr(split, part)):
+            raise UserError(
+                f"The {part} part of the split is empty ({len(data)} examples in all); "
+                "use more data or other fractions."
+            )
+    weights = {
+        name: class_weights(labels[name][split.train], heads[name].size)
+        for name, options in recipe.heads.items()
+        if name in heads and options.get("class_weights")
+    }
+    heads = build_heads(recipe, weights)
+    facts = {
+        "manual_dir": str(manual_dir.resolve()) if manual_dir else None,
+        "data_dir": str(data_dir.resolve()),
+        "dataset_version": prepared.version,
+        "terms": data.terms,
+        "identical_files": conflicts,
+        "class_weights": {name: [float(w) for w in values] for name, values in weights.items()},
+        "split_sha256": split.sha256,
+        "command": sys.argv,
+    } | environment()
+    if run is not None and not (run.directory / "split.json").exists():
+        # Content hashes of what the run learns and chooses from, so that other archives can be checked for it.
+        seen = columns["sha256"][np.concatenate([split.train, split.validation])]
+        write_whole(run.directory / "seen_sha256.txt", "\n".join(sorted(set(seen.tolist()))) + "\n")
+        run.write("run.json", facts)
+        split.save(run.directory / "split.json")  # last: where it is, the others are
+    return Experiment(recipe, prepared, data, split, heads, labels, facts)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, for the record."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "agegender_jax")
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+        "hardware": {
+            "backend": jax.default_backend(),
+            "devices": jax.device_count(),
+            "device": device.device_kind,
+            "processor": _processor(),
+            "cores": os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count(),
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,372 @@
+"""The training loop, top to bottom: set up, go on from the last checkpoint, train, evaluate, save, report."""
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu.parameter_overview import get_parameter_overview
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.resident import place
+from agegender_jax.errors import Diverged, Preempted
+from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
+from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
+from agegender_jax.evaluate.report import duration, report
+from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
+from agegender_jax.models.heads import ClassHead
+from agegender_jax.models.model import build_model, model_structure, split_model
+from agegender_jax.run import Run
+from agegender_jax.train.experiment import Experiment, set_up
+from agegender_jax.train.optimizer import learning_rate, make_optimizer
+from agegender_jax.train.state import TrainState, initial_state
+from agegender_jax.train.step import make_train_steps
+from agegender_jax.train.writers import Progress, Writers
+
+
+def train(
+    recipe: ConfigDict,
+    workdir: Path,
+    *,
+    manual_dir: Path | None = None,
+    data_dir: Path,
+    progress: bool = True,
+    started: float | None = None,
+) -> dict[str, Any]:
+    """Trains and evaluates a recipe, going on from whatever the directory holds of it.
+
+    Args:
+      recipe: from `configs/`.
+      workdir: the run's directory.
+      manual_dir: where the downloaded dataset lies, or None where it is prepared.
+      data_dir: where prepared datasets and caches lie.
+      progress: whether to draw progress bars on a terminal.
+      started: `time.monotonic()` at the start of the command, to report the time to the first step.
+
+    Returns:
+      The run's summary, which `summary.json` holds.
+
+    Raises:
+      UserError: bad recipe, data or directory.
+      Preempted: SIGTERM; the state is saved.
+      Diverged: the loss is not finite.
+    """
+    started = time.monotonic() if started is None else started
+    recipes.check(recipe)
+    mesh = make_mesh(recipe.mesh.model)
+    check_batch(mesh, recipe.train.batch_size)
+    run = Run.start(workdir, recipe)
+    if summary := run.summary():
+        _say(f"{workdir} is complete:\n{report(summary)}")
+        return summary
+    with _termination() as stop, jax.set_mesh(mesh):
+        experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=progress)
+        _say(experiment.describe())
+        return _train(run, experiment, mesh, stop, started)
+
+
+def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Path, progress: bool = True) -> str:
+    """What `train` would do, as text; reads the data and makes the split, and leaves no run behind.
+
+    Raises:
+      UserError: as `train`.
+    """
+    recipes.check(recipe)
+    mesh = make_mesh(recipe.mesh.model)
+    check_batch(mesh, recipe.train.batch_size)
+    experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=progress)
+    _, params, _ = model_structure(recipe, experiment.heads)
+    total, every = schedule(recipe, len(experiment.split.train))
+    return "\n".join(
+        [
+            recipes.to_json(recipe),
+            experiment.describe(),
+            get_parameter_overview(params, include_stats=False),
+            f"{total} steps of {recipe.train.batch_size} on {jax.device_count()} {jax.default_backend()} device(s), "
+            f"evaluated and saved every {every}",
+        ]
+    )
+
+
+def schedule(recipe: ConfigDict, examples: int) -> tuple[int, int]:
+    """Steps in all and steps between evaluations, both whole multiples of `steps_per_dispatch`.
+
+    So every dispatch has one shape and is compiled once, and a resumed run cuts its steps where the first one did.
+    """
+    steps = recipe.train.steps_per_dispatch
+    epoch = examples / recipe.train.batch_size / steps  # in dispatches
+    total = max(1, round(recipe.train.epochs * epoch))
+    return total * steps, max(1, min(total, round(recipe.evaluate.every_epochs * epoch))) * steps
+
+
+def _train(
+    run: Run, experiment: Experiment, mesh: jax.sharding.Mesh, stop: threading.Event, started: float
+) -> dict[str, Any]:
+    recipe, heads, split, labels = run.recipe, experiment.heads, experiment.split, experiment.labels
+    total, every = schedule(recipe, len(split.train))
+    batch_size, dispatch = recipe.train.batch_size, recipe.train.steps_per_dispatch
+
+    # Shapes first: what is restored, or else initialised, is laid out on the devices from the start.
+    everywhere = replicated(mesh)
+    optimizer = make_optimizer(recipe.optimizer, total)
+    rates = np.asarray(jax.vmap(learning_rate(recipe.optimizer, total))(np.arange(total)))  # to be logged
+    graphdef, _, _ = model_structure(recipe, heads)
+
+    def initial() -> TrainState:
+        _, params, stats = split_model(build_model(recipe, heads))
+        return initial_state(params, stats, optimizer, average=bool(recipe.train.ema_decay))
+
+    initialise = jax.jit(initial, out_shardings=everywhere)
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), jax.eval_shape(initialise)
+    )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    checkpoints = run.checkpoints()
+    restored = checkpoints.restore_newest("training", abstract)
+    step, state = restored or (0, initialise())
+    if restored:
+        _say(f"Going on from the checkpoint of step {step} of {total}.")
+
+    data = place(experiment.data, labels, everywhere)
+    sharding = by_batch(mesh)
+    train_steps = jax.jit(
+        make_train_steps(graphdef, heads, optimizer, recipe, lambda x: jax.lax.with_sharding_constraint(x, sharding)),
+        donate_argnums=0,
+        out_shardings=(everywhere, everywhere),
+    )
+    evaluator = Evaluator(graphdef, heads, recipe, mesh)
+    order = BatchOrder(split.train, batch_size, recipe.seed)
+    _say(
+        f"model    {recipe.model.backbone} {recipe.model.variant}, {parameters:,} parameters; "
+        f"{total} steps of {batch_size}"
+    )
+
+    with Writers(run.directory, step) as writers:
+        if not step:
+            writers.text("recipe", "```json\n" + recipes.to_json(recipe) + "\n```")
+            writers.text("experiment", "```\n" + experiment.describe() + "\n```")
+        bar = Progress(total, step, batch_size)
+        pace = _Pace()
+        pending: tuple[int, Any] | None = None
+        first_step: float | None = None
+
+        def record() -> None:
+            """Logs what the last dispatch gave; waits for it to end."""
+            nonlocal pending, first_step
+            if pending is None:
+                return
+            (at, values), pending = pending, None
+            values = jax.device_get(values)
+            seconds = pace.lap()
+            _check_finite(values["loss"], at, checkpoints)
+            if first_step is None:
+                first_step = time.monotonic() - started
+                bar.line(f"first {dispatch} steps done {first_step:.1f} s after the start")
+            pace_now = {"learning_rate": float(rates[at - 1]), "images_per_second": dispatch * batch_size / seconds}
+            writers.scalars(at, {f"train/{k}": float(v.mean()) for k, v in values.items()} | pace_now)
+            bar.update(at, seconds, dispatch, float(values["loss"].mean()))
+
+        # Do not change the order: evaluate the state, save it, and only then go on.
+        # Nothing moves between host and device that is not named here.
+        with jax.transfer_guard("disallow"):
+            while step < total:
+                rows = jax.device_put(order.batches(step, dispatch), by_batch(mesh, axis=1))
+                state, values = train_steps(state, data, rows)
+                record()  # of the dispatch before: the device already has the next one
+                step += dispatch
+                pending = (step, values)
+                stopping = stop.is_set() and step < total
+                if step % every and step < total and not stopping:
+                    continue
+                record()
+                figure = None
+                if step % every == 0 or step == total:
+                    validation = _measure(evaluator, experiment, state.evaluated, data, split.validation)
+                    figure = validation.get(recipe.evaluate.select)
+                    writers.scalars(step, {f"validation/{k}": float(v) for k, v in validation.items()})
+                    bar.line(
+                        _progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, validation)
+                    )
+                with jax.transfer_guard("allow"):  # the saver copies in its own way
+                    checkpoints.save(step, state, state.evaluated, figure)
+                writers.flush()
+                pace.restart()
+                if stopping:
+                    checkpoints.wait()
+                    bar.close()
+                    raise Preempted(
+                        f"Stopped by SIGTERM; step {step} of {total} is saved in {run.directory}. "
+                        "The same command goes on from there."
+                    )
+        bar.close()
+        checkpoints.wait()
+
+        used = checkpoints.best if recipe.evaluate.use == "best" else None
+        used = total if used is None else used
+        model_state = state.evaluated
+        if used != total:
+            model_state = checkpoints.restore(used, "model", abstract.evaluated)
+        summary = _finish(run, experiment, evaluator, model_state, data, writers, used, total)
+        summary |= {
+            "parameters": parameters,
+            "steps": total,
+            "evaluated_step": used,
+            "epochs": total * batch_size / len(split.train),
+            "seconds": writers.seconds,
+            "images_per_second": batch_size * dispatch / pace.median if pace.median else None,
+            "first_step_seconds": first_step,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+    checkpoints.close()
+    run.write("summary.json", summary)
+    _say(report(summary))
+    return summary
+
+
+def _measure(
+    evaluator: Evaluator, experiment: Experiment, model_state: Any, data: Any, rows: np.ndarray, *, flip: bool = False
+) -> dict[str, float]:
+    found = evaluator.distributions(model_state, data["images"], rows, flip=flip)
+    labels = {name: label[rows] for name, label in experiment.labels.items()}
+    return figures(experiment.heads, answers(experiment.heads, found), labels)
+
+
+def _finish(
+    run: Run,
+    experiment: Experiment,
+    evaluator: Evaluator,
+    model_state: Any,
+    data: Any,
+    writers: Writers,
+    used: int,
+    total: int,
+) -> dict[str, Any]:
+    """The final figures on the test part, beside the best constant predictors; pictures for TensorBoard."""
+    recipe, heads, split = run.recipe, experiment.heads, experiment.split
+    flip = recipe.evaluate.flip
+    found = answers(heads, evaluator.distributions(model_state, data["images"], split.test, flip=flip))
+    labels = {name: label[split.test] for name, label in experiment.labels.items()}
+    train_labels = {name: label[split.train] for name, label in experiment.labels.items()}
+    names, constant = constant_answers(heads, train_labels, len(split.test))
+    test = figures(heads, found, labels)
+    writers.scalars(total, {f"test/{k}": float(v) for k, v in test.items()})
+    for name, head in heads.items():
+        if isinstance(head, ClassHead):
+            title = f"{name}, test" + (f" ({recipe.age_groups})" if name == "age_group" else "")
+            picture = confusion_picture(head.confusion(found[name], labels[name]), head.names, title)
+            writers.image(f"test/{name}", picture, total)
+    sample = np.linspace(0, len(split.test) - 1, min(32, len(split.test))).astype(int)
+    captions = [_caption(heads, found, labels, i) for i in sample]
+    faces = np.stack([experiment.data.images[row] for row in split.test[sample]])
+    writers.image("test/faces", grid_picture(faces, captions), total)
+    return {
+        "run": run.name,
+        "dataset": recipe.dataset.name,
+        "drawn": bool(recipe.dataset.drawn),
+        "protocol": split.protocol,
+        "age_groups": recipe.age_groups,
+        "split_sha256": split.sha256,
+        "flip_averaged": flip,
+        "test": test,
+        "validation": _measure(evaluator, experiment, model_state, data, split.validation, flip=flip),
+        "constant": figures(heads, constant, labels),
+        "constant_names": names,
+        "versions": experiment.facts["versions"],
+        "hardware": experiment.facts["hardware"],
+    }
+
+
+def _caption(heads: Any, found: Any, labels: Any, i: int) -> str:
+    """Answer and label of one example: `male 31 (male 29)`."""
+    said, true = [], []
+    if "gender" in heads:
+        said.append(heads["gender"].names[found["gender"]["class"][i]])
+        true.append(heads["gender"].names[labels["gender"][i]] if labels["gender"][i] >= 0 else "?")
+    if "age" in heads:
+        said.append(f"{found['age']['years'][i]:.0f}")
+        true.append(f"{labels['age'][i]:.0f}")
+    return f"{' '.join(said)}\n({' '.join(true)})"
+
+
+def _progress_line(
+    step: int,
+    total: int,
+    batch_size: int,
+    examples: int,
+    pace: float | None,
+    dispatch: int,
+    validation: dict[str, float],
+) -> str:
+    shown = ("gender/accuracy", "age_group/accuracy", "age/mae")
+    text = "  ".join(f"{key} {validation[key]:.3f}" for key in shown if key in validation)
+    line = f"step {step}/{total}  epoch {step * batch_size / examples:.1f}  validation: {text}"
+    if pace:
+        line += f"  {dispatch * batch_size / pace:.0f} images/s  {duration((total - step) / dispatch * pace)} left"
+    return line
+
+
+class _Pace:
+    """How long dispatches take. The first is left out: it includes compilation."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._seconds: list[float] | None = None
+
+    def restart(self) -> None:
+        """Begins to count anew, after something that is no dispatch."""
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """A dispatch has ended: the seconds since the one before."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        if self._seconds is None:
+            self._seconds = []
+        else:
+            self._seconds.append(seconds)
+        return seconds
+
+    @property
+    def median(self) -> float | None:
+        """Seconds a dispatch, None before there were two."""
+        return float(np.median(self._seconds)) if self._seconds else None
+
+
+def _check_finite(losses: np.ndarray, at: int, checkpoints: Any) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        checkpoints.wait()
+        good = checkpoints.steps
+        raise Diverged(
+            f"The loss of step {at - len(losses) + int(bad[0]) + 1} is {losses[bad[0]]}; "
+            + (f"the last good checkpoint is that of step {good[-1]}. " if good else "there is no checkpoint yet. ")
+            + "Lower config.optimizer.learning_rate or set config.optimizer.clip_norm, in a new --workdir."
+        )
+
+
+@contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets. JAX's own notice of preemption reaches only multi-process runs."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be installed
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        with suppress(TypeError):
+            signal.signal(signal.SIGTERM, before)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,122 @@
+"""Where the figures go: TensorBoard's events, `metrics.jsonl`, and the terminal."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from tqdm import tqdm
+
+
+class Writers:
+    """Writes every event twice: for TensorBoard and as a line of JSON.
+
+    A resumed run takes back what an interrupted one wrote after its last checkpoint, so each step is there once.
+
+    Args:
+      directory: of the run.
+      step: the step that the run goes on from.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        path = directory / "metrics.jsonl"
+        self._before, self._begin = _keep_until(path, step), time.monotonic()
+        self._jsonl = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in __exit__
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._jsonl.close()
+        self._events.close()
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken so far, all starts together."""
+        return self._before + time.monotonic() - self._begin
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes figures of one step."""
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        numbers = {name: value if np.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+        self._jsonl.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **numbers}) + "\n")
+
+    def text(self, name: str, text: str) -> None:
+        """Writes a text (Markdown) for TensorBoard alone."""
+        self._events.add_text(name, text, 0)
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Writes a picture, uint8 `[height, width, 3]`, for TensorBoard alone."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Makes what was written visible to readers."""
+        self._jsonl.flush()
+        self._events.flush()
+
+
+def _keep_until(path: Path, step: int) -> float:
+    """Drops the lines after `step`, and a torn last one; returns the seconds of the last line kept."""
+    if not path.exists():
+        return 0.0
+    kept, seconds = [], 0.0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        # What ended a run is written again when it ends again.
+        if event["step"] <= step and not any(name.startswith("test/") for name in event):
+            kept.append(line + "\n")
+            seconds = event["seconds"]
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+    return seconds
+
+
+class Progress:
+    """A progress bar on a terminal; plain lines elsewhere.
+
+    Args:
+      total: steps of the whole run.
+      step: where it begins.
+      batch_size: examples a step.
+    """
+
+    def __init__(self, total: int, step: int, batch_size: int) -> None:
+        self._total, self._step, self._batch_size = total, step, batch_size
+        self._bar = (
+            tqdm(total=total, initial=step, unit=" steps", file=sys.stderr, dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def update(self, step: int, seconds: float, steps: int, loss: float) -> None:
+        """Shows where the run is: `steps` steps ended at `step` and took `seconds`."""
+        self._step = step
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {steps * self._batch_size / seconds:.0f} images/s", False)
+            self._bar.update(step - self._bar.n)
+
+    def line(self, text: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()

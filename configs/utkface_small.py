@@ -1,0 +1,39 @@
+"""The small CNN of Uraimov & Yoo (2022) on UTKFace: age group, age in years and gender together.
+
+  python launch.py --config configs/utkface_small.py --manual_dir DIR --workdir runs/small
+  python launch.py --config configs/utkface_small.py:weighted --manual_dir DIR --workdir runs/weighted
+  python launch.py --config configs/utkface_small.py:cpu --manual_dir DIR --workdir runs/cpu
+
+DIR holds UTKFace.tar.gz. Without an argument it is the paper's training (variant `a`, 256x256, batch 32, Adam 1e-4, 30
+epochs), `weighted` adds its class-weighted loss, and `cpu` is for two cores: 64x64, a thin variant, a modern optimizer.
+"""
+
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe
+from agegender_jax.errors import UserError
+
+
+def get_config(argument: str = "paper") -> ConfigDict:
+    config = recipe.base()  # its defaults are the paper's
+    config.name = "utkface_small"
+    if argument == "paper":
+        pass
+    elif argument == "weighted":
+        config.heads.age_group.class_weights = True
+    elif argument == "cpu":
+        _two_cores(config)
+    else:
+        raise UserError(f"configs/utkface_small.py knows no {argument!r}; choose one of: paper, weighted, cpu")
+    return config
+
+
+def _two_cores(config: ConfigDict) -> None:
+    config.dataset.image_size = 64
+    config.model.update(variant="thin", dropout=0.4)
+    config.augment.update(flip=True, shift=0.06, zoom=0.1, brightness=0.1, contrast=0.2, saturation=0.2)
+    config.optimizer.update(
+        name="adamw", learning_rate=1e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
+    )
+    config.train.update(batch_size=64, epochs=22.0, ema_decay=0.998)
+    config.evaluate.update(every_epochs=2.0, flip=True)
