@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax.data.dataset import open_dataset
-from agegender_jax.data.resident import Resident, place
+from agegender_jax.data.resident import place
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.mesh import make_mesh, replicated
@@ -59,7 +59,7 @@ def measure(
     )
     heads = run.heads()
     columns = data.columns
-    left_out = 0
+    left_out, saved = 0, None
     if other:
         seen = set((run.directory / "seen_sha256.txt").read_text(encoding="utf-8").split())
         new = np.array([digest not in seen for digest in columns["sha256"].tolist()], bool)
@@ -69,7 +69,10 @@ def measure(
                 f"Every one of the {len(data)} files there was used to train {run.directory}: nothing is left."
             )
     else:
-        rows = _part(run, data, split)
+        saved = run.split(columns["key"])
+        if saved is None:
+            raise UserError(f"{run.directory} has no split.json; restore the file.")
+        rows = np.arange(len(data)) if split == "all" else getattr(saved, split)
     model_state, graphdef = _model(run, summary["evaluated_step"])
     mesh = make_mesh(run.recipe.mesh.model)
     labels = {name: head.column(columns) for name, head in heads.items()}
@@ -92,20 +95,11 @@ def measure(
         "evaluated_step": summary["evaluated_step"],
         ("test" if other else split): figures(heads, found, chosen),
     }
-    if not other:
-        train = run.split(columns["key"]).train
-        names, constant = constant_answers(heads, {n: label[train] for n, label in labels.items()}, len(rows))
+    if saved is not None:
+        train_labels = {name: label[saved.train] for name, label in labels.items()}
+        names, constant = constant_answers(heads, train_labels, len(rows))
         result |= {"constant": figures(heads, constant, chosen), "constant_names": names}
     return result
-
-
-def _part(run: Run, data: Resident, split: str) -> np.ndarray:
-    if split == "all":
-        return np.arange(len(data))
-    saved = run.split(data.columns["key"])
-    if saved is None:
-        raise UserError(f"{run.directory} has no split.json; restore the file.")
-    return getattr(saved, split)
 
 
 def _model(run: Run, step: int) -> tuple[Any, Any]:

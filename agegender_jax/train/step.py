@@ -54,7 +54,7 @@ def make_train_steps(
       constrain: puts a batch's sharding on an array whose first axis is the batch.
     """
     key = jax.random.key(recipe.seed)
-    view = partial(augment, **recipe.augment.to_dict())
+    options: dict[str, Any] = recipe.augment.to_dict()
     normalized = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
 
     def loss_of(params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array) -> Any:
@@ -66,7 +66,7 @@ def make_train_steps(
     def train_step(state: TrainState, data: Data, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         rows = constrain(rows)
-        images = constrain(normalized(view(constrain(data["images"][rows]), rows=rows, key=augment_key)))
+        images = constrain(normalized(augment(constrain(data["images"][rows]), rows, augment_key, **options)))
         labels = {name: column[rows] for name, column in data["labels"].items()}
         (loss, (losses, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.stats, images, labels, dropout_key

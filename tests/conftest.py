@@ -1,0 +1,59 @@
+"""What all tests share: eight simulated devices, a small drawn dataset, recipes made small."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.synthetic import write_utkface_archive
+
+jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
+flags.FLAGS.mark_as_parsed()  # grain reads absl flags
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that train the same small net compile it once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def drawn_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manual directory with UTKFace.tar.gz of 160 drawn faces. Read only."""
+    directory = tmp_path_factory.mktemp("drawn")
+    write_utkface_archive(directory / "UTKFace.tar.gz", 160, seed=1)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's prepared data and caches lie, shared so that each is made once."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def small_recipe() -> ConfigDict:
+    """A recipe that trains in seconds: 32x32, the thin net, 16 examples a step, 4 steps a dispatch."""
+    recipe = recipes.base()
+    recipe.dataset.image_size = 32
+    recipe.model.variant = "thin"
+    recipe.optimizer.update(name="adamw", learning_rate=1e-3, schedule="cosine", warmup=0.1, weight_decay=0.01)
+    recipe.train.update(batch_size=16, epochs=4.0, steps_per_dispatch=4, ema_decay=0.9)
+    recipe.evaluate.update(batch_size=32)
+    return recipe
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real datasets beside the repository; tests that need it skip where it is absent."""
+    path = Path(__file__).parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"real data are not at {path}")
+    return path
