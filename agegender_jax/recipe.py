@@ -74,10 +74,10 @@ def base() -> ConfigDict:
                 "batch_size": 256,
                 "every_epochs": 1.0,
                 "flip": False,  # average over the picture and its mirror image, in the final figures
-                "select": "age_group/accuracy",  # validation figure that the best checkpoint is chosen by
+                "select": "age_group/accuracy",  # validation figure that the best checkpoint has (of `mae`, the lowest)
                 "use": "last",  # which checkpoint the final figures are of: `last` or `best`
             },
-            "checkpoint": {"every_epochs": 1.0, "keep": 2},  # the newest so many, and the best
+            "checkpoint": {"keep": 2},  # the newest so many, and the best; saved after each evaluation
             "mesh": {"model": 1},
         }
     )
@@ -115,7 +115,6 @@ _ABOVE = {
     "train.epochs": 0,
     "optimizer.learning_rate": 0,
     "evaluate.every_epochs": 0,
-    "checkpoint.every_epochs": 0,
 }
 _SHARES = (
     "model.dropout",

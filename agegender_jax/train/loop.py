@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.resident import place
-from agegender_jax.errors import Diverged, Preempted
+from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
 from agegender_jax.evaluate.report import duration, report
@@ -112,6 +112,8 @@ def _train(
     run: Run, experiment: Experiment, mesh: jax.sharding.Mesh, stop: threading.Event, started: float
 ) -> dict[str, Any]:
     recipe, heads, split, labels = run.recipe, experiment.heads, experiment.split, experiment.labels
+    constant_names, constant = _constant(experiment)
+    _goodness(recipe.evaluate.select, constant)  # a mistyped name is said now, not after the first epoch
     total, every = schedule(recipe, len(split.train))
     batch_size, dispatch = recipe.train.batch_size, recipe.train.steps_per_dispatch
 
@@ -191,7 +193,7 @@ def _train(
                 figure = None
                 if step % every == 0 or step == total:
                     validation = _measure(evaluator, experiment, state.evaluated, data, split.validation)
-                    figure = validation.get(recipe.evaluate.select)
+                    figure = _goodness(recipe.evaluate.select, validation)
                     writers.scalars(step, {f"validation/{k}": float(v) for k, v in validation.items()})
                     bar.line(
                         _progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, validation)
@@ -217,6 +219,8 @@ def _train(
             model_state = checkpoints.restore(used, "model", abstract.evaluated)
         summary = _finish(run, experiment, evaluator, model_state, data, writers, used, total)
         summary |= {
+            "constant": constant,
+            "constant_names": constant_names,
             "parameters": parameters,
             "steps": total,
             "evaluated_step": used,
@@ -240,6 +244,22 @@ def _measure(
     return figures(experiment.heads, answers(experiment.heads, found), labels)
 
 
+def _constant(experiment: Experiment) -> tuple[dict[str, str], dict[str, float]]:
+    """The best constant predictors fitted on the training labels: their names, and their figures on the test part."""
+    split, heads = experiment.split, experiment.heads
+    train_labels = {name: label[split.train] for name, label in experiment.labels.items()}
+    names, constant = constant_answers(heads, train_labels, len(split.test))
+    labels = {name: label[split.test] for name, label in experiment.labels.items()}
+    return names, figures(heads, constant, labels)
+
+
+def _goodness(name: str, validation: dict[str, float]) -> float:
+    """What the best checkpoint has most of: the named figure, or its negative where it is an error."""
+    if name not in validation:
+        raise UserError(f"config.evaluate.select={name!r} is no figure; choose one of: {', '.join(validation)}.")
+    return -validation[name] if name.endswith("/mae") else validation[name]
+
+
 def _finish(
     run: Run,
     experiment: Experiment,
@@ -255,8 +275,6 @@ def _finish(
     flip = recipe.evaluate.flip
     found = answers(heads, evaluator.distributions(model_state, data["images"], split.test, flip=flip))
     labels = {name: label[split.test] for name, label in experiment.labels.items()}
-    train_labels = {name: label[split.train] for name, label in experiment.labels.items()}
-    names, constant = constant_answers(heads, train_labels, len(split.test))
     test = figures(heads, found, labels)
     writers.scalars(total, {f"test/{k}": float(v) for k, v in test.items()})
     for name, head in heads.items():
@@ -278,8 +296,6 @@ def _finish(
         "flip_averaged": flip,
         "test": test,
         "validation": _measure(evaluator, experiment, model_state, data, split.validation, flip=flip),
-        "constant": figures(heads, constant, labels),
-        "constant_names": names,
         "versions": experiment.facts["versions"],
         "hardware": experiment.facts["hardware"],
     }
