@@ -1,16 +1,22 @@
 """Checkpoints of a run, by Orbax; nothing else in the project imports it.
 
 A checkpoint holds two items: `training`, the whole training state, and `model`, the parameters and statistics that
-evaluation and prediction use, so that these need not know what an optimizer is.
+evaluation and prediction use, so that these need not know what an optimizer is. A third, `checksums`, tells whether
+the arrays that are read are those that were saved: the files themselves do not show a flipped bit.
 """
 
+import json
+import math
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from agegender_jax.errors import UserError
@@ -27,6 +33,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int = 1) -> None:
+        _mend_figures(directory)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             directory.resolve(),
@@ -54,39 +61,69 @@ class Checkpoints:
           step: optimizer steps done.
           training: pytree, the whole training state.
           model: pytree, what evaluation uses.
-          figure: what `best` compares, higher is better; None if not evaluated.
+          figure: what `best` compares, higher is better; None, or not finite, if not evaluated.
         """
         if jax.default_backend() == "cpu":
             # There the saver may look at the very memory that the next step is about to reuse.
             training, model = jax.tree.map(jnp.copy, (training, model))
+        checksums = {"training": _checksum(training), "model": _checksum(model)}
         self._checkpointer.save_checkpointables_async(
             step,
-            {"training": training, "model": model},
-            metrics={"figure": _WORST if figure is None else figure},
+            {"training": training, "model": model, "checksums": checksums},
+            metrics={"figure": figure if figure is not None and math.isfinite(figure) else _WORST},
             force=True,
             overwrite=True,
         )
 
     def restore(self, step: int, item: str, abstract: Any) -> Any:
-        """An item (`training` or `model`) of a step, laid out as `abstract`, a pytree of `jax.ShapeDtypeStruct`."""
-        return self._checkpointer.load_checkpointables(step, {item: abstract})[item]
+        """An item (`training` or `model`) of a step, laid out as `abstract`, a pytree of `jax.ShapeDtypeStruct`.
+
+        Without (None) it is laid out as it was saved.
+
+        Raises:
+          UserError: the checkpoint is not there, or is damaged.
+        """
+        scalar = None
+        if leaves := jax.tree.leaves(abstract):
+            sharding = leaves[0].sharding
+            if isinstance(sharding, NamedSharding):
+                sharding = NamedSharding(sharding.mesh, PartitionSpec())
+            scalar = jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)
+        wanted = {item: abstract, "checksums": {"training": scalar, "model": scalar} if leaves else None}
+        try:
+            found = self._checkpointer.load_checkpointables(step, wanted)
+            if int(_checksum(found[item])) != int(found["checksums"][item]):
+                raise ValueError("its arrays are not those that were saved")
+        except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+            raise UserError(
+                f"{self._checkpointer.directory}: the checkpoint of step {step} cannot be read ({reason}); restore it "
+                "from a copy."
+            ) from error
+        return found[item]
 
     def restore_newest(self, item: str, abstract: Any) -> tuple[int, Any] | None:
         """The newest checkpoint that can be read, `(step, item)`, or None where there is none.
 
-        A damaged one is said, set aside under another name, and the one before is used.
+        A damaged one is said, moved to `damaged_checkpoints` beside the others' folder, and the one before is used.
 
         Raises:
-          UserError: there are checkpoints, and none can be read.
+          UserError: there are checkpoints, and none can be read; they stay where they are.
         """
         steps = self.steps
+        damaged: list[int] = []
         for step in reversed(steps):
             try:
-                return step, self.restore(step, item, abstract)
-            except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
-                reason = str(error).strip().splitlines()[0][:200]
-                logging.warning("The checkpoint of step %d is damaged (%s): the one before it is used.", step, reason)
-                self._set_aside(step)
+                restored = self.restore(step, item, abstract)
+            except UserError as error:
+                logging.warning("%s The one before it is used.", error)
+                damaged.append(step)
+                continue
+            self._set_aside(damaged)  # not before one was read: the fault may lie elsewhere
+            return step, restored
         if steps:
             raise UserError(
                 f"{self._checkpointer.directory}: none of the checkpoints of steps {steps} can be read; restore them "
@@ -94,12 +131,15 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
         folder = Path(self._checkpointer.directory)
-        damaged = folder.with_name("damaged_checkpoints")
-        damaged.mkdir(exist_ok=True)
-        shutil.rmtree(damaged / str(step), ignore_errors=True)
-        (folder / str(step)).rename(damaged / str(step))
+        aside = folder.with_name("damaged_checkpoints")
+        aside.mkdir(exist_ok=True)
+        for step in steps:
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            (folder / str(step)).rename(aside / str(step))
         self._checkpointer.reload()
 
     def wait(self) -> None:
@@ -109,6 +149,24 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go of the directory."""
         self._checkpointer.close()
+
+
+def _checksum(tree: Any) -> np.ndarray:
+    """CRC-32 of all leaves' bytes, uint32 scalar. On the host: nothing to compile, and the same on every backend."""
+    checksum = 0
+    for leaf in jax.tree.leaves(tree):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, checksum)
+    return np.array(checksum, np.uint32)
+
+
+def _mend_figures(directory: Path) -> None:
+    """Orbax reads all figures at once when it opens the directory; a damaged one must not shut out every checkpoint."""
+    for path in directory.glob("[0-9]*/metrics/metrics"):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))["figure"] + 0.0
+        except (ValueError, KeyError, TypeError) as error:
+            logging.warning("%s is damaged (%s): this checkpoint counts as not evaluated.", path, error)
+            path.write_text(json.dumps({"figure": _WORST}), encoding="utf-8")
 
 
 def _figure(metrics: Any) -> float:

@@ -5,6 +5,7 @@ locked, so a mistyped key is an error, and `check` catches a mistyped value befo
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,8 @@ from agegender_jax.errors import UserError
 
 
 def base() -> ConfigDict:
-    """A recipe with every key at its default."""
-    return ConfigDict(
+    """A recipe with every key at its default; its keys are locked."""
+    recipe = ConfigDict(
         {
             "name": "",
             "seed": 0,  # of parameters, batch order and augmentation; the split has its own
@@ -81,6 +82,7 @@ def base() -> ConfigDict:
             "mesh": {"model": 1},
         }
     )
+    return recipe.lock()
 
 
 _CHOICES = {
@@ -110,6 +112,8 @@ _AT_LEAST = {
     "heads.age.weight": 0,
     "heads.age.spread": 0,
     "augment.zoom": 0,
+    "split.folds": 0,
+    "split.fold": 0,
 }
 _ABOVE = {
     "train.epochs": 0,
@@ -117,10 +121,7 @@ _ABOVE = {
     "evaluate.every_epochs": 0,
 }
 _SHARES = (
-    "model.dropout",
     "optimizer.warmup",
-    "optimizer.b1",
-    "optimizer.b2",
     "train.ema_decay",
     "augment.shift",
     "augment.brightness",
@@ -128,6 +129,10 @@ _SHARES = (
     "augment.saturation",
     "augment.erase",
 )
+_BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2")  # 1 would divide by zero, or leave nothing
+_FRACTIONS = ("split.test_fraction", "split.validation_fraction")
+_SEEDS = ("seed", "split.seed")
+_MAX_SEED = 2**31 - 1  # JAX takes 32 bits, and two seeds must never mean one
 
 
 def check(recipe: ConfigDict) -> None:
@@ -136,6 +141,9 @@ def check(recipe: ConfigDict) -> None:
     Raises:
       UserError: names the key, its value and what is accepted.
     """
+    for key, value in _leaves(recipe.to_dict()):
+        if not all(math.isfinite(v) for v in (value if isinstance(value, tuple) else (value,)) if _is_number(v)):
+            raise UserError(f"config.{key}={value} is no finite number; choose one.")
     for key, choices in _CHOICES.items():
         if _get(recipe, key) not in choices:
             raise UserError(f"config.{key}={_get(recipe, key)!r} is not known; choose one of: {', '.join(choices)}.")
@@ -148,10 +156,29 @@ def check(recipe: ConfigDict) -> None:
     for key in _SHARES:
         if not 0 <= _get(recipe, key) <= 1:
             raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be between 0 and 1.")
+    for key in _BELOW_ONE:
+        if not 0 <= _get(recipe, key) < 1:
+            raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be at least 0 and below 1.")
+    for key in _FRACTIONS:
+        if not 0 < _get(recipe, key) < 1:
+            raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be above 0 and below 1.")
+    for key in _SEEDS:
+        if _get(recipe, key) > _MAX_SEED:
+            raise UserError(f"config.{key}={_get(recipe, key)} is too large; it must be at most {_MAX_SEED}.")
+    if recipe.split.folds == 1:
+        raise UserError("config.split.folds=1 is no cross-validation; it must be 0 (one split) or at least 2.")
+    if recipe.split.fold >= max(recipe.split.folds, 1):
+        raise UserError(
+            f"config.split.fold={recipe.split.fold} is too large; with config.split.folds={recipe.split.folds} it must "
+            f"be at most {max(recipe.split.folds, 1) - 1}."
+        )
     if not any(head.weight for head in recipe.heads.values()):
         raise UserError("Every head has weight 0, so there is nothing to train; set config.heads.NAME.weight above 0.")
-    if len(recipe.preprocess.mean) != 3 or len(recipe.preprocess.std) != 3 or min(recipe.preprocess.std) <= 0:
-        raise UserError("config.preprocess needs a mean and a positive std for each of three channels.")
+    for key in ("mean", "std"):
+        value = recipe.preprocess[key]
+        if len(value) != 3 or not all(_is_number(v) for v in value) or (key == "std" and min(value) <= 0):
+            kind = "positive numbers" if key == "std" else "numbers"
+            raise UserError(f"config.preprocess.{key}={value} is not right; it must be three {kind}, one a channel.")
 
 
 def to_json(recipe: ConfigDict) -> str:
@@ -160,10 +187,16 @@ def to_json(recipe: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """A recipe from `to_json`'s text; keys that are newer than the text take their defaults."""
+    """A recipe from `to_json`'s text; keys that are newer than the text take their defaults.
+
+    Raises:
+      ValueError: the text is no recipe, or holds a key or a type that this version does not know.
+    """
     recipe = base()
-    with recipe.unlocked():
+    try:
         recipe.update(json.loads(text))
+    except (AttributeError, KeyError, TypeError) as error:  # ConfigDict's messages may have several lines
+        raise ValueError(" ".join(str(error.args[0] if error.args else error).split())) from error
     for key in ("mean", "std"):
         recipe.preprocess[key] = tuple(recipe.preprocess[key])
     return recipe
@@ -189,6 +222,10 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for key, value in tree.items():
         leaves.extend(_leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
     return leaves
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _get(recipe: ConfigDict, key: str) -> Any:

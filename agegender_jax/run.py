@@ -66,14 +66,17 @@ class Run:
         """Opens the run that lies in a directory.
 
         Raises:
-          UserError: there is none.
+          UserError: there is none, or its recipe is damaged or of another version.
         """
         try:
             return cls(directory, recipes.from_json((directory / "recipe.json").read_text(encoding="utf-8")))
         except OSError as error:
             raise UserError(f"{directory} holds no run (no recipe.json); give the --workdir of one.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{directory / 'recipe.json'} cannot be read ({error}); restore the file.") from error
+        except ValueError as error:
+            raise UserError(
+                f"{directory / 'recipe.json'} is no recipe of this version ({error}); restore the file, or use the "
+                "version that wrote it."
+            ) from error
 
     @property
     def name(self) -> str:
@@ -89,8 +92,16 @@ class Run:
         return self._json("summary.json")
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Writes a JSON file of the run, whole or not at all."""
-        write_whole(self.directory / name, json.dumps(content, indent=1))
+        """Writes a JSON file of the run, whole or not at all.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        path = self.directory / name
+        try:
+            write_whole(path, json.dumps(content, indent=1))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or check it.") from error
 
     def split(self, keys: np.ndarray) -> Split | None:
         """The saved split applied to a dataset with these keys, or None before there is one."""
@@ -111,8 +122,11 @@ class Run:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it holds no JSON object")
+            return content
+        except (OSError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); restore the file.") from error
 
 

@@ -1,7 +1,11 @@
 """What all tests share: eight simulated devices, a small drawn dataset, recipes made small."""
 
+import contextlib
+import dataclasses
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -12,6 +16,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data.synthetic import write_utkface_archive
+from agegender_jax.train.loop import train
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags
@@ -41,6 +46,10 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_recipe() -> ConfigDict:
     """A recipe that trains in seconds: 32x32, the thin net, 16 examples a step, 4 steps a dispatch."""
+    return _small_recipe()
+
+
+def _small_recipe() -> ConfigDict:
     recipe = recipes.base()
     recipe.dataset.image_size = 32
     recipe.model.variant = "thin"
@@ -48,6 +57,38 @@ def small_recipe() -> ConfigDict:
     recipe.train.update(batch_size=16, epochs=4.0, steps_per_dispatch=4, ema_decay=0.9)
     recipe.evaluate.update(batch_size=32)
     return recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished run, and what was printed."""
+
+    workdir: Path
+    manual_dir: Path
+    data_dir: Path
+    recipe: ConfigDict
+    summary: dict[str, Any]
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Finished:
+    """A complete run on 600 drawn faces, with flip-averaged figures and class weights. Read only.
+
+    Its learning rate is constant, so runs of fewer steps share its compiled step.
+    """
+    manual_dir = tmp_path_factory.mktemp("drawn600")
+    write_utkface_archive(manual_dir / "UTKFace.tar.gz", 600, seed=2)
+    recipe = _small_recipe()
+    recipe.optimizer.update(learning_rate=2e-3, schedule="constant", warmup=0.0)
+    recipe.heads.age_group.class_weights = True
+    recipe.train.update(batch_size=32, epochs=6.0)
+    recipe.evaluate.update(every_epochs=2.0, flip=True)
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        summary = train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, progress=False)
+    return Finished(workdir, manual_dir, data_dir, recipe, summary, said.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -86,11 +86,15 @@ def augment(
         mirrored = jax.random.bernoulli(keys[0]) & flip
         shift_y, shift_x, log_zoom, light, contrast_by, saturation_by = jax.random.uniform(keys[1], (6,), minval=-1)
         image = image.astype(jnp.float32)
-        magnification = (1.0 + zoom) ** log_zoom
-        down = resampling_matrix(size, magnification, shift * size * shift_y, jnp.array(False))
-        across = resampling_matrix(size, magnification, shift * size * shift_x, mirrored)
-        image = (down @ image.reshape(size, size * 3)).reshape(size, size, 3)
-        image = jnp.einsum("ij,hjc->hic", across, image)
+        if shift or zoom:
+            magnification = (1.0 + zoom) ** log_zoom
+            down = resampling_matrix(size, magnification, shift * size * shift_y, jnp.array(False))
+            across = resampling_matrix(size, magnification, shift * size * shift_x, mirrored)
+            # Pixels have eight bits: what accelerators round products to by default would be seen.
+            image = jnp.einsum("yh,hwc->ywc", down, image, precision="highest")
+            image = jnp.einsum("xw,ywc->yxc", across, image, precision="highest")
+        elif flip:
+            image = jnp.where(mirrored, image[:, ::-1], image)
         if saturation:
             grey = image.mean(-1, keepdims=True)
             image = grey + (image - grey) * (1.0 + saturation * saturation_by)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.data import resident
 from agegender_jax.data.source import Prepared, locate
+from agegender_jax.errors import UserError
 
 DRAWN_SEED = 0  # of the faces that recipes draw: one archive serves them all
 
@@ -27,16 +28,24 @@ def open_dataset(
     """
     if options.drawn:
         manual_dir = data_dir / "drawn" / f"{options.name}-{options.drawn}-{DRAWN_SEED}"
-        _draw(manual_dir / "UTKFace.tar.gz", options.drawn, progress)
+        archive = manual_dir / "UTKFace.tar.gz"
+        try:
+            if not archive.exists():
+                _draw(archive, options.drawn, progress)
+        except OSError as error:
+            raise UserError(
+                f"{archive}: cannot be written ({error.strerror}); free some space or choose another --data_dir."
+            ) from error
     prepared = locate(options.name, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
     return prepared, resident.load(prepared, options.image_size, data_dir / "cache", progress=progress)
 
 
 def _draw(archive: Path, count: int, progress: bool) -> None:
-    if archive.exists():
-        return
     from agegender_jax.data.synthetic import DISCLAIMER, write_utkface_archive  # OpenCV, which only drawing needs
 
     print(f"Drawing {count} faces into {archive} ({DISCLAIMER}).", file=sys.stderr)
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    write_utkface_archive(archive, count, seed=DRAWN_SEED, progress=progress)
+    try:
+        write_utkface_archive(archive, count, seed=DRAWN_SEED, progress=progress)
+    except UserError:
+        if not archive.exists():  # another process may have been first: it drew the same
+            raise

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,21 +60,26 @@ def load(prepared: Prepared, size: int, cache_dir: Path, *, progress: bool = Tru
       UserError: an image cannot be decoded, or the cache cannot be written.
     """
     path = cache_dir / f"{prepared.name}-{prepared.version}-{prepared.identity}-{size}px-{DECODER}"
-    if path.exists():
-        try:
-            return _read(path)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            logging.warning("The cache %s is damaged (%s): it is rebuilt.", path, error)
-            shutil.rmtree(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Not the process's number: on machines and in containers that share the folder it may be the same.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
+        if path.exists():
+            try:
+                return _read(path)
+            except Exception as error:  # NumPy and zipfile raise many kinds on damaged files
+                logging.warning("The cache %s is damaged (%s): it is rebuilt.", path, error)
+                _remove(path)
+        source = prepared.open()
         temporary.mkdir(parents=True)
-        _write(temporary, prepared.open(), size, progress)
+        _write(temporary, source, size, progress)
         try:
             os.replace(temporary, path)
-        except OSError:
-            if not path.exists():  # another process may have been first: its cache is as good
-                raise
+        except OSError as error:
+            try:
+                return _read(path)  # another process may have been first: its cache is as good
+            except Exception:
+                raise error from None
+        return _read(path)
     except OSError as error:
         raise UserError(
             f"{cache_dir}: the cache of decoded images cannot be written ({error.strerror or error}); "
@@ -81,7 +87,14 @@ def load(prepared: Prepared, size: int, cache_dir: Path, *, progress: bool = Tru
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return _read(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a damaged cache, whatever it is, and minds no other process that does the same."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write(folder: Path, source: Source, size: int, progress: bool) -> None:

@@ -59,20 +59,34 @@ class Source:
     def __init__(self, prepared: Prepared) -> None:
         import tensorflow_datasets as tfds  # more than a second; a start from the decoded cache does without
 
-        builder = tfds.builder_from_directory(prepared.directory)
-        self.terms = str(dict(builder.info.metadata or {}).get("terms", ""))
-        self._records = builder.as_data_source(split="all", decoders={"image": tfds.decode.SkipDecoding()})
+        self._directory = prepared.directory
+        try:
+            builder = tfds.builder_from_directory(prepared.directory)
+            self.terms = str(dict(builder.info.metadata or {}).get("terms", ""))
+            self._records = builder.as_data_source(split="all", decoders={"image": tfds.decode.SkipDecoding()})
+        except Exception as error:  # TFDS and array_record raise many kinds
+            raise self._unreadable(error) from error
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, row: int) -> Mapping[str, Any]:
         """The example: `image` (encoded bytes) and a value for each of `COLUMNS`."""
-        example = dict(self._records[row])
+        try:
+            example = dict(self._records[row])
+        except Exception as error:
+            raise self._unreadable(error) from error
         for name, kind in COLUMNS.items():
             if kind is np.str_ and isinstance(example[name], bytes):
                 example[name] = example[name].decode()
         return example
+
+    def _unreadable(self, error: Exception) -> UserError:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return UserError(
+            f"{self._directory}: this prepared dataset cannot be read ({lines[0][:200]}); delete the folder and "
+            "prepare it again (`tfds build` needs --file_format=array_record)."
+        )
 
 
 def locate(name: str, *, manual_dir: Path | None, data_dir: Path, progress: bool = True) -> Prepared:
@@ -95,42 +109,57 @@ def locate(name: str, *, manual_dir: Path | None, data_dir: Path, progress: bool
     if name not in NAMES:
         raise UserError(f"There is no dataset {name!r}; choose one of: {', '.join(NAMES)}.")
     if manual_dir is None:
-        versions = sorted((data_dir / name).glob("*/dataset_info.json"), key=lambda path: _version(path.parent.name))
-        if not versions:
+        directory = _newest(data_dir / name)
+        if directory is None:
             raise UserError(
                 f"{data_dir} holds no prepared {name}; give --manual_dir=DIR with the downloaded archive in it, or "
                 f"--data_dir=DIR with what `tfds build` wrote."
             )
-        return _prepared(name, versions[-1].parent)
+        return _prepared(name, directory)
     parent = data_dir / "prepared" / f"{name}-{_fingerprint(name, manual_dir)}"
-    found = sorted((parent / name).glob("*/dataset_info.json"), key=lambda path: _version(path.parent.name))
-    if found:
-        return _prepared(name, found[-1].parent)
+    if directory := _newest(parent / name):
+        return _prepared(name, directory)
     try:
-        return _prepared(name, prepare(name, manual_dir, parent, progress=progress))
-    except DataError as error:
-        raise UserError(str(error)) from error
+        directory = prepare(name, manual_dir, parent, progress=progress)
+    except (DataError, OSError) as error:
+        directory = _newest(parent / name)  # another process may have been first: what it made is as good
+        if directory is None:
+            sentence = f"{parent}: cannot be written ({error.strerror})." if isinstance(error, OSError) else str(error)
+            raise UserError(sentence) from error
+    return _prepared(name, directory)
+
+
+def _newest(folder: Path) -> Path | None:
+    """The folder of the newest prepared version in `folder`."""
+    found = [path.parent for path in folder.glob("*/dataset_info.json")]
+    return max(found, key=lambda path: _version(path.name)) if found else None
 
 
 def _prepared(name: str, directory: Path) -> Prepared:
-    info = directory / "dataset_info.json"
-    digest = hashlib.sha256(info.read_bytes())
-    for path in sorted(directory.glob("*.array_record*")):
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    try:
+        digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
+        for path in sorted(directory.glob("*.array_record*")):
+            status = path.stat()
+            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be read ({error.strerror}); check its permissions.") from error
     return Prepared(name, directory, digest.hexdigest()[:12])
 
 
 def _fingerprint(name: str, manual_dir: Path) -> str:
     """Changes when what lies there does: names, sizes and times, since reading gigabytes at every start is slow."""
     try:
-        entries = [entry for entry in os.scandir(manual_dir) if not entry.name.startswith(".")]
-        # Next to the archive may lie anything, the prepared data included; it must not count.
-        named = [entry for entry in entries if name in entry.name.lower()]
-        lines = [
-            f"{entry.name} {entry.stat().st_size if entry.is_file() else 0} {entry.stat().st_mtime_ns}"
-            for entry in named or entries
-        ]
+        entries = [Path(entry.path) for entry in os.scandir(manual_dir) if not entry.name.startswith(".")]
+        # Next to the archive, or to loose images, may lie anything, the prepared data included; it must not count.
+        named = [path for path in entries if name in path.name.lower()]
+        paths = named or [path for path in entries if path.is_file()]
+        # A folder's own time does not tell of a change further down.
+        paths += [path for folder in named if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
+        lines = []
+        for path in paths:
+            status = path.stat()
+            size = status.st_size if path.is_file() else 0
+            lines.append(f"{path.relative_to(manual_dir)} {size} {status.st_mtime_ns}")
     except OSError as error:
         raise UserError(f"{manual_dir}: cannot be read ({error.strerror}); check the path of --manual_dir.") from error
     return hashlib.sha256("\n".join([str(manual_dir.resolve()), *sorted(lines)]).encode()).hexdigest()[:12]

@@ -39,7 +39,7 @@ def grid_picture(images: np.ndarray, captions: Sequence[str], columns: int = 8) 
       captions: one a picture.
       columns: pictures in a row.
     """
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     figure = _figure(1.25 * columns, 1.62 * rows)
     for place, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, place)

@@ -27,11 +27,12 @@ def duration(seconds: float) -> str:
     >>> duration(42), duration(185), duration(7260)
     ('42 s', '3 min 05 s', '2 h 01 min')
     """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+    whole = round(seconds)  # first, or 119.7 would be "1 min 60 s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def table(columns: Mapping[str, Mapping[str, float]], keys: Sequence[str] | None = None) -> str:

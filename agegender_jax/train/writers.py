@@ -28,7 +28,7 @@ class Writers:
         path = directory / "metrics.jsonl"
         self._before, self._begin = _keep_until(path, step), time.monotonic()
         self._jsonl = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in __exit__
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else None)
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else 0)
 
     def __enter__(self) -> "Writers":
         return self
@@ -70,15 +70,15 @@ def _keep_until(path: Path, step: int) -> float:
     if not path.exists():
         return 0.0
     kept, seconds = [], 0.0
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+            # What ended a run is written again when it ends again.
+            if event["step"] <= step and not any(name.startswith("test/") for name in event):
+                seconds = float(event["seconds"])
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):  # not a line that a whole write left
             continue
-        # What ended a run is written again when it ends again.
-        if event["step"] <= step and not any(name.startswith("test/") for name in event):
-            kept.append(line + "\n")
-            seconds = event["seconds"]
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)

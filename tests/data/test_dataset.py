@@ -1,0 +1,403 @@
+"""From an archive to decoded examples: what is found, prepared, cached, rebuilt and refused."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from absl import logging
+from ml_collections import ConfigDict
+
+from agegender_jax.data import dataset, resident
+from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.decode import decode_image
+from agegender_jax.data.source import COLUMNS, Prepared, locate
+from agegender_jax.errors import UserError
+from agegender_jax.mesh import make_mesh, replicated
+from tfds_builders.utkface.utkface_dataset_builder import parse_name
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def prepared(drawn_dir: Path, data_dir: Path) -> Prepared:
+    return locate("utkface", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
+    return said
+
+
+def members(archive: Path) -> dict[str, bytes]:
+    """The files of an archive by name, read with the standard library alone."""
+    with tarfile.open(archive) as tar:
+        return {Path(i.name).name: file.read() for i in tar if (file := tar.extractfile(i)) is not None}
+
+
+def pack(archive: Path, files: dict[str, bytes]) -> None:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"UTKFace/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def fail_with(code: int) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def options(**changes: Any) -> ConfigDict:
+    return ConfigDict({"name": "utkface", "image_size": 32, "drawn": 0, **changes})
+
+
+# ---------------------------------------------------------------------------------------- finding and preparing
+
+
+def test_every_column_and_image_is_that_of_the_archive(drawn_dir: Path, prepared: Prepared, tmp_path: Path) -> None:
+    data = resident.load(prepared, 32, tmp_path, progress=False)
+    files = members(drawn_dir / "UTKFace.tar.gz")
+    assert sorted(data.columns["key"].tolist()) == sorted(files)
+    assert len(data) == 160
+    assert data.images.dtype == np.uint8
+    for row, key in enumerate(data.columns["key"].tolist()):
+        label, digest = parse_name(key), hashlib.sha256(files[key]).hexdigest()
+        assert label is not None
+        assert {name: data.columns[name][row].item() for name in COLUMNS} == {
+            "key": key,
+            "age": label.age,
+            "gender": label.gender,
+            "race": label.race,
+            "subject": int(digest[:16], 16) >> 1,
+            "sha256": digest,
+        }
+        np.testing.assert_array_equal(data.images[row], decode_image(files[key], 32))
+    for name, kind in COLUMNS.items():
+        assert np.issubdtype(data.columns[name].dtype, kind)
+    assert "non-commercial" in data.terms
+
+
+def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(drawn_dir: Path, data_dir: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ml_collections import ConfigDict\n"
+        "from agegender_jax.data.dataset import open_dataset\n"
+        "options = ConfigDict({'name': 'utkface', 'image_size': 40, 'drawn': 0})\n"
+        "open_dataset(options, manual_dir=Path(sys.argv[1]), data_dir=Path(sys.argv[2]), progress=False)\n"
+        "print(*[name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(drawn_dir), str(data_dir)]
+    first, second = (
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)
+    )
+    assert first == ["tensorflow_datasets"]
+    assert second == []
+
+
+def test_what_was_prepared_is_found_again(drawn_dir: Path, data_dir: Path, prepared: Prepared) -> None:
+    before = prepared.directory.stat().st_mtime_ns
+    assert locate("utkface", manual_dir=drawn_dir, data_dir=data_dir) == prepared
+    assert prepared.directory.stat().st_mtime_ns == before
+    assert prepared.version == "1.0.0"
+
+
+def test_what_tfds_build_put_into_the_data_dir_is_found(prepared: Prepared, tmp_path: Path) -> None:
+    for version in ("1.0.0", "1.9.0", "1.10.0"):
+        shutil.copytree(prepared.directory, tmp_path / "utkface" / version)
+    found = locate("utkface", manual_dir=None, data_dir=tmp_path)
+    assert found.version == "1.10.0"  # by number, not by letter
+    assert len(found.open()) == 160
+
+
+def test_another_archive_in_the_same_place_is_prepared_anew(drawn_dir: Path, tmp_path: Path) -> None:
+    archive, files = tmp_path / "in" / "UTKFace.tar.gz", members(drawn_dir / "UTKFace.tar.gz")
+    results = []
+    for names in (sorted(files)[:5], sorted(files)[5:12]):
+        pack(archive, {name: files[name] for name in names})
+        found, data = open_dataset(options(), manual_dir=archive.parent, data_dir=tmp_path / "out", progress=False)
+        assert sorted(data.columns["key"].tolist()) == names
+        results.append(found)
+    assert results[0].directory != results[1].directory
+    assert results[0].identity != results[1].identity
+
+
+@pytest.mark.parametrize("layout", ["UTKFace/part1", "."])
+def test_a_change_inside_an_unpacked_folder_is_seen(drawn_dir: Path, tmp_path: Path, layout: str) -> None:
+    files = members(drawn_dir / "UTKFace.tar.gz")
+    names = sorted(files)
+    folder = tmp_path / "in" / layout
+    folder.mkdir(parents=True)
+    for name in names[:3]:
+        (folder / name).write_bytes(files[name])
+
+    def keys() -> list[str]:
+        # Prepared data and caches beside the images, as where --data_dir is --manual_dir.
+        data = open_dataset(options(), manual_dir=tmp_path / "in", data_dir=tmp_path / "in", progress=False)[1]
+        return sorted(data.columns["key"].tolist())
+
+    assert keys() == names[:3]
+    assert keys() == names[:3]
+    assert len(list((tmp_path / "in" / "prepared").iterdir())) == 1
+    (folder / names[3]).write_bytes(files[names[3]])
+    assert keys() == names[:4]
+
+
+def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no dataset 'mnist'; choose one of: utkface"):
+        locate("mnist", manual_dir=tmp_path, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("make", [True, False])
+def test_no_archive_is_a_sentence_with_the_directory(tmp_path: Path, make: bool) -> None:
+    manual_dir = tmp_path / "downloads"
+    if make:
+        manual_dir.mkdir()
+    with pytest.raises(UserError, match=str(manual_dir)):
+        locate("utkface", manual_dir=manual_dir, data_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_prepared_data_is_a_sentence_with_the_directory(tmp_path: Path) -> None:
+    for data_dir in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=f"{data_dir} holds no prepared utkface"):
+            locate("utkface", manual_dir=None, data_dir=data_dir)
+
+
+def test_a_bad_image_in_the_archive_is_named_and_nothing_is_left(drawn_dir: Path, tmp_path: Path) -> None:
+    files = dict(sorted(members(drawn_dir / "UTKFace.tar.gz").items())[:4])
+    name = list(files)[2]
+    files[name] = files[name][: len(files[name]) // 2]
+    pack(tmp_path / "in" / "UTKFace.tar.gz", files)
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        open_dataset(options(), manual_dir=tmp_path / "in", data_dir=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["record", "info", "format", "gone"])
+def test_damaged_prepared_data_are_a_sentence(prepared: Prepared, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "utkface" / "1.0.0"
+    shutil.copytree(prepared.directory, folder)
+    record, info = next(folder.glob("*.array_record*")), folder / "dataset_info.json"
+    if damage == "record":
+        record.write_bytes(record.read_bytes()[:5000])
+    elif damage == "gone":
+        record.unlink()
+    elif damage == "info":
+        info.write_text("{")
+    else:
+        info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
+    with pytest.raises(UserError, match="this prepared dataset cannot be read") as caught:
+        open_dataset(options(), manual_dir=None, data_dir=tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "cache").glob("*")) == []
+
+
+# ---------------------------------------------------------------------------------------- where nothing can be written
+
+
+@pytest.mark.parametrize("blocked", ["", "prepared", "cache", "drawn"])
+def test_a_file_where_a_folder_should_be_is_a_sentence(drawn_dir: Path, tmp_path: Path, blocked: str) -> None:
+    data_dir = tmp_path / "data"
+    (data_dir if blocked else tmp_path).mkdir(exist_ok=True)
+    (data_dir / blocked).write_text("in the way")
+    drawn = {"drawn": 21} if blocked == "drawn" else {}
+    with pytest.raises(UserError, match="cannot be written"):
+        open_dataset(options(**drawn), manual_dir=None if drawn else drawn_dir, data_dir=data_dir, progress=False)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_no_folder_can_be_made(
+    drawn_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: Prepared, code: int
+) -> None:
+    monkeypatch.setattr(Path, "mkdir", fail_with(code))
+    for attempt in (
+        lambda: resident.load(prepared, 32, tmp_path / "cache", progress=False),
+        lambda: open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False),
+    ):
+        with pytest.raises(UserError, match=os.strerror(code)):
+            attempt()
+
+
+def test_the_disk_fills_up_while_decoding(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    with pytest.raises(UserError, match="No space left"):
+        resident.load(prepared, 32, tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [UserError, KeyboardInterrupt])
+def test_decoding_that_ends_midway_leaves_nothing(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    calls = iter(range(10**6))
+
+    def decode(content: bytes, size: int, name: str) -> np.ndarray:
+        if next(calls) == 100:
+            raise kind(f"{name}: is no image")
+        return decode_image(content, size, name)
+
+    monkeypatch.setattr(resident, "decode_image", decode)
+    with pytest.raises(kind, match="is no image"):
+        resident.load(prepared, 32, tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------- the cache
+
+
+def test_the_cache_is_read_and_not_decoded_again(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    first = resident.load(prepared, 32, tmp_path, progress=False)
+    monkeypatch.setattr(Prepared, "open", lambda _: pytest.fail("the prepared data were opened"))
+    second = resident.load(prepared, 32, tmp_path, progress=False)
+    np.testing.assert_array_equal(first.images, second.images)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(first.columns[name], second.columns[name])
+    assert first.terms == second.terms
+    assert warnings == []
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_each_size_and_each_dataset_has_a_cache_of_its_own(prepared: Prepared, tmp_path: Path) -> None:
+    assert resident.load(prepared, 32, tmp_path, progress=False).images.shape == (160, 32, 32, 3)
+    assert resident.load(prepared, 48, tmp_path, progress=False).images.shape == (160, 48, 48, 3)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def put_byte(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x01
+    path.write_bytes(bytes(content))
+
+
+def foreign_columns(cache: Path) -> None:
+    """Sound archives by themselves, and not what was written."""
+    with zipfile.ZipFile(cache / "columns.npz", "w") as archive:
+        archive.writestr("age.npy", b"not an array")
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "images cut short": lambda cache: os.truncate(cache / "images.npy", 4000),
+    "images empty": lambda cache: os.truncate(cache / "images.npy", 0),
+    "images: flipped bit": lambda cache: put_byte(cache / "images.npy", -1000),
+    "images: header": lambda cache: put_byte(cache / "images.npy", 12),
+    "images: magic": lambda cache: (cache / "images.npy").write_bytes(b"PK\x03\x04" + bytes(100)),
+    "meta gone": lambda cache: (cache / "meta.json").unlink(),
+    "meta empty": lambda cache: (cache / "meta.json").write_text(""),
+    "meta of another form": lambda cache: (cache / "meta.json").write_text("[]"),
+    "columns garbage": lambda cache: (cache / "columns.npz").write_bytes(b"garbage"),
+    "columns foreign": foreign_columns,
+    "columns gone": lambda cache: (cache / "columns.npz").unlink(),
+    "folder empty": lambda cache: (shutil.rmtree(cache), cache.mkdir()),  # type: ignore[func-returns-value]
+    "file in its place": lambda cache: (shutil.rmtree(cache), cache.write_text("")),  # type: ignore[func-returns-value]
+}
+
+
+@pytest.fixture(scope="module")
+def sound_cache(drawn_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    resident.load(locate("utkface", manual_dir=drawn_dir, data_dir=data_dir), 16, folder, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_cache_is_rebuilt_and_that_is_said(
+    prepared: Prepared, sound_cache: Path, tmp_path: Path, warnings: list[str], damage: Callable[[Path], Any]
+) -> None:
+    folder = shutil.copytree(sound_cache, tmp_path / "cache")
+    sound = resident.load(prepared, 16, sound_cache, progress=False)
+    assert warnings == []
+    damage(next(folder.iterdir()))
+    rebuilt = resident.load(prepared, 16, folder, progress=False)
+    assert len(warnings) == 1
+    assert "damaged" in warnings[0]
+    np.testing.assert_array_equal(rebuilt.images, sound.images)
+    np.testing.assert_array_equal(rebuilt.columns["sha256"], sound.columns["sha256"])
+    resident.load(prepared, 16, folder, progress=False)
+    assert len(warnings) == 1
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(prepared: Prepared, sound_cache: Path, tmp_path: Path) -> None:
+    # In a container the next process often has the same number.
+    name = next(sound_cache.iterdir()).name
+    (tmp_path / f".{name}.{os.getpid()}.part").mkdir()
+    assert len(resident.load(prepared, 16, tmp_path, progress=False)) == 160
+
+
+def test_several_at_once_get_the_same_and_leave_one_cache(prepared: Prepared, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(resident.load, prepared, 24, tmp_path, progress=False) for _ in range(4)]
+        results = [job.result() for job in jobs]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.images, results[0].images)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_who_prepares_second_takes_what_the_first_prepared(
+    drawn_dir: Path, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(name: str, manual_dir: Path, parent: Path, **_: Any) -> Path:
+        shutil.copytree(prepared.directory, parent / name / "1.0.0")
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr("tfds_builders.prepare.prepare", overtaken)
+    assert len(locate("utkface", manual_dir=drawn_dir, data_dir=tmp_path).open()) == 160
+
+
+# ---------------------------------------------------------------------------------------- drawn faces, and the devices
+
+
+def test_faces_are_drawn_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, data = open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False)
+    assert "Drawing 21 faces" in capsys.readouterr().err
+    archive = tmp_path / "drawn" / "utkface-21-0" / "UTKFace.tar.gz"
+    before = archive.stat().st_mtime_ns
+    second, again = open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False)
+    assert "Drawing" not in capsys.readouterr().err
+    assert (archive.stat().st_mtime_ns, first) == (before, second)
+    assert len(data) == len(again) == 21
+
+
+def test_who_draws_second_takes_what_the_first_drew(
+    drawn_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "UTKFace.tar.gz"
+
+    def overtaken(path: Path, *_: Any, **__: Any) -> None:
+        shutil.copy(drawn_dir / "UTKFace.tar.gz", path)
+        raise UserError(f"{path} exists already")
+
+    monkeypatch.setattr("agegender_jax.data.synthetic.write_utkface_archive", overtaken)
+    dataset._draw(archive, 160, False)
+    assert archive.exists()
+
+
+def test_a_dataset_lies_whole_on_every_device(prepared: Prepared, sound_cache: Path) -> None:
+    data = resident.load(prepared, 16, sound_cache, progress=False)
+    everywhere = replicated(make_mesh())
+    placed = resident.place(data, {"age": data.columns["age"]}, everywhere)
+    assert placed["images"].sharding == everywhere
+    assert placed["images"].dtype == np.uint8
+    assert len(placed["images"].addressable_shards) == jax.device_count() == 8
+    np.testing.assert_array_equal(placed["images"].addressable_shards[7].data, data.images)
+    np.testing.assert_array_equal(placed["labels"]["age"], data.columns["age"])

@@ -1,0 +1,154 @@
+"""Every example counts exactly once, on any number of devices, with the answers of the model itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
+
+from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
+from agegender_jax.mesh import replicated
+from agegender_jax.models.heads import Head
+from agegender_jax.models.model import build_heads, split_model
+
+SIZE = 8  # pixels
+IMAGES = np.random.default_rng(0).integers(0, 256, (70, SIZE, SIZE, 3), np.uint8)
+traces: list[tuple[int, ...]] = []
+
+
+class Linear(nnx.Module):
+    """A model in place of the convolutional ones: its answers can be computed with NumPy."""
+
+    def __init__(self, heads: Mapping[str, Head]) -> None:
+        rng = np.random.default_rng(1)
+        sizes = {name: head.size for name, head in heads.items()}
+        self.kernels = nnx.Dict(
+            {
+                name: nnx.Param(jnp.asarray(rng.normal(size=(SIZE * SIZE * 3, size)) / 6, jnp.float32))
+                for name, size in sizes.items()
+            }
+        )
+
+    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
+        traces.append(x.shape)
+        return {name: x.reshape(len(x), -1) @ kernel[...] for name, kernel in self.kernels.items()}
+
+
+def mesh_of(devices: int, model: int = 1) -> Mesh:
+    shape, names, types = (devices // model, model), ("data", "model"), (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(shape, names, axis_types=types, devices=jax.devices()[:devices])
+
+
+def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, jax.Array]:
+    heads = build_heads(recipe)
+    graphdef, params, stats = split_model(Linear(heads))
+    state = jax.device_put((params, stats), replicated(mesh))
+    return Evaluator(graphdef, heads, recipe, mesh), state, jax.device_put(IMAGES, replicated(mesh))
+
+
+def by_numpy(recipe: ConfigDict, state: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    x = (images.astype(np.float64) / 255 - recipe.preprocess.mean) / recipe.preprocess.std
+    result = {}
+    for name, kernel in state[0]["kernels"].items():
+        logits = x.reshape(len(x), SIZE * SIZE * 3) @ np.asarray(kernel, np.float64)
+        exponential = np.exp(logits - logits.max(-1, keepdims=True))
+        result[name] = exponential / exponential.sum(-1, keepdims=True)
+    return result
+
+
+@pytest.mark.parametrize(("devices", "model"), [(1, 1), (2, 1), (3, 1), (8, 1), (8, 2)])
+def test_every_example_counts_once_with_the_models_own_answer(
+    small_recipe: ConfigDict, devices: int, model: int
+) -> None:
+    small_recipe.evaluate.batch_size = 16  # rounded up to 18 on three devices
+    evaluator, state, images = make(small_recipe, mesh_of(devices, model))
+    order = np.random.default_rng(2).permutation(len(IMAGES))
+    traces.clear()
+    for count in (0, 1, 15, 16, 17, 18, 19, 70):
+        rows = order[:count]
+        found = evaluator.distributions(state, images, rows)
+        expected = by_numpy(small_recipe, state, IMAGES[rows])
+        assert set(found) == {"gender", "age_group", "age"}
+        for name, distribution in found.items():
+            assert distribution.shape == expected[name].shape
+            np.testing.assert_allclose(distribution, expected[name], rtol=2e-4, atol=1e-6)
+    assert len(traces) == 1  # one program for every number of examples
+
+
+def test_an_example_asked_for_twice_is_answered_twice(small_recipe: ConfigDict) -> None:
+    evaluator, state, images = make(small_recipe, mesh_of(8))
+    found = evaluator.distributions(state, images, np.array([5, 3, 5]))
+    np.testing.assert_array_equal(found["age"][0], found["age"][2])
+    assert np.abs(found["age"][0] - found["age"][1]).max() > 1e-3
+
+
+def test_a_flipped_view_is_averaged_in(small_recipe: ConfigDict) -> None:
+    evaluator, state, images = make(small_recipe, mesh_of(8))
+    rows = np.arange(37)
+    traces.clear()
+    plain = evaluator.distributions(state, images, rows)
+    both = evaluator.distributions(state, images, rows, flip=True)
+    assert len(traces) == 1
+    mirrored = by_numpy(small_recipe, state, IMAGES[rows][:, :, ::-1])
+    for name in both:
+        expected = (by_numpy(small_recipe, state, IMAGES[rows])[name] + mirrored[name]) / 2
+        np.testing.assert_allclose(both[name], expected, rtol=2e-4, atol=1e-6)
+        assert np.abs(both[name] - plain[name]).max() > 1e-3
+        np.testing.assert_allclose(both[name].sum(-1), 1, rtol=1e-5)
+
+
+def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
+    heads = build_heads(small_recipe)
+    evaluator, state, images = make(small_recipe, mesh_of(8))
+    rng = np.random.default_rng(3)
+    n = len(IMAGES)
+    labels = {
+        "gender": np.where(rng.random(n) < 0.1, -1, rng.integers(0, 2, n)).astype(np.int32),
+        "age_group": np.where(rng.random(n) < 0.2, -1, rng.integers(0, 6, n)).astype(np.int32),
+        "age": np.where(rng.random(n) < 0.3, np.nan, rng.integers(0, 90, n)).astype(np.float32),
+    }
+    found = answers(heads, evaluator.distributions(state, images, np.arange(n)))
+    got = figures(heads, found, labels)
+    assert got["n"] == n
+    for name in ("gender", "age_group"):
+        known = labels[name] >= 0
+        true, said = labels[name][known], found[name]["class"][known]
+        assert got[f"{name}/n"] == known.sum() < n
+        assert got[f"{name}/accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(true, said))
+        recall = sklearn.metrics.recall_score(true, said, labels=np.unique(true), average="macro")
+        assert got[f"{name}/balanced_accuracy"] == pytest.approx(recall)
+    known = ~np.isnan(labels["age"])
+    true, said = labels["age"][known], found["age"]["years"][known]
+    assert got["age/mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(true, said))
+    assert got["age/cs5"] == pytest.approx(np.mean([abs(a - b) <= 5 for a, b in zip(true, said, strict=True)]))
+
+
+def test_no_example_gives_no_figure(small_recipe: ConfigDict) -> None:
+    heads = build_heads(small_recipe)
+    evaluator, state, images = make(small_recipe, mesh_of(2))
+    found = answers(heads, evaluator.distributions(state, images, np.zeros(0, np.int64)))
+    labels = {"gender": np.zeros(0, np.int32), "age_group": np.zeros(0, np.int32), "age": np.zeros(0, np.float32)}
+    got = figures(heads, found, labels)
+    assert got["n"] == 0
+    assert np.isnan(got["gender/accuracy"])
+    assert np.isnan(got["age/mae"])
+
+
+def test_constants_are_those_of_the_training_labels(small_recipe: ConfigDict) -> None:
+    heads = build_heads(small_recipe)
+    train = {
+        "gender": np.array([1, 1, 0, -1], np.int32),
+        "age_group": np.array([4, 4, 4, 0], np.int32),
+        "age": np.array([20, 30, 70, np.nan], np.float32),
+    }
+    names, said = constant_answers(heads, train, 5)
+    assert names == {"gender": "always female", "age_group": "always 25-32", "age": "always 30 years"}
+    assert said["gender"]["class"].tolist() == [1] * 5
+    assert said["age_group"]["class"].tolist() == [4] * 5
+    assert said["age"]["years"].tolist() == [30.0] * 5

@@ -1,0 +1,115 @@
+"""Measuring a finished run: its own split, and archives that it has partly seen."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.measure import as_columns, measure
+from agegender_jax.run import Run
+
+
+def members(manual_dir: Path) -> dict[str, bytes]:
+    with tarfile.open(manual_dir / "UTKFace.tar.gz") as tar:
+        return {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
+
+
+def pack(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    with tarfile.open(folder / "UTKFace.tar.gz", "w:gz", compresslevel=1) as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"UTKFace/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def names_in(finished: Any, *parts: str) -> list[str]:
+    split = json.loads((finished.workdir / "split.json").read_text())["parts"]
+    return [Path(key).name for part in parts for key in split[part]]
+
+
+def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any) -> None:
+    result = measure(Run.load(finished.workdir), progress=False)
+    assert result["test"] == finished.summary["test"]
+    assert result["constant"] == finished.summary["constant"]
+    assert result["split_sha256"] == finished.summary["split_sha256"]
+    assert result["left_out"] == 0
+    assert list(as_columns(result)) == ["test", "constant"]
+
+
+def test_the_validation_part_is_the_summary_s(finished: Any) -> None:
+    result = measure(Run.load(finished.workdir), split="validation", progress=False)
+    assert result["validation"] == finished.summary["validation"]
+    assert "test" not in result
+
+
+def test_all_is_every_example_once(finished: Any) -> None:
+    run = Run.load(finished.workdir)
+    parts = {part: measure(run, split=part, progress=False)[part] for part in ("train", "validation", "test", "all")}
+    whole = parts.pop("all")
+    assert whole["n"] == 600 == sum(figures["n"] for figures in parts.values())
+    right = sum(figures["gender/accuracy"] * figures["gender/n"] for figures in parts.values())
+    assert whole["gender/accuracy"] == pytest.approx(right / whole["gender/n"])
+
+
+def test_files_that_the_run_has_seen_are_found_under_other_names(
+    finished: Any, drawn_dir: Path, tmp_path: Path
+) -> None:
+    """Half of another archive are files the run trained on, renamed; only the others count."""
+    own, new = members(finished.manual_dir), members(drawn_dir)
+    seen = [name for name in names_in(finished, "train", "validation") if name.count("_") == 3][:30]
+    held_out = [name for name in names_in(finished, "test") if name.count("_") == 3][:10]
+    new = dict(list(new.items())[:40])
+    renamed = {
+        f"{'_'.join(name.split('_')[:3])}_2031010100000{number:04d}.jpg": own[name]
+        for number, name in enumerate(seen + held_out)
+    }
+    other = pack(tmp_path / "other", renamed | new)
+    result = measure(Run.load(finished.workdir), manual_dir=other, data_dir=tmp_path / "data", progress=False)
+    distinct = {own[name] for name in seen}
+    assert result["left_out"] == sum(content in distinct for content in (renamed | new).values()) >= 30
+    assert result["test"]["n"] == len(renamed | new) - result["left_out"]
+    assert result["split_sha256"] is None
+    assert "constant" not in result
+    assert result["split"] == "all"
+    assert "not seen" in result["protocol"]
+
+
+def test_an_archive_seen_whole_leaves_nothing_to_measure(finished: Any, tmp_path: Path) -> None:
+    own = members(finished.manual_dir)
+    seen = [name for name in names_in(finished, "train") if name.count("_") == 3][:12]
+    other = pack(tmp_path / "other", {name: own[name] for name in seen})
+    with pytest.raises(UserError, match=r"Every one of the 12 files there was used to train .*finished"):
+        measure(Run.load(finished.workdir), manual_dir=other, data_dir=tmp_path / "data", progress=False)
+
+
+def copy(finished: Any, folder: Path, *left_out: str) -> Run:
+    shutil.copytree(finished.workdir, folder, ignore=shutil.ignore_patterns(*left_out, "tensorboard"))
+    return Run.load(folder)
+
+
+def test_a_run_without_summary_is_not_complete(finished: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not complete; run its launch\.py command again"):
+        measure(copy(finished, tmp_path / "run", "summary.json"), progress=False)
+
+
+def test_a_run_without_its_split_or_checkpoint_says_so(finished: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no split\.json"):
+        measure(copy(finished, tmp_path / "a", "split.json"), progress=False)
+    with pytest.raises(UserError, match=r"has no checkpoint of step 76"):
+        measure(copy(finished, tmp_path / "b", "76"), progress=False)
+
+
+def test_a_copied_run_gives_the_same_figures(finished: Any, tmp_path: Path) -> None:
+    """A run is its directory: nothing in it holds the place where it was made."""
+    result = measure(copy(finished, tmp_path / "moved"), progress=False)
+    assert result["test"] == finished.summary["test"]
+    assert result["run"] == "moved"
+    assert np.isfinite(list(result["test"].values())).all()

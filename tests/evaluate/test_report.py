@@ -1,0 +1,62 @@
+"""Figures as text."""
+
+import pytest
+
+from agegender_jax.evaluate.report import duration, report, table
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.7, "1 min 00 s"),
+        (119.7, "2 min 00 s"),
+        (3599.2, "59 min 59 s"),
+        (3599.8, "1 h 00 min"),
+        (7199, "1 h 59 min"),
+        (90000, "25 h 00 min"),
+    ],
+)
+def test_times_are_rounded_before_they_are_cut(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_columns_are_aligned_and_keep_the_order_of_the_figures() -> None:
+    lines = table({"a": {"x/long_name": 0.123456, "n": 10}, "wide column": {"n": 3, "y": float("nan")}}).splitlines()
+    assert lines == [
+        "                  a  wide column",
+        "x/long_name  0.1235",
+        "n                10            3",
+        "y                            nan",
+    ]
+
+
+def test_rows_may_be_chosen() -> None:
+    assert table({"a": {"x": 1, "y": 2}}, keys=["y"]).splitlines() == ["   a", "y  2"]
+
+
+def test_the_report_says_what_was_measured_on_what() -> None:
+    summary = {
+        "run": "first",
+        "dataset": "utkface",
+        "drawn": True,
+        "protocol": "disjoint",
+        "age_groups": "nearest",
+        "split_sha256": "0123456789abcdef" * 4,
+        "validation": {"gender/accuracy": 0.91, "n": 20},
+        "test": {"gender/accuracy": 0.92, "n": 30},
+        "constant": {"gender/accuracy": 0.5, "n": 30},
+        "constant_names": {"gender": "always male"},
+        "images_per_second": 1234.5,
+        "epochs": 3.0,
+        "seconds": 62.0,
+        "peak_memory_bytes": 2_500_000_000,
+    }
+    text = report(summary)
+    for part in ("drawn faces", "disjoint", "nearest", "0123456789abcdef\n", "0.9200", "always male", "1 min 02 s"):
+        assert part in text
+    assert "2.50 GB" in text
+    assert "1234 images/s" in text
+    assert "images/s" not in report(summary | {"images_per_second": None})
+    assert "drawn faces" not in report(summary | {"drawn": False})

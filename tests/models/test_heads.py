@@ -1,0 +1,230 @@
+"""Losses, answers and metrics of the heads against scikit-learn, NumPy and arithmetic."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from sklearn import metrics as sk
+
+from agegender_jax.labels import AGE_GROUPS, UNKNOWN, class_weights
+from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head, expectation, median
+
+RNG = np.random.default_rng(12)
+LOGITS = RNG.normal(scale=2.0, size=(40, 8)).astype(np.float32)
+GROUPS = RNG.integers(0, 8, 40).astype(np.int32)
+YEARS_LOGITS = RNG.normal(scale=2.0, size=(7, 101)).astype(np.float32)
+
+
+def _group_head(**options: object) -> AgeGroupHead:
+    return AgeGroupHead(scheme=AGE_GROUPS["nearest"], **options)
+
+
+def _gradient(head: Head, logits: np.ndarray, label: np.ndarray) -> np.ndarray:
+    def total(logits: jax.Array) -> jax.Array:
+        loss, weight = head.loss(logits, jnp.asarray(label))
+        return (loss * weight).sum() / weight.sum()
+
+    return np.asarray(jax.jit(jax.grad(total))(logits))
+
+
+def test_cross_entropy_matches_scikit_learn() -> None:
+    loss, weight = _group_head().loss(jnp.asarray(LOGITS), jnp.asarray(GROUPS))
+    assert loss.shape == weight.shape == (40,)
+    assert loss.dtype == weight.dtype == jnp.float32
+    expected = sk.log_loss(GROUPS, softmax(LOGITS.astype(np.float64), -1), labels=range(8))
+    assert float((loss * weight).sum() / weight.sum()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_weights_match_scikit_learns_sample_weights() -> None:
+    groups = np.minimum(GROUPS, 6)  # class 7 does not occur
+    by_class = class_weights(groups, 8)
+    loss, weight = _group_head(class_weights=by_class).loss(jnp.asarray(LOGITS), jnp.asarray(groups))
+    expected = sk.log_loss(
+        groups, softmax(LOGITS.astype(np.float64), -1), labels=range(8), sample_weight=by_class[groups]
+    )
+    assert float((loss * weight).sum() / weight.sum()) == pytest.approx(expected, rel=1e-5)
+    assert float(weight.sum()) == pytest.approx(40.0, rel=1e-5)  # the mean weight is 1
+
+
+def test_extreme_logits_give_a_finite_loss() -> None:
+    loss, _ = GenderHead().loss(jnp.array([[1e4, -1e4], [1e4, -1e4]]), jnp.array([0, 1]))
+    np.testing.assert_allclose(loss, [0.0, 2e4])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_unknown_class_has_no_weight_and_no_gradient(weighted: bool) -> None:
+    head = _group_head(class_weights=np.arange(1, 9, dtype=np.float32) if weighted else None)
+    label = GROUPS.copy()
+    label[::4] = UNKNOWN
+    loss, weight = head.loss(jnp.asarray(LOGITS), jnp.asarray(label))
+    assert np.isfinite(loss).all()
+    np.testing.assert_array_equal(np.asarray(weight) == 0, label == UNKNOWN)
+    gradient = _gradient(head, LOGITS, label)
+    known = label != UNKNOWN
+    assert (gradient[~known] == 0).all()
+    np.testing.assert_allclose(gradient[known], _gradient(head, LOGITS[known], label[known]), rtol=1e-5, atol=1e-8)
+
+
+def test_columns_are_each_heads_own_label() -> None:
+    examples = {"gender": np.array([1, UNKNOWN]), "age": np.array([30.0, np.nan], np.float32)}
+    assert GenderHead().column(examples).tolist() == [1, UNKNOWN]
+    assert _group_head().column(examples).tolist() == [4, UNKNOWN]  # 25-32
+    np.testing.assert_array_equal(AgeYearsHead().column(examples), examples["age"])
+
+
+def test_class_answers_and_metrics_match_scikit_learn() -> None:
+    head = _group_head()
+    distribution = np.asarray(head.distribution(jnp.asarray(LOGITS)))
+    np.testing.assert_allclose(distribution, softmax(LOGITS.astype(np.float64), -1), rtol=1e-4)
+    answers = head.answers(distribution)
+    assert (answers["class"].dtype, answers["probability"].dtype) == (np.int32, np.float32)
+    label = GROUPS.copy()
+    label[:10] = UNKNOWN
+    truth, predicted = label[10:], LOGITS[10:].argmax(-1)
+    assert set(predicted) <= set(truth)  # else scikit-learn warns
+    figures = head.metrics(answers, label)
+    assert figures == {
+        "accuracy": pytest.approx(sk.accuracy_score(truth, predicted)),
+        "balanced_accuracy": pytest.approx(sk.balanced_accuracy_score(truth, predicted)),
+        "one_off": pytest.approx(np.mean(np.abs(truth - predicted) <= 1)),
+        "n": 30,
+    }
+    np.testing.assert_array_equal(
+        head.confusion(answers, label), sk.confusion_matrix(truth, predicted, labels=range(8))
+    )
+
+
+def test_gender_is_not_ordered() -> None:
+    head = GenderHead()
+    assert (head.size, head.names) == (2, ("male", "female"))
+    answers = head.answers(np.array([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], np.float32))
+    figures = head.metrics(answers, np.array([0, 0, UNKNOWN]))
+    assert figures == {"accuracy": 0.5, "balanced_accuracy": 0.5, "n": 2}
+
+
+def test_metrics_of_nothing_known_are_nan() -> None:
+    figures = _group_head().metrics(_group_head().answers(softmax(LOGITS, -1)), np.full(40, UNKNOWN, np.int32))
+    assert figures.pop("n") == 0
+    assert all(math.isnan(figure) for figure in figures.values())
+    years = AgeYearsHead().metrics(AgeYearsHead().answers(softmax(YEARS_LOGITS, -1)), np.full(7, np.nan, np.float32))
+    assert years.pop("n") == 0
+    assert all(math.isnan(figure) for figure in years.values())
+
+
+def test_constant_class_is_the_commonest_of_the_known() -> None:
+    train = np.array([UNKNOWN] * 9 + [2, 2, 5, 2, 0], np.int32)
+    name, answers = _group_head().constant(train, 3)
+    assert name == "always 8-12"
+    assert answers["class"].tolist() == [2, 2, 2]
+    np.testing.assert_allclose(answers["probability"], [[0.2, 0, 0.6, 0, 0, 0.2, 0, 0]] * 3, rtol=1e-6)
+
+
+def test_constant_age_is_the_median_of_the_known() -> None:
+    name, answers = AgeYearsHead().constant(np.array([1, np.nan, 90, 26, 31, np.nan], np.float32), 2)
+    assert name == "always 28.5 years"
+    assert {key: value.tolist() for key, value in answers.items()} == {
+        "years": [28.5, 28.5],
+        "expectation": [28.5, 28.5],
+        "median": [28.5, 28.5],
+    }
+
+
+def test_constants_without_a_single_label_do_not_fail() -> None:
+    _, answers = _group_head().constant(np.full(3, UNKNOWN, np.int32), 2)
+    assert answers["probability"].tolist() == [[0.0] * 8] * 2
+    _, years = AgeYearsHead().constant(np.full(3, np.nan, np.float32), 2)
+    assert np.isnan(years["years"]).all()
+
+
+AGES = np.array([0.0, 25.0, 24.6, 100.0, 116.0, np.nan, 61.0], np.float32)
+
+
+def test_age_loss_without_spread_is_cross_entropy_of_the_year() -> None:
+    loss, weight = AgeYearsHead().loss(jnp.asarray(YEARS_LOGITS), jnp.asarray(AGES))
+    year = [0, 25, 25, 100, 100, 0, 61]
+    expected = -log_softmax(YEARS_LOGITS.astype(np.float64), -1)[range(7), year]
+    assert weight.tolist() == [1, 1, 1, 1, 1, 0, 1]
+    np.testing.assert_allclose(np.asarray(loss)[AGES == AGES], expected[AGES == AGES], rtol=1e-5)
+    assert loss.dtype == weight.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_age_loss_with_spread_is_cross_entropy_against_a_gaussian(spread: float) -> None:
+    loss, weight = AgeYearsHead(spread=spread).loss(jnp.asarray(YEARS_LOGITS), jnp.asarray(AGES))
+    for row, age in enumerate(np.minimum(AGES.astype(np.float64), 100.0)):
+        if np.isnan(age):
+            assert float(weight[row]) == 0
+            continue
+        target = np.exp(-((np.arange(101) - age) ** 2) / (2 * spread**2))
+        target /= target.sum()
+        expected = -(target * log_softmax(YEARS_LOGITS[row].astype(np.float64))).sum()
+        assert float(loss[row]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.0, 2.0])
+def test_unknown_age_has_no_gradient_and_poisons_no_other(spread: float) -> None:
+    gradient = _gradient(AgeYearsHead(spread=spread), YEARS_LOGITS, AGES)
+    known = ~np.isnan(AGES)
+    assert np.isfinite(gradient).all()
+    assert (gradient[~known] == 0).all()
+    expected = _gradient(AgeYearsHead(spread=spread), YEARS_LOGITS[known], AGES[known])
+    np.testing.assert_allclose(gradient[known], expected, rtol=1e-5, atol=1e-8)
+
+
+def test_expectation_by_arithmetic() -> None:
+    probability = np.zeros((2, 101), np.float32)
+    probability[0, [10, 20, 60]] = 0.5, 0.25, 0.25
+    probability[1, 100] = 1
+    assert expectation(probability).tolist() == [25.0, 100.0]  # 5 + 5 + 15
+    assert expectation(probability).dtype == np.float32
+
+
+def test_median_by_arithmetic() -> None:
+    probability = np.zeros((4, 101), np.float32)
+    probability[0, [10, 20, 60]] = 0.25, 0.5, 0.25  # half of year 20's mass is below: its centre
+    probability[1, [30, 31]] = 0.5, 0.5  # the border between the two
+    probability[2, [3, 40]] = 0.25, 0.75  # a third into [39.5, 40.5]
+    probability[3, 0] = 1
+    np.testing.assert_allclose(median(probability), [20.0, 30.5, 39.5 + 1 / 3, 0.0], rtol=1e-6, atol=1e-6)
+    assert median(probability).dtype == np.float32
+
+
+def test_median_matches_a_brute_force_quantile() -> None:
+    probability = softmax(RNG.normal(scale=3.0, size=(20, 101)), -1)
+    parts = 2000  # every year cut into equal parts that share its mass
+    edges = np.arange(101 * parts) / parts - 0.5
+    for row, got in zip(probability, median(probability), strict=True):
+        cumulative = np.cumsum(np.repeat(row / parts, parts))
+        assert got == pytest.approx(edges[np.searchsorted(cumulative, 0.5)], abs=2 / parts)
+
+
+def test_median_does_not_mind_that_float32_sums_to_almost_one() -> None:
+    probability = softmax(YEARS_LOGITS, -1)
+    np.testing.assert_allclose(median(probability * np.float32(1.001)), median(probability), atol=1e-3)
+
+
+@pytest.mark.parametrize("decoding", ["median", "expectation"])
+def test_age_answers_and_metrics(decoding: str) -> None:
+    head = AgeYearsHead(decoding=decoding)
+    distribution = np.asarray(head.distribution(jnp.asarray(YEARS_LOGITS)))
+    answers = head.answers(distribution)
+    decode = {"median": median, "expectation": expectation}[decoding]
+    np.testing.assert_array_equal(answers["years"], decode(distribution))
+    np.testing.assert_array_equal(answers["years"], answers[decoding])
+    assert not np.array_equal(answers["median"], answers["expectation"])
+
+    known = ~np.isnan(AGES)
+    years = answers["years"].astype(np.float64)[known]
+    assert head.metrics(answers, AGES) == {
+        "mae": pytest.approx(sk.mean_absolute_error(AGES[known], years)),
+        "cs5": pytest.approx(np.mean(np.abs(years - AGES[known]) <= 5)),
+        "n": 6,
+    }
+
+
+def test_metrics_keep_ages_over_a_hundred() -> None:
+    answers = {"years": np.array([100.0], np.float32)}
+    assert AgeYearsHead().metrics(answers, np.array([116.0], np.float32))["mae"] == 16.0  # only the loss clips

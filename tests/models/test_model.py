@@ -1,0 +1,85 @@
+"""A recipe's model: which heads it has, what it returns, and how it is taken apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from agegender_jax.errors import UserError
+from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.models.model import build_heads, build_model, model_structure, split_model
+from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, Variant
+
+
+def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
+    small_recipe.age_groups = "five_year"
+    small_recipe.heads.gender.weight = 0.5
+    small_recipe.heads.age.update(decoding="expectation", spread=2.0)
+    weights = np.arange(24, dtype=np.float32)
+    heads = build_heads(small_recipe, {"age_group": weights})
+    assert {name: head.size for name, head in heads.items()} == {"gender": 2, "age_group": 24, "age": 101}
+    assert heads["gender"].weight == 0.5
+    assert heads["age_group"].scheme is AGE_GROUPS["five_year"]
+    assert heads["age_group"].class_weights is weights
+    assert heads["gender"].class_weights is None
+    assert (heads["age"].decoding, heads["age"].spread) == ("expectation", 2.0)
+
+
+def test_head_of_weight_zero_is_left_out(small_recipe: ConfigDict) -> None:
+    small_recipe.heads.age.weight = 0.0
+    heads = build_heads(small_recipe)
+    assert set(heads) == {"gender", "age_group"}
+    _, params, _ = model_structure(small_recipe, heads)
+    assert set(params["heads"]) == set(heads)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_parameters_and_statistics_are_float32(small_recipe: ConfigDict, dtype: str) -> None:
+    small_recipe.model.dtype = dtype
+    heads = build_heads(small_recipe)
+    graphdef, params, stats = model_structure(small_recipe, heads)
+    logits = jax.eval_shape(
+        lambda params, stats, x: nnx.merge(graphdef, params, stats)(x, train=True, rngs=nnx.Rngs(dropout=0)),
+        params,
+        stats,
+        jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32),
+    )
+    assert {name: (out.shape, out.dtype) for name, out in logits.items()} == {
+        "gender": ((3, 2), jnp.float32),
+        "age_group": ((3, 8), jnp.float32),
+        "age": ((3, 101), jnp.float32),
+    }
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype(jnp.float32)}
+
+
+def test_model_is_a_function_of_its_seed_and_survives_the_split(
+    small_recipe: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VARIANTS, "tiny", Variant((ConvBlock(4, pool=(2, 2)),), hidden=(8,)))
+    small_recipe.model.variant = "tiny"
+    heads = build_heads(small_recipe)
+    graphdef, params, stats = split_model(build_model(small_recipe, heads))
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (params, stats))
+    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), model_structure(small_recipe, heads)[1:])
+
+    _, again, stats_again = split_model(nnx.merge(graphdef, params, stats))
+    jax.tree.map(np.testing.assert_array_equal, (params, stats), (again, stats_again))
+    _, rebuilt, _ = split_model(build_model(small_recipe, heads))
+    jax.tree.map(np.testing.assert_array_equal, params, rebuilt)
+    small_recipe.seed = 1
+    _, other, _ = split_model(build_model(small_recipe, heads))
+    for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True):
+        if before.ndim > 1:
+            assert not np.array_equal(before, after)
+
+
+def test_mistakes_in_the_recipe_are_named(small_recipe: ConfigDict) -> None:
+    heads = build_heads(small_recipe)
+    small_recipe.model.variant = "z"
+    with pytest.raises(UserError, match=r"no variant 'z' of small_cnn; choose one of: a, b, c, d, levi_hassner, thin"):
+        model_structure(small_recipe, heads)
+    small_recipe.model.variant = "b"
+    with pytest.raises(UserError, match=r"'b' pools a 32x32 image to nothing; set config\.dataset\.image_size higher"):
+        model_structure(small_recipe, heads)

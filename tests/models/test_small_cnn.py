@@ -1,0 +1,131 @@
+"""The small CNN: its published size, its numerics, and what differs between training and evaluation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
+
+# With heads of 8 and 2 outputs (512 * 10 + 10 = 5,130). Sums on paper of k * k * in * out + out for convolutions,
+# 2 * width for batch normalisation and in * out + out for dense layers; `thin`, for instance, is
+# 672 + 10,416 + 41,568 + 166,080 + 442,624 + 590,080 (convolutions) + 2 * 872 (normalisation)
+# + 4,096 * 512 + 512 + 262,656 (dense) + 5,130.
+HEADS = 5_130
+TOTALS = {
+    "a": (256, 11_501_386),
+    "b": (256, 11_546_570),
+    "c": (256, 11_521_002),
+    "d": (256, 11_459_306),
+    "levi_hassner": (256, 11_416_074),
+    "thin": (64, 3_618_634),
+}
+
+
+def _count(model: nnx.Module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def test_every_variant_has_its_total_here() -> None:
+    assert set(TOTALS) == set(VARIANTS)
+
+
+@pytest.mark.parametrize("variant", TOTALS)
+def test_parameters_count_what_is_published(variant: str) -> None:
+    size, total = TOTALS[variant]
+    model = nnx.eval_shape(lambda: SmallCNN(variant, image_size=size, rngs=nnx.Rngs(0)))
+    assert _count(model) + HEADS == total
+
+
+@pytest.mark.parametrize("variant", TOTALS)
+def test_embedding_has_the_width_that_is_announced(variant: str) -> None:
+    size, _ = TOTALS[variant]
+    model = nnx.eval_shape(lambda: SmallCNN(variant, image_size=size, rngs=nnx.Rngs(0)))
+    out = nnx.eval_shape(lambda model, x: model(x), model, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
+    assert (out.shape, out.dtype) == ((2, 512), jnp.float32)
+    assert model.embedding_size == 512
+
+
+# Edges below which nothing is left, on paper: `a` and `b` pool five times and `thin` four. `a` halves, so 2**5;
+# `b` takes 3x3 windows, which need an edge of 3: 3 <- 7 <- 15 <- 31 <- 63.
+@pytest.mark.parametrize(("variant", "least"), [("a", 32), ("b", 63), ("thin", 16)])
+def test_image_that_would_be_pooled_away_is_refused(variant: str, least: int) -> None:
+    nnx.eval_shape(lambda: SmallCNN(variant, image_size=least, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=f"{variant!r} pools a {least - 1}x{least - 1} image to nothing"):
+        nnx.eval_shape(lambda: SmallCNN(variant, image_size=least - 1, rngs=nnx.Rngs(0)))
+
+
+Parts = tuple[nnx.GraphDef, nnx.State, nnx.State]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Parts:
+    """Two blocks for 8x8 images, split; what is tested on it holds for each variant's blocks, and compiles soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tiny", Variant((ConvBlock(8, pool=(2, 2)), ConvBlock(16, pool=(3, 2))), hidden=(64,)))
+        model = nnx.jit(lambda: SmallCNN("tiny", image_size=8, rngs=nnx.Rngs(0)))()
+        return nnx.split(model, nnx.Param, nnx.BatchStat)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+
+
+def test_training_and_evaluation_differ_as_they_should(tiny: Parts, images: np.ndarray) -> None:
+    graphdef, params, stats = tiny
+
+    @jax.jit
+    def train(params: nnx.State, stats: nnx.State, images: jax.Array, key: jax.Array) -> tuple[jax.Array, nnx.State]:
+        model = nnx.merge(graphdef, params, stats)
+        out = model(images, train=True, rngs=nnx.Rngs(dropout=key))
+        return out, nnx.state(model, nnx.BatchStat)
+
+    @jax.jit
+    def evaluate(params: nnx.State, stats: nnx.State, images: jax.Array) -> tuple[jax.Array, nnx.State]:
+        model = nnx.merge(graphdef, params, stats)
+        return model(images), nnx.state(model, nnx.BatchStat)
+
+    first, updated = train(params, stats, images, jax.random.key(1))
+    again, _ = train(params, stats, images, jax.random.key(1))
+    other, _ = train(params, stats, images, jax.random.key(2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(np.asarray(first) == 0, np.asarray(other) == 0)  # other units are dropped
+
+    plain, kept = evaluate(params, stats, images)
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(kept), nnx.to_pure_dict(stats))
+    # Without dropout or batch statistics an image's embedding is its own affair.
+    np.testing.assert_allclose(evaluate(params, stats, images[::-1])[0][::-1], plain, rtol=1e-4, atol=1e-5)
+
+    # First normalisation: running mean = 0.9 * 0 + 0.1 * batch mean of what the first convolution and ReLU make.
+    conv = nnx.merge(graphdef, params, stats).convs[0]
+    activations = np.maximum(np.asarray(nnx.jit(lambda conv, x: conv(x))(conv, images), np.float64), 0)
+    norm = nnx.to_pure_dict(updated)["norms"][0]
+    np.testing.assert_allclose(norm["mean"], 0.1 * activations.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(norm["var"], 0.9 + 0.1 * activations.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_bfloat16_is_of_the_arithmetic_alone() -> None:
+    model = nnx.eval_shape(lambda: SmallCNN("thin", image_size=16, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+
+    def train(model: SmallCNN, x: jax.Array) -> tuple[jax.Array, nnx.State]:
+        return model(x, train=True, rngs=nnx.Rngs(dropout=0)), nnx.state(model, (nnx.Param, nnx.BatchStat))
+
+    out, state = nnx.eval_shape(train, model, jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float32))
+    assert out.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
+
+
+def test_evaluation_needs_no_random_stream_and_traces_once(tiny: Parts, images: np.ndarray) -> None:
+    graphdef, params, stats = tiny
+    traces = []
+
+    @jax.jit
+    def evaluate(params: nnx.State, stats: nnx.State, x: jax.Array) -> jax.Array:
+        traces.append(1)
+        return nnx.merge(graphdef, params, stats)(x)
+
+    evaluate(params, stats, images)
+    assert np.isfinite(evaluate(params, stats, images + 1)).all()
+    assert len(traces) == 1

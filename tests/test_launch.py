@@ -1,0 +1,215 @@
+"""launch.py: whatever a user can get wrong ends in one sentence, exit code 2, and nothing half-written."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from agegender_jax import train
+
+ROOT = Path(__file__).parents[1]
+NAME = "26_1_2_20170116174525125.jpg.chip.jpg"
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_tests_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "cache_compilations", lambda: None)
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "launch.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), (90, 60, 30)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A tiny PNG that claims to be large."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def pack(path: Path, files: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def truncate(path: Path) -> None:
+    pack(path, [(f"UTKFace/{i}_{NAME[3:]}", os.urandom(3000)) for i in range(20, 60)])
+    path.write_bytes(path.read_bytes()[:40_000])
+
+
+FACE = ("UTKFace/" + NAME, jpeg())
+ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no archive": (lambda path: None, "UTKFace.tar.gz"),
+    "truncated": (truncate, "download it again"),
+    "no archive at all": (lambda path: path.write_bytes(b"<html>Quota exceeded</html>"), "download it again"),
+    "a member leaving its folder": (lambda path: pack(path, [FACE, ("../../" + NAME, jpeg())]), "outside its folder"),
+    "a file that is no image": (lambda path: pack(path, [FACE, ("UTKFace/1" + NAME, b"text" * 99)]), "image"),
+    "a header of 60,000 x 60,000": (
+        lambda path: pack(path, [FACE, ("UTKFace/1" + NAME, png_header(60_000, 60_000))]),
+        "image",
+    ),
+    "no usable face": (lambda path: pack(path, [("UTKFace/readme.jpg", jpeg())]), "AGE_GENDER_RACE_TIME"),
+    "too few faces": (lambda path: pack(path, [FACE]), "at least three"),
+}
+
+
+def sentence_of(error: str) -> str:
+    """The last line, after what was said of the data; nothing may look like a program's failure."""
+    assert "Traceback" not in error
+    return error.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_a_bad_archive(case: str, small_recipe: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make, expected = ARCHIVES[case]
+    manual_dir, workdir, data_dir = (tmp_path / name for name in ("manual", "run", "data"))
+    manual_dir.mkdir()
+    make(manual_dir / "UTKFace.tar.gz")
+    code = train.command(small_recipe, workdir=workdir, manual_dir=manual_dir, data_dir=data_dir)
+    assert code == 2
+    error = capsys.readouterr().err
+    assert expected in sentence_of(error)
+    if case != "too few faces":  # its data are good
+        assert len(error.strip().splitlines()) == 1
+        assert not [path for path in data_dir.rglob("*") if path.is_file()]
+    assert not list(data_dir.rglob("*.part"))
+    assert not list(data_dir.rglob("*incomplete*"))
+    assert [path.name for path in workdir.iterdir()] == ["recipe.json"]  # that of a run not yet begun, and whole
+
+
+def test_a_command_goes_on_once_the_archive_is_there(
+    small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a failed start leaves in the run's directory is in nobody's way."""
+    options = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"}
+    assert train.command(small_recipe, manual_dir=tmp_path / "nowhere", **options) == 2
+    assert "check the path of --manual_dir" in sentence_of(capsys.readouterr().err)
+    small_recipe.evaluate.select = "nothing"  # far enough: the data were read
+    assert train.command(small_recipe, manual_dir=drawn_dir, workdir=tmp_path / "b", data_dir=tmp_path / "data") == 2
+    assert "'nothing' is no figure" in sentence_of(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("which", ["workdir", "data_dir"])
+def test_a_directory_that_cannot_be_written(
+    which: str, small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")  # below a regular file not even root can write
+    paths = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"} | {which: tmp_path / "file" / "below"}
+    assert train.command(small_recipe, manual_dir=drawn_dir, **paths) == 2
+    sentence = sentence_of(capsys.readouterr().err)
+    assert "file" in sentence
+    assert "cannot be written" in sentence
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_faces_cannot_be_drawn_where_nothing_can_be_written(
+    small_recipe: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_recipe.dataset.drawn = 30
+    (tmp_path / "file").write_text("")
+    assert train.command(small_recipe, workdir=tmp_path / "run", data_dir=tmp_path / "file" / "data") == 2
+    assert "cannot be written" in sentence_of(capsys.readouterr().err)
+
+
+def test_a_foreign_directory_is_left_alone(
+    small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("x")
+    code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=drawn_dir, data_dir=tmp_path / "data")
+    assert code == 2
+    assert "is not empty and holds no run" in sentence_of(capsys.readouterr().err)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+    assert not (tmp_path / "data").exists()
+
+
+def test_nothing_prepared_and_no_archive_given(
+    small_recipe: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.command(small_recipe, workdir=tmp_path / "run", data_dir=tmp_path / "data") == 2
+    assert "give --manual_dir=DIR" in sentence_of(capsys.readouterr().err)
+
+
+def test_a_batch_that_the_devices_cannot_share(
+    small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_recipe.train.batch_size = 12
+    code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=drawn_dir, data_dir=tmp_path / "data")
+    assert code == 2
+    assert "choose a multiple of 8" in sentence_of(capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_it_would_do_and_leaves_no_run(
+    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, dry_run=True)
+    assert code == 0
+    printed = capsys.readouterr().out
+    for part in ('"batch_size": 16', "160 faces at 32x32", "convs", "28 steps of 16 on 8 cpu device(s)"):
+        assert part in printed
+    assert not list(tmp_path.iterdir())
+
+
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([QUICKSTART, "--workdir=WORKDIR", "--config.trian.epochs=1"], "trian"),
+        ([QUICKSTART, "--workdir=WORKDIR", "--config.train.epochs=abc"], "train.epochs"),
+        (["--config=configs/nowhere.py", "--workdir=WORKDIR"], "configs/nowhere.py"),
+        (["--config=configs/utkface_small.py:huge", "--workdir=WORKDIR"], "choose one of: paper, weighted, cpu"),
+        ([QUICKSTART], "--workdir is missing"),
+        (["--workdir=WORKDIR"], "--config is missing"),
+        ([QUICKSTART, "--workdir=WORKDIR", "train"], "'train' is no flag"),
+        ([QUICKSTART, "--wokrdir=WORKDIR"], "wokrdir"),
+    ],
+)
+def test_mistyped_flags(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    done = launch(*(argument.replace("WORKDIR", str(workdir)) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert expected in sentence_of(done.stderr)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not workdir.exists()
+
+
+def test_a_value_out_of_range_from_the_command_line(tmp_path: Path) -> None:
+    done = launch(QUICKSTART, f"--workdir={tmp_path / 'run'}", "--config.model.dropout=2.0")
+    assert done.returncode == 2, done.stderr
+    assert "config.model.dropout=2.0 is out of range" in sentence_of(done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_examples() -> None:
+    done = launch("--help")
+    text = done.stdout + done.stderr
+    assert "python launch.py --config configs/quickstart.py --workdir runs/quickstart" in text
+    for flag in ("--workdir", "--manual_dir", "--data_dir", "--[no]dry_run"):
+        assert flag in text
+    assert "Traceback" not in text

@@ -1,0 +1,245 @@
+"""The recipe: every value is checked, and what is stored is what is read."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHIPPED = [("quickstart", ()), *(("utkface_small", (a,)) for a in ("paper", "weighted", "cpu"))]
+
+
+def put(recipe: ConfigDict, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        recipe = recipe[part]
+    recipe[last] = value
+
+
+def config(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_checked_key_is_a_key_of_the_recipe() -> None:
+    tables = (recipes._CHOICES, recipes._AT_LEAST, recipes._ABOVE)
+    rows = (recipes._SHARES, recipes._BELOW_ONE, recipes._FRACTIONS, recipes._SEEDS)
+    for key in [key for table in (*tables, *rows) for key in table]:
+        recipes._get(recipes.base(), key)  # KeyError if there is none
+
+
+def test_every_number_of_the_recipe_is_checked() -> None:
+    checked = {key for table in (recipes._AT_LEAST, recipes._ABOVE) for key in table}
+    checked |= {*recipes._SHARES, *recipes._BELOW_ONE, *recipes._FRACTIONS}
+    leaves = recipes._leaves(recipes.base().to_dict())
+    numbers = {key for key, value in leaves if isinstance(value, int | float) and not isinstance(value, bool)}
+    assert numbers == checked
+
+
+def test_the_defaults_pass() -> None:
+    recipes.check(recipes.base())
+
+
+@pytest.mark.parametrize(("name", "arguments"), SHIPPED)
+def test_every_shipped_config_passes_and_survives_storing(name: str, arguments: tuple[str, ...]) -> None:
+    recipe = config(name).get_config(*arguments)
+    recipes.check(recipe)
+    assert recipes.differences(recipes.from_json(recipes.to_json(recipe)), recipe) == []
+
+
+def test_every_config_file_is_among_the_shipped() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {name for name, _ in SHIPPED}
+
+
+def test_a_config_says_which_arguments_it_knows() -> None:
+    with pytest.raises(UserError, match="cpu"):
+        config("utkface_small").get_config("gpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("age_groups", "oldest"),
+        ("split.protocol", "random"),
+        ("model.backbone", "vgg"),
+        ("model.dtype", "float16"),
+        ("heads.age.decoding", "mode"),
+        ("optimizer.name", "lion"),
+        ("optimizer.schedule", "step"),
+        ("evaluate.use", "first"),
+        ("dataset.image_size", 31),
+        ("dataset.drawn", -1),
+        ("train.batch_size", 0),
+        ("train.steps_per_dispatch", 0),
+        ("train.epochs", 0.0),
+        ("evaluate.batch_size", 0),
+        ("evaluate.every_epochs", 0.0),
+        ("checkpoint.keep", 0),
+        ("mesh.model", 0),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("split.seed", -1),
+        ("split.seed", 2**31),
+        ("split.test_fraction", 0.0),
+        ("split.test_fraction", 1.0),
+        ("split.validation_fraction", -0.1),
+        ("split.validation_fraction", 1.5),
+        ("split.folds", 1),
+        ("split.folds", -2),
+        ("split.fold", 1),
+        ("split.fold", -1),
+        ("optimizer.learning_rate", 0.0),
+        ("optimizer.learning_rate", -1e-3),
+        ("optimizer.weight_decay", -1e-3),
+        ("optimizer.clip_norm", -1.0),
+        ("optimizer.warmup", 1.1),
+        ("optimizer.b1", 1.0),
+        ("optimizer.b2", 1.0),
+        ("train.ema_decay", 1.01),
+        ("model.dropout", 1.0),
+        ("model.dropout", -0.1),
+        ("augment.zoom", -0.1),
+        ("augment.shift", 1.1),
+        ("augment.erase", -0.5),
+        ("heads.age.spread", -1.0),
+        ("heads.gender.weight", -1.0),
+        ("preprocess.mean", (0.5, 0.5)),
+        ("preprocess.mean", (0.5, "x", 0.5)),
+        ("preprocess.std", (0.25, 0.0, 0.25)),
+        ("preprocess.std", (0.25, -1.0, 0.25)),
+        ("preprocess.mean", (0.5, math.nan, 0.5)),
+    ],
+)
+def test_a_bad_value_ends_in_one_sentence_that_names_its_key(key: str, value: Any) -> None:
+    recipe = recipes.base()
+    put(recipe, key, value)
+    with pytest.raises(UserError) as caught:
+        recipes.check(recipe)
+    message = str(caught.value)
+    assert f"config.{key}=" in message
+    assert str(value) in message
+    assert "\n" not in message
+    assert message.endswith(".")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_infinite_or_none(bad: float) -> None:
+    keys = [key for key, value in recipes._leaves(recipes.base().to_dict()) if isinstance(value, float)]
+    assert len(keys) > 20
+    for key in keys:
+        recipe = recipes.base()
+        put(recipe, key, bad)
+        with pytest.raises(UserError, match=key):
+            recipes.check(recipe)
+
+
+@pytest.mark.parametrize(("folds", "fold", "good"), [(0, 0, True), (2, 1, True), (2, 2, False), (5, 4, True)])
+def test_the_fold_is_one_of_the_folds(folds: int, fold: int, good: bool) -> None:
+    recipe = recipes.base()
+    recipe.split.update(folds=folds, fold=fold)
+    if good:
+        recipes.check(recipe)
+    else:
+        with pytest.raises(UserError, match=r"config\.split\.fold=2 is too large.*at most 1"):
+            recipes.check(recipe)
+
+
+def test_one_head_must_be_left() -> None:
+    recipe = recipes.base()
+    for head in recipe.heads.values():
+        head.weight = 0.0
+    with pytest.raises(UserError, match="Every head has weight 0"):
+        recipes.check(recipe)
+    recipe.heads.age.weight = 0.5
+    recipes.check(recipe)
+
+
+def test_a_mistyped_key_is_an_error() -> None:
+    recipe = recipes.base()
+    with pytest.raises((AttributeError, KeyError)):
+        recipe.trian = 1
+    with pytest.raises((AttributeError, KeyError)):
+        recipe.train.batchsize = 1
+    with pytest.raises((AttributeError, KeyError)):
+        recipe.train.update(batchsize=1)
+    with pytest.raises(TypeError):
+        recipe.train.batch_size = "many"
+
+
+def test_two_recipes_share_nothing() -> None:
+    first = recipes.base()
+    first.train.batch_size = 7
+    assert recipes.base().train.batch_size == 32
+
+
+def test_json_gives_back_every_value_and_type() -> None:
+    recipe = recipes.base()
+    recipe.preprocess.mean = (0.1, 0.2, 0.30000000000000004)
+    recipe.augment.flip = True
+    recipe.name = "Größe"
+    back = recipes.from_json(recipes.to_json(recipe))
+    assert back.to_dict() == recipe.to_dict()
+    assert [(k, type(v)) for k, v in recipes._leaves(back.to_dict())] == [
+        (k, type(v)) for k, v in recipes._leaves(recipes.base().to_dict())
+    ]
+
+
+def test_an_older_text_takes_the_default_of_a_newer_key() -> None:
+    text = json.loads(recipes.to_json(recipes.base()))
+    del text["train"]["ema_decay"], text["mesh"], text["preprocess"]["std"]
+    text["train"]["epochs"] = 3
+    back = recipes.from_json(json.dumps(text))
+    assert recipes.differences(recipes.base(), back) == ["train.epochs: 30.0 -> 3.0"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "3",
+        "[]",
+        "null",
+        '{"optimiser": 1}',
+        '{"train": {"batchsize": 1}}',
+        '{"train": 3}',
+        '{"heads": [1]}',
+        '{"preprocess": null}',
+        '{"preprocess": {"mean": 3}}',
+        '{"seed": 1.5}',
+        '{"train": {"epochs": "three"}}',
+    ],
+)
+def test_a_text_that_is_no_recipe_of_this_version_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        recipes.from_json(text)
+
+
+def test_an_unknown_key_is_named() -> None:
+    with pytest.raises(ValueError, match="batchsize"):
+        recipes.from_json('{"train": {"batchsize": 1}}')
+
+
+def test_differences_name_what_changed_and_what_is_missing() -> None:
+    old, new = recipes.base(), recipes.base()
+    new.seed = 4
+    new.preprocess.std = (1.0, 1.0, 1.0)
+    with new.unlocked():
+        del new.mesh
+    assert recipes.differences(old, new) == [
+        "mesh.model: 1 -> (absent)",
+        "preprocess.std: [0.25, 0.25, 0.25] -> [1.0, 1.0, 1.0]",
+        "seed: 0 -> 4",
+    ]
+    assert recipes.differences(old, recipes.base()) == []

@@ -1,0 +1,151 @@
+"""A run's directory: begun once, gone on with by the same recipe alone, never half-written."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+from agegender_jax.models.heads import ClassHead
+from agegender_jax.run import Run, write_whole
+
+
+def fail_with(code: int) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_start_makes_the_directory_and_keeps_the_recipe(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    directory = tmp_path / "runs" / "first"
+    run = Run.start(directory, small_recipe)
+    assert run.name == "first"
+    assert [path.name for path in directory.iterdir()] == ["recipe.json"]
+    assert recipes.differences(Run.load(directory).recipe, small_recipe) == []
+    assert (run.facts(), run.summary(), run.split(np.array(["a"]))) == ({}, None, None)
+
+
+def test_start_goes_on_with_the_same_recipe(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    Run.start(tmp_path, small_recipe).write("run.json", {"dataset_version": "1.0.0"})
+    assert Run.start(tmp_path, small_recipe).facts() == {"dataset_version": "1.0.0"}
+
+
+def test_start_refuses_another_recipe_and_shows_the_difference(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    Run.start(tmp_path, small_recipe)
+    before = (tmp_path / "recipe.json").read_bytes()
+    small_recipe.train.epochs = 9.0
+    with pytest.raises(UserError, match=r"train\.epochs: 4\.0 -> 9\.0"):
+        Run.start(tmp_path, small_recipe)
+    assert (tmp_path / "recipe.json").read_bytes() == before
+
+
+def test_start_refuses_other_files(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        Run.start(tmp_path, small_recipe)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_start_says_that_a_directory_cannot_be_made(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    (tmp_path / "file").write_text("")
+    for directory in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="cannot be written"):
+            Run.start(directory, small_recipe)
+
+
+def test_load_says_that_there_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        Run.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"optimiser": 1}', b'{"train": {"epochs": "x"}}'])
+def test_a_damaged_recipe_is_named(tmp_path: Path, small_recipe: ConfigDict, content: bytes) -> None:
+    (tmp_path / "recipe.json").write_bytes(content)
+    for attempt in (lambda: Run.load(tmp_path), lambda: Run.start(tmp_path, small_recipe)):
+        with pytest.raises(UserError, match=r"recipe\.json is no recipe of this version"):
+            attempt()
+    assert (tmp_path / "recipe.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"3", b"\xff"])
+def test_damaged_facts_and_summaries_are_named(tmp_path: Path, small_recipe: ConfigDict, content: bytes) -> None:
+    run = Run.start(tmp_path, small_recipe)
+    (tmp_path / "run.json").write_bytes(content)
+    (tmp_path / "summary.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        run.facts()
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        run.heads()
+    with pytest.raises(UserError, match=r"summary\.json is damaged"):
+        run.summary()
+
+
+def test_the_heads_have_the_class_weights_of_training(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    run = Run.start(tmp_path, small_recipe)
+    head = run.heads()["age_group"]
+    assert isinstance(head, ClassHead)
+    assert head.class_weights is None
+    run.write("run.json", {"class_weights": {"age_group": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}})
+    head = run.heads()["age_group"]
+    assert isinstance(head, ClassHead)
+    weights = head.class_weights
+    assert weights is not None
+    assert weights.dtype == np.float32
+    np.testing.assert_array_equal(weights, np.arange(1, 9))
+
+
+@pytest.mark.parametrize("broken", ["replace", "write"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    path = tmp_path / "summary.json"
+    write_whole(path, "old")
+
+    def half(self: Path, text: str, **_: Any) -> int:
+        self.write_bytes(text[: len(text) // 2].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if broken == "replace":
+        monkeypatch.setattr(os, "replace", fail_with(errno.EIO))
+    else:
+        monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match=r"."):
+        write_whole(path, "new and longer")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_write_says_that_the_disk_is_full(
+    tmp_path: Path, small_recipe: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.start(tmp_path, small_recipe)
+    monkeypatch.setattr(os, "replace", fail_with(errno.ENOSPC))
+    with pytest.raises(UserError, match=r"summary\.json: cannot be written \(No space left"):
+        run.write("summary.json", {})
+    assert run.summary() is None
+
+
+def test_start_says_that_the_disk_is_full_and_leaves_an_empty_directory(
+    tmp_path: Path, small_recipe: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail_with(errno.ENOSPC))
+        with pytest.raises(UserError, match="No space left"):
+            Run.start(tmp_path, small_recipe)
+    assert list(tmp_path.iterdir()) == []
+    Run.start(tmp_path, small_recipe)  # so the same command may be given again
+
+
+def test_what_is_written_is_read(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    run = Run.start(tmp_path, small_recipe)
+    content = {"test": {"age/mae": 5.25, "n": 3}, "name": "Größe", "none": None}
+    run.write("summary.json", content)
+    assert run.summary() == content
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == content

@@ -1,0 +1,377 @@
+"""The loop: what it returns, that it goes on where it stopped, and what ends it."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from agegender_jax import train as training
+from agegender_jax.checkpoints import Checkpoints
+from agegender_jax.errors import Diverged, Preempted, UserError
+from agegender_jax.evaluate.measure import measure
+from agegender_jax.run import Run
+from agegender_jax.train import loop
+from agegender_jax.train.loop import schedule, train
+from agegender_jax.train.state import TrainState
+
+ROOT = Path(__file__).parents[2]
+
+
+def saved(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
+    """The newest checkpoint's step and every array in it, `training` and `model`, by path."""
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = checkpoints.steps[-1]
+    items = {name: checkpoints.restore(step, name, None) for name in ("training", "model")}
+    checkpoints.close()
+    return step, {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(items)}
+
+
+def fake_steps(figure: Callable[[jax.Array], jax.Array] = jnp.ones_like, bias: Callable | None = None) -> Callable:
+    """A stand-in for `make_train_steps` that only counts, compiled in no time.
+
+    Args:
+      figure: the losses of given step numbers (from 1), float32 `[steps]`.
+      bias: what gender the model answers for every face once so many steps are done: 0 or 1.
+    """
+
+    def make(graphdef: Any, heads: Any, optimizer: Any, recipe: ConfigDict, constrain: Any) -> Callable:
+        def steps(state: TrainState, data: Any, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+            number = state.step + 1 + jnp.arange(len(rows))
+            new = dataclasses.replace(state, step=state.step + len(rows))
+            if bias is not None:
+                params, stats = state.average
+                head = {
+                    "kernel": jnp.zeros_like(params["heads"]["gender"]["kernel"]),
+                    "bias": 10.0 * jax.nn.one_hot(bias(number[-1]), 2),
+                }
+                heads_of = params["heads"] | {"gender": head}
+                new = dataclasses.replace(new, average=(params | {"heads": heads_of}, stats))
+            loss = figure(number.astype(jnp.float32))
+            return new, {"loss": loss, "gradient_norm": jnp.ones_like(loss)}
+
+        return steps
+
+    return make
+
+
+class Stopped(Exception):
+    """Stands for a power cut."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, calls: int, act: Callable[[], None]) -> None:
+    """Lets `act` happen at the given number of requests for a batch, each of which starts a dispatch."""
+    batches, count = loop.BatchOrder.batches, 0
+
+    def counted(self: Any, start: int, steps: int) -> np.ndarray:
+        nonlocal count
+        count += 1
+        if count == calls:
+            act()
+        return batches(self, start, steps)
+
+    monkeypatch.setattr(loop.BatchOrder, "batches", counted)
+
+
+def power_cut() -> None:
+    raise Stopped
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_summary_holds_what_readers_rely_on(finished: Any) -> None:
+    summary = finished.summary
+    assert {"run", "dataset", "protocol", "age_groups", "split_sha256", "test"} <= summary.keys()
+    assert {
+        "gender/accuracy",
+        "age_group/accuracy",
+        "age_group/one_off",
+        "age_group/balanced_accuracy",
+        "age/mae",
+        "n",
+    } <= summary["test"].keys()
+    assert summary["run"] == "finished"
+    assert (summary["dataset"], summary["protocol"], summary["age_groups"]) == ("utkface", "disjoint", "nearest")
+    assert summary["test"]["n"] == 120  # a fifth of 600
+    assert summary["split_sha256"] == json.loads((finished.workdir / "split.json").read_text())["sha256"]
+    assert json.loads((finished.workdir / "summary.json").read_text()) == summary
+    assert summary["steps"] == summary["evaluated_step"] == 76
+    assert summary["epochs"] == pytest.approx(76 * 32 / 408)
+
+
+def test_it_learns(finished: Any) -> None:
+    test, constant = finished.summary["test"], finished.summary["constant"]
+    assert test["gender/accuracy"] > constant["gender/accuracy"] + 0.05
+    assert test["age_group/balanced_accuracy"] > constant["age_group/balanced_accuracy"] + 0.05
+    assert test["age/mae"] < 0.85 * constant["age/mae"]
+
+
+def test_constant_figures_are_those_of_the_training_labels(finished: Any) -> None:
+    """The best constant guess, found here from the archive's file names alone."""
+    split = json.loads((finished.workdir / "split.json").read_text())["parts"]
+    ages = {part: np.array([int(key.split("/")[-1].split("_")[0]) for key in split[part]]) for part in split}
+    expected = np.abs(ages["test"] - np.median(ages["train"])).mean()
+    assert finished.summary["constant"]["age/mae"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_metrics_are_lines_of_json_with_each_step_once(finished: Any) -> None:
+    events = [json.loads(line) for line in (finished.workdir / "metrics.jsonl").read_text().splitlines()]
+    trained = [event["step"] for event in events if "train/loss" in event]
+    validated = [event["step"] for event in events if "validation/age/mae" in event]
+    assert trained == list(range(4, 77, 4))
+    assert validated == [24, 48, 72, 76]  # every two epochs: six dispatches of four
+    rates = {event["learning_rate"] for event in events if "train/loss" in event}
+    assert rates == {pytest.approx(2e-3)}
+
+
+def test_class_weights_are_printed_and_kept(finished: Any) -> None:
+    facts = json.loads((finished.workdir / "run.json").read_text())
+    weights = facts["class_weights"]["age_group"]
+    assert len(weights) == 8
+    assert facts["class_weights"].keys() == {"age_group"}
+    line = next(line for line in finished.printed.splitlines() if line.startswith("weights  age_group: "))
+    assert f"25-32 {weights[4]:.2f}" in line
+    assert Run.load(finished.workdir).heads()["age_group"].class_weights.tolist() == pytest.approx(weights)
+
+
+def test_a_complete_run_says_so_and_gives_the_same(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")}
+    arguments = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
+    assert train(finished.recipe, finished.workdir, **arguments) == finished.summary
+    assert "is complete" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")} == before
+
+
+def test_another_recipe_is_refused_with_the_difference(finished: Any) -> None:
+    recipe = finished.recipe.copy_and_resolve_references()
+    recipe.optimizer.learning_rate = 3e-3
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.002 -> 0\.003.*another --workdir"):
+        train(recipe, finished.workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir)
+
+
+@pytest.fixture(scope="module")
+def short(finished: Any) -> ConfigDict:
+    """The finished run's recipe in 24 steps, evaluated and saved every 8; it shares the compiled step."""
+    recipe = finished.recipe.copy_and_resolve_references()
+    recipe.train.epochs = 1.9
+    recipe.evaluate.every_epochs = 0.6
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(short: ConfigDict, finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    train(short, workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+    return workdir
+
+
+def without_times(workdir: Path) -> tuple[dict, list[dict]]:
+    """Summary and metrics without what a clock or a name makes differ."""
+    timed = ("seconds", "images_per_second", "first_step_seconds", "peak_memory_bytes", "run")
+    summary = json.loads((workdir / "summary.json").read_text())
+    events = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    events = [{k: v for k, v in event.items() if k not in ("seconds", "train/images_per_second")} for event in events]
+    return {k: v for k, v in summary.items() if k not in timed}, events
+
+
+@pytest.mark.parametrize("end", ["a power cut", "SIGTERM"])
+def test_a_resumed_run_ends_in_the_same_bits(
+    end: str, short: ConfigDict, finished: Any, uninterrupted: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
+    workdir = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        if end == "SIGTERM":
+            stop_after(patch, 3, terminate)  # heard after the third dispatch: step 12, between two evaluations
+            with pytest.raises(Preempted, match=r"step 12 of 24 is saved"):
+                train(short, workdir, **options)
+        else:
+            stop_after(patch, 4, power_cut)  # three dispatches done, the second of them saved
+            with pytest.raises(Stopped):
+                train(short, workdir, **options)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    assert checkpoints.steps[-1] == (12 if end == "SIGTERM" else 8)
+    checkpoints.close()
+    assert not (workdir / "summary.json").exists()
+    train(short, workdir, **options)
+    (step, arrays), (expected_step, expected) = saved(workdir), saved(uninterrupted)
+    assert step == expected_step == 24
+    assert arrays.keys() == expected.keys()
+    assert len(arrays) > 100
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+    assert without_times(workdir) == without_times(uninterrupted)
+
+
+def test_the_handler_of_sigterm_is_given_back(uninterrupted: Path) -> None:
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_killed_between_the_last_checkpoint_and_the_summary(
+    short: ConfigDict, finished: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
+    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_finish", lambda *_: power_cut())
+        with pytest.raises(Stopped):
+            train(short, tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, power_cut)  # nothing is left to train
+        summary = train(short, tmp_path / "run", **options)
+    assert summary["evaluated_step"] == summary["steps"] == 24
+    assert summary["test"]["n"] == 120
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test"] == summary["test"]
+
+
+def test_the_best_step_is_used_where_the_recipe_says_so(
+    short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that answers the commoner gender at step 8 and the rarer one after it: what it scores is arithmetic."""
+    parts = json.loads((finished.workdir / "split.json").read_text())["parts"]
+    share = {p: np.mean([key.split("/")[-1].split("_")[1] == "1" for key in parts[p]]) for p in parts}
+    common = int(share["validation"] > 0.5)
+    recipe = short.copy_and_resolve_references()
+    recipe.evaluate.update(select="gender/accuracy", use="best")
+    recipe.checkpoint.keep = 1
+    monkeypatch.setattr(loop, "make_train_steps", fake_steps(bias=lambda n: jnp.where(n <= 8, common, 1 - common)))
+    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
+    summary = train(recipe, tmp_path / "run", **options)
+    assert (summary["evaluated_step"], summary["steps"]) == (8, 24)
+    expected = share["test"] if common else 1 - share["test"]
+    assert summary["test"]["gender/accuracy"] == pytest.approx(expected) != pytest.approx(0.5)
+    assert measure(Run.load(tmp_path / "run"), progress=False)["test"] == summary["test"]
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.steps == [8, 24]
+    checkpoints.close()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        loop, "make_train_steps", fake_steps(lambda number: jnp.where(number == 14, jnp.nan, 1.0 / number))
+    )
+    with pytest.raises(Diverged, match=r"loss of step 14 is nan; the last good checkpoint is that of step 8\."):
+        train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.steps == [8]
+    checkpoints.close()
+
+
+def test_a_huge_learning_rate_diverges_and_leaves_no_checkpoint(
+    short: ConfigDict, finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = short.copy_and_resolve_references()
+    recipe.optimizer.learning_rate = 1e30
+    code = training.command(
+        recipe, workdir=tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir
+    )
+    assert code == 3
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "there is no checkpoint yet" in sentence
+    assert "learning_rate" in sentence
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.steps == []
+    checkpoints.close()
+
+
+def test_a_head_of_weight_zero_is_left_out(
+    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_recipe.heads.age.weight = 0.0
+    small_recipe.train.epochs = 0.1
+    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    summary = train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    assert {key.split("/")[0] for key in summary["test"]} == {"gender", "age_group", "n"}
+    assert not [name for name in saved(tmp_path / "run")[1] if "'age'" in name]
+
+
+@pytest.mark.parametrize("split", [{"protocol": "paper"}, {"folds": 4, "fold": 1}])
+def test_other_splits(
+    split: dict[str, Any],
+    small_recipe: ConfigDict,
+    drawn_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_recipe.split.update(split)
+    small_recipe.train.epochs = 0.1
+    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    summary = train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    assert summary["protocol"] == split.get("protocol", "disjoint")
+    # A quarter of the 160 less the files with conflicting labels, or a fifth of all.
+    conflicting = json.loads((tmp_path / "run" / "run.json").read_text())["identical_files"]["conflicting_files"]
+    assert summary["test"]["n"] == (32 if "protocol" in split else math.ceil((160 - conflicting - 1) / 4))
+
+
+def test_a_mistyped_figure_to_select_by_is_refused_before_training(
+    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    small_recipe.evaluate.select = "age/accuracy"
+    with pytest.raises(UserError, match=r"evaluate\.select='age/accuracy' is no figure; choose one of: .*age/mae"):
+        train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "dispatch", "epochs", "every", "expected"),
+    [
+        (1000, 10, 5, 3.0, 1.0, (300, 100)),  # 100 steps an epoch
+        (1050, 10, 20, 1.0, 1.0, (100, 100)),  # 5.25 dispatches: rounded to whole ones
+        (1000, 10, 5, 1.0, 9.0, (100, 100)),  # evaluated at the end at least
+        (10, 10, 20, 0.5, 0.1, (20, 20)),  # one dispatch at least
+        (1000, 10, 5, 3.0, 0.05, (300, 5)),
+    ],
+)
+def test_schedule(
+    examples: int, batch: int, dispatch: int, epochs: float, every: float, expected: tuple[int, int]
+) -> None:
+    recipe = ConfigDict(
+        {
+            "train": {"batch_size": batch, "steps_per_dispatch": dispatch, "epochs": epochs},
+            "evaluate": {"every_epochs": every},
+        }
+    )
+    assert schedule(recipe, examples) == expected
+
+
+def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "launch.py", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"),
+        *(f"--data_dir={tmp_path / 'data'}", "--config.dataset.drawn=160", "--config.dataset.image_size=32"),
+        *("--config.train.batch_size=8", "--config.train.steps_per_dispatch=2", "--config.train.epochs=20"),
+        *("--config.evaluate.every_epochs=10", "--config.evaluate.flip=False"),
+    ]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    said = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        said.append(line)
+        if "steps done" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait(60) == 75, "".join(said) + rest
+    assert "Stopped by SIGTERM; step " in rest.splitlines()[-1]
+    assert "Traceback" not in rest
+    step = int(rest.split("Stopped by SIGTERM; step ")[1].split()[0])
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"Going on from the checkpoint of step {step} of " in done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()

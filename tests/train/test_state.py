@@ -1,0 +1,52 @@
+"""The training state as a pytree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from agegender_jax.train.state import TrainState, initial_state
+
+PARAMS = {"kernel": np.full((2, 3), 1.5, np.float32), "bias": np.zeros(3, np.float32)}
+STATS = {"mean": np.full(3, 0.25, np.float32)}
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_initial_state(average: bool) -> None:
+    state = initial_state(PARAMS, STATS, optax.adam(0.1), average=average)
+    assert (state.step.shape, state.step.dtype, int(state.step)) == ((), jnp.int32, 0)
+    moments = state.opt_state[0]
+    for tree in (moments.mu, moments.nu):
+        assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, PARAMS)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(tree))
+    if average:
+        jax.tree.map(np.testing.assert_array_equal, state.average, (PARAMS, STATS))
+    else:
+        assert state.average is None
+
+
+def test_average_shares_no_memory_with_the_parameters() -> None:
+    # The steps donate the state, and an array that stood in it twice could not be given away twice.
+    params, stats = jax.tree.map(jnp.asarray, (PARAMS, STATS))
+    state = initial_state(params, stats, optax.sgd(0.1), average=True)
+    after = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)(state)
+    np.testing.assert_array_equal(after.params["kernel"], PARAMS["kernel"] + 1)
+    np.testing.assert_array_equal(after.average[0]["kernel"], PARAMS["kernel"] + 1)
+
+
+def test_evaluation_uses_the_average_where_there_is_one() -> None:
+    plain = initial_state(PARAMS, STATS, optax.sgd(0.1), average=False)
+    assert plain.evaluated[0] is plain.params
+    assert plain.evaluated[1] is plain.stats
+    averaged = initial_state(PARAMS, STATS, optax.sgd(0.1), average=True)
+    assert averaged.evaluated is averaged.average
+
+
+def test_state_is_a_pytree_that_names_its_parts() -> None:
+    state = initial_state(PARAMS, STATS, optax.sgd(0.1), average=True)
+    leaves, structure = jax.tree.flatten(state)
+    again = jax.tree.unflatten(structure, leaves)
+    assert isinstance(again, TrainState)
+    paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+    assert {".step", ".params['kernel']", ".stats['mean']", ".average[0]['bias']"} <= paths
