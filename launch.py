@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     """Runs the command."""
     from agegender_jax import train  # imports JAX: not for --help, nor for a mistyped flag
 
+    assert _WORKDIR.value is not None  # `parse` has seen to it
     sys.exit(
         train.command(
             _CONFIG.value,
@@ -54,11 +55,16 @@ def parse(argv: list[str]) -> list[str]:
             raise ValueError(f"--{missing[0]} is missing")
         if rest[1:]:
             raise ValueError(f"{rest[1]!r} is no flag")
+        if _CONFIG.value is not None:
+            _ = _CONFIG.value.name  # a recipe that is not there is only told of when it is looked at
     except SystemExit:
         raise
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
-        message = " ".join(str(error).strip("'\"").split())
-        print(f"launch.py: {message}. See python launch.py --help.".replace("..", "."), file=sys.stderr)
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # KeyError adds quotes
+        # Of a recipe that cannot be read, the system's own words are the last line, after a list of what was tried.
+        message = " ".join(text.strip().splitlines()[-1:] if isinstance(error, OSError) else text.split()).strip(" .")
+        stop = "" if message.endswith("?") else "."
+        print(f"launch.py: {message}{stop} See python launch.py --help.", file=sys.stderr)
         sys.exit(2)
     return rest
 

@@ -152,11 +152,13 @@ class Checkpoints:
 
 
 def _checksum(tree: Any) -> np.ndarray:
-    """CRC-32 of all leaves' bytes, uint32 scalar. On the host: nothing to compile, and the same on every backend."""
-    checksum = 0
-    for leaf in jax.tree.leaves(tree):
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, checksum)
-    return np.array(checksum, np.uint32)
+    """Sum of the CRC-32 of every leaf's bytes, modulo 2^32, uint32 scalar.
+
+    On the host: nothing to compile, and the same on every backend. A sum, because a tree that is restored without its
+    layout has plain dictionaries in place of dataclasses, and with them another order of leaves.
+    """
+    leaves = (np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in jax.tree.leaves(tree))
+    return np.array(sum(zlib.crc32(leaf.data) for leaf in leaves) % 2**32, np.uint32)
 
 
 def _mend_figures(directory: Path) -> None:

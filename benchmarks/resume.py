@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -92,21 +93,22 @@ def run_killed(command: list[str], workdir: Path, kills: int, moments: random.Ra
     for kill in range(kills):
         before = entries(checkpoints)
         complete = kill == 0  # the first time there must be something to go on from
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
-            new = entries(checkpoints) - before
-            if any(name.isdigit() for name in new) if complete else new:
-                break
-            time.sleep(0.002)
-        during = moments.random() < 0.5
-        time.sleep(moments.uniform(0, 0.1) if during else moments.uniform(0, min(2.0, whole / (4 * kills))))
-        if process.poll() is not None:
-            raise UserError(
-                f"The run ended (exit code {process.returncode}) before kill {kill + 1} of {kills}; "
-                "give it more --epochs or fewer --kills."
-            )
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with tempfile.TemporaryFile("w+") as said:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+            while process.poll() is None:
+                new = entries(checkpoints) - before
+                if any(name.isdigit() for name in new) if complete else new:
+                    break
+                time.sleep(0.002)
+            during = moments.random() < 0.5
+            time.sleep(moments.uniform(0, 0.1) if during else moments.uniform(0, min(2.0, whole / (4 * kills))))
+            if process.poll() == 0:
+                raise UserError(f"The run ended before kill {kill + 1}; give it more --epochs or fewer --kills.")
+            if process.returncode:
+                said.seek(0)
+                raise UserError(f"launch.py ended with {process.returncode}: {said.read().strip()[-2000:]}")
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         left = sorted(entries(checkpoints), key=lambda name: (len(name), name))
         print(f"kill {kill + 1} of {kills}: the checkpoints' folder holds {', '.join(left)}", flush=True)
     run_whole(command)
@@ -122,6 +124,7 @@ def entries(folder: Path) -> set[str]:
 
 def final_arrays(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
     """The last checkpoint's step, and every array in it by path: parameters, optimizer, statistics, average."""
+    warnings.filterwarnings("ignore", "Sharding info not provided")  # it is read from the checkpoint, as wanted
     run = Run.load(workdir)
     checkpoints: Checkpoints = run.checkpoints()
     try:

@@ -19,6 +19,8 @@ from agegender_jax.data.synthetic import write_utkface_archive
 from agegender_jax.train.loop import train
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
+# Many programs in flight on eight devices of few cores can wait for each other's threads until XLA aborts.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags
 
 

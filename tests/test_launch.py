@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
@@ -56,7 +57,7 @@ def pack(path: Path, files: list[tuple[str, bytes]]) -> None:
 
 
 def truncate(path: Path) -> None:
-    pack(path, [(f"UTKFace/{i}_{NAME[3:]}", os.urandom(3000)) for i in range(20, 60)])
+    pack(path, [(f"UTKFace/{i}_{NAME[3:]}", jpeg() + os.urandom(3000)) for i in range(20, 60)])
     path.write_bytes(path.read_bytes()[:40_000])
 
 
@@ -66,9 +67,9 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, "download it again"),
     "no archive at all": (lambda path: path.write_bytes(b"<html>Quota exceeded</html>"), "download it again"),
     "a member leaving its folder": (lambda path: pack(path, [FACE, ("../../" + NAME, jpeg())]), "outside its folder"),
-    "a file that is no image": (lambda path: pack(path, [FACE, ("UTKFace/1" + NAME, b"text" * 99)]), "image"),
+    "a file that is no image": (lambda path: pack(path, [FACE, ("UTKFace/27" + NAME[2:], b"text" * 99)]), "image"),
     "a header of 60,000 x 60,000": (
-        lambda path: pack(path, [FACE, ("UTKFace/1" + NAME, png_header(60_000, 60_000))]),
+        lambda path: pack(path, [FACE, ("UTKFace/27" + NAME[2:], png_header(60_000, 60_000))]),
         "image",
     ),
     "no usable face": (lambda path: pack(path, [("UTKFace/readme.jpg", jpeg())]), "AGE_GENDER_RACE_TIME"),
@@ -104,7 +105,7 @@ def test_a_command_goes_on_once_the_archive_is_there(
     small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What a failed start leaves in the run's directory is in nobody's way."""
-    options = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"}
+    options: dict[str, Any] = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"}
     assert train.command(small_recipe, manual_dir=tmp_path / "nowhere", **options) == 2
     assert "check the path of --manual_dir" in sentence_of(capsys.readouterr().err)
     small_recipe.evaluate.select = "nothing"  # far enough: the data were read
@@ -117,7 +118,9 @@ def test_a_directory_that_cannot_be_written(
     which: str, small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")  # below a regular file not even root can write
-    paths = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"} | {which: tmp_path / "file" / "below"}
+    paths: dict[str, Any] = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"} | {
+        which: tmp_path / "file" / "below"
+    }
     assert train.command(small_recipe, manual_dir=drawn_dir, **paths) == 2
     sentence = sentence_of(capsys.readouterr().err)
     assert "file" in sentence

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
+from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.resident import place
 from agegender_jax.errors import Diverged, Preempted, UserError
-from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
-from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
+from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.report import duration, report
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
-from agegender_jax.models.heads import ClassHead
 from agegender_jax.models.model import build_model, model_structure, split_model
 from agegender_jax.run import Run
 from agegender_jax.train.experiment import Experiment, set_up
+from agegender_jax.train.measurement import goodness, measure_constant, measure_part, measure_test
 from agegender_jax.train.optimizer import learning_rate, make_optimizer
 from agegender_jax.train.state import TrainState, initial_state
 from agegender_jax.train.step import make_train_steps
@@ -71,7 +71,15 @@ def train(
     with _termination() as stop, jax.set_mesh(mesh):
         experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=progress)
         _say(experiment.describe())
-        return _train(run, experiment, mesh, stop, started)
+        try:
+            # Closed whatever happens: a checkpoint that is being saved is then finished.
+            with closing(run.checkpoints()) as checkpoints:
+                return _train(run, experiment, mesh, checkpoints, stop, started)
+        except OSError as error:
+            raise UserError(
+                f"{workdir}: cannot be written ({error.strerror or error}); free some space, and run the same command "
+                "again: it goes on from the last checkpoint."
+            ) from error
 
 
 def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Path, progress: bool = True) -> str:
@@ -109,11 +117,16 @@ def schedule(recipe: ConfigDict, examples: int) -> tuple[int, int]:
 
 
 def _train(
-    run: Run, experiment: Experiment, mesh: jax.sharding.Mesh, stop: threading.Event, started: float
+    run: Run,
+    experiment: Experiment,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    stop: threading.Event,
+    started: float,
 ) -> dict[str, Any]:
     recipe, heads, split, labels = run.recipe, experiment.heads, experiment.split, experiment.labels
-    constant_names, constant = _constant(experiment)
-    _goodness(recipe.evaluate.select, constant)  # a mistyped name is said now, not after the first epoch
+    constant_names, constant = measure_constant(experiment)
+    goodness(recipe.evaluate.select, constant)  # a mistyped name is said now, not after the first epoch
     total, every = schedule(recipe, len(split.train))
     batch_size, dispatch = recipe.train.batch_size, recipe.train.steps_per_dispatch
 
@@ -132,7 +145,6 @@ def _train(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), jax.eval_shape(initialise)
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-    checkpoints = run.checkpoints()
     restored = checkpoints.restore_newest("training", abstract)
     step, state = restored or (0, initialise())
     if restored:
@@ -192,8 +204,8 @@ def _train(
                 record()
                 figure = None
                 if step % every == 0 or step == total:
-                    validation = _measure(evaluator, experiment, state.evaluated, data, split.validation)
-                    figure = _goodness(recipe.evaluate.select, validation)
+                    validation = measure_part(evaluator, experiment, state.evaluated, data, split.validation)
+                    figure = goodness(recipe.evaluate.select, validation)
                     writers.scalars(step, {f"validation/{k}": float(v) for k, v in validation.items()})
                     bar.line(
                         _progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, validation)
@@ -217,8 +229,18 @@ def _train(
         model_state = state.evaluated
         if used != total:
             model_state = checkpoints.restore(used, "model", abstract.evaluated)
-        summary = _finish(run, experiment, evaluator, model_state, data, writers, used, total)
-        summary |= {
+        test = measure_test(evaluator, experiment, model_state, data, writers, total)
+        flip = recipe.evaluate.flip
+        summary = {
+            "run": run.name,
+            "dataset": recipe.dataset.name,
+            "drawn": bool(recipe.dataset.drawn),
+            "protocol": split.protocol,
+            "age_groups": recipe.age_groups,
+            "split_sha256": split.sha256,
+            "flip_averaged": flip,
+            "test": test,
+            "validation": measure_part(evaluator, experiment, model_state, data, split.validation, flip=flip),
             "constant": constant,
             "constant_names": constant_names,
             "parameters": parameters,
@@ -229,88 +251,12 @@ def _train(
             "images_per_second": batch_size * dispatch / pace.median if pace.median else None,
             "first_step_seconds": first_step,
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "versions": experiment.facts["versions"],
+            "hardware": experiment.facts["hardware"],
         }
-    checkpoints.close()
     run.write("summary.json", summary)
     _say(report(summary))
     return summary
-
-
-def _measure(
-    evaluator: Evaluator, experiment: Experiment, model_state: Any, data: Any, rows: np.ndarray, *, flip: bool = False
-) -> dict[str, float]:
-    found = evaluator.distributions(model_state, data["images"], rows, flip=flip)
-    labels = {name: label[rows] for name, label in experiment.labels.items()}
-    return figures(experiment.heads, answers(experiment.heads, found), labels)
-
-
-def _constant(experiment: Experiment) -> tuple[dict[str, str], dict[str, float]]:
-    """The best constant predictors fitted on the training labels: their names, and their figures on the test part."""
-    split, heads = experiment.split, experiment.heads
-    train_labels = {name: label[split.train] for name, label in experiment.labels.items()}
-    names, constant = constant_answers(heads, train_labels, len(split.test))
-    labels = {name: label[split.test] for name, label in experiment.labels.items()}
-    return names, figures(heads, constant, labels)
-
-
-def _goodness(name: str, validation: dict[str, float]) -> float:
-    """What the best checkpoint has most of: the named figure, or its negative where it is an error."""
-    if name not in validation:
-        raise UserError(f"config.evaluate.select={name!r} is no figure; choose one of: {', '.join(validation)}.")
-    return -validation[name] if name.endswith("/mae") else validation[name]
-
-
-def _finish(
-    run: Run,
-    experiment: Experiment,
-    evaluator: Evaluator,
-    model_state: Any,
-    data: Any,
-    writers: Writers,
-    used: int,
-    total: int,
-) -> dict[str, Any]:
-    """The final figures on the test part, beside the best constant predictors; pictures for TensorBoard."""
-    recipe, heads, split = run.recipe, experiment.heads, experiment.split
-    flip = recipe.evaluate.flip
-    found = answers(heads, evaluator.distributions(model_state, data["images"], split.test, flip=flip))
-    labels = {name: label[split.test] for name, label in experiment.labels.items()}
-    test = figures(heads, found, labels)
-    writers.scalars(total, {f"test/{k}": float(v) for k, v in test.items()})
-    for name, head in heads.items():
-        if isinstance(head, ClassHead):
-            title = f"{name}, test" + (f" ({recipe.age_groups})" if name == "age_group" else "")
-            picture = confusion_picture(head.confusion(found[name], labels[name]), head.names, title)
-            writers.image(f"test/{name}", picture, total)
-    sample = np.linspace(0, len(split.test) - 1, min(32, len(split.test))).astype(int)
-    captions = [_caption(heads, found, labels, i) for i in sample]
-    faces = np.stack([experiment.data.images[row] for row in split.test[sample]])
-    writers.image("test/faces", grid_picture(faces, captions), total)
-    return {
-        "run": run.name,
-        "dataset": recipe.dataset.name,
-        "drawn": bool(recipe.dataset.drawn),
-        "protocol": split.protocol,
-        "age_groups": recipe.age_groups,
-        "split_sha256": split.sha256,
-        "flip_averaged": flip,
-        "test": test,
-        "validation": _measure(evaluator, experiment, model_state, data, split.validation, flip=flip),
-        "versions": experiment.facts["versions"],
-        "hardware": experiment.facts["hardware"],
-    }
-
-
-def _caption(heads: Any, found: Any, labels: Any, i: int) -> str:
-    """Answer and label of one example: `male 31 (male 29)`."""
-    said, true = [], []
-    if "gender" in heads:
-        said.append(heads["gender"].names[found["gender"]["class"][i]])
-        true.append(heads["gender"].names[labels["gender"][i]] if labels["gender"][i] >= 0 else "?")
-    if "age" in heads:
-        said.append(f"{found['age']['years'][i]:.0f}")
-        true.append(f"{labels['age'][i]:.0f}")
-    return f"{' '.join(said)}\n({' '.join(true)})"
 
 
 def _progress_line(

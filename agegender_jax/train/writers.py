@@ -27,8 +27,8 @@ class Writers:
 
         path = directory / "metrics.jsonl"
         self._before, self._begin = _keep_until(path, step), time.monotonic()
-        self._jsonl = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in __exit__
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else 0)
+        self._jsonl = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  closed in __exit__
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else 0, flush_secs=10)
 
     def __enter__(self) -> "Writers":
         return self
