@@ -1,5 +1,6 @@
 """A model's answers for a list of examples, and the figures that follow from them."""
 
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -13,6 +14,8 @@ from ml_collections import ConfigDict
 from agegender_jax.data.augment import normalize
 from agegender_jax.mesh import by_batch, replicated
 from agegender_jax.models.heads import Head
+
+_IN_FLIGHT = 4  # batches dispatched and not read back: the device never waits, and its queue stays short
 
 
 class Evaluator:
@@ -60,19 +63,24 @@ class Evaluator:
         """
         padding = -len(rows) % self._batch_size if len(rows) else self._batch_size
         padded = np.pad(np.asarray(rows, np.int32), (0, padding)).reshape(-1, self._batch_size)
-        sharding = by_batch(self._mesh)
-        views = jax.device_put(np.array([False, True] if flip else [False]), replicated(self._mesh))
-        # Every batch is dispatched before the first is read back.
-        parts = [
-            [self._distributions(model_state, images, jax.device_put(batch, sharding), view) for batch in padded]
-            for view in views
-        ]
-        found = [
-            {name: np.concatenate([part[name] for part in batches])[: len(rows)] for name in self._heads}
-            for batches in jax.device_get(parts)
-        ]
+        views = [False, True] if flip else [False]
+        found = [self._one_view(model_state, images, padded, mirrored, len(rows)) for mirrored in views]
         # The mean of the distributions, not of the logits: what a head says may be averaged.
         return {name: np.mean([view[name] for view in found], axis=0) for name in self._heads}
+
+    def _one_view(
+        self, model_state: Any, images: jax.Array, batches: np.ndarray, mirrored: bool, count: int
+    ) -> dict[str, np.ndarray]:
+        view = jax.device_put(np.array(mirrored), replicated(self._mesh))
+        in_flight: deque[dict[str, jax.Array]] = deque()
+        parts = []
+        for batch in batches:
+            rows = jax.device_put(batch, by_batch(self._mesh))
+            in_flight.append(self._distributions(model_state, images, rows, view))
+            if len(in_flight) > _IN_FLIGHT:
+                parts.append(jax.device_get(in_flight.popleft()))
+        parts.extend(jax.device_get(list(in_flight)))
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in self._heads}
 
 
 def answers(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
