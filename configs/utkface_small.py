@@ -6,6 +6,7 @@
 
 DIR holds UTKFace.tar.gz. Without an argument it is the paper's training (variant `a`, 256x256, batch 32, Adam 1e-4, 30
 epochs), `weighted` adds its class-weighted loss, and `cpu` is for two cores: 64x64, a thin variant, a modern optimizer.
+The paper has no head for age in years; --config.heads.age.weight=0 leaves it out.
 """
 
 from ml_collections import ConfigDict
