@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", type=Path, help="the run's directory (the --workdir of launch.py)")
     evaluate.add_argument("--split", choices=("train", "val", "validation", "test", "all"), default="test")
     evaluate.add_argument("--dataset", help="format of another archive, such as utkface")
-    evaluate.add_argument("--manual_dir", type=Path, metavar="DIR", help="where another archive lies")
+    evaluate.add_argument(
+        "--manual_dir", type=Path, metavar="DIR", help="where it lies, or where the run's own lies now"
+    )
     evaluate.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as in the run]")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser

@@ -103,10 +103,27 @@ class Run:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or check it.") from error
 
-    def split(self, keys: np.ndarray) -> Split | None:
-        """The saved split applied to a dataset with these keys, or None before there is one."""
+    def split(self, keys: np.ndarray, *, others: bool = False) -> Split | None:
+        """The saved split applied to a dataset with these keys, or None before there is one.
+
+        Args:
+          keys: str [n], of the dataset at hand.
+          others: None, and not an error, where these are not the split's keys.
+        """
         path = self.directory / "split.json"
-        return Split.load(path, keys) if path.exists() else None
+        if not path.exists():
+            return None
+        split = Split.load(path)
+        if others and set(split.keys.tolist()) != set(keys.tolist()):
+            return None
+        return split.for_keys(keys)
+
+    def seen(self) -> set[str]:
+        """SHA-256 of the files that the run learned from (training) and chose by (validation)."""
+        try:
+            return set((self.directory / "seen_sha256.txt").read_text(encoding="utf-8").split())
+        except OSError as error:
+            raise UserError(f"{self.directory} has no seen_sha256.txt ({error.strerror}); restore the file.") from error
 
     def heads(self) -> dict[str, Head]:
         """The heads, with the class weights that the run was trained with."""

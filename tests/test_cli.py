@@ -43,7 +43,9 @@ def test_another_archive_is_measured_and_what_was_seen_is_counted(
 ) -> None:
     """The run's own archive given as another one: all but the test part was seen."""
     arguments = ["--manual_dir", str(finished.manual_dir), "--data_dir", str(finished.data_dir)]
-    assert cli.main(["evaluate", str(finished.workdir), *arguments]) == 0
+    assert cli.main(["evaluate", str(finished.workdir), *arguments]) == 0  # where its own lies
+    assert "left out" not in capsys.readouterr().out
+    assert cli.main(["evaluate", str(finished.workdir), "--dataset", "utkface", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "480 files were left out" in printed
     row = next(line for line in printed.splitlines() if line.startswith("age/mae"))

@@ -30,15 +30,15 @@ def measure(
 ) -> dict[str, Any]:
     """A run's figures, in the form of its `summary.json`.
 
-    On the run's own data they are those of a part of its split. On another archive (`dataset` or `manual_dir` given)
-    they are of all its examples but those whose very file the run learned or chose from, which are left out and
-    counted.
+    On the run's own data they are those of a part of its split. On another archive (`dataset` is given, or what lies
+    in `manual_dir` are not the run's files) they are of all its examples but those whose very file the run learned or
+    chose from, which are left out and counted.
 
     Args:
       run: a complete run.
       split: of `SPLITS`; another archive has no parts but `all`.
       dataset: name of another dataset's format.
-      manual_dir: where another archive lies.
+      manual_dir: where another archive lies, or where the run's own lies now.
       data_dir: where prepared data and caches lie; None is where the run had them.
       progress: whether to draw progress bars.
 
@@ -48,9 +48,9 @@ def measure(
     summary, facts = run.summary(), run.facts()
     if summary is None:
         raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
-    other = dataset is not None or manual_dir is not None
     options = ConfigDict(run.recipe.dataset.to_dict())
-    if other:
+    given = dataset is not None or manual_dir is not None
+    if given:
         options.update(name=dataset or options.name, drawn=0)
     elif facts["manual_dir"] and not options.drawn:
         manual_dir = Path(facts["manual_dir"])
@@ -59,9 +59,12 @@ def measure(
     )
     heads = run.heads()
     columns = data.columns
-    left_out, saved = 0, None
-    if other:
-        seen = set((run.directory / "seen_sha256.txt").read_text(encoding="utf-8").split())
+    saved = None if dataset is not None else run.split(columns["key"], others=given)
+    other, left_out = saved is None, 0
+    if other and not given:
+        raise UserError(f"{run.directory} has no split.json; restore the file.")
+    if saved is None:
+        seen = run.seen()
         new = np.array([digest not in seen for digest in columns["sha256"].tolist()], bool)
         rows, left_out = np.flatnonzero(new), int((~new).sum())
         if not len(rows):
@@ -69,9 +72,6 @@ def measure(
                 f"Every one of the {len(data)} files there was used to train {run.directory}: nothing is left."
             )
     else:
-        saved = run.split(columns["key"])
-        if saved is None:
-            raise UserError(f"{run.directory} has no split.json; restore the file.")
         rows = np.arange(len(data)) if split == "all" else getattr(saved, split)
     model_state, graphdef = _model(run, summary["evaluated_step"])
     mesh = make_mesh(run.recipe.mesh.model)
