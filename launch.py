@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     sys.exit(
         train.command(
             _CONFIG.value,
-            workdir=Path(_WORKDIR.value),
+            workdir=Path(_WORKDIR.value).expanduser(),
             manual_dir=Path(_MANUAL_DIR.value).expanduser() if _MANUAL_DIR.value else None,
             data_dir=Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else None,
             dry_run=_DRY_RUN.value,

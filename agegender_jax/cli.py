@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agegender_jax.errors import UserError
+from agegender_jax.labels import DISCLAIMER
 
 _EXAMPLES = """examples:
   agegender evaluate runs/cpu
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=form,
     )
     evaluate.add_argument("run", type=Path, help="the run's directory (the --workdir of launch.py)")
-    evaluate.add_argument("--split", choices=("train", "val", "validation", "test", "all"), default="test")
+    evaluate.add_argument("--split", choices=("train", "val", "validation", "test", "all"), help="[test]")
     evaluate.add_argument("--dataset", help="format of another archive, such as utkface")
     evaluate.add_argument(
         "--manual_dir", type=Path, metavar="DIR", help="where it lies, or where the run's own lies now"
@@ -76,8 +77,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
     )
     split = f", split {result['split_sha256'][:16]}" if result["split_sha256"] else ""
+    drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
     print(
-        f"{result['run']}: {result['dataset']}, protocol {result['protocol']}, age groups {result['age_groups']}{split}"
+        f"{result['run']}: {result['dataset']}{drawn}, protocol {result['protocol']}, "
+        f"age groups {result['age_groups']}{split}"
     )
     if result["left_out"]:
         print(f"{result['left_out']} files were left out: the run was trained or chosen on their very content.")

@@ -15,6 +15,9 @@ import numpy.typing as npt
 
 from agegender_jax.errors import UserError
 
+DISCLAIMER = "drawn faces: they prove the pipeline and say nothing about people"
+"""Stands beside every figure that was measured on drawn faces."""
+
 UNKNOWN = -1
 """The class index of a label that is not known."""
 

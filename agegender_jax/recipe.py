@@ -79,7 +79,6 @@ def base() -> ConfigDict:
                 "use": "last",  # which checkpoint the final figures are of: `last` or `best`
             },
             "checkpoint": {"keep": 2},  # the newest so many, and the best; saved after each evaluation
-            "mesh": {"model": 1},
         }
     )
     return recipe.lock()
@@ -102,7 +101,6 @@ _AT_LEAST = {
     "train.steps_per_dispatch": 1,
     "evaluate.batch_size": 1,
     "checkpoint.keep": 1,
-    "mesh.model": 1,
     "seed": 0,
     "split.seed": 0,
     "optimizer.weight_decay": 0,

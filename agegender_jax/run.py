@@ -3,14 +3,20 @@
 recipe.json     the recipe, whole
 run.json        dataset, class weights, counts, versions: what is known before the first step
 split.json      who is in train, validation and test, with a hash
-checkpoints/    a folder a step
+seen_sha256.txt content hashes of the files that the run learns from and chooses by
+checkpoints/    a folder a step (and damaged_checkpoints/, where one was set aside)
 metrics.jsonl   a line an event; the same figures as TensorBoard's
 tensorboard/    events
 summary.json    the final figures; there once the run is complete
 """
 
+import errno
+import fcntl
 import json
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +29,8 @@ from agegender_jax.errors import UserError
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_heads
 from agegender_jax.splits import Split
+
+_EARLY = ("recipe.json", "run.json", "seen_sha256.txt")  # what lies in the directory before the split does
 
 
 class Run:
@@ -44,7 +52,8 @@ class Run:
           UserError: the directory holds a run of another recipe, or other files, or cannot be written.
         """
         path = directory / "recipe.json"
-        if path.exists():
+        # Before the split is made nothing has been learned: a recipe that the data refused may be corrected.
+        if path.exists() and (directory / "split.json").exists():
             run = cls.load(directory)
             if changes := recipes.differences(run.recipe, recipe):
                 raise UserError(
@@ -54,7 +63,7 @@ class Run:
             return run
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            if any(directory.iterdir()):
+            if any(entry.name not in _EARLY and not entry.name.startswith(".") for entry in directory.iterdir()):
                 raise UserError(f"{directory} is not empty and holds no run; choose another --workdir.")
             write_whole(path, recipes.to_json(recipe))
         except OSError as error:
@@ -78,6 +87,22 @@ class Run:
                 "version that wrote it."
             ) from error
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process from training in the directory at the same time; the lock ends with the process.
+
+        Raises:
+          UserError: another process holds it.
+        """
+        with open(self.directory / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.directory} is being trained by another process; wait for it, or choose another --workdir."
+                ) from error
+            yield
+
     @property
     def name(self) -> str:
         """The directory's own name."""
@@ -99,7 +124,7 @@ class Run:
         """
         path = self.directory / name
         try:
-            write_whole(path, json.dumps(content, indent=1))
+            write_whole(path, json.dumps(_without_nan(content), indent=1, allow_nan=False))
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or check it.") from error
 
@@ -155,3 +180,24 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_failure(error: BaseException | None) -> str | None:
+    """The system's reason why something could not be written, from under whatever libraries wrapped around it."""
+    full = os.strerror(errno.ENOSPC)  # TensorStore raises its own errors, with the system's words in them
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        if full in str(error):
+            return full
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: a figure that there is no example for becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

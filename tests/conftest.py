@@ -11,7 +11,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
@@ -21,7 +20,6 @@ from agegender_jax.train.loop import train
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
 # Many programs in flight on eight devices of few cores can wait for each other's threads until XLA aborts.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-flags.FLAGS.mark_as_parsed()  # grain reads absl flags
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -63,7 +63,7 @@ def test_a_shipped_recipe_is_whole(file: str, argument: str | None) -> None:
     """It has the keys that recipes have, passes the check, and its description names its command."""
     recipe = load(file)(*([argument] if argument else []))
     recipes.check(recipe)
-    assert set(recipes.to_json(recipe))
+    assert recipes.differences(recipes.from_json(recipes.to_json(recipe)), recipe) == []
     assert recipe.name
     assert _keys(recipe.to_dict()) == _keys(recipes.base().to_dict())
     assert f"configs/{file}" in (CONFIGS / file).read_text()

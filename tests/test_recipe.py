@@ -86,7 +86,6 @@ def test_a_config_says_which_arguments_it_knows() -> None:
         ("evaluate.batch_size", 0),
         ("evaluate.every_epochs", 0.0),
         ("checkpoint.keep", 0),
-        ("mesh.model", 0),
         ("seed", -1),
         ("seed", 2**31),
         ("split.seed", -1),

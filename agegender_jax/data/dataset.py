@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from agegender_jax.data import resident
 from agegender_jax.data.source import Prepared, locate
 from agegender_jax.errors import UserError
+from agegender_jax.labels import DISCLAIMER
 
 DRAWN_SEED = 0  # of the faces that recipes draw: one archive serves them all
 
@@ -41,7 +42,7 @@ def open_dataset(
 
 
 def _draw(archive: Path, count: int, progress: bool) -> None:
-    from agegender_jax.data.synthetic import DISCLAIMER, write_utkface_archive  # OpenCV, which only drawing needs
+    from agegender_jax.data.synthetic import write_utkface_archive  # OpenCV, which only drawing needs
 
     print(f"Drawing {count} faces into {archive} ({DISCLAIMER}).", file=sys.stderr)
     try:

@@ -6,6 +6,7 @@ when it is read, and rebuilt where it is damaged.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -45,6 +46,12 @@ class Resident:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of which files the examples are: of the lines `key<TAB>content's SHA-256`, sorted."""
+        pairs = zip(self.columns["key"].tolist(), self.columns["sha256"].tolist(), strict=True)
+        return hashlib.sha256("\n".join(sorted(f"{key}\t{content}" for key, content in pairs)).encode()).hexdigest()
 
 
 def load(prepared: Prepared, size: int, cache_dir: Path, *, progress: bool = True) -> Resident:

@@ -20,8 +20,7 @@ import cv2
 import numpy as np
 
 from agegender_jax.errors import UserError
-
-DISCLAIMER = "drawn faces: they prove the pipeline and say nothing about people"
+from agegender_jax.labels import DISCLAIMER
 
 # Shares of the release's labels: age in bins of five years (per 10,000), male by age, race.
 _AGES = (915, 373, 248, 397, 976, 2110, 975, 933, 504, 448, 571, 408, 311, 244, 160, 136, 100, 117, 43, 15, 7, 2, 2, 3)

@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test", "all")
 def measure(
     run: Run,
     *,
-    split: str = "test",
+    split: str | None = None,
     dataset: str | None = None,
     manual_dir: Path | None = None,
     data_dir: Path | None = None,
@@ -36,7 +36,7 @@ def measure(
 
     Args:
       run: a complete run.
-      split: of `SPLITS`; another archive has no parts but `all`.
+      split: of `SPLITS`, None is `test`; another archive has no parts but `all`, which None then is.
       dataset: name of another dataset's format.
       manual_dir: where another archive lies, or where the run's own lies now.
       data_dir: where prepared data and caches lie; None is where the run had them.
@@ -46,7 +46,7 @@ def measure(
       UserError: the run is not complete, or the data are missing or bad.
     """
     summary, facts = run.summary(), run.facts()
-    if summary is None:
+    if summary is None or not facts:
         raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
     options = ConfigDict(run.recipe.dataset.to_dict())
     given = dataset is not None or manual_dir is not None
@@ -60,9 +60,14 @@ def measure(
     heads = run.heads()
     columns = data.columns
     saved = None if dataset is not None else run.split(columns["key"], others=given)
+    if saved is not None and given and facts["data_sha256"] != data.sha256:
+        saved = None  # the same names, other files
     other, left_out = saved is None, 0
     if other and not given:
         raise UserError(f"{run.directory} has no split.json; restore the file.")
+    if other and split not in (None, "all"):
+        raise UserError(f"Another archive has no part {split!r}: it is measured whole; leave --split out.")
+    split = split or ("all" if other else "test")
     if saved is None:
         seen = run.seen()
         new = np.array([digest not in seen for digest in columns["sha256"].tolist()], bool)
@@ -74,7 +79,7 @@ def measure(
     else:
         rows = np.arange(len(data)) if split == "all" else getattr(saved, split)
     model_state, graphdef = _model(run, summary["evaluated_step"])
-    mesh = make_mesh(run.recipe.mesh.model)
+    mesh = make_mesh()
     labels = {name: head.column(columns) for name, head in heads.items()}
     with jax.set_mesh(mesh):
         placed = place(data, {}, replicated(mesh))
@@ -89,7 +94,7 @@ def measure(
         "protocol": "every file that the run has not seen" if other else summary["protocol"],
         "age_groups": run.recipe.age_groups,
         "split_sha256": None if other else summary["split_sha256"],
-        "split": "all" if other else split,
+        "split": split,
         "left_out": left_out,
         "flip_averaged": flip,
         "evaluated_step": summary["evaluated_step"],
@@ -105,7 +110,7 @@ def measure(
 def _model(run: Run, step: int) -> tuple[Any, Any]:
     """The parameters and statistics that the run's figures are of, on all devices, and the model's structure."""
     graphdef, params, stats = model_structure(run.recipe, run.heads())
-    everywhere = replicated(make_mesh(run.recipe.mesh.model))
+    everywhere = replicated(make_mesh())
     layout = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), (params, stats)
     )

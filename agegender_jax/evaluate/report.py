@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agegender_jax.labels import DISCLAIMER
+
 
 def report(summary: Mapping[str, Any]) -> str:
     """A run's summary as the table that ends it."""
-    drawn = " of drawn faces" if summary["drawn"] else ""
+    drawn = f" ({DISCLAIMER})" if summary["drawn"] else ""
     names = ", ".join(summary["constant_names"].values())
     pace = f" at {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     return "\n".join(

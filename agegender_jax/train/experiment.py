@@ -91,6 +91,11 @@ def set_up(
     heads = build_heads(recipe)
     conflicted, conflicts = find_conflicts(columns["subject"], columns["age"], columns["gender"])
     split = run.split(columns["key"]) if run else None
+    if run and split and run.facts().get("data_sha256") not in (None, data.sha256):
+        raise UserError(
+            f"The files of {recipe.dataset.name} are not those that {run.directory} began with, though named alike; "
+            "restore them, or choose another --workdir."
+        )
     if split is None:
         options = recipe.split.to_dict()
         strata = age_groups(recipe.age_groups).assign(columns["age"])
@@ -112,6 +117,7 @@ def set_up(
         "manual_dir": str(manual_dir.resolve()) if manual_dir else None,
         "data_dir": str(data_dir.resolve()),
         "dataset_version": prepared.version,
+        "data_sha256": data.sha256,
         "terms": data.terms,
         "identical_files": conflicts,
         "class_weights": {name: [float(w) for w in values] for name, values in weights.items()},

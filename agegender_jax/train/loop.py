@@ -23,14 +23,16 @@ from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.report import duration, report
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
-from agegender_jax.models.model import build_model, model_structure, split_model
-from agegender_jax.run import Run
+from agegender_jax.models.model import build_heads, build_model, model_structure, split_model
+from agegender_jax.run import Run, write_failure
 from agegender_jax.train.experiment import Experiment, set_up
-from agegender_jax.train.measurement import goodness, measure_constant, measure_part, measure_test
+from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
 from agegender_jax.train.optimizer import learning_rate, make_optimizer
 from agegender_jax.train.state import TrainState, initial_state
 from agegender_jax.train.step import make_train_steps
 from agegender_jax.train.writers import Progress, Writers
+
+_PICTURES_SECONDS = 30.0  # drawing a confusion matrix takes as long as many steps on a fast device
 
 
 def train(
@@ -61,25 +63,38 @@ def train(
       Diverged: the loss is not finite.
     """
     started = time.monotonic() if started is None else started
-    recipes.check(recipe)
-    mesh = make_mesh(recipe.mesh.model)
-    check_batch(mesh, recipe.train.batch_size)
+    mesh = _checked_mesh(recipe)
     run = Run.start(workdir, recipe)
     if summary := run.summary():
         _say(f"{workdir} is complete:\n{report(summary)}")
         return summary
-    with _termination() as stop, jax.set_mesh(mesh):
-        experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=progress)
-        _say(experiment.describe())
-        try:
+    try:
+        with run.locked(), _termination() as stop, jax.set_mesh(mesh):
+            experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=progress)
+            _say(experiment.describe())
             # Closed whatever happens: a checkpoint that is being saved is then finished.
             with closing(run.checkpoints()) as checkpoints:
                 return _train(run, experiment, mesh, checkpoints, stop, started)
-        except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if reason := write_failure(error):
             raise UserError(
-                f"{workdir}: cannot be written ({error.strerror or error}); free some space, and run the same command "
-                "again: it goes on from the last checkpoint."
+                f"{workdir}: cannot be written ({reason}); free some space, and run the same command again: it goes on "
+                "from the last checkpoint."
             ) from error
+        raise
+
+
+def _checked_mesh(recipe: ConfigDict) -> jax.sharding.Mesh:
+    """The devices, once all is checked that can be without data: a refused recipe leaves no trace."""
+    recipes.check(recipe)
+    mesh = make_mesh()
+    check_batch(mesh, recipe.train.batch_size)
+    heads = build_heads(recipe)
+    model_structure(recipe, heads)
+    goodness(recipe.evaluate.select, constant_figures(heads))
+    return mesh
 
 
 def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Path, progress: bool = True) -> str:
@@ -88,9 +103,7 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
     Raises:
       UserError: as `train`.
     """
-    recipes.check(recipe)
-    mesh = make_mesh(recipe.mesh.model)
-    check_batch(mesh, recipe.train.batch_size)
+    _checked_mesh(recipe)
     experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=progress)
     _, params, _ = model_structure(recipe, experiment.heads)
     total, every = schedule(recipe, len(experiment.split.train))
@@ -126,7 +139,6 @@ def _train(
 ) -> dict[str, Any]:
     recipe, heads, split, labels = run.recipe, experiment.heads, experiment.split, experiment.labels
     constant_names, constant = measure_constant(experiment)
-    goodness(recipe.evaluate.select, constant)  # a mistyped name is said now, not after the first epoch
     total, every = schedule(recipe, len(split.train))
     batch_size, dispatch = recipe.train.batch_size, recipe.train.steps_per_dispatch
 
@@ -169,7 +181,7 @@ def _train(
             writers.text("recipe", "```json\n" + recipes.to_json(recipe) + "\n```")
             writers.text("experiment", "```\n" + experiment.describe() + "\n```")
         bar = Progress(total, step, batch_size)
-        pace = _Pace()
+        pace, album = _Pace(), _Every(_PICTURES_SECONDS)
         pending: tuple[int, Any] | None = None
         first_step: float | None = None
 
@@ -181,7 +193,7 @@ def _train(
             (at, values), pending = pending, None
             values = jax.device_get(values)
             seconds = pace.lap()
-            _check_finite(values["loss"], at, checkpoints)
+            _check_finite(values, at, checkpoints)
             if first_step is None:
                 first_step = time.monotonic() - started
                 bar.line(f"first {dispatch} steps done {first_step:.1f} s after the start")
@@ -204,15 +216,22 @@ def _train(
                 record()
                 figure = None
                 if step % every == 0 or step == total:
-                    validation = measure_part(evaluator, experiment, state.evaluated, data, split.validation)
+                    validation = measure_part(
+                        "validation",
+                        evaluator,
+                        experiment,
+                        state.evaluated,
+                        data,
+                        pictures=album.due(),
+                        at=(writers, step),
+                    )
                     figure = goodness(recipe.evaluate.select, validation)
-                    writers.scalars(step, {f"validation/{k}": float(v) for k, v in validation.items()})
                     bar.line(
                         _progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, validation)
                     )
+                writers.flush()
                 with jax.transfer_guard("allow"):  # the saver copies in its own way
                     checkpoints.save(step, state, state.evaluated, figure)
-                writers.flush()
                 pace.restart()
                 if stopping:
                     checkpoints.wait()
@@ -229,8 +248,9 @@ def _train(
         model_state = state.evaluated
         if used != total:
             model_state = checkpoints.restore(used, "model", abstract.evaluated)
-        test = measure_test(evaluator, experiment, model_state, data, writers, total)
         flip = recipe.evaluate.flip
+        measured = (evaluator, experiment, model_state, data)
+        test = measure_part("test", *measured, flip=flip, pictures=True, at=(writers, total))
         summary = {
             "run": run.name,
             "dataset": recipe.dataset.name,
@@ -240,7 +260,7 @@ def _train(
             "split_sha256": split.sha256,
             "flip_averaged": flip,
             "test": test,
-            "validation": measure_part(evaluator, experiment, model_state, data, split.validation, flip=flip),
+            "validation": measure_part("validation", *measured, flip=flip),
             "constant": constant,
             "constant_names": constant_names,
             "parameters": parameters,
@@ -250,13 +270,19 @@ def _train(
             "seconds": writers.seconds,
             "images_per_second": batch_size * dispatch / pace.median if pace.median else None,
             "first_step_seconds": first_step,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": _peak_memory(),
             "versions": experiment.facts["versions"],
             "hardware": experiment.facts["hardware"],
         }
     run.write("summary.json", summary)
     _say(report(summary))
     return summary
+
+
+def _peak_memory() -> int:
+    """Bytes, of this start of the run."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _progress_line(
@@ -274,6 +300,19 @@ def _progress_line(
     if pace:
         line += f"  {dispatch * batch_size / pace:.0f} images/s  {duration((total - step) / dispatch * pace)} left"
     return line
+
+
+class _Every:
+    """Says at most so often, in seconds, that something is due; the first time it is."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, float("-inf")
+
+    def due(self) -> bool:
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True
 
 
 class _Pace:
@@ -303,13 +342,16 @@ class _Pace:
         return float(np.median(self._seconds)) if self._seconds else None
 
 
-def _check_finite(losses: np.ndarray, at: int, checkpoints: Any) -> None:
-    bad = np.flatnonzero(~np.isfinite(losses))
+def _check_finite(values: dict[str, np.ndarray], at: int, checkpoints: Checkpoints) -> None:
+    # The gradient too: a loss is of the parameters before its step, and these are saved after it.
+    losses = values["loss"]
+    bad = np.flatnonzero(~np.isfinite(losses) | ~np.isfinite(values["gradient_norm"]))
     if len(bad):
         checkpoints.wait()
         good = checkpoints.steps
         raise Diverged(
-            f"The loss of step {at - len(losses) + int(bad[0]) + 1} is {losses[bad[0]]}; "
+            f"The loss of step {at - len(losses) + int(bad[0]) + 1} is {losses[bad[0]]}, the norm of its gradient "
+            f"{values['gradient_norm'][bad[0]]}; "
             + (f"the last good checkpoint is that of step {good[-1]}. " if good else "there is no checkpoint yet. ")
             + "Lower config.optimizer.learning_rate or set config.optimizer.clip_norm, in a new --workdir."
         )

@@ -8,18 +8,59 @@ import numpy as np
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
-from agegender_jax.models.heads import ClassHead
+from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.train.experiment import Experiment
 from agegender_jax.train.writers import Writers
 
+_TWO_EXAMPLES = {"age": np.array([1.0, 30.0], np.float32), "gender": np.array([0, 1], np.int32)}
+
 
 def measure_part(
-    evaluator: Evaluator, experiment: Experiment, model_state: Any, data: Any, rows: np.ndarray, *, flip: bool = False
+    part: str,
+    evaluator: Evaluator,
+    experiment: Experiment,
+    model_state: Any,
+    data: Any,
+    *,
+    flip: bool = False,
+    pictures: bool = False,
+    at: tuple[Writers, int] | None = None,
 ) -> dict[str, float]:
-    """All heads' figures on the examples of `rows`."""
-    found = evaluator.distributions(model_state, data["images"], rows, flip=flip)
+    """All heads' figures on a part of the split.
+
+    Args:
+      part: `train`, `validation` or `test`.
+      evaluator: of the run's model.
+      experiment: the run's.
+      model_state: `(params, stats)`.
+      data: the placed dataset.
+      flip: average over each image and its mirror image.
+      pictures: also draw confusion matrices and some faces with their answers.
+      at: where to write figures and pictures, and the step that they are of; None writes nothing.
+    """
+    rows = getattr(experiment.split, part)
+    heads = experiment.heads
+    found = answers(heads, evaluator.distributions(model_state, data["images"], rows, flip=flip))
     labels = {name: label[rows] for name, label in experiment.labels.items()}
-    return figures(experiment.heads, answers(experiment.heads, found), labels)
+    result = figures(heads, found, labels)
+    if at is not None:
+        writers, step = at
+        writers.scalars(step, {f"{part}/{name}": float(value) for name, value in result.items()})
+        if pictures:
+            _draw(part, experiment, rows, found, labels, writers, step)
+    return result
+
+
+def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any, writers: Writers, step: int) -> None:
+    for name, head in experiment.heads.items():
+        if isinstance(head, ClassHead):
+            title = f"{name}, {part}" + (f" ({experiment.recipe.age_groups})" if name == "age_group" else "")
+            picture = confusion_picture(head.confusion(found[name], labels[name]), head.names, title)
+            writers.image(f"{part}/{name}", picture, step)
+    sample = np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)
+    captions = [_caption(experiment.heads, found, labels, i) for i in sample]
+    faces = np.stack([experiment.data.images[row] for row in rows[sample]])
+    writers.image(f"{part}/faces", grid_picture(faces, captions), step)
 
 
 def measure_constant(experiment: Experiment) -> tuple[dict[str, str], dict[str, float]]:
@@ -31,33 +72,17 @@ def measure_constant(experiment: Experiment) -> tuple[dict[str, str], dict[str, 
     return names, figures(heads, constant, labels)
 
 
+def constant_figures(heads: Mapping[str, Head]) -> dict[str, float]:
+    """The figures of two made-up examples: what `goodness` can choose from."""
+    labels = {name: head.column(_TWO_EXAMPLES) for name, head in heads.items()}
+    return figures(heads, constant_answers(heads, labels, 2)[1], labels)
+
+
 def goodness(name: str, validation: dict[str, float]) -> float:
     """What the best checkpoint has most of: the named figure, or its negative where it is an error."""
     if name not in validation:
         raise UserError(f"config.evaluate.select={name!r} is no figure; choose one of: {', '.join(validation)}.")
     return -validation[name] if name.endswith("/mae") else validation[name]
-
-
-def measure_test(
-    evaluator: Evaluator, experiment: Experiment, model_state: Any, data: Any, writers: Writers, step: int
-) -> dict[str, float]:
-    """The final figures on the test part, and pictures of them for TensorBoard."""
-    recipe, heads, split = experiment.recipe, experiment.heads, experiment.split
-    flip = recipe.evaluate.flip
-    found = answers(heads, evaluator.distributions(model_state, data["images"], split.test, flip=flip))
-    labels = {name: label[split.test] for name, label in experiment.labels.items()}
-    test = figures(heads, found, labels)
-    writers.scalars(step, {f"test/{k}": float(v) for k, v in test.items()})
-    for name, head in heads.items():
-        if isinstance(head, ClassHead):
-            title = f"{name}, test" + (f" ({recipe.age_groups})" if name == "age_group" else "")
-            picture = confusion_picture(head.confusion(found[name], labels[name]), head.names, title)
-            writers.image(f"test/{name}", picture, step)
-    sample = np.linspace(0, len(split.test) - 1, min(32, len(split.test))).astype(int)
-    captions = [_caption(heads, found, labels, i) for i in sample]
-    faces = np.stack([experiment.data.images[row] for row in split.test[sample]])
-    writers.image("test/faces", grid_picture(faces, captions), step)
-    return test
 
 
 def _caption(heads: Mapping[str, Any], found: Any, labels: Any, i: int) -> str:

@@ -11,6 +11,8 @@ from types import TracebackType
 import numpy as np
 from tqdm import tqdm
 
+_LINE_SECONDS = 30.0
+
 
 class Writers:
     """Writes every event twice: for TensorBoard and as a line of JSON.
@@ -86,7 +88,7 @@ def _keep_until(path: Path, step: int) -> float:
 
 
 class Progress:
-    """A progress bar on a terminal; plain lines elsewhere.
+    """A progress bar on a terminal; elsewhere plain lines, one every `_LINE_SECONDS`.
 
     Args:
       total: steps of the whole run.
@@ -95,7 +97,7 @@ class Progress:
     """
 
     def __init__(self, total: int, step: int, batch_size: int) -> None:
-        self._total, self._step, self._batch_size = total, step, batch_size
+        self._total, self._batch_size, self._said = total, batch_size, time.monotonic()
         self._bar = (
             tqdm(total=total, initial=step, unit=" steps", file=sys.stderr, dynamic_ncols=True)
             if sys.stderr.isatty()
@@ -104,13 +106,16 @@ class Progress:
 
     def update(self, step: int, seconds: float, steps: int, loss: float) -> None:
         """Shows where the run is: `steps` steps ended at `step` and took `seconds`."""
-        self._step = step
+        text = f"loss {loss:.3f}, {steps * self._batch_size / seconds:.0f} images/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {steps * self._batch_size / seconds:.0f} images/s", False)
+            self._bar.set_postfix_str(text, False)
             self._bar.update(step - self._bar.n)
+        elif time.monotonic() - self._said > _LINE_SECONDS:
+            self.line(f"step {step}/{self._total}  {text}")
 
     def line(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
+        self._said = time.monotonic()
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:

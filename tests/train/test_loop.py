@@ -237,8 +237,13 @@ def test_killed_between_the_last_checkpoint_and_the_summary(
 ) -> None:
     options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
     monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    measure_part = loop.measure_part
+
+    def cut_before_test(part: str, *arguments: Any, **options: Any) -> Any:
+        return power_cut() if part == "test" else measure_part(part, *arguments, **options)
+
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_finish", lambda *_: power_cut())
+        patch.setattr(loop, "measure_part", cut_before_test)
         with pytest.raises(Stopped):
             train(short, tmp_path / "run", **options)
     assert not (tmp_path / "run" / "summary.json").exists()
