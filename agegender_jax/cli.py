@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agegender_jax.errors import UserError
+from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.labels import DISCLAIMER
 
 _EXAMPLES = """examples:
@@ -60,14 +60,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from absl import logging
-
     from agegender_jax.compilation import cache_compilations
     from agegender_jax.evaluate.measure import as_columns, measure
     from agegender_jax.evaluate.report import table
     from agegender_jax.run import Run, write_whole
 
-    logging.set_verbosity(logging.WARNING)
+    quiet_libraries()
     cache_compilations()
     result = measure(
         Run.load(arguments.run),

@@ -1,5 +1,7 @@
 """The exceptions that end a command with a sentence instead of a traceback, and the exit codes they end it with."""
 
+from absl import logging
+
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_PREEMPTED = 75
@@ -26,3 +28,9 @@ class Preempted(UserError):
     """The process was asked to stop; the state has been saved and the same command goes on from it."""
 
     exit_code = EXIT_PREEMPTED
+
+
+def quiet_libraries() -> None:
+    """Leaves warnings to this project: Orbax logs its life, and logs with tracebacks what it raises anyway."""
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)

@@ -30,8 +30,6 @@ from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_heads
 from agegender_jax.splits import Split
 
-_EARLY = ("recipe.json", "run.json", "seen_sha256.txt")  # what lies in the directory before the split does
-
 
 class Run:
     """One run.
@@ -52,18 +50,21 @@ class Run:
           UserError: the directory holds a run of another recipe, or other files, or cannot be written.
         """
         path = directory / "recipe.json"
-        # Before the split is made nothing has been learned: a recipe that the data refused may be corrected.
-        if path.exists() and (directory / "split.json").exists():
+        begun = path.exists()
+        if begun:
             run = cls.load(directory)
-            if changes := recipes.differences(run.recipe, recipe):
+            changes = recipes.differences(run.recipe, recipe)
+            if not changes:
+                return run
+            if (directory / "split.json").exists():
                 raise UserError(
                     f"{directory} holds a run of another recipe ({'; '.join(changes)}); "
                     "choose another --workdir, or start this one with the recipe it began with."
                 )
-            return run
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            if any(entry.name not in _EARLY and not entry.name.startswith(".") for entry in directory.iterdir()):
+            # Where there is a recipe and no split, nothing has been learned: what the data refused may be corrected.
+            if not begun and any(not entry.name.startswith(".") for entry in directory.iterdir()):
                 raise UserError(f"{directory} is not empty and holds no run; choose another --workdir.")
             write_whole(path, recipes.to_json(recipe))
         except OSError as error:

@@ -98,7 +98,10 @@ def test_a_bad_archive(case: str, small_recipe: ConfigDict, tmp_path: Path, caps
         assert not [path for path in data_dir.rglob("*") if path.is_file()]
     assert not list(data_dir.rglob("*.part"))
     assert not list(data_dir.rglob("*incomplete*"))
-    assert [path.name for path in workdir.iterdir()] == ["recipe.json"]  # that of a run not yet begun, and whole
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        ".lock",
+        "recipe.json",
+    ]  # that of a run not yet begun, and whole
 
 
 def test_a_command_goes_on_once_the_archive_is_there(

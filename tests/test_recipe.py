@@ -196,7 +196,7 @@ def test_json_gives_back_every_value_and_type() -> None:
 
 def test_an_older_text_takes_the_default_of_a_newer_key() -> None:
     text = json.loads(recipes.to_json(recipes.base()))
-    del text["train"]["ema_decay"], text["mesh"], text["preprocess"]["std"]
+    del text["train"]["ema_decay"], text["checkpoint"], text["preprocess"]["std"]
     text["train"]["epochs"] = 3
     back = recipes.from_json(json.dumps(text))
     assert recipes.differences(recipes.base(), back) == ["train.epochs: 30.0 -> 3.0"]
@@ -235,9 +235,9 @@ def test_differences_name_what_changed_and_what_is_missing() -> None:
     new.seed = 4
     new.preprocess.std = (1.0, 1.0, 1.0)
     with new.unlocked():
-        del new.mesh
+        del new.checkpoint
     assert recipes.differences(old, new) == [
-        "mesh.model: 1 -> (absent)",
+        "checkpoint.keep: 2 -> (absent)",
         "preprocess.std: [0.25, 0.25, 0.25] -> [1.0, 1.0, 1.0]",
         "seed: 0 -> 4",
     ]

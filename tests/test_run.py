@@ -39,9 +39,13 @@ def test_start_goes_on_with_the_same_recipe(tmp_path: Path, small_recipe: Config
 
 def test_start_refuses_another_recipe_and_shows_the_difference(tmp_path: Path, small_recipe: ConfigDict) -> None:
     Run.start(tmp_path, small_recipe)
+    small_recipe.train.epochs = 8.0
+    Run.start(tmp_path, small_recipe)  # nothing has been learned yet
     before = (tmp_path / "recipe.json").read_bytes()
+    assert recipes.from_json(before.decode()).train.epochs == 8.0
+    (tmp_path / "split.json").write_text("{}")
     small_recipe.train.epochs = 9.0
-    with pytest.raises(UserError, match=r"train\.epochs: 4\.0 -> 9\.0"):
+    with pytest.raises(UserError, match=r"train\.epochs: 8\.0 -> 9\.0"):
         Run.start(tmp_path, small_recipe)
     assert (tmp_path / "recipe.json").read_bytes() == before
 

@@ -18,7 +18,7 @@ class BatchOrder:
     >>> order = BatchOrder(np.arange(5), batch_size=2, seed=0)
     >>> sorted(order.batches(0, 5).ravel().tolist())
     [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    >>> (order.batches(0, 5)[3:] == order.batches(3, 2)).all()
+    >>> bool((order.batches(0, 5)[3:] == order.batches(3, 2)).all())
     True
     """
 

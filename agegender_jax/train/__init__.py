@@ -4,12 +4,11 @@ import sys
 import time
 from pathlib import Path
 
-from absl import logging
 from ml_collections import ConfigDict
 
 from agegender_jax.compilation import cache_compilations
 from agegender_jax.data.source import default_data_dir
-from agegender_jax.errors import UserError
+from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.train.loop import dry_run as dry_run_of
 from agegender_jax.train.loop import train
 
@@ -36,7 +35,7 @@ def command(
     Returns:
       The exit code.
     """
-    logging.set_verbosity(logging.WARNING)  # Orbax tells its life at INFO
+    quiet_libraries()
     cache_compilations()
     data_dir = data_dir or default_data_dir()
     try:

@@ -1,9 +1,11 @@
 """The loop: what it returns, that it goes on where it stopped, and what ends it."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,11 +42,16 @@ def saved(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
     return step, {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(items)}
 
 
-def fake_steps(figure: Callable[[jax.Array], jax.Array] = jnp.ones_like, bias: Callable | None = None) -> Callable:
+def fake_steps(
+    figure: Callable[[jax.Array], jax.Array] = jnp.ones_like,
+    bias: Callable | None = None,
+    norm: Callable[[jax.Array], jax.Array] = jnp.ones_like,
+) -> Callable:
     """A stand-in for `make_train_steps` that only counts, compiled in no time.
 
     Args:
       figure: the losses of given step numbers (from 1), float32 `[steps]`.
+      norm: the norms of their gradients, likewise.
       bias: what gender the model answers for every face once so many steps are done: 0 or 1.
     """
 
@@ -61,7 +68,7 @@ def fake_steps(figure: Callable[[jax.Array], jax.Array] = jnp.ones_like, bias: C
                 heads_of = params["heads"] | {"gender": head}
                 new = dataclasses.replace(new, average=(params | {"heads": heads_of}, stats))
             loss = figure(number.astype(jnp.float32))
-            return new, {"loss": loss, "gradient_norm": jnp.ones_like(loss)}
+            return new, {"loss": loss, "gradient_norm": norm(number.astype(jnp.float32))}
 
         return steps
 
@@ -283,7 +290,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     monkeypatch.setattr(
         loop, "make_train_steps", fake_steps(lambda number: jnp.where(number == 14, jnp.nan, 1.0 / number))
     )
-    with pytest.raises(Diverged, match=r"loss of step 14 is nan; the last good checkpoint is that of step 8\."):
+    with pytest.raises(Diverged, match=r"loss of step 14 is nan, .*; the last good checkpoint is that of step 8\."):
         train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints.steps == [8]
@@ -392,3 +399,64 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path
     assert done.returncode == 0, done.stderr
     assert f"Going on from the checkpoint of step {step} of " in done.stderr
     assert (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gradient_that_is_no_number_is_not_saved(
+    short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the very step that is evaluated and saved: its loss is that of the parameters before it."""
+    fake = fake_steps(norm=lambda number: jnp.where(number == 16, jnp.inf, 1.0))
+    monkeypatch.setattr(loop, "make_train_steps", fake)
+    with pytest.raises(Diverged, match=r"loss of step 16 is 1\.0, the norm of its gradient inf; .*of step 8\."):
+        train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.steps == [8]
+    checkpoints.close()
+
+
+def test_a_refused_recipe_may_be_corrected_in_the_same_directory(
+    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    small_recipe.train.epochs = 0.1
+    options: dict[str, Any] = {"data_dir": data_dir, "progress": False}
+    with pytest.raises(UserError, match="nowhere"):
+        train(small_recipe, tmp_path / "run", manual_dir=tmp_path / "nowhere", **options)
+    small_recipe.train.epochs = 0.2
+    assert train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, **options)["run"] == "run"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_a_sentence(
+    wrapped: bool, short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the system's own error comes through, or TensorStore's with the system's words in it."""
+
+    def full(*arguments: Any) -> None:
+        reason = os.strerror(errno.ENOSPC)
+        raise ValueError(f"RESOURCE_EXHAUSTED: {reason} [28]") if wrapped else OSError(errno.ENOSPC, reason)
+
+    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(
+        UserError, match=r"cannot be written \(No space left on device\); free some space, and run the same"
+    ):
+        train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+
+
+def test_other_files_under_the_same_names_are_noticed(
+    short: ConfigDict, finished: Any, uninterrupted: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir, ignore=shutil.ignore_patterns("summary.json"))
+    facts = json.loads((workdir / "run.json").read_text())
+    (workdir / "run.json").write_text(json.dumps(facts | {"data_sha256": "0" * 64}))
+    with pytest.raises(UserError, match=r"are not those that .* began with, though named alike"):
+        train(short, workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+
+
+def test_a_directory_is_trained_in_by_one_process_at_a_time(short: ConfigDict, finished: Any, tmp_path: Path) -> None:
+    run = Run.start(tmp_path / "run", short)
+    with run.locked(), pytest.raises(UserError, match="being trained by another process"):
+        train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
