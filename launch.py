@@ -34,16 +34,18 @@ def main(argv: list[str]) -> None:
     from agegender_jax import train  # imports JAX: not for --help, nor for a mistyped flag
 
     assert _WORKDIR.value is not None  # `parse` has seen to it
-    sys.exit(
-        train.command(
-            _CONFIG.value,
-            workdir=Path(_WORKDIR.value).expanduser(),
-            manual_dir=Path(_MANUAL_DIR.value).expanduser() if _MANUAL_DIR.value else None,
-            data_dir=Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else None,
-            dry_run=_DRY_RUN.value,
-            started=_STARTED,
-        )
+    code = train.command(
+        _CONFIG.value,
+        workdir=Path(_WORKDIR.value).expanduser(),
+        manual_dir=Path(_MANUAL_DIR.value).expanduser() if _MANUAL_DIR.value else None,
+        data_dir=Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else None,
+        dry_run=_DRY_RUN.value,
+        started=_STARTED,
     )
+    if code == 130:  # Ctrl-C: XLA may still be compiling in a thread, which an orderly exit would pull the rug from
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -61,8 +63,11 @@ def parse(argv: list[str]) -> list[str]:
         raise
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # KeyError adds quotes
-        # Of a recipe that cannot be read, the system's own words are the last line, after a list of what was tried.
-        message = " ".join(text.strip().splitlines()[-1:] if isinstance(error, OSError) else text.split()).strip(" .")
+        text = text.replace("\\n", "\n").replace("\\'", "'")  # some come as they look in Python,
+        text = text[1:-1] if text.startswith("''") else text  # and with quotes of their own
+        # Of a recipe that raised, the last line is what it said; what goes before is a list of calls.
+        told = isinstance(error, OSError) or "Traceback" in text
+        message = " ".join(text.strip().splitlines()[-1:] if told else text.split()).strip(" .")
         stop = "" if message.endswith("?") else "."
         print(f"launch.py: {message}{stop} See python launch.py --help.", file=sys.stderr)
         sys.exit(2)

@@ -28,6 +28,11 @@ def open_dataset(
       UserError: the dataset is not there, or bad, or nothing can be written.
     """
     if options.drawn:
+        if manual_dir is not None:
+            raise UserError(
+                f"This recipe draws its faces, and --manual_dir={manual_dir} is given; leave that out, or set "
+                "--config.dataset.drawn=0."
+            )
         manual_dir = data_dir / "drawn" / f"{options.name}-{options.drawn}-{DRAWN_SEED}"
         archive = manual_dir / "UTKFace.tar.gz"
         try:

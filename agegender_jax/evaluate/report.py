@@ -16,6 +16,9 @@ def report(summary: Mapping[str, Any]) -> str:
             f"{summary['run']}: {summary['dataset']}{drawn}, protocol {summary['protocol']}, age groups "
             f"{summary['age_groups']}, split {summary['split_sha256'][:16]}",
             table({part: summary[part] for part in ("validation", "test", "constant")}),
+            "flip-averaged: mean over each face and its mirror image"
+            if summary["flip_averaged"]
+            else "not flip-averaged",
             f"constant: the best guess without looking, from the training labels ({names})",
             f"{summary['epochs']:.1f} epochs in {duration(summary['seconds'])}{pace}; "
             f"peak memory {summary['peak_memory_bytes'] / 1e9:.2f} GB",

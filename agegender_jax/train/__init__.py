@@ -47,6 +47,6 @@ def command(
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("Interrupted. The same command goes on from the last checkpoint, if there is one.", file=sys.stderr)
         return 130
     return 0

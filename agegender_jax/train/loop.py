@@ -210,12 +210,12 @@ def _train(
                 record()  # of the dispatch before: the device already has the next one
                 step += dispatch
                 pending = (step, values)
-                stopping = stop.is_set() and step < total
+                stopping = stop.is_set()
                 if step % every and step < total and not stopping:
                     continue
                 record()
                 figure = None
-                if step % every == 0 or step == total:
+                if not stopping:  # whoever sent SIGTERM waits for seconds, not for an evaluation
                     validation = measure_part(
                         "validation",
                         evaluator,
@@ -364,7 +364,12 @@ def _termination() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be installed
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def note(*_: Any) -> None:
+        stop.set()
+        _say("SIGTERM: saving after the steps that are running.")
+
+    before = signal.signal(signal.SIGTERM, note)
     try:
         yield stop
     finally:
