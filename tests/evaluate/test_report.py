@@ -41,6 +41,7 @@ def test_the_report_says_what_was_measured_on_what() -> None:
         "run": "first",
         "dataset": "utkface",
         "drawn": True,
+        "flip_averaged": True,
         "protocol": "disjoint",
         "age_groups": "nearest",
         "split_sha256": "0123456789abcdef" * 4,
@@ -60,3 +61,4 @@ def test_the_report_says_what_was_measured_on_what() -> None:
     assert "1234 images/s" in text
     assert "images/s" not in report(summary | {"images_per_second": None})
     assert "drawn faces" not in report(summary | {"drawn": False})
+    assert "not flip-averaged" in report(summary | {"flip_averaged": False})
