@@ -10,7 +10,6 @@ tensorboard/    events
 summary.json    the final figures; there once the run is complete
 """
 
-import errno
 import fcntl
 import json
 import math
@@ -181,18 +180,6 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_failure(error: BaseException | None) -> str | None:
-    """The system's reason why something could not be written, from under whatever libraries wrapped around it."""
-    full = os.strerror(errno.ENOSPC)  # TensorStore raises its own errors, with the system's words in them
-    while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            return error.strerror
-        if full in str(error):
-            return full
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _without_nan(value: Any) -> Any:

@@ -61,7 +61,7 @@ def prepare(name: str, manual_dir: Path, data_dir: Path, *, progress: bool = Tru
         for folder in new:
             with contextlib.suppress(OSError):  # not empty, or never made
                 folder.rmdir()
-        reason = None if isinstance(error, DataError) else _write_failure(error)
+        reason = None if isinstance(error, DataError) else write_failure(error)
         if reason is None:
             raise
         raise DataError(
@@ -85,9 +85,9 @@ def _check_prepared(version_dir: Path) -> None:
         )
 
 
-def _write_failure(error: BaseException | None) -> str | None:
-    """The operating system's reason, from under whatever TFDS and array_record wrapped around it."""
-    full = os.strerror(errno.ENOSPC)  # array_record raises its own errors, with the system's words in them
+def write_failure(error: BaseException | None) -> str | None:
+    """The operating system's reason why something could not be written, from under what libraries wrapped around it."""
+    full = os.strerror(errno.ENOSPC)  # array_record and TensorStore raise errors of their own, with its words in them
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror

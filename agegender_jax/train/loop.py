@@ -24,13 +24,14 @@ from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.report import duration, report
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
 from agegender_jax.models.model import build_heads, build_model, model_structure, split_model
-from agegender_jax.run import Run, write_failure
+from agegender_jax.run import Run
 from agegender_jax.train.experiment import Experiment, set_up
 from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
 from agegender_jax.train.optimizer import learning_rate, make_optimizer
 from agegender_jax.train.state import TrainState, initial_state
 from agegender_jax.train.step import make_train_steps
 from agegender_jax.train.writers import Progress, Writers
+from tfds_builders.prepare import write_failure
 
 _PICTURES_SECONDS = 30.0  # drawing a confusion matrix takes as long as many steps on a fast device
 
