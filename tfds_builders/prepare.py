@@ -1,6 +1,7 @@
 """Preparing a dataset from Python, without TensorFlow and without the `tfds build` command."""
 
 import contextlib
+import dataclasses
 import errno
 import importlib
 import io
@@ -8,15 +9,25 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tfds_builders.archive import DataError
 
-NAMES = ("utkface",)
-"""Datasets that can be prepared: the folders of this package."""
+NAMES = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/*_dataset_builder.py")))
+"""Datasets that can be prepared: the folders of this package that hold a builder."""
 
 
-def prepare(name: str, manual_dir: Path, data_dir: Path, *, progress: bool = True) -> Path:
+def prepare(
+    name: str,
+    manual_dir: Path,
+    data_dir: Path,
+    *,
+    config: str = "",
+    options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Path:
     """Packages a downloaded dataset as ArrayRecord files, which `tfds.data_source` reads without TensorFlow.
 
     The examples are those that `tfds build --file_format=array_record` writes. What was kept and skipped, and the
@@ -25,27 +36,32 @@ def prepare(name: str, manual_dir: Path, data_dir: Path, *, progress: bool = Tru
     Args:
       name: one of `NAMES`.
       manual_dir: where the downloaded archive lies.
-      data_dir: where to put it: the result is `<data_dir>/<name>/<version>`. What is prepared there already is kept.
+      data_dir: where to put it: the result is `<data_dir>/<name>/<version>`, with the configuration's name between
+        where the dataset has several. What is prepared there already is kept.
+      config: name of one of the builder's configurations; "" is the first.
+      options: fields of that configuration that shall have other values.
       progress: whether to draw a progress bar, on a terminal.
 
     Returns:
       The version's directory, for `tfds.builder_from_directory`.
 
     Raises:
-      DataError: an unknown name; a missing or bad archive; a directory that cannot be written; a full disk.
+      DataError: an unknown name, configuration or option; a missing or bad archive; a directory that cannot be
+        written; a full disk.
     """
     if name not in NAMES:
         raise DataError(f"unknown dataset {name!r}; choose one of: {', '.join(NAMES)}.")
     import tensorflow_datasets as tfds  # a second of start-up that only preparation should pay
 
     module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
+    chosen = _configuration(name, module.Builder.BUILDER_CONFIGS, config, options or {})
     manual_dir, data_dir = Path(manual_dir).expanduser(), Path(data_dir).expanduser()
-    version_dir = data_dir / name / str(module.Builder.VERSION)
+    version_dir = data_dir / name / (chosen.name if chosen else "") / str(module.Builder.VERSION)
     if version_dir.exists():
         _check_prepared(version_dir)
         print(f"{name} is already prepared in {version_dir}; delete that folder to prepare it again.", file=sys.stderr)
         return version_dir
-    module.find_source(manual_dir)  # raises before a directory is made
+    module.find_source(manual_dir, chosen)  # raises before a directory is made
     new = [folder for folder in (version_dir.parent, *version_dir.parent.parents) if not folder.exists()]
     show = progress and sys.stderr.isatty()
     try:
@@ -53,9 +69,9 @@ def prepare(name: str, manual_dir: Path, data_dir: Path, *, progress: bool = Tru
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
             if not show:
                 tfds.disable_progress_bar()
-            builder = module.Builder(data_dir=data_dir, file_format="array_record")
-            config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
-            builder.download_and_prepare(download_dir=downloads, download_config=config)
+            builder = module.Builder(data_dir=data_dir, file_format="array_record", config=chosen)
+            download = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+            builder.download_and_prepare(download_dir=downloads, download_config=download)
             return version_dir
     except BaseException as error:
         for folder in new:
@@ -71,6 +87,22 @@ def prepare(name: str, manual_dir: Path, data_dir: Path, *, progress: bool = Tru
     finally:
         if not show:
             tfds.enable_progress_bar()
+
+
+def _configuration(name: str, known: Sequence[Any], config: str, options: Mapping[str, Any]) -> Any:
+    """The builder's configuration of that name with those fields replaced, or None where it has none at all."""
+    by_name = {each.name: each for each in known}
+    if config and config not in by_name:
+        has = f"choose one of: {', '.join(by_name)}" if by_name else "it has none: leave it out"
+        raise DataError(f"{name} has no configuration {config!r}; {has}.")
+    chosen = by_name[config] if config else next(iter(known), None)
+    fields = {field.name for field in dataclasses.fields(chosen)} if chosen else set()
+    if unknown := sorted(set(options) - fields):
+        raise DataError(f"{name} has no option {unknown[0]!r}; leave it out.")
+    if chosen is None or all(getattr(chosen, field) == value for field, value in options.items()):
+        return chosen
+    # TFDS reserves the names of the configurations that a builder lists for these very objects.
+    return dataclasses.replace(chosen, name=f"{chosen.name}_custom", **options)
 
 
 def _check_prepared(version_dir: Path) -> None:

@@ -23,6 +23,7 @@ from tfds_builders.archive import DataError
 from tfds_builders.prepare import prepare
 from tfds_builders.utkface import utkface_dataset_builder
 from tfds_builders.utkface.utkface_dataset_builder import Label, find_source, parse_name
+from tfds_builders.writing import ReproducibleWriter
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "utkface" / "UTKFace.tar.gz"
@@ -246,7 +247,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(utkface_dataset_builder.ReproducibleWriter, "write", full)
+    monkeypatch.setattr(ReproducibleWriter, "write", full)
     with pytest.raises(DataError, match=r"data: .* cannot be written \(No space left on device\); free some space"):
         prepare("utkface", pack(tmp_path / "manual", FACES), tmp_path / "data")
     assert not (tmp_path / "data").exists()

@@ -11,15 +11,15 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2  # TFDS's own copy of tf.train.Example, free of TensorFlow
 
 from tfds_builders.archive import DataError, check_image, iter_members
+from tfds_builders.writing import ReproducibleWriter
 
 MAX_AGE = 120
 """Largest age accepted, in years; the dataset's own go from 0 to 116."""
@@ -78,11 +78,12 @@ def parse_name(name: str) -> Label | None:
     return Label(int(match["age"]), int(match["gender"]), -1 if match["race"] is None else int(match["race"]))
 
 
-def find_source(manual_dir: Path) -> Path:
+def find_source(manual_dir: Path, config: tfds.core.BuilderConfig | None = None) -> Path:
     """Finds the dataset in a directory: the archive, else the folder `UTKFace`, else the images themselves.
 
     Args:
       manual_dir: the directory to look in.
+      config: UTKFace has none.
 
     Returns:
       The path of an archive or a folder, for `iter_members`.
@@ -104,22 +105,6 @@ def find_source(manual_dir: Path) -> Path:
         f"{manual_dir}: no UTKFace here; put UTKFace.tar.gz, an unpacked folder UTKFace or its .jpg files into this "
         "directory (the archive is at https://susanqq.github.io/UTKFace/)."
     )
-
-
-class ReproducibleWriter(tfds.core.ExampleWriter):
-    """Writes an example's features in sorted order.
-
-    TFDS serializes them in the order of a hash map, which changes from one process to the next; sorted, the same
-    archive gives the same bytes every time, with TensorFlow and without.
-    """
-
-    def write(self, path: os.PathLike[str], examples: Iterable[tuple[Any, bytes]]) -> Any:
-        """Writes (key, serialized example) pairs to one shard; arguments and result as in `tfds.core.ExampleWriter`."""
-        ordered = (
-            (key, tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True))
-            for key, example in examples
-        )
-        return super().write(path, ordered)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
