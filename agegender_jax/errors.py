@@ -18,6 +18,10 @@ class UserError(Exception):
     exit_code = EXIT_USER_ERROR
 
 
+class Refused(UserError):
+    """The data cannot honour the protocol that was asked for."""
+
+
 class Diverged(UserError):
     """The loss is no longer finite."""
 

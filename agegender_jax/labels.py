@@ -15,14 +15,17 @@ import numpy.typing as npt
 
 from agegender_jax.errors import UserError
 
-DISCLAIMER = "drawn faces: they prove the pipeline and say nothing about people"
-"""Stands beside every figure that was measured on drawn faces."""
+DISCLAIMER = "drawn: proves the pipeline and says nothing about people"
+"""Stands beside every figure that was measured on drawn faces or voices."""
 
 UNKNOWN = -1
 """The class index of a label that is not known."""
 
 GENDERS = ("male", "female")
 """Names of the gender classes 0 and 1, in UTKFace's order."""
+
+UNDEFINED_GENDER = "undefined"
+"""Name of the gender class 2, which Adience alone has: "u", which nearly always means "infant, not annotated"."""
 
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 """Names of the race classes 0 to 4, in UTKFace's order. Used to report metrics by group, never as a target."""
@@ -42,6 +45,7 @@ class AgeGroups:
       upper: K upper bounds in years. Less than the next lower bound where the scheme has a gap; the last may be inf.
       description: one sentence on what the scheme does, for reports.
       upper_closed: which of its two bounds a group holds, see above.
+      verbatim: whether only an annotation that is a group's own range belongs to it, and no age or other range.
     """
 
     name: str
@@ -50,6 +54,7 @@ class AgeGroups:
     upper: tuple[float, ...]
     description: str
     upper_closed: bool = False
+    verbatim: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.lower) == len(self.upper) > 0:
@@ -84,6 +89,37 @@ class AgeGroups:
         inside = np.isfinite(ages) & (ages >= lower[0]) & below_upper
         return np.where(inside, group, UNKNOWN).astype(np.int32)
 
+    def assign_range(self, low: npt.ArrayLike, high: npt.ArrayLike) -> npt.NDArray[np.int32]:
+        """Returns the group of each annotated range of ages.
+
+        An exact age (`low == high`) goes where `assign` puts it. A range goes to the group of its middle; in a scheme
+        with gaps, only where both of its ends are in that group.
+
+        Args:
+          low: first year of the range, any shape; NaN where unknown.
+          high: last year of the range. Adience has ranges that are written the wrong way round.
+
+        Returns:
+          int32 of the same shape: the group's index or `UNKNOWN`.
+
+        >>> AGE_GROUPS["nearest"].assign_range([25, 35, 25, 8], [32, 35, 23, 23]).tolist()
+        [4, 4, 4, 3]
+        >>> AGE_GROUPS["literal"].assign_range([25, 27, 35, 8], [32, 32, 35, 23]).tolist()
+        [4, 4, -1, -1]
+        >>> AGE_GROUPS["levi_hassner"].assign_range([25, 27, 60], [32, 32, 100]).tolist()
+        [4, -1, 7]
+        """
+        low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        middle = self.assign((low + high) / 2)
+        gaps = not np.array_equal(self.lower[1:], self.upper[:-1])
+        if not gaps:
+            return middle
+        inside = (self.assign(low) == middle) & (self.assign(high) == middle)
+        if self.verbatim:
+            last = np.where(np.isinf(self.upper), _OLDEST, np.asarray(self.upper) - 1)
+            inside &= (low == np.asarray(self.lower)[middle]) & (high == last[middle])
+        return np.where(inside, middle, UNKNOWN).astype(np.int32)
+
 
 def _span(lower: float, upper: float) -> str:
     """Names the whole years from `lower` up to, not including, `upper`."""
@@ -97,6 +133,7 @@ def _whole_years(name: str, lower: Sequence[float], upper: Sequence[float], desc
 
 
 _INF = float("inf")
+_OLDEST = 100  # how Adience ends its last range, (60, 100)
 _ADIENCE_LOWER, _ADIENCE_UPPER = (0, 4, 8, 15, 25, 38, 48, 60), (3, 7, 13, 21, 33, 44, 54, _INF)
 _ADIENCE_NAMES = tuple(_span(*bounds) for bounds in zip(_ADIENCE_LOWER, _ADIENCE_UPPER, strict=True))
 _UPPER_EDGES = (3, 7, 14, 21, 33, 44, 54)  # 14, not 13: some sources print the third group as 8-13
@@ -128,6 +165,14 @@ _SCHEMES = (
         _ADIENCE_LOWER,
         _ADIENCE_UPPER,
         "Adience's eight groups as published (Levi and Hassner 2015); ages in a gap have no group",
+    ),
+    AgeGroups(
+        "levi_hassner",
+        _ADIENCE_NAMES,
+        _ADIENCE_LOWER,
+        _ADIENCE_UPPER,
+        "Adience's eight ranges as annotated, every other annotation left out (Levi and Hassner 2015)",
+        verbatim=True,
     ),
     _whole_years(
         "five_year",

@@ -22,11 +22,23 @@ def base() -> ConfigDict:
             "seed": 0,  # of parameters, batch order and augmentation; the split has its own
             "dataset": {
                 "name": "utkface",
-                "image_size": 256,  # pixels
-                "drawn": 0,  # if not 0: this many faces drawn from a seed, in the dataset's own format
+                "config": "",  # of the dataset's builder, where it has several: "" is its first
+                "image_size": 256,  # pixels, of pictures and of spectrograms
+                "drawn": 0,  # if not 0: this many examples drawn from a seed, in the dataset's own format
+                # Of a folder of recordings, where they differ from the configuration's (regular expressions):
+                "label_pattern": "",  # on a class folder's name, groups `gender` and `age`
+                "speaker_pattern": "",  # on a file's path
+                "recording_pattern": "",  # on a file's path: the recording that it is a piece of
+                "csv": "",  # file with columns path, gender, age, speaker instead of the patterns
+                "max_bad": 0.0,  # largest share of files that may be missing or unusable; 0 is the builder's own
+            },
+            "sound": {  # of recordings
+                "spectrogram": "log_mel",  # a name of data/spectrogram.py
+                "seconds": 0.0,  # of each recording; 0 is the spectrogram's own
             },
             "split": {
-                "protocol": "disjoint",  # `paper` ignores identical files: leaky
+                "protocol": "disjoint",  # `paper` ignores subjects and identical files: leaky
+                "stratify": "age_group",  # what all parts have in equal shares: `age_group`, `gender` or `class`
                 "seed": 0,
                 "test_fraction": 0.2,
                 "validation_fraction": 0.15,  # of what testing leaves
@@ -42,11 +54,14 @@ def base() -> ConfigDict:
                 "dtype": "float32",  # of the arithmetic; parameters and statistics are always float32
             },
             "heads": {
-                "gender": {"weight": 1.0},
+                # `undefined`: a third class for Adience's gender "u", which means "infant, not annotated"
+                "gender": {"weight": 1.0, "class_weights": False, "undefined": False},
                 "age_group": {"weight": 1.0, "class_weights": False},
+                "joint": {"weight": 0.0, "class_weights": False},  # the classes that a dataset names itself
                 "age": {"weight": 1.0, "decoding": "median", "spread": 0.0},
             },  # a weight of 0 leaves a head out
             "augment": {
+                # of pictures
                 "flip": False,
                 "shift": 0.0,
                 "zoom": 0.0,
@@ -54,6 +69,12 @@ def base() -> ConfigDict:
                 "contrast": 0.0,
                 "saturation": 0.0,
                 "erase": 0.0,
+                # of recordings
+                "time_shift": 0.0,  # share of the length
+                "gain": 0.0,  # dB
+                "noise": 0.0,  # relative to the recording's own level
+                "time_mask": 0.0,  # share of the length
+                "frequency_mask": 0.0,  # share of the bands
             },
             "optimizer": {
                 "name": "adam",
@@ -86,13 +107,14 @@ def base() -> ConfigDict:
 
 _CHOICES = {
     "split.protocol": ("disjoint", "paper"),
+    "split.stratify": ("age_group", "gender", "class"),
     "model.backbone": ("small_cnn",),
     "model.dtype": ("float32", "bfloat16"),
     "heads.age.decoding": ("median", "expectation"),
     "optimizer.name": ("adam", "adamw", "sgd"),
-    "optimizer.schedule": ("constant", "cosine"),
+    "optimizer.schedule": ("constant", "cosine", "step"),
     "evaluate.use": ("last", "best"),
-    "age_groups": ("nearest", "lower", "upper", "literal", "five_year"),
+    "age_groups": ("nearest", "lower", "upper", "literal", "levi_hassner", "five_year"),
 }
 _AT_LEAST = {
     "dataset.image_size": 32,
@@ -107,9 +129,13 @@ _AT_LEAST = {
     "optimizer.clip_norm": 0,
     "heads.gender.weight": 0,
     "heads.age_group.weight": 0,
+    "heads.joint.weight": 0,
     "heads.age.weight": 0,
     "heads.age.spread": 0,
     "augment.zoom": 0,
+    "augment.gain": 0,
+    "augment.noise": 0,
+    "sound.seconds": 0,
     "split.folds": 0,
     "split.fold": 0,
 }
@@ -126,6 +152,10 @@ _SHARES = (
     "augment.contrast",
     "augment.saturation",
     "augment.erase",
+    "augment.time_shift",
+    "augment.time_mask",
+    "augment.frequency_mask",
+    "dataset.max_bad",
 )
 _BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2")  # 1 would divide by zero, or leave nothing
 _FRACTIONS = ("split.test_fraction", "split.validation_fraction")

@@ -151,9 +151,10 @@ class Run:
             raise UserError(f"{self.directory} has no seen_sha256.txt ({error.strerror}); restore the file.") from error
 
     def heads(self) -> dict[str, Head]:
-        """The heads, with the class weights that the run was trained with."""
-        weights = self.facts().get("class_weights", {})
-        return build_heads(self.recipe, {name: np.array(values, np.float32) for name, values in weights.items()})
+        """The heads, with the classes and the class weights that the run was trained with."""
+        facts = self.facts()
+        weights = {name: np.array(values, np.float32) for name, values in facts.get("class_weights", {}).items()}
+        return build_heads(self.recipe, facts.get("class_names") or ("unknown",), weights)
 
     def checkpoints(self) -> Checkpoints:
         """The checkpoints; close them when done."""

@@ -1,13 +1,15 @@
 """Who is in train, validation and test.
 
-Two protocols. `disjoint`, the default, keeps the rows of a subject together, so that nobody is both learnt from and
-tested on. `paper` draws rows at random as the published papers did, which leaks subjects; it is there to compare with
-their figures. Both are stratified by age group and have exact totals.
+Two protocols. `disjoint`, the default, keeps the rows of a group (a subject, a speaker, a photographer) together, so
+that nobody is both learnt from and tested on. `paper` draws rows at random as the published papers did, which leaks
+groups; it is there to compare with their figures. Both are stratified.
 
 A split is a pure function of the seed, the fold and the set of keys with their labels: the order of the rows and the
-numbering of the subjects play no part. Randomness is the raw output of the Philox bit generator, sorted: NumPy keeps
-the bits of its bit generators and of `SeedSequence` the same from release to release, but not the results of
-`Generator` methods such as `permutation` (NEP 19), and an upgrade must not move anybody between train and test.
+numbering of the groups play no part. Where groups are small the totals are exact, and randomness is the raw output of
+the Philox bit generator, sorted: NumPy keeps the bits of its bit generators and of `SeedSequence` the same from release
+to release, but not the results of `Generator` methods such as `permutation` (NEP 19), and an upgrade must not move
+anybody between train and test. Where groups are large, and their labels mixed, scikit-learn's `StratifiedGroupKFold`
+deals them out.
 """
 
 import hashlib
@@ -21,10 +23,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agegender_jax.allocation import allocate, deal, derived_seed, group_folds, groups_in, pick, shuffled
 from agegender_jax.errors import UserError
 
 PROTOCOLS = ("disjoint", "paper")
+LEAKY = ("paper",)
+"""Protocols whose test figures are of people, or files, that may have been learnt from."""
+
 PARTS = ("train", "validation", "test")
+_LARGE = 5  # rows a group on average: from here on no group of one row can be counted on to fill up a total
 SCHEMA = 1
 """Version of the file that `Split.save` writes."""
 
@@ -32,6 +39,15 @@ _SAVED_FIELDS = ("protocol", "seed", "fold", "folds", "test_fraction", "validati
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
+
+
+class TooFewGroups(UserError):
+    """Strata whose groups cannot fill every part. `strata`: int [k], which; `counts`: int [k], their groups."""
+
+    def __init__(self, strata: IntArray, counts: IntArray, needed: int) -> None:
+        few = counts < needed
+        self.strata, self.counts, self.needed = strata[few], counts[few], needed
+        super().__init__(f"{int(few.sum())} strata have fewer than {needed} groups, so no split can keep groups apart.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,52 +138,19 @@ class Split:
         return split if keys is None else split.for_keys(keys)
 
 
-def find_conflicts(
-    subject: npt.ArrayLike, age: npt.ArrayLike, gender: npt.ArrayLike
-) -> tuple[BoolArray, dict[str, int]]:
-    """Finds identical files whose labels disagree. An unknown label disagrees with nothing.
+def marked(protocol: str) -> str:
+    """The protocol's name as it is printed: a leaky one never without the word.
 
-    For data sets in which a subject is a set of identical files (UTKFace), not a person photographed over the years.
-
-    Args:
-      subject: int [n], the set of identical files a row belongs to; negative where unknown.
-      age: float [n], years; NaN where unknown.
-      gender: int [n]; negative where unknown.
-
-    Returns:
-      bool [n], true for every row of a set in which two ages or two genders differ, and the counts `groups` (of two
-      files or more), `files` (in them), `conflicting_groups`, `conflicting_files` and `groups_over_5_years` (with two
-      ages more than 5 years apart).
+    >>> marked("disjoint"), marked("paper")
+    ('disjoint', 'paper (leaky)')
     """
-    subject, age, gender = np.asarray(subject), np.asarray(age, np.float64), np.asarray(gender)
-    rows = np.flatnonzero(subject >= 0)
-    group, size = np.unique(subject[rows], return_inverse=True, return_counts=True)[1:]
-
-    def spread(values: npt.NDArray[Any]) -> Any:
-        """Largest less smallest known value of each group; not above 0 where fewer than two are known."""
-        known = np.isfinite(values)
-        lowest, highest = np.full(len(size), np.inf), np.full(len(size), -np.inf)
-        np.minimum.at(lowest, group[known], values[known])
-        np.maximum.at(highest, group[known], values[known])
-        return highest - lowest
-
-    years = spread(age[rows])
-    conflicting = (years > 0) | (spread(np.where(gender[rows] < 0, np.nan, gender[rows])) > 0)
-    conflicted = np.zeros(len(subject), bool)
-    conflicted[rows] = conflicting[group]
-    return conflicted, {
-        "groups": int((size > 1).sum()),
-        "files": int(size[size > 1].sum()),
-        "conflicting_groups": int(conflicting.sum()),
-        "conflicting_files": int(conflicted.sum()),
-        "groups_over_5_years": int((years > 5).sum()),
-    }
+    return f"{protocol} (leaky)" if protocol in LEAKY else protocol
 
 
 def make_split(
     keys: npt.ArrayLike,
-    age_group: npt.ArrayLike,
-    subject: npt.ArrayLike,
+    stratum: npt.ArrayLike,
+    group: npt.ArrayLike,
     *,
     conflicted: npt.ArrayLike,
     protocol: str = "disjoint",
@@ -176,38 +159,44 @@ def make_split(
     validation_fraction: float = 0.15,
     folds: int = 0,
     fold: int = 0,
+    published_fold: npt.ArrayLike | None = None,
+    every_stratum: bool = False,
 ) -> Split:
     """Divides the rows of a table into train, validation and test.
 
     Test has `test_fraction` of the n rows and validation `validation_fraction` of the others, both rounded half up:
     24,104 rows give 16,391 / 2,892 / 4,821, as Uraimov and Yoo (2022) state. Each stratum gives its share to either by
     largest remainder. With `folds`, the test parts of the folds partition the rows instead. Conflicted rows, and under
-    `disjoint` whoever shares a subject with one, always go to train.
+    `disjoint` whoever shares a group with one, always go to train.
 
-    Under `disjoint` a subject counts, with all its rows, to the stratum of its first key. Where subjects of several
-    rows do not add up to the totals, subjects of one row fill them; where those run out, the totals are missed by
-    part of a subject, and the report shows it.
+    Under `disjoint` a group counts, with all its rows, to the stratum of its first key. Where groups of several
+    rows do not add up to the totals, groups of one row fill them; where those run out, the totals are missed by
+    part of a group, and the report shows it. Where a group has five rows or more on average (speakers), the parts are
+    folds of scikit-learn's `StratifiedGroupKFold` instead: 1 / fraction of them, rounded.
 
     Args:
       keys: str [n], one distinct key per row.
-      age_group: int [n], the strata; unknown (-1) is a stratum of its own.
-      subject: int [n], who a row shows; negative where unknown, which makes the row a subject of its own.
-      conflicted: bool [n], rows whose labels cannot be trusted, see `find_conflicts`.
+      stratum: int [n], the class whose share is kept in every part; unknown (-1) is a stratum of its own.
+      group: int [n], what stays together under `disjoint`, see `duplicates.connected`; negative where unknown, which
+        makes the row a group of its own.
+      conflicted: bool [n], rows whose labels cannot be trusted, see `duplicates.find_conflicts`.
       protocol: `disjoint` or `paper`.
       seed: not negative.
       test_fraction: between 0 and 1; plays no part where `folds` is set.
       validation_fraction: between 0 and 1.
       folds: 0 for a single split, or the number of folds, 2 or more.
       fold: which fold is the test part, 0 to folds - 1.
+      published_fold: int [n], the folds that a dataset was published with; under `disjoint` its test parts are these.
+      every_stratum: under `disjoint`, refuse a stratum whose groups are too few for every part to hold one.
 
     Returns:
       The split. Its report holds the numbers of rows in `train`, `validation` and `test` and those aimed at
       (`wanted_validation`, `wanted_test`), of `conflicted` rows and rows `kept_in_train` on their account, of
-      `subjects_of_several_rows` and `subjects_in_several_parts` (leaks; none under `disjoint`), and in `strata` the
-      rows of each age group in each part.
+      `groups`, `groups_of_several_rows` and `groups_in_several_parts` (leaks; none under `disjoint`), and in `strata`
+      the rows of each stratum in each part.
 
     Raises:
-      UserError: an unknown protocol, fractions or folds out of range, a repeated key, or too few rows or subjects.
+      UserError: an unknown protocol, fractions or folds out of range, a repeated key, or too few rows or groups.
 
     >>> split = make_split([f"face_{i}" for i in range(20)], [0, 1] * 10, [-1] * 20, conflicted=[False] * 20)
     >>> len(split.train), len(split.validation), len(split.test)
@@ -217,142 +206,81 @@ def make_split(
     _check_options(protocol, seed, fractions, folds, fold)
     keys = _checked_keys(keys)
     n = len(keys)
-    for name, column in {"age_group": age_group, "subject": subject, "conflicted": conflicted}.items():
+    columns = {"stratum": stratum, "group": group, "conflicted": conflicted}
+    for name, column in (columns | ({} if published_fold is None else {"published_fold": published_fold})).items():
         if np.shape(column) != (n,):
             raise UserError(f"A split of {n} keys needs {n} values of {name}; it has shape {np.shape(column)}.")
 
-    # From here on rows are in order of their keys, and a subject, or a group of rows, is known by its first row.
+    # From here on rows are in order of their keys, and a group is known by its first row.
     order = np.argsort(keys, kind="stable")
-    ages, age = np.unique(np.asarray(age_group)[order], return_inverse=True)
-    subject = np.asarray(subject)[order]
-    first, inverse = np.unique(subject, return_index=True, return_inverse=True)[1:]
-    subject = np.where(subject < 0, np.arange(n), first[inverse])
+    strata, row_stratum = np.unique(np.asarray(stratum)[order], return_inverse=True)
+    group = np.asarray(group)[order]
+    first, inverse = np.unique(group, return_index=True, return_inverse=True)[1:]
+    owner = np.where(group < 0, np.arange(n), first[inverse])
     conflicted = np.asarray(conflicted, bool)[order]
-    group = subject if protocol == "disjoint" else np.arange(n)
-    size, stratum = np.bincount(group, minlength=n), age[group]
-    kept = (np.bincount(group, weights=conflicted, minlength=n) > 0)[group]
+    unit = owner if protocol == "disjoint" else np.arange(n)
+    size, unit_stratum = np.bincount(unit, minlength=n), row_stratum[unit]
+    kept = (np.bincount(unit, weights=conflicted, minlength=n) > 0)[unit]
     free = (size > 0) & ~kept
+    together = n >= _LARGE * (size > 0).sum()
+    required = np.flatnonzero(strata >= 0) if every_stratum and protocol == "disjoint" else np.array([], int)
+    available = groups_in(row_stratum, unit, ~kept, len(strata))
+    if (available[required] < max(3, folds)).any():
+        raise TooFewGroups(strata[required], available[required], max(3, folds))
 
-    def pick(total: int, stream: int, among: BoolArray) -> BoolArray:
-        """Draws groups with `total` rows out of the rows that remain, each stratum giving its share."""
-        rows, able = (np.bincount(stratum[some], minlength=len(ages)) for some in (among, among & ~kept))
-        return _pick(stratum, size, _shuffled(n, seed, stream), free & among, allocate(total, rows, able))
+    def draw(total: int, stream: int, fraction: float, among: BoolArray) -> BoolArray:
+        """Draws units with `total` rows, about, out of the rows that remain, each stratum giving its share."""
+        if together:
+            left = groups_in(row_stratum, unit, among & ~kept, len(strata))
+            parts = max(2, min([round(1 / fraction), *left[required]]))
+            return group_folds(row_stratum, unit, among & ~kept, parts, derived_seed(seed, stream)) == 0
+        rows, able = (np.bincount(unit_stratum[some], minlength=len(strata)) for some in (among, among & ~kept))
+        quota = allocate(total, rows, able)
+        return pick(unit_stratum, size, shuffled(n, seed, stream), free & among, quota)[unit]
 
-    if folds:
+    published = None if published_fold is None else np.asarray(published_fold)[order]
+    if folds and protocol == "disjoint" and published is not None and (published >= 0).all():
+        if published.max() + 1 != folds:
+            raise UserError(f"This dataset was published with {published.max() + 1} folds; {folds} were asked for.")
+        in_test = published == fold
+        wanted_test = int(in_test.sum())
+    elif folds:
         wanted_test = len(range(fold, int((~kept).sum()), folds))
-        in_test = _deal(stratum, size, _shuffled(n, seed, 0), free, folds) == fold
+        if together:
+            in_test = group_folds(row_stratum, unit, ~kept, folds, derived_seed(seed, 0)) == fold
+        else:
+            in_test = (deal(unit_stratum, size, shuffled(n, seed, 0), free, folds) == fold)[unit]
     else:
         wanted_test = _round_half_up(test_fraction, n)
-        in_test = pick(wanted_test, 0, np.ones(n, bool))
-    remaining = ~in_test[group]
+        in_test = draw(wanted_test, 0, test_fraction, np.ones(n, bool))
+    remaining = ~in_test
     wanted_validation = _round_half_up(validation_fraction, int(remaining.sum()))
-    in_validation = pick(wanted_validation, 1 + fold, remaining)
+    in_validation = draw(wanted_validation, 1 + fold, validation_fraction, remaining)
 
-    part = np.where(in_test[group], 2, np.where(in_validation[group], 1, 0))
+    part = np.where(in_test, 2, np.where(in_validation, 1, 0))
     parts: dict[str, Any] = {name: np.sort(order[part == index]) for index, name in enumerate(PARTS)}
     for name, rows in parts.items():
         if not rows.size:
             raise UserError(
-                f"Too little to split: {n} rows of {int((size > 0).sum())} subjects, {int(kept.sum())} of the rows "
+                f"Too little to split: {n} rows of {int((size > 0).sum())} groups, {int(kept.sum())} of the rows "
                 f"kept in train for conflicting labels, leave {name} empty; use more data or other fractions."
             )
-    in_part, table = np.zeros((n, 3), bool), np.zeros((len(ages), 3), np.int64)
-    in_part[subject, part] = True
-    np.add.at(table, (age, part), 1)
+    in_part, table = np.zeros((n, 3), bool), np.zeros((len(strata), 3), np.int64)
+    in_part[owner, part] = True
+    np.add.at(table, (row_stratum, part), 1)
     report = {
         **{name: len(rows) for name, rows in parts.items()},
         "wanted_validation": wanted_validation,
         "wanted_test": wanted_test,
         "conflicted": int(conflicted.sum()),
         "kept_in_train": int(kept.sum()),
-        "subjects_of_several_rows": int((np.bincount(subject) > 1).sum()),
-        "subjects_in_several_parts": int((in_part.sum(axis=1) > 1).sum()),
-        "strata": {str(a): dict(zip(PARTS, row, strict=True)) for a, row in zip(ages, table.tolist(), strict=True)},
+        "groups": len(np.unique(owner)),
+        "groups_of_several_rows": int((np.bincount(owner) > 1).sum()),
+        "groups_in_several_parts": int((in_part.sum(axis=1) > 1).sum()),
+        "strata": {str(a): dict(zip(PARTS, row, strict=True)) for a, row in zip(strata, table.tolist(), strict=True)},
     }
     fractions["test_fraction"] = None if folds else test_fraction
     return Split(protocol, int(seed), int(fold), int(folds), keys=keys, report=report, **fractions, **parts)
-
-
-def allocate(total: int, weights: npt.ArrayLike, capacity: npt.ArrayLike) -> IntArray:
-    """Divides a whole number in proportion to weights, by largest remainder; equal remainders go to the first.
-
-    Weights are int [S]; capacities too, the most that each may get, not above its weight: what one cannot take goes
-    to the others. Returns int64 [S] that sums to `total`.
-
-    Raises:
-      UserError: the capacities add up to less than `total`.
-
-    >>> allocate(5, [10, 7, 4], [10, 7, 4]).tolist()  # 2.38, 1.67, 0.95
-    [2, 2, 1]
-    """
-    weights, capacity = np.asarray(weights, np.int64), np.asarray(capacity, np.int64)
-    if total > capacity.sum():
-        left_over = f"only {capacity.sum()} rows without conflicting labels are left"
-        raise UserError(f"A part of {total} rows is asked for and {left_over}; use smaller fractions or more data.")
-    given = np.zeros_like(weights)
-    while left := total - int(given.sum()):
-        open_weights = np.where(given < capacity, weights, 0)
-        whole, remainder = np.divmod(left * open_weights, open_weights.sum())
-        whole[np.argsort(-remainder, kind="stable")[: left - int(whole.sum())]] += 1
-        given = np.minimum(given + whole, capacity)
-    return given
-
-
-def _pick(stratum: IntArray, size: IntArray, order: IntArray, free: BoolArray, quota: IntArray) -> BoolArray:
-    """Chooses groups at random so that each stratum gives its quota of rows, or the sum of quotas is met at least."""
-    chosen = np.zeros(len(size), bool)
-    need = quota.copy()
-    order = order[free[order]]
-    several, single = order[size[order] > 1], order[size[order] == 1]
-
-    def take(groups: Any) -> None:
-        chosen[groups] = True
-        np.subtract.at(need, stratum[groups], size[groups])
-
-    # Groups of several rows give their part of the quota; else nearly all or none of them would be picked.
-    rows, shared = (np.bincount(stratum[some], size[some], len(quota)) for some in (order, several))
-    share = quota * shared / np.maximum(rows, 1)
-    for g in several:
-        s = stratum[g]
-        if size[g] <= need[s] and quota[s] - need[s] + size[g] / 2 <= share[s]:
-            take(g)
-    for s in range(len(quota)):
-        take(single[stratum[single] == s][: need[s]])
-
-    # What is missing still: first what brings a stratum closer to its quota, then what costs the quotas least.
-    always = np.full(len(size), -np.inf)
-    for candidates, gap in ((several, size / 2), (single, always), (several, np.ones(len(size))), (several, always)):
-        for g in candidates if need.sum() else ():
-            if not chosen[g] and size[g] <= need.sum() and need[stratum[g]] >= gap[g]:
-                take(g)
-    left = several[~chosen[several]]
-    if left.size and need.sum() and (size[left].min() < 2 * need.sum() or not chosen.any()):
-        take(left[np.argmin(size[left])])
-    return chosen
-
-
-def _deal(stratum: IntArray, size: IntArray, order: IntArray, free: BoolArray, folds: int) -> IntArray:
-    """Gives each free group a fold, with equally many rows of each stratum in every fold; -1 to the others."""
-    order = order[free[order]]
-    order = order[np.argsort(-size[order], kind="stable")]
-    if len(order) < folds:
-        raise UserError(f"{folds} folds need at least as many subjects without conflicting labels; {len(order)} found.")
-    # Rows dealt like cards, stratum after stratum: cells and totals are then as equal as whole rows allow.
-    rows = np.bincount(stratum[order], size[order]).astype(np.int64)
-    quota = np.zeros((len(rows), folds), np.int64)
-    np.add.at(quota, (np.repeat(np.arange(len(rows)), rows), np.arange(rows.sum()) % folds), 1)
-    need, total = quota.tolist(), quota.sum(axis=0).tolist()
-    fold_of = np.full(len(size), -1)
-    for g, s, rows_of_group in zip(order.tolist(), stratum[order].tolist(), size[order].tolist(), strict=True):
-        cell = need[s]
-        if rows_of_group > 1:  # to where it is needed most, in its stratum and altogether
-            need_of = [cell[f] / rows[s] + total[f] / rows.sum() for f in range(folds)]
-        else:  # fills up what is left, the totals above all
-            need_of = [(total[f] > 0, cell[f], total[f]) for f in range(folds)]
-        fold_of[g] = f = need_of.index(max(need_of))
-        cell[f] -= rows_of_group
-        total[f] -= rows_of_group
-    return fold_of
 
 
 def _check_options(protocol: str, seed: int, fractions: dict[str, float], folds: int, fold: int) -> None:
@@ -387,12 +315,6 @@ def _rows_of(keys: npt.NDArray[np.str_], wanted: npt.ArrayLike) -> IntArray:
     """Row indices, ascending, of the wanted keys, all of which are in `keys`."""
     order = np.argsort(keys)
     return np.sort(order[np.searchsorted(keys[order], np.asarray(wanted, np.str_))])
-
-
-def _shuffled(n: int, seed: int, stream: int) -> IntArray:
-    """A random order of n things, the same under every version of NumPy."""
-    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream,))).random_raw(n)
-    return np.argsort(bits, kind="stable")
 
 
 def _round_half_up(fraction: float, n: int) -> int:

@@ -75,7 +75,7 @@ def test_names_of_groups():
 
 def test_an_unknown_scheme_is_refused_and_the_known_ones_are_listed():
     assert age_groups("lower") is AGE_GROUPS["lower"]
-    with pytest.raises(UserError, match=r"'decades'.*nearest, lower, upper, literal, five_year"):
+    with pytest.raises(UserError, match=r"'decades'.*nearest, lower, upper, literal, levi_hassner, five_year"):
         age_groups("decades")
 
 

@@ -13,7 +13,12 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SHIPPED = [("quickstart", ()), *(("utkface_small", (a,)) for a in ("paper", "weighted", "cpu"))]
+SHIPPED = [
+    ("quickstart", ()),
+    *(("utkface_small", (a,)) for a in ("paper", "weighted", "cpu")),
+    *(("adience_cnn", (a,)) for a in ("levi_hassner", "epochs20", "epochs40", "cpu", "drawn")),
+    *(("voice_small", (a,)) for a in ("folders", "emodb", "ravdess", "classes", "emodb_classes", "drawn")),
+]
 
 
 def put(recipe: ConfigDict, key: str, value: Any) -> None:
@@ -76,7 +81,7 @@ def test_a_config_says_which_arguments_it_knows() -> None:
         ("model.dtype", "float16"),
         ("heads.age.decoding", "mode"),
         ("optimizer.name", "lion"),
-        ("optimizer.schedule", "step"),
+        ("optimizer.schedule", "linear"),
         ("evaluate.use", "first"),
         ("dataset.image_size", 31),
         ("dataset.drawn", -1),

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agegender_jax.allocation import allocate
+from agegender_jax.duplicates import find_conflicts
 from agegender_jax.errors import UserError
-from agegender_jax.splits import PARTS, PROTOCOLS, Split, allocate, find_conflicts, make_split
+from agegender_jax.splits import PARTS, PROTOCOLS, Split, make_split
 
 UTKFACE = Path(__file__).resolve().parents[2] / "shared" / "data" / "utkface" / "UTKFace.tar.gz"
 SHARES = np.array([1894, 739, 861, 2124, 9489, 2987, 2473, 3138]) / 23705  # UTKFace's, scheme `nearest`
@@ -125,7 +127,7 @@ def test_subjects_stay_whole_and_conflicts_stay_in_train(seed):
         assert len(set(part[subject == s])) == 1
     assert conflicted.any()
     assert (part[conflicted] == 0).all()
-    assert split.report["subjects_in_several_parts"] == 0
+    assert split.report["groups_in_several_parts"] == 0
     assert split.report["conflicted"] == split.report["kept_in_train"] == conflicted.sum()
     # Only where next to no subject has a single row can the totals be missed, and then by less than a subject.
     slack = 0 if seed % 4 < 3 else 3
@@ -133,7 +135,7 @@ def test_subjects_stay_whole_and_conflicts_stay_in_train(seed):
     assert abs(len(split.validation) - split.report["wanted_validation"]) <= slack
 
 
-def test_subjects_of_several_rows_come_into_every_part_as_often_as_others():
+def test_groups_of_several_rows_come_into_every_part_as_often_as_others():
     columns = table(24104, 5, repeated=0.2)
     several = columns[2] >= 0
     split = split_of(columns)
@@ -159,7 +161,7 @@ def test_paper_protocol_keeps_conflicts_out_of_test_and_counts_the_subjects_it_l
     part = part_of_rows(split)
     leaks = sum(len(set(part[subject == s])) > 1 for s in set(subject.tolist()) - {-1})
     assert leaks > 50
-    assert split.report["subjects_in_several_parts"] == leaks
+    assert split.report["groups_in_several_parts"] == leaks
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -321,7 +323,7 @@ def test_another_datasets_keys_are_refused(tmp_path):
         ({"folds": 5, "fold": 5}, "between 0 and 4"),
         ({"fold": 1}, "between 0 and 0"),
         ({"folds": 5, "fold": -1}, "between 0 and 4"),
-        ({"folds": 41}, "at least as many subjects"),
+        ({"folds": 41}, "at least as many groups"),
         ({"test_fraction": 0.01}, "leave test empty"),
         ({"validation_fraction": 0.01}, "leave validation empty"),
         ({"test_fraction": 0.9, "validation_fraction": 0.9}, "leave train empty"),
@@ -337,7 +339,7 @@ def test_bad_columns_are_refused():
     keys, age_group, subject, conflicted = table(40, 0)
     with pytest.raises(UserError, match=f"{keys[3]!s}.*more than once"):
         split_of((np.append(keys[1:], keys[3]), age_group, subject, conflicted))
-    with pytest.raises(UserError, match="40 values of subject"):
+    with pytest.raises(UserError, match="40 values of group"):
         split_of((keys, age_group, subject[:-1], conflicted))
     with pytest.raises(UserError, match="at least three keys"):
         make_split([], [], [], conflicted=[])
@@ -349,10 +351,10 @@ def test_bad_columns_are_refused():
 
 def test_conflicts_among_identical_files():
     nan = float("nan")
-    subject = [5, 5, 5, 9, 9, 2, 2, -1, -1, 3, 7, 7]
+    content = ["5", "5", "5", "9", "9", "2", "2", "a", "b", "3", "7", "7"]
     age = [30, 30, 36, 20, nan, 50, 50, 1, 99, 40, 10, 15]
     gender = [0, 0, 0, 1, 1, 0, 1, 0, 1, 0, 1, -1]
-    rows, counts = find_conflicts(subject, age, gender)
+    rows, counts = find_conflicts(content, age, gender)
     # 5: ages 6 apart. 9: an age unknown. 2: genders. 3: a single file. 7: ages exactly 5 apart.
     assert np.flatnonzero(rows).tolist() == [0, 1, 2, 5, 6, 10, 11]
     assert counts == {
@@ -392,6 +394,6 @@ def test_identical_files_of_utkface():
 
     split = make_split(names, age // 5, subject, conflicted=conflicted)
     assert len(split.test) == int(len(names) * 0.2 + 0.5)
-    assert split.report["subjects_in_several_parts"] == 0
-    assert split.report["subjects_of_several_rows"] == len(groups)
+    assert split.report["groups_in_several_parts"] == 0
+    assert split.report["groups_of_several_rows"] == len(groups)
     assert not conflicted[split.test].any()

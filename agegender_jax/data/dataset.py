@@ -1,57 +1,57 @@
-"""From a recipe's `dataset` section to decoded examples in memory."""
+"""From a recipe to decoded examples in memory."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from agegender_jax.data import resident
+from agegender_jax.data.drawing import draw, drawn_options
+from agegender_jax.data.inputs import Inputs, make_inputs
 from agegender_jax.data.source import Prepared, locate
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 
-DRAWN_SEED = 0  # of the faces that recipes draw: one archive serves them all
+DRAWN_SEED = 0  # of the examples that recipes draw: one drawing serves them all
+
+_BUILDER_OPTIONS = ("label_pattern", "speaker_pattern", "recording_pattern", "csv", "max_bad")
 
 
 def open_dataset(
-    options: ConfigDict, *, manual_dir: Path | None, data_dir: Path, progress: bool = True
-) -> tuple[Prepared, resident.Resident]:
-    """Finds, draws or prepares a dataset, and decodes it, each only where it has not been done before.
+    recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, progress: bool = True
+) -> tuple[Prepared, resident.Resident, Inputs]:
+    """Finds, draws or prepares a recipe's dataset, and decodes it, each only where it has not been done before.
 
     Args:
-      options: `name`, `image_size` and `drawn`.
-      manual_dir: where the downloaded archive lies, or None.
+      recipe: of the run.
+      manual_dir: where the downloaded data lie, or None.
       data_dir: where prepared datasets and caches lie.
       progress: whether to draw progress bars on a terminal.
 
     Raises:
-      UserError: the dataset is not there, or bad, or nothing can be written.
+      UserError: the dataset is not there, or bad, or nothing can be written; the recipe does not fit its kind.
     """
-    if options.drawn:
+    dataset = recipe.dataset
+    options: dict[str, Any] = {name: dataset[name] for name in _BUILDER_OPTIONS if dataset[name]}
+    if dataset.drawn:
         if manual_dir is not None:
             raise UserError(
-                f"This recipe draws its faces, and --manual_dir={manual_dir} is given; leave that out, or set "
+                f"This recipe draws its data, and --manual_dir={manual_dir} is given; leave that out, or set "
                 "--config.dataset.drawn=0."
             )
-        manual_dir = data_dir / "drawn" / f"{options.name}-{options.drawn}-{DRAWN_SEED}"
-        archive = manual_dir / "UTKFace.tar.gz"
-        try:
-            if not archive.exists():
-                _draw(archive, options.drawn, progress)
-        except OSError as error:
-            raise UserError(
-                f"{archive}: cannot be written ({error.strerror}); free some space or choose another --data_dir."
-            ) from error
-    prepared = locate(options.name, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
-    return prepared, resident.load(prepared, options.image_size, data_dir / "cache", progress=progress)
-
-
-def _draw(archive: Path, count: int, progress: bool) -> None:
-    from agegender_jax.data.synthetic import write_utkface_archive  # OpenCV, which only drawing needs
-
-    print(f"Drawing {count} faces into {archive} ({DISCLAIMER}).", file=sys.stderr)
-    try:
-        write_utkface_archive(archive, count, seed=DRAWN_SEED, progress=progress)
-    except UserError:
-        if not archive.exists():  # another process may have been first: it drew the same
-            raise
+        options = drawn_options(dataset.name) | options
+        manual_dir = data_dir / "drawn" / f"{dataset.name}-{dataset.drawn}-{DRAWN_SEED}"
+        if not manual_dir.exists():
+            print(f"Drawing {dataset.drawn} examples into {manual_dir} ({DISCLAIMER}).", file=sys.stderr)
+            draw(dataset.name, manual_dir, dataset.drawn, seed=DRAWN_SEED, progress=progress)
+    prepared = locate(
+        dataset.name,
+        manual_dir=manual_dir,
+        data_dir=data_dir,
+        config=dataset.config,
+        options=options,
+        progress=progress,
+    )
+    inputs = make_inputs(recipe, prepared.kind)
+    return prepared, resident.load(prepared, inputs, data_dir / "cache", progress=progress), inputs

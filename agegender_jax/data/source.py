@@ -2,9 +2,12 @@
 
 import dataclasses
 import hashlib
+import importlib
+import json
 import os
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,30 @@ import numpy as np
 from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
 
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "key": np.str_,
     "age": np.float32,
+    "age_low": np.float32,
+    "age_high": np.float32,
     "gender": np.int32,
     "race": np.int32,
     "subject": np.int64,
+    "group": np.int64,
+    "fold": np.int32,
+    "class_name": np.str_,
     "sha256": np.str_,
 }
-"""What is known of an example besides its image or sound; see `agegender_jax.labels` for unknown values."""
+"""What is known of an example besides its image or sound.
+
+`age` is in years, NaN where only a range is annotated or nothing; `age_low` to `age_high` is the range, both `age`
+where that is exact. `subject` is who is shown or heard, `group` what must stay with an example besides (all of a
+photographer, all of a recording), `fold` the part that the dataset was published with; all -1 where there is none.
+`class_name` is the class of a dataset that names its own, else "". See `agegender_jax.labels` for the other unknown
+values.
+"""
+
+KINDS = ("image", "audio")
+"""What an example's content may be: encoded pictures, or recordings."""
 
 
 def default_data_dir() -> Path:
@@ -37,11 +55,13 @@ class Prepared:
       name: of the dataset, as in recipes.
       directory: the version's folder, which TFDS reads.
       identity: changes whenever the prepared bytes do.
+      kind: one of `KINDS`.
     """
 
     name: str
     directory: Path
     identity: str
+    kind: str = "image"
 
     @property
     def version(self) -> str:
@@ -59,27 +79,37 @@ class Source:
     def __init__(self, prepared: Prepared) -> None:
         import tensorflow_datasets as tfds  # more than a second; a start from the decoded cache does without
 
-        self._directory = prepared.directory
+        self._directory, self._kind = prepared.directory, prepared.kind
         try:
             builder = tfds.builder_from_directory(prepared.directory)
-            self.terms = str(dict(builder.info.metadata or {}).get("terms", ""))
-            self._records = builder.as_data_source(split="all", decoders={"image": tfds.decode.SkipDecoding()})
+            self.metadata: dict[str, Any] = dict(builder.info.metadata or {})
+            decoders = {"image": tfds.decode.SkipDecoding()} if prepared.kind == "image" else None
+            self._records = builder.as_data_source(split="all", decoders=decoders)
         except Exception as error:  # TFDS and array_record raise many kinds
             raise self._unreadable(error) from error
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, row: int) -> Mapping[str, Any]:
-        """The example: `image` (encoded bytes) and a value for each of `COLUMNS`."""
+    @property
+    def terms(self) -> str:
+        """Under which the dataset may be used."""
+        return str(self.metadata.get("terms", ""))
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """The example: `content` (encoded bytes) and a value for each of `COLUMNS`."""
         try:
-            example = dict(self._records[row])
+            stored = self._records[row]
+            age = stored["age"]
+            absent = {"age_low": age, "age_high": age, "race": -1, "group": -1, "fold": -1, "class_name": ""}
+            example = {name: stored.get(name, absent.get(name)) for name in COLUMNS}
+            content = stored[self._kind]
         except Exception as error:
             raise self._unreadable(error) from error
-        for name, kind in COLUMNS.items():
-            if kind is np.str_ and isinstance(example[name], bytes):
-                example[name] = example[name].decode()
-        return example
+        for name, value in example.items():
+            if isinstance(value, bytes):
+                example[name] = value.decode()
+        return example | {"content": content}
 
     def _unreadable(self, error: Exception) -> UserError:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -89,7 +119,15 @@ class Source:
         )
 
 
-def locate(name: str, *, manual_dir: Path | None, data_dir: Path, progress: bool = True) -> Prepared:
+def locate(
+    name: str,
+    *,
+    manual_dir: Path | None,
+    data_dir: Path,
+    config: str = "",
+    options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Prepared:
     """Finds a prepared dataset, and prepares it first where only the downloaded archive is there.
 
     With `manual_dir` the dataset is what lies there, prepared under `data_dir` in a folder of its own, so two archives
@@ -99,6 +137,8 @@ def locate(name: str, *, manual_dir: Path | None, data_dir: Path, progress: bool
       name: of the dataset.
       manual_dir: where the downloaded archive or the unpacked folder lies, or None.
       data_dir: where prepared datasets lie.
+      config: name of one of the builder's configurations; "" is its first.
+      options: fields of that configuration that shall have other values, where it is prepared.
       progress: whether to draw progress bars.
 
     Raises:
@@ -109,18 +149,20 @@ def locate(name: str, *, manual_dir: Path | None, data_dir: Path, progress: bool
     if name not in NAMES:
         raise UserError(f"There is no dataset {name!r}; choose one of: {', '.join(NAMES)}.")
     if manual_dir is None:
-        directory = _newest(data_dir / name)
+        directory = _newest(data_dir / name / config)
         if directory is None:
+            wanted = f"{name}, configuration {config}" if config else name
             raise UserError(
-                f"{data_dir} holds no prepared {name}; give --manual_dir=DIR with the downloaded archive in it, or "
+                f"{data_dir} holds no prepared {wanted}; give --manual_dir=DIR with the downloaded data in it, or "
                 f"--data_dir=DIR with what `tfds build` wrote."
             )
         return _prepared(name, directory)
-    parent = data_dir / "prepared" / f"{name}-{_fingerprint(name, manual_dir)}"
+    wishes = {"config": config, **(options or {})} if config or options else {}
+    parent = data_dir / "prepared" / f"{name}-{_fingerprint(name, manual_dir, data_dir, wishes)}"
     if directory := _newest(parent / name):
         return _prepared(name, directory)
     try:
-        directory = prepare(name, manual_dir, parent, progress=progress)
+        directory = prepare(name, manual_dir, parent, config=config, options=options, progress=progress)
     except (DataError, OSError) as error:
         directory = _newest(parent / name)  # another process may have been first: what it made is as good
         if directory is None:
@@ -130,32 +172,50 @@ def locate(name: str, *, manual_dir: Path | None, data_dir: Path, progress: bool
 
 
 def _newest(folder: Path) -> Path | None:
-    """The folder of the newest prepared version in `folder`."""
+    """The folder of the newest prepared version in `folder`, or in the only configuration that lies there."""
     found = [path.parent for path in folder.glob("*/dataset_info.json")]
+    if not found:
+        found = [path.parent for path in folder.glob("*/*/dataset_info.json")]
+        if len(names := sorted({path.parent.name for path in found})) > 1:
+            raise UserError(
+                f"{folder} holds several configurations: {', '.join(names)}; name one with config.dataset.config."
+            )
     return max(found, key=lambda path: _version(path.name)) if found else None
 
 
 def _prepared(name: str, directory: Path) -> Prepared:
     try:
+        features = json.loads((directory / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
+        kind = next(kind for kind in KINDS if kind in features)
         digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
         for path in sorted(directory.glob("*.array_record*")):
             status = path.stat()
             digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
     except OSError as error:
         raise UserError(f"{directory}: cannot be read ({error.strerror}); check its permissions.") from error
-    return Prepared(name, directory, digest.hexdigest()[:12])
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise UserError(
+            f"{directory}: this prepared dataset is damaged (features.json); delete the folder and prepare it again."
+        ) from error
+    return Prepared(name, directory, digest.hexdigest()[:12], kind)
 
 
-def _fingerprint(name: str, manual_dir: Path) -> str:
+def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[str, Any]) -> str:
     """Changes when what lies there does: names, sizes and times, since reading gigabytes at every start is slow."""
+    # Next to the archive, or to loose images, may lie anything, the prepared data included; it must not count.
+    patterns = getattr(importlib.import_module(f"tfds_builders.{name}"), "SOURCES", ("*",))
     try:
-        entries = [Path(entry.path) for entry in os.scandir(manual_dir) if not entry.name.startswith(".")]
-        # Next to the archive, or to loose images, may lie anything, the prepared data included; it must not count.
-        named = [path for path in entries if name in path.name.lower()]
-        paths = named or [path for path in entries if path.is_file()]
+        own = data_dir.resolve()
+        paths = [
+            Path(entry.path)
+            for entry in os.scandir(manual_dir)
+            if not entry.name.startswith(".") and any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
+        ]
+        folders = [path for path in paths if path.is_dir() and path.resolve() != own]
         # A folder's own time does not tell of a change further down.
-        paths += [path for folder in named if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
-        lines = []
+        paths = [path for path in paths if path.is_file()]
+        paths += [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        lines = [json.dumps(wishes, sort_keys=True)] if wishes else []
         for path in paths:
             status = path.stat()
             size = status.st_size if path.is_file() else 0

@@ -2,16 +2,14 @@
 
 from collections import deque
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from agegender_jax.data.augment import normalize
+from agegender_jax.data.inputs import Inputs
 from agegender_jax.mesh import by_batch, replicated
 from agegender_jax.models.heads import Head
 
@@ -28,33 +26,34 @@ class Evaluator:
       graphdef: the model's structure, from `split_model`.
       heads: by name.
       recipe: the run's.
+      inputs: how examples become what the network sees.
       mesh: devices; the batch is rounded up to a multiple of them.
     """
 
-    def __init__(self, graphdef: Any, heads: Mapping[str, Head], recipe: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    def __init__(
+        self, graphdef: Any, heads: Mapping[str, Head], recipe: ConfigDict, inputs: Inputs, mesh: jax.sharding.Mesh
+    ) -> None:
         self._heads = heads
         self._mesh = mesh
         devices = mesh.shape["data"]
         self._batch_size = -(-recipe.evaluate.batch_size // devices) * devices
         sharding = by_batch(mesh)
-        normalized = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
 
-        def distributions(model_state: Any, images: jax.Array, rows: jax.Array, mirrored: jax.Array) -> Any:
-            batch = jax.lax.with_sharding_constraint(images[rows], sharding)
-            batch = normalized(jnp.where(mirrored, batch[:, :, ::-1], batch))
+        def distributions(model_state: Any, content: jax.Array, rows: jax.Array, mirrored: jax.Array) -> Any:
+            batch = inputs.plain(jax.lax.with_sharding_constraint(content[rows], sharding), mirrored)
             outputs = nnx.merge(graphdef, *model_state)(batch)
             return {name: head.distribution(outputs[name]) for name, head in heads.items()}
 
         self._distributions = jax.jit(distributions, out_shardings=replicated(mesh))
 
     def distributions(
-        self, model_state: Any, images: jax.Array, rows: np.ndarray, *, flip: bool = False
+        self, model_state: Any, content: jax.Array, rows: np.ndarray, *, flip: bool = False
     ) -> dict[str, np.ndarray]:
         """Each head's distribution for the examples of `rows`.
 
         Args:
           model_state: `(params, stats)`.
-          images: uint8 `[n, size, size, 3]`, on the devices.
+          content: `[n, *shape]`, see `inputs.Inputs`, on the devices.
           rows: int [m].
           flip: average over each image and its mirror image.
 
@@ -64,19 +63,19 @@ class Evaluator:
         padding = -len(rows) % self._batch_size if len(rows) else self._batch_size
         padded = np.pad(np.asarray(rows, np.int32), (0, padding)).reshape(-1, self._batch_size)
         views = [False, True] if flip else [False]
-        found = [self._one_view(model_state, images, padded, mirrored, len(rows)) for mirrored in views]
+        found = [self._one_view(model_state, content, padded, mirrored, len(rows)) for mirrored in views]
         # The mean of the distributions, not of the logits: what a head says may be averaged.
         return {name: np.mean([view[name] for view in found], axis=0) for name in self._heads}
 
     def _one_view(
-        self, model_state: Any, images: jax.Array, batches: np.ndarray, mirrored: bool, count: int
+        self, model_state: Any, content: jax.Array, batches: np.ndarray, mirrored: bool, count: int
     ) -> dict[str, np.ndarray]:
         view = jax.device_put(np.array(mirrored), replicated(self._mesh))
         in_flight: deque[dict[str, jax.Array]] = deque()
         parts = []
         for batch in batches:
             rows = jax.device_put(batch, by_batch(self._mesh))
-            in_flight.append(self._distributions(model_state, images, rows, view))
+            in_flight.append(self._distributions(model_state, content, rows, view))
             if len(in_flight) > _IN_FLIGHT:
                 parts.append(jax.device_get(in_flight.popleft()))
         parts.extend(jax.device_get(list(in_flight)))

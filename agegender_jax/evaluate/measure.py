@@ -18,12 +18,15 @@ from agegender_jax.run import Run
 
 SPLITS = ("train", "validation", "test", "all")
 
+_OF_THE_DATASET = ("config", "label_pattern", "speaker_pattern", "recording_pattern", "csv")  # not of another one
+
 
 def measure(
     run: Run,
     *,
     split: str | None = None,
     dataset: str | None = None,
+    config: str | None = None,
     manual_dir: Path | None = None,
     data_dir: Path | None = None,
     progress: bool = True,
@@ -38,6 +41,7 @@ def measure(
       run: a complete run.
       split: of `SPLITS`, None is `test`; another archive has no parts but `all`, which None then is.
       dataset: name of another dataset's format.
+      config: of that dataset's builder.
       manual_dir: where another archive lies, or where the run's own lies now.
       data_dir: where prepared data and caches lie; None is where the run had them.
       progress: whether to draw progress bars.
@@ -48,18 +52,23 @@ def measure(
     summary, facts = run.summary(), run.facts()
     if summary is None or not facts:
         raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
-    options = ConfigDict(run.recipe.dataset.to_dict())
-    given = dataset is not None or manual_dir is not None
+    recipe = ConfigDict(run.recipe.to_dict())
+    options = recipe.dataset
+    given = dataset is not None or config is not None or manual_dir is not None
     if given:
-        options.update(name=dataset or options.name, drawn=0)
+        options.drawn = 0
+        if dataset not in (None, options.name):
+            options.update(dict.fromkeys(_OF_THE_DATASET, ""), name=dataset, max_bad=0.0)
+        if config is not None:
+            options.config = config
     elif facts["manual_dir"] and not options.drawn:
         manual_dir = Path(facts["manual_dir"])
-    _, data = open_dataset(
-        options, manual_dir=manual_dir, data_dir=data_dir or Path(facts["data_dir"]), progress=progress
+    _, data, inputs = open_dataset(
+        recipe, manual_dir=manual_dir, data_dir=data_dir or Path(facts["data_dir"]), progress=progress
     )
     heads = run.heads()
     columns = data.columns
-    saved = None if dataset is not None else run.split(columns["key"], others=given)
+    saved = None if dataset is not None or config is not None else run.split(columns["key"], others=given)
     if saved is not None and given and facts["data_sha256"] != data.sha256:
         saved = None  # the same names, other files
     other, left_out = saved is None, 0
@@ -83,14 +92,15 @@ def measure(
     labels = {name: head.column(columns) for name, head in heads.items()}
     with jax.set_mesh(mesh):
         placed = place(data, {}, replicated(mesh))
-        evaluator = Evaluator(graphdef, heads, run.recipe, mesh)
+        evaluator = Evaluator(graphdef, heads, run.recipe, inputs, mesh)
         flip = run.recipe.evaluate.flip
-        found = answers(heads, evaluator.distributions(model_state, placed["images"], rows, flip=flip))
+        found = answers(heads, evaluator.distributions(model_state, placed["content"], rows, flip=flip))
     chosen = {name: label[rows] for name, label in labels.items()}
     result = {
         "run": run.name,
         "dataset": options.name,
         "drawn": bool(options.drawn),
+        "config": options.config,
         "protocol": "every file that the run has not seen" if other else summary["protocol"],
         "age_groups": run.recipe.age_groups,
         "split_sha256": None if other else summary["split_sha256"],

@@ -4,6 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agegender_jax.labels import DISCLAIMER
+from agegender_jax.splits import marked
+
+PUBLISHED = {
+    "adience": {
+        "Levi & Hassner (2015)": {
+            "age_group/accuracy": (0.507, 0.051),
+            "age_group/one_off": (0.847, 0.022),
+            "gender/accuracy": (0.868, 0.014),
+        }
+    }
+}
+"""Figures to stand beside ours where the protocol is the same: mean and standard deviation over the five folds."""
 
 
 def report(summary: Mapping[str, Any]) -> str:
@@ -13,10 +25,10 @@ def report(summary: Mapping[str, Any]) -> str:
     pace = f" at {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     return "\n".join(
         [
-            f"{summary['run']}: {summary['dataset']}{drawn}, protocol {summary['protocol']}, age groups "
+            f"{summary['run']}: {summary['dataset']}{drawn}, protocol {marked(summary['protocol'])}, age groups "
             f"{summary['age_groups']}, split {summary['split_sha256'][:16]}",
             table({part: summary[part] for part in ("validation", "test", "constant")}),
-            "flip-averaged: mean over each face and its mirror image"
+            "flip-averaged: mean over each picture and its mirror image"
             if summary["flip_averaged"]
             else "not flip-averaged",
             f"constant: the best guess without looking, from the training labels ({names})",
@@ -48,8 +60,13 @@ def table(columns: Mapping[str, Mapping[str, float]], keys: Sequence[str] | None
     gender/accuracy  0.9000    0.5000
     n                    10
     """
+    return text_table({name: {k: _cell(v) for k, v in column.items()} for name, column in columns.items()}, keys)
+
+
+def text_table(columns: Mapping[str, Mapping[str, str]], keys: Sequence[str] | None = None) -> str:
+    """Texts side by side: one row a key, one column an entry; `keys` chooses and orders the rows."""
     keys = keys or list(dict.fromkeys(key for column in columns.values() for key in column))
-    cells = [["", *columns]] + [[key, *(_cell(column.get(key)) for column in columns.values())] for key in keys]
+    cells = [["", *columns]] + [[key, *(column.get(key, "") for column in columns.values())] for key in keys]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join(
         "  ".join(

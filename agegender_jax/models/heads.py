@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from agegender_jax import metrics
-from agegender_jax.labels import GENDERS, UNKNOWN, AgeGroups
+from agegender_jax.labels import GENDERS, UNDEFINED_GENDER, UNKNOWN, AgeGroups
 
 Columns = Mapping[str, np.ndarray]
 
@@ -110,12 +110,29 @@ class ClassHead:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GenderHead(ClassHead):
-    """Perceived gender as annotated."""
+    """Perceived gender as annotated. With `names` of `GENDERS` alone, "undefined" counts as unknown."""
 
     names: tuple[str, ...] = GENDERS
 
     def column(self, examples: Columns) -> np.ndarray:
-        return examples["gender"]
+        gender = np.asarray(examples["gender"])
+        return np.where(gender < self.size, gender, UNKNOWN).astype(np.int32)
+
+
+GENDERS_AND_UNDEFINED = (*GENDERS, UNDEFINED_GENDER)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class JointClassHead(ClassHead):
+    """The classes that a dataset names itself, such as one for each gender and age (`female_31`).
+
+    Attributes:
+      names: of the classes, as in the column `class_name`; kept with the run.
+    """
+
+    def column(self, examples: Columns) -> np.ndarray:
+        index = {name: i for i, name in enumerate(self.names)}
+        return np.array([index.get(name, UNKNOWN) for name in examples["class_name"].tolist()], np.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,7 +147,7 @@ class AgeGroupHead(ClassHead):
         object.__setattr__(self, "names", self.scheme.names)
 
     def column(self, examples: Columns) -> np.ndarray:
-        return self.scheme.assign(examples["age"])
+        return self.scheme.assign_range(examples["age_low"], examples["age_high"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """A model: a backbone and its heads, and how a recipe becomes one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,15 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
-from agegender_jax.labels import age_groups
-from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
+from agegender_jax.labels import GENDERS, age_groups
+from agegender_jax.models.heads import (
+    GENDERS_AND_UNDEFINED,
+    AgeGroupHead,
+    AgeYearsHead,
+    GenderHead,
+    Head,
+    JointClassHead,
+)
 from agegender_jax.models.small_cnn import VARIANTS, SmallCNN
 
 
@@ -57,21 +64,33 @@ BACKBONES: dict[str, Callable[[ConfigDict, nnx.Rngs], nnx.Module]] = {"small_cnn
 """How a recipe becomes a backbone, by `model.backbone`."""
 
 
-def build_heads(recipe: ConfigDict, class_weights: Mapping[str, np.ndarray] | None = None) -> dict[str, Head]:
+def build_heads(
+    recipe: ConfigDict,
+    class_names: Sequence[str] = ("unknown",),
+    class_weights: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Head]:
     """The heads of a recipe, by name; a head of weight 0 is left out.
 
     Args:
       recipe: the run's.
+      class_names: the dataset's own classes, which the head `joint` predicts; before the data are read, any.
       class_weights: float32 `[classes]` for each head that weights its classes; only the loss needs them.
     """
     options = recipe.heads
     weights = class_weights or {}
     heads: dict[str, Head] = {
-        "gender": GenderHead(weight=options.gender.weight),
+        "gender": GenderHead(
+            names=GENDERS_AND_UNDEFINED if options.gender.undefined else GENDERS,
+            weight=options.gender.weight,
+            class_weights=weights.get("gender"),
+        ),
         "age_group": AgeGroupHead(
             scheme=age_groups(recipe.age_groups),
             weight=options.age_group.weight,
             class_weights=weights.get("age_group"),
+        ),
+        "joint": JointClassHead(
+            names=tuple(class_names), weight=options.joint.weight, class_weights=weights.get("joint")
         ),
         "age": AgeYearsHead(decoding=options.age.decoding, spread=options.age.spread, weight=options.age.weight),
     }

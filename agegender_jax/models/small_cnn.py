@@ -3,6 +3,8 @@
 The paper says "six convolutional layers, each followed by ReLU, batch normalisation and max pooling, two fully
 connected layers of 512 with dropout 0.5" and 11.5 million parameters, but gives neither widths nor kernels, and five
 hundred regular nets have that count. The variants below are the natural readings; `a` is the default.
+`plain` is a reading of a report on Adience that gives nothing but "convolutions, then three fully connected layers", of
+which the heads are the third.
 Totals count the convolutions, the normalisations, the two dense layers and heads of 8 and 2 outputs at 256x256.
 
 | variant | layout | parameters | multiply-adds at 256x256 |
@@ -12,6 +14,7 @@ Totals count the convolutions, the normalisations, the two dense layers and head
 | `c` | `valid` padding, thin, 2x2 pooling | 11,521,002 | 0.57 G |
 | `d` | Levi-Hassner's 7x7 stem and 5x5 second layer | 11,459,306 | 0.58 G |
 | `levi_hassner` | three layers, local response normalisation | 11,416,074 | 0.86 G |
+| `plain` | 3x3, 2x2 pooling, no normalisation | 9,045,322 at 128x128 | 0.25 G at 128x128 |
 | `thin` | for 64x64 inputs on a CPU: no reading of the paper | 3,618,634 at 64x64 | 0.05 G at 64x64 |
 """
 
@@ -43,7 +46,7 @@ class Variant:
     """A stack of convolutions, then dense layers of width `hidden`."""
 
     blocks: tuple[ConvBlock, ...]
-    norm: Literal["batch", "local_response"] = "batch"
+    norm: Literal["batch", "local_response", "none"] = "batch"
     hidden: tuple[int, ...] = (512, 512)
 
 
@@ -78,6 +81,7 @@ VARIANTS: dict[str, Variant] = {
         ),
         norm="local_response",
     ),
+    "plain": Variant(_stack((32, 64, 128, 256), (1, 2, 3, 4), (2, 2)), norm="none"),
     "thin": Variant(_stack((24, 48, 96, 192, 256, 256), (1, 2, 3, 4), (2, 2))),
 }
 

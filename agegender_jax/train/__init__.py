@@ -2,15 +2,17 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from agegender_jax.compilation import cache_compilations
 from agegender_jax.data.source import default_data_dir
-from agegender_jax.errors import UserError, quiet_libraries
+from agegender_jax.errors import EXIT_USER_ERROR, UserError, quiet_libraries
 from agegender_jax.train.loop import dry_run as dry_run_of
 from agegender_jax.train.loop import train
+from agegender_jax.train.study import plan, study
 
 
 def command(
@@ -19,6 +21,9 @@ def command(
     workdir: Path,
     manual_dir: Path | None = None,
     data_dir: Path | None = None,
+    protocols: Sequence[str] = (),
+    folds: str = "",
+    repeats: int = 1,
     dry_run: bool = False,
     started: float | None = None,
 ) -> int:
@@ -26,9 +31,12 @@ def command(
 
     Args:
       recipe: from `configs/`.
-      workdir: the run's directory.
+      workdir: the run's directory, or that of several.
       manual_dir: where the downloaded dataset lies, or None where it is prepared.
       data_dir: where prepared data lie; None is TFDS's own place.
+      protocols: train under each of these, see `study.plan`.
+      folds: train each of these.
+      repeats: train each so many times.
       dry_run: only say what would be done.
       started: `time.monotonic()` at the start of the command.
 
@@ -39,8 +47,15 @@ def command(
     cache_compilations()
     data_dir = data_dir or default_data_dir()
     try:
+        several = bool(protocols or folds or repeats != 1)
+        members = plan(recipe, protocols, folds, repeats) if several else []
         if dry_run:
-            print(dry_run_of(recipe, manual_dir=manual_dir, data_dir=data_dir))
+            print(dry_run_of(members[0].recipe if several else recipe, manual_dir=manual_dir, data_dir=data_dir))
+            if several:
+                print(f"{len(members)} such runs: {', '.join(member.name for member in members)}")
+        elif several:
+            result = study(members, workdir, manual_dir=manual_dir, data_dir=data_dir)
+            return EXIT_USER_ERROR if result["refused"] else 0
         else:
             train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())
     except UserError as error:

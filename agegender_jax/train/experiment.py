@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.inputs import Inputs
+from agegender_jax.data.partition import class_names, split_dataset
 from agegender_jax.data.resident import Resident
 from agegender_jax.data.source import Prepared
+from agegender_jax.duplicates import find_conflicts
 from agegender_jax.errors import UserError
-from agegender_jax.labels import age_groups, class_weights
+from agegender_jax.labels import DISCLAIMER, class_weights
 from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.models.model import build_heads
 from agegender_jax.run import Run, write_whole
-from agegender_jax.splits import Split, find_conflicts, make_split
+from agegender_jax.splits import PARTS, Split, marked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Experiment:
       recipe: the run's.
       prepared: where the dataset lies.
       data: decoded, in host memory.
+      inputs: how it becomes what the network sees.
       split: who is in which part.
       heads: by name, class weights included.
       labels: of every head, `[n]`.
@@ -40,6 +45,7 @@ class Experiment:
     recipe: ConfigDict
     prepared: Prepared
     data: Resident
+    inputs: Inputs
     split: Split
     heads: dict[str, Head]
     labels: dict[str, np.ndarray]
@@ -48,20 +54,34 @@ class Experiment:
     def describe(self) -> str:
         """The experiment in a few lines of text."""
         recipe, split, counts = self.recipe, self.split, self.facts["identical_files"]
-        drawn = " drawn (they prove the pipeline and say nothing about people)" if recipe.dataset.drawn else ""
+        drawn = f" ({DISCLAIMER})" if recipe.dataset.drawn else ""
         fold = f", fold {split.fold} of {split.folds}" if split.folds else ""
+        what = "recordings" if self.prepared.kind == "audio" else "pictures"
         lines = [
-            f"dataset  {recipe.dataset.name} {self.prepared.version}: {len(self.data)} faces{drawn} "
+            f"dataset  {recipe.dataset.name} {self.prepared.version}: {len(self.data)} {what}{drawn} "
             f"at {recipe.dataset.image_size}x{recipe.dataset.image_size}",
             f"labels   perceived age and gender as annotated; age groups: {recipe.age_groups}",
-            f"split    {split.protocol}{fold}: {len(split.train)} train, {len(split.validation)} validation, "
+            f"split    {marked(split.protocol)}{fold}: {len(split.train)} train, {len(split.validation)} validation, "
             f"{len(split.test)} test; sha256 {split.sha256[:16]}",
             f"         {counts['groups']} groups of identical files ({counts['files']} files), "
             f"{counts['conflicting_groups']} of them with conflicting labels: these {counts['conflicting_files']} "
             "files are kept out of validation and test",
         ]
-        if leaks := split.report["subjects_in_several_parts"]:
-            lines.append(f"         leaky: {leaks} groups of identical files lie in several parts")
+        subjects = self.facts["subjects"]
+        if not subjects["known"]:
+            lines.append(
+                "         nobody is identified: figures are an upper bound for people who are new to the model"
+            )
+        elif subjects["in_several_parts"]:
+            lines.append(
+                f"         leaky: {subjects['in_several_parts']} of {subjects['known']} subjects are in several parts"
+            )
+        else:
+            lines.append(f"         {subjects['known']} subjects, none of them in two parts")
+        if leaks := split.report["groups_in_several_parts"]:
+            lines.append(f"         leaky: {leaks} groups that belong together lie in several parts")
+        if spectrogram := self.facts.get("spectrogram"):
+            lines.append("sound    " + ", ".join(f"{key} {value}" for key, value in spectrogram.items()))
         for name, head in self.heads.items():
             if isinstance(head, ClassHead) and head.class_weights is not None:
                 pairs = zip(head.names, head.class_weights, strict=True)
@@ -86,10 +106,12 @@ def set_up(
     Raises:
       UserError: the data are missing or bad, or are not those that the run began with.
     """
-    prepared, data = open_dataset(recipe.dataset, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+    prepared, data, inputs = open_dataset(recipe, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
     columns = data.columns
-    heads = build_heads(recipe)
-    conflicted, conflicts = find_conflicts(columns["subject"], columns["age"], columns["gender"])
+    names = class_names(columns)
+    if recipe.heads.joint.weight and not names:
+        raise UserError(f"{recipe.dataset.name} names no classes of its own; set config.heads.joint.weight=0.")
+    heads = build_heads(recipe, names)
     split = run.split(columns["key"]) if run else None
     if run and split and run.facts().get("data_sha256") not in (None, data.sha256):
         raise UserError(
@@ -97,9 +119,9 @@ def set_up(
             "restore them, or choose another --workdir."
         )
     if split is None:
-        options = recipe.split.to_dict()
-        strata = age_groups(recipe.age_groups).assign(columns["age"])
-        split = make_split(columns["key"], strata, columns["subject"], conflicted=conflicted, **options)
+        split, conflicts = split_dataset(columns, recipe)
+    else:
+        conflicts = find_conflicts(columns["sha256"], columns["age"], columns["gender"])[1]
     labels = {name: head.column(columns) for name, head in heads.items()}
     for part in ("train", "validation", "test"):
         if not len(getattr(split, part)):
@@ -112,7 +134,7 @@ def set_up(
         for name, options in recipe.heads.items()
         if name in heads and options.get("class_weights")
     }
-    heads = build_heads(recipe, weights)
+    heads = build_heads(recipe, names, weights)
     facts = {
         "manual_dir": str(manual_dir.resolve()) if manual_dir else None,
         "data_dir": str(data_dir.resolve()),
@@ -120,17 +142,32 @@ def set_up(
         "data_sha256": data.sha256,
         "terms": data.terms,
         "identical_files": conflicts,
+        "subjects": _subjects(columns, split),
+        "class_names": list(names),
         "class_weights": {name: [float(w) for w in values] for name, values in weights.items()},
         "split_sha256": split.sha256,
         "command": sys.argv,
-    } | environment()
+    }
+    facts |= inputs.facts | environment()
     if run is not None and not (run.directory / "split.json").exists():
         # Content hashes of what the run learns and chooses from, so that other archives can be checked for it.
         seen = columns["sha256"][np.concatenate([split.train, split.validation])]
         write_whole(run.directory / "seen_sha256.txt", "\n".join(sorted(set(seen.tolist()))) + "\n")
         run.write("run.json", facts)
         split.save(run.directory / "split.json")  # last: where it is, the others are
-    return Experiment(recipe, prepared, data, split, heads, labels, facts)
+    return Experiment(recipe, prepared, data, inputs, split, heads, labels, facts)
+
+
+def _subjects(columns: Mapping[str, np.ndarray], split: Split) -> dict[str, int]:
+    """How many subjects are known, and how many of them are in more than one part."""
+    subject = columns["subject"]
+    part = np.empty(len(subject), np.int64)
+    for index, name in enumerate(PARTS):
+        part[getattr(split, name)] = index
+    known = subject >= 0
+    pairs = np.unique(np.stack([subject[known], part[known]]), axis=1)
+    counts = np.unique(pairs[0], return_counts=True)[1]
+    return {"known": len(counts), "in_several_parts": int((counts > 1).sum())}
 
 
 def environment() -> dict[str, Any]:

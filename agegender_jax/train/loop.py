@@ -166,11 +166,18 @@ def _train(
     data = place(experiment.data, labels, everywhere)
     sharding = by_batch(mesh)
     train_steps = jax.jit(
-        make_train_steps(graphdef, heads, optimizer, recipe, lambda x: jax.lax.with_sharding_constraint(x, sharding)),
+        make_train_steps(
+            graphdef,
+            heads,
+            optimizer,
+            recipe,
+            experiment.inputs,
+            lambda x: jax.lax.with_sharding_constraint(x, sharding),
+        ),
         donate_argnums=0,
         out_shardings=(everywhere, everywhere),
     )
-    evaluator = Evaluator(graphdef, heads, recipe, mesh)
+    evaluator = Evaluator(graphdef, heads, recipe, experiment.inputs, mesh)
     order = BatchOrder(split.train, batch_size, recipe.seed)
     _say(
         f"model    {recipe.model.backbone} {recipe.model.variant}, {parameters:,} parameters; "
@@ -295,7 +302,7 @@ def _progress_line(
     dispatch: int,
     validation: dict[str, float],
 ) -> str:
-    shown = ("gender/accuracy", "age_group/accuracy", "age/mae")
+    shown = ("gender/accuracy", "age_group/accuracy", "joint/accuracy", "age/mae")
     text = "  ".join(f"{key} {validation[key]:.3f}" for key in shown if key in validation)
     line = f"step {step}/{total}  epoch {step * batch_size / examples:.1f}  validation: {text}"
     if pace:

@@ -12,7 +12,14 @@ from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.train.experiment import Experiment
 from agegender_jax.train.writers import Writers
 
-_TWO_EXAMPLES = {"age": np.array([1.0, 30.0], np.float32), "gender": np.array([0, 1], np.int32)}
+_AGES = np.array([1.0, 30.0], np.float32)
+_TWO_EXAMPLES = {
+    "age": _AGES,
+    "age_low": _AGES,
+    "age_high": _AGES,
+    "gender": np.array([0, 1], np.int32),
+    "class_name": np.array(["unknown", "unknown"]),
+}
 
 
 def measure_part(
@@ -40,7 +47,7 @@ def measure_part(
     """
     rows = getattr(experiment.split, part)
     heads = experiment.heads
-    found = answers(heads, evaluator.distributions(model_state, data["images"], rows, flip=flip))
+    found = answers(heads, evaluator.distributions(model_state, data["content"], rows, flip=flip))
     labels = {name: label[rows] for name, label in experiment.labels.items()}
     result = figures(heads, found, labels)
     if at is not None:
@@ -59,8 +66,8 @@ def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any,
             writers.image(f"{part}/{name}", picture, step)
     sample = np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)
     captions = [_caption(experiment.heads, found, labels, i) for i in sample]
-    faces = np.stack([experiment.data.images[row] for row in rows[sample]])
-    writers.image(f"{part}/faces", grid_picture(faces, captions), step)
+    shown = experiment.inputs.pictures(np.stack([experiment.data.content[row] for row in rows[sample]]))
+    writers.image(f"{part}/examples", grid_picture(shown, captions), step)
 
 
 def measure_constant(experiment: Experiment) -> tuple[dict[str, str], dict[str, float]]:
@@ -93,5 +100,12 @@ def _caption(heads: Mapping[str, Any], found: Any, labels: Any, i: int) -> str:
         true.append(heads["gender"].names[labels["gender"][i]] if labels["gender"][i] >= 0 else "?")
     if "age" in heads:
         said.append(f"{found['age']['years'][i]:.0f}")
-        true.append(f"{labels['age'][i]:.0f}")
+        true.append("?" if np.isnan(labels["age"][i]) else f"{labels['age'][i]:.0f}")
+    elif "age_group" in heads:
+        names = heads["age_group"].names
+        said.append(names[found["age_group"]["class"][i]])
+        true.append(names[labels["age_group"][i]] if labels["age_group"][i] >= 0 else "?")
+    if "joint" in heads:
+        said.append(heads["joint"].names[found["joint"]["class"][i]])
+        true.append(heads["joint"].names[labels["joint"][i]] if labels["joint"][i] >= 0 else "?")
     return f"{' '.join(said)}\n({' '.join(true)})"

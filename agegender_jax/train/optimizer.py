@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 
 
 def learning_rate(options: ConfigDict, total_steps: int) -> optax.Schedule:
-    """The learning rate by step: a linear warm-up from zero, then `constant` or `cosine` to zero.
+    """The learning rate by step: a linear warm-up from zero, then `constant`, `cosine` to zero, or `step`.
+
+    `step` is a tenth after each fifth of the steps that follow (Levi and Hassner 2015: 10,000 of 50,000).
 
     Args:
       options: `learning_rate`, `schedule`, `warmup` (share of all steps).
@@ -19,6 +21,7 @@ def learning_rate(options: ConfigDict, total_steps: int) -> optax.Schedule:
     main = {
         "constant": optax.constant_schedule(peak),
         "cosine": optax.cosine_decay_schedule(peak, after),
+        "step": optax.piecewise_constant_schedule(peak, {max(1, after * fifth // 5): 0.1 for fifth in range(1, 5)}),
     }[options.schedule]
     if not warmup_steps:
         return main

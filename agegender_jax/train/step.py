@@ -1,7 +1,6 @@
 """The training step: one for all systems."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,12 +9,12 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from agegender_jax.data.augment import augment, normalize
+from agegender_jax.data.inputs import Inputs
 from agegender_jax.models.heads import Head
 from agegender_jax.train.state import TrainState
 
 Data = Mapping[str, Any]
-"""`images` uint8 `[n, size, size, 3]` and `labels`, a dictionary of `[n]` arrays by head, on the devices."""
+"""`content` `[n, *shape]`, see `inputs.Inputs`, and `labels`, a dictionary of `[n]` arrays by head, on the devices."""
 
 
 def total_loss(
@@ -39,6 +38,7 @@ def make_train_steps(
     heads: Mapping[str, Head],
     optimizer: optax.GradientTransformation,
     recipe: ConfigDict,
+    inputs: Inputs,
     constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> Callable[[TrainState, Data, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """A function that takes several optimizer steps: `(state, data, rows) -> (state, figures)`.
@@ -51,11 +51,10 @@ def make_train_steps(
       heads: by name.
       optimizer: from `make_optimizer`.
       recipe: the run's.
+      inputs: how examples become what the network sees.
       constrain: puts a batch's sharding on an array whose first axis is the batch.
     """
     key = jax.random.key(recipe.seed)
-    options: dict[str, Any] = recipe.augment.to_dict()
-    normalized = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
 
     def loss_of(params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array) -> Any:
         model = nnx.merge(graphdef, params, stats)
@@ -66,7 +65,7 @@ def make_train_steps(
     def train_step(state: TrainState, data: Data, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         rows = constrain(rows)
-        images = constrain(normalized(augment(constrain(data["images"][rows]), rows, augment_key, **options)))
+        images = constrain(inputs.augmented(constrain(data["content"][rows]), rows, augment_key))
         labels = {name: column[rows] for name, column in data["labels"].items()}
         (loss, (losses, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.stats, images, labels, dropout_key

@@ -21,9 +21,11 @@ import pytest
 from absl import logging
 from ml_collections import ConfigDict
 
-from agegender_jax.data import dataset, resident
+from agegender_jax import recipe as recipes
+from agegender_jax.data import drawing, inputs, resident
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.decode import decode_image
+from agegender_jax.data.inputs import Pictures
 from agegender_jax.data.source import COLUMNS, Prepared, locate
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import make_mesh, replicated
@@ -67,30 +69,47 @@ def fail_with(code: int) -> Any:
 
 
 def options(**changes: Any) -> ConfigDict:
-    return ConfigDict({"name": "utkface", "image_size": 32, "drawn": 0, **changes})
+    recipe = recipes.base()
+    recipe.dataset.update(name="utkface", image_size=32, **changes)
+    return recipe
+
+
+def pictures(size: int) -> Pictures:
+    return Pictures(options() if size == 32 else sized(size))
+
+
+def sized(size: int) -> ConfigDict:
+    recipe = recipes.base()
+    recipe.dataset.image_size = size
+    return recipe
 
 
 # ---------------------------------------------------------------------------------------- finding and preparing
 
 
 def test_every_column_and_image_is_that_of_the_archive(drawn_dir: Path, prepared: Prepared, tmp_path: Path) -> None:
-    data = resident.load(prepared, 32, tmp_path, progress=False)
+    data = resident.load(prepared, pictures(32), tmp_path, progress=False)
     files = members(drawn_dir / "UTKFace.tar.gz")
     assert sorted(data.columns["key"].tolist()) == sorted(files)
     assert len(data) == 160
-    assert data.images.dtype == np.uint8
+    assert data.content.dtype == np.uint8
     for row, key in enumerate(data.columns["key"].tolist()):
         label, digest = parse_name(key), hashlib.sha256(files[key]).hexdigest()
         assert label is not None
         assert {name: data.columns[name][row].item() for name in COLUMNS} == {
             "key": key,
             "age": label.age,
+            "age_low": label.age,
+            "age_high": label.age,
             "gender": label.gender,
             "race": label.race,
             "subject": int(digest[:16], 16) >> 1,
+            "group": -1,
+            "fold": -1,
+            "class_name": "",
             "sha256": digest,
         }
-        np.testing.assert_array_equal(data.images[row], decode_image(files[key], 32))
+        np.testing.assert_array_equal(data.content[row], decode_image(files[key], 32))
     for name, kind in COLUMNS.items():
         assert np.issubdtype(data.columns[name].dtype, kind)
     assert "non-commercial" in data.terms
@@ -98,9 +117,9 @@ def test_every_column_and_image_is_that_of_the_archive(drawn_dir: Path, prepared
 
 def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(drawn_dir: Path, data_dir: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ml_collections import ConfigDict\n"
+        "import sys; from pathlib import Path; from agegender_jax import recipe\n"
         "from agegender_jax.data.dataset import open_dataset\n"
-        "options = ConfigDict({'name': 'utkface', 'image_size': 40, 'drawn': 0})\n"
+        "options = recipe.base(); options.dataset.image_size = 40\n"
         "open_dataset(options, manual_dir=Path(sys.argv[1]), data_dir=Path(sys.argv[2]), progress=False)\n"
         "print(*[name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])"
     )
@@ -132,7 +151,7 @@ def test_another_archive_in_the_same_place_is_prepared_anew(drawn_dir: Path, tmp
     results = []
     for names in (sorted(files)[:5], sorted(files)[5:12]):
         pack(archive, {name: files[name] for name in names})
-        found, data = open_dataset(options(), manual_dir=archive.parent, data_dir=tmp_path / "out", progress=False)
+        found, data, _ = open_dataset(options(), manual_dir=archive.parent, data_dir=tmp_path / "out", progress=False)
         assert sorted(data.columns["key"].tolist()) == names
         results.append(found)
     assert results[0].directory != results[1].directory
@@ -161,7 +180,7 @@ def test_a_change_inside_an_unpacked_folder_is_seen(drawn_dir: Path, tmp_path: P
 
 
 def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no dataset 'mnist'; choose one of: utkface"):
+    with pytest.raises(UserError, match="no dataset 'mnist'; choose one of: .*utkface"):
         locate("mnist", manual_dir=tmp_path, data_dir=tmp_path)
 
 
@@ -229,7 +248,7 @@ def test_no_folder_can_be_made(
 ) -> None:
     monkeypatch.setattr(Path, "mkdir", fail_with(code))
     for attempt in (
-        lambda: resident.load(prepared, 32, tmp_path / "cache", progress=False),
+        lambda: resident.load(prepared, pictures(32), tmp_path / "cache", progress=False),
         lambda: open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False),
     ):
         with pytest.raises(UserError, match=os.strerror(code)):
@@ -239,7 +258,7 @@ def test_no_folder_can_be_made(
 def test_the_disk_fills_up_while_decoding(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
     with pytest.raises(UserError, match="No space left"):
-        resident.load(prepared, 32, tmp_path, progress=False)
+        resident.load(prepared, pictures(32), tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -254,9 +273,9 @@ def test_decoding_that_ends_midway_leaves_nothing(
             raise kind(f"{name}: is no image")
         return decode_image(content, size, name)
 
-    monkeypatch.setattr(resident, "decode_image", decode)
+    monkeypatch.setattr(inputs, "decode_image", decode)
     with pytest.raises(kind, match="is no image"):
-        resident.load(prepared, 32, tmp_path, progress=False)
+        resident.load(prepared, pictures(32), tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,10 +285,10 @@ def test_decoding_that_ends_midway_leaves_nothing(
 def test_the_cache_is_read_and_not_decoded_again(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
-    first = resident.load(prepared, 32, tmp_path, progress=False)
+    first = resident.load(prepared, pictures(32), tmp_path, progress=False)
     monkeypatch.setattr(Prepared, "open", lambda _: pytest.fail("the prepared data were opened"))
-    second = resident.load(prepared, 32, tmp_path, progress=False)
-    np.testing.assert_array_equal(first.images, second.images)
+    second = resident.load(prepared, pictures(32), tmp_path, progress=False)
+    np.testing.assert_array_equal(first.content, second.content)
     for name in COLUMNS:
         np.testing.assert_array_equal(first.columns[name], second.columns[name])
     assert first.terms == second.terms
@@ -278,8 +297,8 @@ def test_the_cache_is_read_and_not_decoded_again(
 
 
 def test_each_size_and_each_dataset_has_a_cache_of_its_own(prepared: Prepared, tmp_path: Path) -> None:
-    assert resident.load(prepared, 32, tmp_path, progress=False).images.shape == (160, 32, 32, 3)
-    assert resident.load(prepared, 48, tmp_path, progress=False).images.shape == (160, 48, 48, 3)
+    assert resident.load(prepared, pictures(32), tmp_path, progress=False).content.shape == (160, 32, 32, 3)
+    assert resident.load(prepared, pictures(48), tmp_path, progress=False).content.shape == (160, 48, 48, 3)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -296,11 +315,11 @@ def foreign_columns(cache: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "images cut short": lambda cache: os.truncate(cache / "images.npy", 4000),
-    "images empty": lambda cache: os.truncate(cache / "images.npy", 0),
-    "images: flipped bit": lambda cache: put_byte(cache / "images.npy", -1000),
-    "images: header": lambda cache: put_byte(cache / "images.npy", 12),
-    "images: magic": lambda cache: (cache / "images.npy").write_bytes(b"PK\x03\x04" + bytes(100)),
+    "images cut short": lambda cache: os.truncate(cache / "content.npy", 4000),
+    "images empty": lambda cache: os.truncate(cache / "content.npy", 0),
+    "images: flipped bit": lambda cache: put_byte(cache / "content.npy", -1000),
+    "images: header": lambda cache: put_byte(cache / "content.npy", 12),
+    "images: magic": lambda cache: (cache / "content.npy").write_bytes(b"PK\x03\x04" + bytes(100)),
     "meta gone": lambda cache: (cache / "meta.json").unlink(),
     "meta empty": lambda cache: (cache / "meta.json").write_text(""),
     "meta of another form": lambda cache: (cache / "meta.json").write_text("[]"),
@@ -315,7 +334,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 @pytest.fixture(scope="module")
 def sound_cache(drawn_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    resident.load(locate("utkface", manual_dir=drawn_dir, data_dir=data_dir), 16, folder, progress=False)
+    resident.load(locate("utkface", manual_dir=drawn_dir, data_dir=data_dir), pictures(16), folder, progress=False)
     return folder
 
 
@@ -324,15 +343,15 @@ def test_a_damaged_cache_is_rebuilt_and_that_is_said(
     prepared: Prepared, sound_cache: Path, tmp_path: Path, warnings: list[str], damage: Callable[[Path], Any]
 ) -> None:
     folder = shutil.copytree(sound_cache, tmp_path / "cache")
-    sound = resident.load(prepared, 16, sound_cache, progress=False)
+    sound = resident.load(prepared, pictures(16), sound_cache, progress=False)
     assert warnings == []
     damage(next(folder.iterdir()))
-    rebuilt = resident.load(prepared, 16, folder, progress=False)
+    rebuilt = resident.load(prepared, pictures(16), folder, progress=False)
     assert len(warnings) == 1
     assert "damaged" in warnings[0]
-    np.testing.assert_array_equal(rebuilt.images, sound.images)
+    np.testing.assert_array_equal(rebuilt.content, sound.content)
     np.testing.assert_array_equal(rebuilt.columns["sha256"], sound.columns["sha256"])
-    resident.load(prepared, 16, folder, progress=False)
+    resident.load(prepared, pictures(16), folder, progress=False)
     assert len(warnings) == 1
     assert len(list(folder.iterdir())) == 1
 
@@ -341,15 +360,15 @@ def test_what_a_killed_process_left_is_in_nobodys_way(prepared: Prepared, sound_
     # In a container the next process often has the same number.
     name = next(sound_cache.iterdir()).name
     (tmp_path / f".{name}.{os.getpid()}.part").mkdir()
-    assert len(resident.load(prepared, 16, tmp_path, progress=False)) == 160
+    assert len(resident.load(prepared, pictures(16), tmp_path, progress=False)) == 160
 
 
 def test_several_at_once_get_the_same_and_leave_one_cache(prepared: Prepared, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(resident.load, prepared, 24, tmp_path, progress=False) for _ in range(4)]
+        jobs = [pool.submit(resident.load, prepared, pictures(24), tmp_path, progress=False) for _ in range(4)]
         results = [job.result() for job in jobs]
     for result in results[1:]:
-        np.testing.assert_array_equal(result.images, results[0].images)
+        np.testing.assert_array_equal(result.content, results[0].content)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -368,11 +387,11 @@ def test_who_prepares_second_takes_what_the_first_prepared(
 
 
 def test_faces_are_drawn_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, data = open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False)
-    assert "Drawing 21 faces" in capsys.readouterr().err
+    first, data, _ = open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False)
+    assert "Drawing 21 examples" in capsys.readouterr().err
     archive = tmp_path / "drawn" / "utkface-21-0" / "UTKFace.tar.gz"
     before = archive.stat().st_mtime_ns
-    second, again = open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False)
+    second, again, _ = open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False)
     assert "Drawing" not in capsys.readouterr().err
     assert (archive.stat().st_mtime_ns, first) == (before, second)
     assert len(data) == len(again) == 21
@@ -381,23 +400,23 @@ def test_faces_are_drawn_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_who_draws_second_takes_what_the_first_drew(
     drawn_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = tmp_path / "UTKFace.tar.gz"
+    folder = tmp_path / "drawn"
 
-    def overtaken(path: Path, *_: Any, **__: Any) -> None:
-        shutil.copy(drawn_dir / "UTKFace.tar.gz", path)
-        raise UserError(f"{path} exists already")
+    def overtaken(*_: Any) -> None:
+        shutil.copytree(drawn_dir, folder)
 
-    monkeypatch.setattr("agegender_jax.data.synthetic.write_utkface_archive", overtaken)
-    dataset._draw(archive, 160, False)
-    assert archive.exists()
+    monkeypatch.setitem(drawing.DRAWERS, "utkface", overtaken)
+    drawing.draw("utkface", folder, 160)
+    assert (folder / "UTKFace.tar.gz").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["drawn"]
 
 
 def test_a_dataset_lies_whole_on_every_device(prepared: Prepared, sound_cache: Path) -> None:
-    data = resident.load(prepared, 16, sound_cache, progress=False)
+    data = resident.load(prepared, pictures(16), sound_cache, progress=False)
     everywhere = replicated(make_mesh())
     placed = resident.place(data, {"age": data.columns["age"]}, everywhere)
-    assert placed["images"].sharding == everywhere
-    assert placed["images"].dtype == np.uint8
-    assert len(placed["images"].addressable_shards) == jax.device_count() == 8
-    np.testing.assert_array_equal(placed["images"].addressable_shards[7].data, data.images)
+    assert placed["content"].sharding == everywhere
+    assert placed["content"].dtype == np.uint8
+    assert len(placed["content"].addressable_shards) == jax.device_count() == 8
+    np.testing.assert_array_equal(placed["content"].addressable_shards[7].data, data.content)
     np.testing.assert_array_equal(placed["labels"]["age"], data.columns["age"])

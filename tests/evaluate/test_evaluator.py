@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
+from agegender_jax.data.inputs import Pictures
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.mesh import replicated
 from agegender_jax.models.heads import Head
@@ -49,7 +50,7 @@ def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, jax.Array]:
     heads = build_heads(recipe)
     graphdef, params, stats = split_model(Linear(heads))
     state = jax.device_put((params, stats), replicated(mesh))
-    return Evaluator(graphdef, heads, recipe, mesh), state, jax.device_put(IMAGES, replicated(mesh))
+    return Evaluator(graphdef, heads, recipe, Pictures(recipe), mesh), state, jax.device_put(IMAGES, replicated(mesh))
 
 
 def by_numpy(recipe: ConfigDict, state: Any, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -55,10 +55,10 @@ def test_the_report_says_what_was_measured_on_what() -> None:
         "peak_memory_bytes": 2_500_000_000,
     }
     text = report(summary)
-    for part in ("drawn faces", "disjoint", "nearest", "0123456789abcdef\n", "0.9200", "always male", "1 min 02 s"):
+    for part in ("drawn: ", "disjoint", "nearest", "0123456789abcdef\n", "0.9200", "always male", "1 min 02 s"):
         assert part in text
     assert "2.50 GB" in text
     assert "1234 images/s" in text
     assert "images/s" not in report(summary | {"images_per_second": None})
-    assert "drawn faces" not in report(summary | {"drawn": False})
+    assert "drawn: " not in report(summary | {"drawn": False})
     assert "not flip-averaged" in report(summary | {"flip_averaged": False})

@@ -10,7 +10,16 @@ from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
 from agegender_jax.labels import AGE_GROUPS, UNKNOWN, class_weights
-from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head, expectation, median
+from agegender_jax.models.heads import (
+    GENDERS_AND_UNDEFINED,
+    AgeGroupHead,
+    AgeYearsHead,
+    GenderHead,
+    Head,
+    JointClassHead,
+    expectation,
+    median,
+)
 
 RNG = np.random.default_rng(12)
 LOGITS = RNG.normal(scale=2.0, size=(40, 8)).astype(np.float32)
@@ -69,9 +78,17 @@ def test_unknown_class_has_no_weight_and_no_gradient(weighted: bool) -> None:
 
 
 def test_columns_are_each_heads_own_label() -> None:
-    examples = {"gender": np.array([1, UNKNOWN]), "age": np.array([30.0, np.nan], np.float32)}
-    assert GenderHead().column(examples).tolist() == [1, UNKNOWN]
-    assert _group_head().column(examples).tolist() == [4, UNKNOWN]  # 25-32
+    examples = {
+        "gender": np.array([1, UNKNOWN, 2]),
+        "age": np.array([30.0, np.nan, np.nan], np.float32),
+        "age_low": np.array([30.0, np.nan, 4.0], np.float32),
+        "age_high": np.array([30.0, np.nan, 6.0], np.float32),
+        "class_name": np.array(["b", "", "a"]),
+    }
+    assert GenderHead().column(examples).tolist() == [1, UNKNOWN, UNKNOWN]
+    assert GenderHead(names=GENDERS_AND_UNDEFINED).column(examples).tolist() == [1, UNKNOWN, 2]
+    assert _group_head().column(examples).tolist() == [4, UNKNOWN, 1]  # 25-32, 4-6
+    assert JointClassHead(("a", "b")).column(examples).tolist() == [1, UNKNOWN, 0]
     np.testing.assert_array_equal(AgeYearsHead().column(examples), examples["age"])
 
 

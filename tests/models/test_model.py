@@ -18,7 +18,7 @@ def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
     small_recipe.heads.gender.weight = 0.5
     small_recipe.heads.age.update(decoding="expectation", spread=2.0)
     weights = np.arange(24, dtype=np.float32)
-    heads = build_heads(small_recipe, {"age_group": weights})
+    heads = build_heads(small_recipe, class_weights={"age_group": weights})
     assert {name: head.size for name, head in heads.items()} == {"gender": 2, "age_group": 24, "age": 101}
     assert heads["gender"].weight == 0.5
     assert heads["age_group"].scheme is AGE_GROUPS["five_year"]
@@ -78,7 +78,7 @@ def test_model_is_a_function_of_its_seed_and_survives_the_split(
 def test_mistakes_in_the_recipe_are_named(small_recipe: ConfigDict) -> None:
     heads = build_heads(small_recipe)
     small_recipe.model.variant = "z"
-    with pytest.raises(UserError, match=r"no variant 'z' of small_cnn; choose one of: a, b, c, d, levi_hassner, thin"):
+    with pytest.raises(UserError, match=r"no variant 'z' of small_cnn; choose one of: a, b, c, d, levi_hassner, plain, thin"):
         model_structure(small_recipe, heads)
     small_recipe.model.variant = "b"
     with pytest.raises(UserError, match=r"'b' pools a 32x32 image to nothing; set config\.dataset\.image_size higher"):

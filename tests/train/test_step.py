@@ -99,6 +99,7 @@ def make_setup(recipe: ConfigDict, experiment: Experiment, devices: int = 8, ave
         experiment.heads,
         optimizer,
         recipe,
+        experiment.inputs,
         lambda x: jax.lax.with_sharding_constraint(x, by_batch(mesh)),
     )
 

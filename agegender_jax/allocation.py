@@ -1,0 +1,128 @@
+"""How rows and groups are dealt out in equal shares: whole numbers in proportion, quotas, folds."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender_jax.errors import UserError
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+def allocate(total: int, weights: npt.ArrayLike, capacity: npt.ArrayLike) -> IntArray:
+    """Divides a whole number in proportion to weights, by largest remainder; equal remainders go to the first.
+
+    Weights are int [S]; capacities too, the most that each may get, not above its weight: what one cannot take goes
+    to the others. Returns int64 [S] that sums to `total`.
+
+    Raises:
+      UserError: the capacities add up to less than `total`.
+
+    >>> allocate(5, [10, 7, 4], [10, 7, 4]).tolist()  # 2.38, 1.67, 0.95
+    [2, 2, 1]
+    """
+    weights, capacity = np.asarray(weights, np.int64), np.asarray(capacity, np.int64)
+    if total > capacity.sum():
+        left_over = f"only {capacity.sum()} rows without conflicting labels are left"
+        raise UserError(f"A part of {total} rows is asked for and {left_over}; use smaller fractions or more data.")
+    given = np.zeros_like(weights)
+    while left := total - int(given.sum()):
+        open_weights = np.where(given < capacity, weights, 0)
+        whole, remainder = np.divmod(left * open_weights, open_weights.sum())
+        whole[np.argsort(-remainder, kind="stable")[: left - int(whole.sum())]] += 1
+        given = np.minimum(given + whole, capacity)
+    return given
+
+
+def pick(stratum: IntArray, size: IntArray, order: IntArray, free: BoolArray, quota: IntArray) -> BoolArray:
+    """Chooses groups at random so that each stratum gives its quota of rows, or the sum of quotas is met at least."""
+    chosen = np.zeros(len(size), bool)
+    need = quota.copy()
+    order = order[free[order]]
+    several, single = order[size[order] > 1], order[size[order] == 1]
+
+    def take(groups: Any) -> None:
+        chosen[groups] = True
+        np.subtract.at(need, stratum[groups], size[groups])
+
+    # Groups of several rows give their part of the quota; else nearly all or none of them would be picked.
+    rows, shared = (np.bincount(stratum[some], size[some], len(quota)) for some in (order, several))
+    share = quota * shared / np.maximum(rows, 1)
+    for g in several:
+        s = stratum[g]
+        if size[g] <= need[s] and quota[s] - need[s] + size[g] / 2 <= share[s]:
+            take(g)
+    for s in range(len(quota)):
+        take(single[stratum[single] == s][: need[s]])
+
+    # What is missing still: first what brings a stratum closer to its quota, then what costs the quotas least.
+    always = np.full(len(size), -np.inf)
+    for candidates, gap in ((several, size / 2), (single, always), (several, np.ones(len(size))), (several, always)):
+        for g in candidates if need.sum() else ():
+            if not chosen[g] and size[g] <= need.sum() and need[stratum[g]] >= gap[g]:
+                take(g)
+    left = several[~chosen[several]]
+    if left.size and need.sum() and (size[left].min() < 2 * need.sum() or not chosen.any()):
+        take(left[np.argmin(size[left])])
+    return chosen
+
+
+def groups_in(stratum: IntArray, group: IntArray, among: BoolArray, strata: int) -> IntArray:
+    """Number of groups that each stratum has a row in, int [strata]."""
+    pairs = np.unique(np.stack([stratum[among], group[among]]), axis=1)
+    return np.bincount(pairs[0], minlength=strata)
+
+
+def group_folds(stratum: IntArray, group: IntArray, among: BoolArray, folds: int, seed: int) -> IntArray:
+    """Gives each row among these a fold, groups whole and strata in equal shares; -1 to the others."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    rows, fold_of = np.flatnonzero(among), np.full(len(stratum), -1)
+    groups = len(np.unique(group[rows]))
+    if groups < folds:
+        raise UserError(f"{folds} folds need at least as many groups without conflicting labels; {groups} found.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a rare stratum is not in every fold
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        # A stratum of fewer rows than folds is an error to scikit-learn where no other is larger.
+        for index, (_, test) in enumerate(splitter.split(rows, stratum[rows], group[rows])):
+            fold_of[rows[test]] = index
+    return fold_of
+
+
+def deal(stratum: IntArray, size: IntArray, order: IntArray, free: BoolArray, folds: int) -> IntArray:
+    """Gives each free group a fold, with equally many rows of each stratum in every fold; -1 to the others."""
+    order = order[free[order]]
+    order = order[np.argsort(-size[order], kind="stable")]
+    if len(order) < folds:
+        raise UserError(f"{folds} folds need at least as many groups without conflicting labels; {len(order)} found.")
+    # Rows dealt like cards, stratum after stratum: cells and totals are then as equal as whole rows allow.
+    rows = np.bincount(stratum[order], size[order]).astype(np.int64)
+    quota = np.zeros((len(rows), folds), np.int64)
+    np.add.at(quota, (np.repeat(np.arange(len(rows)), rows), np.arange(rows.sum()) % folds), 1)
+    need, total = quota.tolist(), quota.sum(axis=0).tolist()
+    fold_of = np.full(len(size), -1)
+    for g, s, rows_of_group in zip(order.tolist(), stratum[order].tolist(), size[order].tolist(), strict=True):
+        cell = need[s]
+        if rows_of_group > 1:  # to where it is needed most, in its stratum and altogether
+            need_of = [cell[f] / rows[s] + total[f] / rows.sum() for f in range(folds)]
+        else:  # fills up what is left, the totals above all
+            need_of = [(total[f] > 0, cell[f], total[f]) for f in range(folds)]
+        fold_of[g] = f = need_of.index(max(need_of))
+        cell[f] -= rows_of_group
+        total[f] -= rows_of_group
+    return fold_of
+
+
+def shuffled(n: int, seed: int, stream: int) -> IntArray:
+    """A random order of n things, the same under every version of NumPy."""
+    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream,))).random_raw(n)
+    return np.argsort(bits, kind="stable")
+
+
+def derived_seed(seed: int, stream: int) -> int:
+    """A seed for a library, one for each stream of a split's randomness."""
+    return int(np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1)[0])

@@ -1,0 +1,89 @@
+"""Drawn datasets, each in its original's own layout, ready to be prepared like a download."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.errors import UserError
+
+
+def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:
+    from agegender_jax.data.synthetic import write_utkface_archive  # OpenCV, which only drawing needs
+
+    write_utkface_archive(folder / "UTKFace.tar.gz", count, seed=seed, progress=progress)
+
+
+def _adience(folder: Path, count: int, seed: int, progress: bool) -> None:
+    from agegender_jax.data.synthetic_adience import write_adience
+
+    write_adience(folder, count, seed=seed, progress=progress)
+
+
+def _voices(folder: Path, count: int, seed: int, progress: bool) -> None:
+    from agegender_jax.data.synthetic_voices import CLASSES, write_voices
+
+    speakers = len(CLASSES) * VOICE_SPEAKERS
+    write_voices(
+        folder,
+        speakers_per_class=VOICE_SPEAKERS,
+        recordings_per_speaker=max(1, round(count / speakers)),
+        seed=seed,
+        progress=progress,
+    )
+
+
+VOICE_SPEAKERS = 4
+"""Speakers of each class of drawn voices: the fewest that can be in three parts, and one more."""
+
+DRAWERS: dict[str, Callable[[Path, int, int, bool], None]] = {
+    "utkface": _utkface,
+    "adience": _adience,
+    "voice_age_gender": _voices,
+}
+"""What draws a dataset, by its name."""
+
+
+def drawn_options(name: str) -> dict[str, Any]:
+    """Options of the builder that a drawn dataset needs."""
+    if name == "voice_age_gender":
+        from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN
+
+        return {"speaker_pattern": SPEAKER_PATTERN}
+    return {}
+
+
+def draw(name: str, folder: Path, count: int, *, seed: int = 0, progress: bool = True) -> None:
+    """Draws a dataset into a new folder, whole or not at all.
+
+    Args:
+      name: of the dataset, one of `DRAWERS`.
+      folder: to be made; the manual directory that it can be prepared from.
+      count: about how many examples.
+      seed: the same seed draws the same.
+      progress: whether to show how far it is.
+
+    Raises:
+      UserError: an unknown name, or a folder that is there already or cannot be written.
+    """
+    if name not in DRAWERS:
+        raise UserError(f"Nothing draws {name!r}; choose one of: {', '.join(DRAWERS)}.")
+    if folder.exists():
+        raise UserError(f"{folder} exists already; remove it, or name another folder.")
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        temporary.mkdir(parents=True)
+        DRAWERS[name](temporary, count, seed, progress)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # another process may have been first: it drew the same
+                raise
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); free some space or choose another place."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,166 @@
+"""How the stored content of an example becomes what a network sees: decoding on the host, once; the rest on the device.
+
+Training, evaluation and prediction share an `Inputs`, so that they cannot drift apart. A new kind of content is one
+more class here.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax.data import spectrogram
+from agegender_jax.data.augment import augment, normalize
+from agegender_jax.data.decode import DECODER, decode_image
+from agegender_jax.data.sound import SOUND_DECODER, decode_sound
+from agegender_jax.errors import UserError
+
+FACE_AUGMENTATIONS = ("flip", "shift", "zoom", "brightness", "contrast", "saturation", "erase")
+SOUND_AUGMENTATIONS = ("time_shift", "gain", "noise", "time_mask", "frequency_mask")
+
+
+class Inputs(Protocol):
+    """What the cache, the step and the evaluator know of a kind of content."""
+
+    @property
+    def tag(self) -> str:
+        """Names the decoding; part of the name of every cache."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one decoded example."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of one decoded example."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the recipe only names, as JSON values to be kept with the run."""
+
+    def decode(self, content: bytes, name: str) -> np.ndarray:
+        """An example's stored bytes as an array; `name` is for messages."""
+
+    def plain(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
+        """Decoded examples `[batch, *shape]` as the network takes them, float32 `[batch, size, size, 3]`.
+
+        `mirrored` is a scalar: whether to show the mirror images, which only pictures have.
+        """
+
+    def augmented(self, content: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
+        """The same as a random view of each; that of row `rows[i]` depends on `key` and this row alone."""
+
+    def pictures(self, content: np.ndarray) -> np.ndarray:
+        """Decoded examples as people look at them, uint8 `[batch, size, size, 3]`."""
+
+
+class Pictures:
+    """Encoded pictures, decoded to RGB squares of `dataset.image_size`."""
+
+    dtype = np.uint8
+
+    def __init__(self, recipe: ConfigDict) -> None:
+        self._size = recipe.dataset.image_size
+        self._augment: Callable[..., jax.Array] = partial(
+            augment, **{name: recipe.augment[name] for name in FACE_AUGMENTATIONS}
+        )
+        self._normalize = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
+        _refuse(recipe, SOUND_AUGMENTATIONS, "recordings", "pictures")
+
+    @property
+    def tag(self) -> str:
+        return f"{self._size}px-{DECODER}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._size, self._size, 3
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def decode(self, content: bytes, name: str) -> np.ndarray:
+        return decode_image(content, self._size, name)
+
+    def plain(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
+        return self._normalize(jnp.where(mirrored, content[:, :, ::-1], content))
+
+    def augmented(self, content: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
+        return self._normalize(self._augment(content, rows, key))
+
+    def pictures(self, content: np.ndarray) -> np.ndarray:
+        return content
+
+
+class Recordings:
+    """Encoded recordings, decoded to waveforms of one rate and length, seen as spectrograms."""
+
+    dtype = np.int16
+
+    def __init__(self, recipe: ConfigDict) -> None:
+        self._spectrogram = spectrogram.get_recipe(recipe.sound.spectrogram, recipe.sound.seconds)
+        self._size = recipe.dataset.image_size
+        options = recipe.augment
+        self._augment = partial(
+            spectrogram.augment_waves, time_shift=options.time_shift, gain=options.gain, noise=options.noise
+        )
+        self._mask = partial(spectrogram.mask, time_mask=options.time_mask, frequency_mask=options.frequency_mask)
+        self._normalize = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
+        _refuse(recipe, FACE_AUGMENTATIONS, "pictures", "recordings")
+        if recipe.evaluate.flip:
+            raise UserError("config.evaluate.flip=True is for pictures, and these are recordings; set it to False.")
+
+    @property
+    def tag(self) -> str:
+        return f"{self._spectrogram.sample_rate}hz-{self._spectrogram.samples}-{SOUND_DECODER}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self._spectrogram.samples,)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"spectrogram": self._spectrogram.as_dict()}
+
+    def decode(self, content: bytes, name: str) -> np.ndarray:
+        return decode_sound(content, self._spectrogram.sample_rate, self._spectrogram.samples, name)
+
+    def plain(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
+        return self._normalize(self._image(_waves(content)))
+
+    def augmented(self, content: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
+        wave_key, mask_key = jax.random.split(key)
+        images = self._image(self._augment(_waves(content), rows, wave_key))
+        return self._normalize(self._mask(images, rows, mask_key))
+
+    def pictures(self, content: np.ndarray) -> np.ndarray:
+        return np.asarray(jax.jit(self._image)(_waves(jnp.asarray(content)))).round().astype(np.uint8)
+
+    def _image(self, waves: jax.Array) -> jax.Array:
+        return spectrogram.spectrogram_image(waves, self._spectrogram, self._size)
+
+
+def _waves(content: jax.Array) -> jax.Array:
+    return content.astype(jnp.float32) / 32768.0
+
+
+def _refuse(recipe: ConfigDict, names: tuple[str, ...], meant_for: str, got: str) -> None:
+    """An augmentation that would be left out in silence is an error."""
+    for name in names:
+        if recipe.augment[name]:
+            raise UserError(
+                f"config.augment.{name}={recipe.augment[name]} is for {meant_for}, and these are {got}; set it to 0."
+            )
+
+
+def make_inputs(recipe: ConfigDict, kind: str) -> Inputs:
+    """The inputs of a recipe for a dataset of this kind (`source.KINDS`).
+
+    Raises:
+      UserError: the recipe asks for what this kind does not have, or names an unknown spectrogram.
+    """
+    return Recordings(recipe) if kind == "audio" else Pictures(recipe)

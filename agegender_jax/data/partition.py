@@ -1,0 +1,87 @@
+"""Who of a dataset is in which part: the columns and the recipe as arguments of `splits.make_split`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax.data.source import COLUMNS
+from agegender_jax.duplicates import connected, find_conflicts
+from agegender_jax.errors import Refused, UserError
+from agegender_jax.labels import UNKNOWN, age_groups
+from agegender_jax.splits import Split, TooFewGroups, make_split
+
+Columns = Mapping[str, np.ndarray]
+STRATA = ("age_group", "gender", "class")
+"""What the parts of a split may have in equal shares: `split.stratify`."""
+
+
+def class_names(columns: Columns) -> tuple[str, ...]:
+    """The classes that a dataset names itself, sorted; none where it names none."""
+    return tuple(sorted(set(columns["class_name"].tolist()) - {""}))
+
+
+def split_dataset(columns: Columns, recipe: ConfigDict) -> tuple[Split, dict[str, int]]:
+    """Makes the split that a recipe asks for, and counts the identical files (see `duplicates.find_conflicts`).
+
+    Under `disjoint`, examples stay together that share a subject, a `group` or their very content. The parts have age
+    groups, genders or classes in equal shares, as `split.stratify` says; a gender or a class with too few subjects
+    for every part is refused.
+
+    Args:
+      columns: of the dataset, `source.COLUMNS`.
+      recipe: `split` and `age_groups` are used.
+
+    Raises:
+      UserError: too few examples, or no classes to stratify by.
+      Refused: too few subjects of a gender or a class; says what to do instead.
+    """
+    assert set(COLUMNS) <= set(columns)
+    options: dict[str, Any] = recipe.split.to_dict()
+    stratify = options.pop("stratify")
+    names: Sequence[str] = ("male", "female", "undefined")
+    if stratify == "class":
+        names = class_names(columns)
+        if not names:
+            raise UserError("This dataset names no classes; set config.split.stratify to age_group or gender.")
+        named = columns["class_name"]
+        stratum = np.where(named == "", UNKNOWN, np.searchsorted(np.array(names), named))
+    elif stratify == "gender":
+        stratum = columns["gender"]
+    else:
+        stratum = age_groups(recipe.age_groups).assign_range(columns["age_low"], columns["age_high"])
+    conflicted, conflicts = find_conflicts(columns["sha256"], columns["age"], columns["gender"])
+    try:
+        split = make_split(
+            columns["key"],
+            stratum,
+            connected(columns["subject"], columns["group"], columns["sha256"]),
+            conflicted=conflicted,
+            published_fold=columns["fold"],
+            every_stratum=stratify != "age_group",
+            **options,
+        )
+    except TooFewGroups as error:
+        raise Refused(_refusal(error, names, stratify, options["folds"])) from error
+    return split, conflicts
+
+
+def _refusal(error: TooFewGroups, names: Sequence[str], stratify: str, folds: int) -> str:
+    few = [f"{names[s]} ({count})" for s, count in zip(error.strata, error.counts, strict=True)]
+    shown = ", ".join(few[:6]) + (f" and {len(few) - 6} more" if len(few) > 6 else "")
+    ways = []
+    if folds > 3 and error.counts.min() >= 3:
+        ways.append(f"choose fewer folds (config.split.folds={error.counts.min()})")
+    if stratify == "class":
+        ways.append(
+            "learn gender and age bands instead of exact classes (config.heads.joint.weight=0, "
+            "config.heads.age_group.weight=1, config.split.stratify=gender), or age in years "
+            "(config.heads.age.weight=1)"
+        )
+    ways += ["merge classes", "add speakers"] if stratify == "class" else ["add subjects"]
+    return (
+        f"A disjoint split needs at least {error.needed} subjects of every {stratify}, one for each part, and these "
+        f"have fewer: {shown}. Ways out: {'; '.join(ways)}; or the leaky protocol (config.split.protocol=paper), which "
+        "measures how well known speakers are recognised."
+    )

@@ -1,0 +1,42 @@
+"""Parsing the flags of `launch.py`: what is wrong with them ends in one sentence."""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+
+def parse(argv: list[str], *, required: Sequence[str], program: str) -> list[str]:
+    """Parses the flags, and exits with 2 and a sentence where they are wrong.
+
+    Args:
+      argv: of the process.
+      required: flags that must be given.
+      program: the command's name, for the sentence.
+
+    Returns:
+      What is left of `argv`: its first entry.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+        values = {name: flags.FLAGS[name].value for name in required}
+        missing = [name for name, value in values.items() if value is None]
+        if missing and not (flags.FLAGS["help"].value or flags.FLAGS["helpfull"].value):
+            raise ValueError(f"--{missing[0]} is missing")
+        if rest[1:]:
+            raise ValueError(f"{rest[1]!r} is no flag")
+        if values["config"] is not None:
+            _ = values["config"].name  # a recipe that is not there is only told of when it is looked at
+    except SystemExit:
+        raise
+    except Exception as error:  # a recipe is a program: whatever its arguments make it raise
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # KeyError adds quotes
+        text = text.replace("\\n", "\n").replace("\\'", "'")  # some come as they look in Python,
+        text = text[1:-1] if text.startswith("''") else text  # and with quotes of their own
+        # Of a recipe that raised, the last line is what it said; what goes before is a list of calls.
+        told = isinstance(error, OSError) or "Traceback" in text
+        message = " ".join(text.strip().splitlines()[-1:] if told else text.split()).strip(" .")
+        stop = "" if message.endswith("?") else "."
+        print(f"{program}: {message}{stop} See python {program} --help.", file=sys.stderr)
+        sys.exit(2)
+    return rest

@@ -1,0 +1,251 @@
+"""Several runs of one recipe side by side: protocols, folds and repeats, each run in a folder of its own.
+
+Every run is resumed or skipped by itself, so the same command goes on wherever a study was stopped.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax.errors import Refused, UserError
+from agegender_jax.evaluate.report import PUBLISHED, duration, text_table
+from agegender_jax.labels import DISCLAIMER
+from agegender_jax.run import Run, write_whole
+from agegender_jax.splits import PROTOCOLS, marked
+from agegender_jax.train.loop import train
+
+_MAX_REPEATS = 100
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a study: `name` is its folder, the rest what it is a run of."""
+
+    name: str
+    protocol: str
+    fold: int
+    repeat: int
+    recipe: ConfigDict
+
+
+def plan(recipe: ConfigDict, protocols: Sequence[str] = (), folds: str = "", repeats: int = 1) -> list[Member]:
+    """The runs of a study, in the order in which they are trained.
+
+    Args:
+      recipe: of all of them.
+      protocols: of the split; none leaves the recipe's.
+      folds: "all", or numbers with commas between; "" leaves the recipe's.
+      repeats: runs of each that differ in their seed: parameters, order and augmentation, not the split.
+
+    Raises:
+      UserError: an unknown protocol, a fold that there is not, or no repeats.
+
+    >>> from agegender_jax import recipe as recipes
+    >>> adience = recipes.base()
+    >>> adience.split.folds = 5
+    >>> [member.name for member in plan(adience, ["paper", "disjoint"], "0,1")]
+    ['paper-fold_0', 'disjoint-fold_0', 'paper-fold_1', 'disjoint-fold_1']
+    """
+    protocols = list(protocols) or [recipe.split.protocol]
+    for protocol in protocols:
+        if protocol not in PROTOCOLS or protocols.count(protocol) > 1:
+            raise UserError(f"--protocols has {protocol!r}; name each of these at most once: {', '.join(PROTOCOLS)}.")
+    if not 1 <= repeats <= _MAX_REPEATS:
+        raise UserError(f"--repeats={repeats} is out of range; it must be 1 to {_MAX_REPEATS}.")
+    numbers = _folds(folds, recipe.split.folds) if folds else [recipe.split.fold]
+    members = []
+    for repeat in range(repeats):
+        for fold in numbers:
+            for protocol in protocols:
+                parts = [protocol] if len(protocols) > 1 else []
+                parts += [f"fold_{fold}"] if folds else []
+                parts += [f"repeat_{repeat}"] if repeats > 1 else []
+                own = ConfigDict(recipe.to_dict()).lock()
+                own.split.update(protocol=protocol, fold=fold)
+                own.seed = recipe.seed + repeat
+                members.append(Member("-".join(parts), protocol, fold, repeat, own))
+    return members
+
+
+def _folds(text: str, folds: int) -> list[int]:
+    if not folds:
+        raise UserError(f"--folds={text} needs a recipe with folds; set --config.split.folds=5, for example.")
+    if text == "all":
+        return list(range(folds))
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(folds)):
+        raise UserError(f"--folds={text} is not right; it must be `all`, or some of 0 to {folds - 1} such as 0,2.")
+    return numbers
+
+
+def study(
+    members: Sequence[Member], workdir: Path, *, manual_dir: Path | None, data_dir: Path, progress: bool = True
+) -> dict[str, Any]:
+    """Trains the runs that are not complete yet, and puts all of them into one table.
+
+    A protocol that the data cannot honour is left out, with the reason under the table.
+
+    Args:
+      members: from `plan`.
+      workdir: each run's folder is made in it, and `study.json` when all are complete.
+      manual_dir: where the downloaded data lie, or None.
+      data_dir: where prepared datasets and caches lie.
+      progress: whether to draw progress bars.
+
+    Returns:
+      What `study.json` holds; see `summarize`.
+
+    Raises:
+      UserError: as `loop.train`; the directory holds something else; every protocol is refused.
+    """
+    _check(workdir)
+    summaries: dict[str, dict[str, Any]] = {}
+    refused: dict[str, str] = {}
+    for number, member in enumerate(members, start=1):
+        if member.protocol in refused:
+            continue
+        directory = workdir / member.name
+        done = (directory / "summary.json").exists()
+        _say(f"--- run {number} of {len(members)}: {member.name}{' is complete' if done else ''}")
+        if done:
+            summary = Run.start(directory, member.recipe).summary()  # refuses another recipe's
+            assert summary is not None
+        else:
+            try:
+                summary = train(member.recipe, directory, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+            except Refused as error:
+                refused[member.protocol] = str(error)
+                _say(f"{marked(member.protocol)} is refused: {error}")
+                _forget(directory)
+                continue
+        summaries[member.name] = summary
+    if not summaries:
+        raise UserError(" ".join(refused.values()))
+    result = summarize(members, summaries) | {"refused": refused}
+    write_whole(workdir / "study.json", json.dumps(result, indent=1, allow_nan=False))
+    _say(report(result))
+    return result
+
+
+def _check(workdir: Path) -> None:
+    if (workdir / "recipe.json").exists():
+        raise UserError(f"{workdir} holds a single run; choose another --workdir for several.")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be made ({error.strerror}); choose another --workdir.") from error
+
+
+def _forget(directory: Path) -> None:
+    """Removes what a refused run leaves: nothing was learned in it."""
+    for name in ("recipe.json", ".lock"):
+        (directory / name).unlink(missing_ok=True)
+    if directory.exists() and not any(directory.iterdir()):
+        directory.rmdir()
+
+
+def summarize(members: Sequence[Member], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and spread of the test figures of complete runs.
+
+    `protocols` holds, for each protocol and each figure: `mean` over all runs; `folds`, the standard deviation over
+    folds of the mean over repeats; `repeats`, that over repeats of the mean over folds (both n - 1 in the denominator,
+    None for one); and `values` by run. `constant` holds the same of the best constant guess.
+    """
+    protocols: dict[str, Any] = {}
+    for protocol in dict.fromkeys(member.protocol for member in members):
+        runs = [member for member in members if member.protocol == protocol and member.name in summaries]
+        if runs:
+            protocols[protocol] = {
+                kind: _spreads(runs, {run.name: summaries[run.name][kind] for run in runs})
+                for kind in ("test", "constant")
+            }
+    first = next(iter(summaries.values()))
+    return {
+        "dataset": first["dataset"],
+        "drawn": first["drawn"],
+        "age_groups": first["age_groups"],
+        "folds": sorted({member.fold for member in members}),
+        "repeats": len({member.repeat for member in members}),
+        "runs": list(summaries),
+        "seconds": sum(summary["seconds"] for summary in summaries.values()),
+        "protocols": protocols,
+        "versions": first["versions"],
+        "hardware": first["hardware"],
+    }
+
+
+def _spreads(runs: Sequence[Member], figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+    folds, repeats = sorted({run.fold for run in runs}), sorted({run.repeat for run in runs})
+    result = {}
+    for figure in next(iter(figures.values())):
+        values = {name: found.get(figure) for name, found in figures.items()}
+        table = np.full((len(folds), len(repeats)), np.nan)
+        for run in runs:
+            value = values[run.name]
+            table[folds.index(run.fold), repeats.index(run.repeat)] = np.nan if value is None else value
+        if not np.isfinite(table).all():
+            continue
+        result[figure] = {
+            "mean": float(table.mean()),
+            "folds": float(table.mean(1).std(ddof=1)) if len(folds) > 1 else None,
+            "repeats": float(table.mean(0).std(ddof=1)) if len(repeats) > 1 else None,
+            "values": values,
+        }
+    return result
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """A study as text: one row a figure, one column a protocol, with what the published figures and chance are."""
+    by_folds, by_repeats = len(result["folds"]) > 1, result["repeats"] > 1
+    spread = "folds" if by_folds else "repeats"
+    protocols = result["protocols"]
+    columns: dict[str, dict[str, str]] = {}
+    for protocol, found in protocols.items():
+        columns[marked(protocol)] = {name: _cell(figure, spread) for name, figure in found["test"].items()}
+        if by_folds and by_repeats:
+            columns[f"{protocol}, repeats"] = {
+                name: f"± {figure['repeats']:.4f}" for name, figure in found["test"].items() if name != "n"
+            }
+    if {"paper", "disjoint"} <= set(protocols):
+        leaky, honest = (protocols[name]["test"] for name in ("paper", "disjoint"))
+        columns["paper - disjoint"] = {
+            name: f"{leaky[name]['mean'] - honest[name]['mean']:+.4f}"
+            for name in leaky
+            if name in honest and name != "n"
+        }
+    last = list(protocols.values())[-1]["constant"]
+    columns["constant"] = {name: _cell(figure, spread) for name, figure in last.items()}
+    for source, figures in PUBLISHED.get(result["dataset"], {}).items():
+        columns[source] = {name: f"{mean:.3f} ± {deviation:.3f}" for name, (mean, deviation) in figures.items()}
+    keys = [name for name in columns[marked(next(iter(protocols)))] if name != "n"]
+    drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
+    over = [f"{len(result['folds'])} folds"] if by_folds else []
+    over += [f"{result['repeats']} repeats"] if by_repeats else []
+    lines = [
+        f"{result['dataset']}{drawn}, age groups {result['age_groups']}, test figures of {len(result['runs'])} runs in "
+        f"{duration(result['seconds'])}: mean ± standard deviation over {' and '.join(over) or 'one run'}",
+        text_table(columns, keys),
+        "constant: the best guess without looking, from the training labels",
+    ]
+    if "paper" in protocols:
+        lines.append("leaky: whoever is tested on may have been learnt from; no figure for people who are new")
+    lines += [f"{marked(protocol)}: refused. {reason}" for protocol, reason in result["refused"].items()]
+    return "\n".join(lines)
+
+
+def _cell(figure: Mapping[str, Any], spread: str) -> str:
+    deviation = figure[spread]
+    return f"{figure['mean']:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,53 @@
+"""Gender, or a folder's own classes, from recordings: log-mel spectrograms and the small CNN, for two cores.
+
+  python launch.py --config configs/voice_small.py --manual_dir DIR --workdir runs/voices
+  python launch.py --config configs/voice_small.py:ravdess --manual_dir DIR --workdir runs/ravdess \
+      --folds all --protocols paper,disjoint --repeats 3
+  python launch.py --config configs/voice_small.py:classes --manual_dir DIR --workdir runs/classes \
+      --protocols paper,disjoint
+  python launch.py --config configs/voice_small.py:drawn --workdir runs/drawn_voices --protocols paper,disjoint
+
+DIR holds a folder for each class, `<gender>` or `<gender>_<age>`. Say who speaks, or nothing can keep speakers apart:
+--config.dataset.speaker_pattern='/([^_/]+)_' takes it from the beginning of a file's name, for example.
+`emodb` and `ravdess` know their speakers, and are cut into five folds of speakers. `classes` and `emodb_classes` learn
+the folders themselves instead of gender; `drawn` does so on 1,280 drawn voices of 32 speakers: it proves the pipeline
+and says nothing about people.
+"""
+
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe
+from agegender_jax.errors import UserError
+
+_ARGUMENTS = ("folders", "emodb", "ravdess", "classes", "emodb_classes", "drawn")
+
+
+def get_config(argument: str = "folders") -> ConfigDict:
+    if argument not in _ARGUMENTS:
+        raise UserError(f"configs/voice_small.py knows no {argument!r}; choose one of: {', '.join(_ARGUMENTS)}")
+    config = recipe.base()
+    config.name = "voice_small"
+    config.dataset.update(name="voice_age_gender", image_size=64)
+    config.split.stratify = "gender"
+    config.heads.age_group.weight = 0.0
+    config.heads.age.weight = 0.0
+    config.model.update(variant="thin", dropout=0.4)
+    config.augment.update(time_shift=0.2, gain=6.0, noise=0.1, time_mask=0.15, frequency_mask=0.15)
+    config.optimizer.update(
+        name="adamw", learning_rate=1e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
+    )
+    config.train.update(batch_size=32, epochs=20.0, steps_per_dispatch=10, ema_decay=0.98)
+    config.evaluate.update(every_epochs=10.0, select="gender/accuracy")
+    if argument in ("emodb", "ravdess"):
+        config.dataset.config = argument
+        config.split.folds = 5
+    if argument in ("classes", "emodb_classes", "drawn"):
+        config.heads.gender.weight = 0.0
+        config.heads.joint.weight = 1.0
+        config.split.stratify = "class"
+        config.evaluate.select = "joint/accuracy"
+    if argument == "emodb_classes":
+        config.dataset.config = "emodb"
+    if argument == "drawn":
+        config.dataset.drawn = 1280
+    return config
