@@ -12,7 +12,7 @@ from agegender_jax.data.source import default_data_dir
 from agegender_jax.errors import EXIT_USER_ERROR, UserError, quiet_libraries
 from agegender_jax.train.loop import dry_run as dry_run_of
 from agegender_jax.train.loop import train
-from agegender_jax.train.study import plan, study
+from agegender_jax.train.study import plan, train_all
 
 
 def command(
@@ -54,7 +54,7 @@ def command(
             if several:
                 print(f"{len(members)} such runs: {', '.join(member.name for member in members)}")
         elif several:
-            result = study(members, workdir, manual_dir=manual_dir, data_dir=data_dir)
+            result = train_all(members, workdir, manual_dir=manual_dir, data_dir=data_dir)
             return EXIT_USER_ERROR if result["refused"] else 0
         else:
             train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())

@@ -87,7 +87,7 @@ def _folds(text: str, folds: int) -> list[int]:
     return numbers
 
 
-def study(
+def train_all(
     members: Sequence[Member], workdir: Path, *, manual_dir: Path | None, data_dir: Path, progress: bool = True
 ) -> dict[str, Any]:
     """Trains the runs that are not complete yet, and puts all of them into one table.

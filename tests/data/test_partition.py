@@ -1,0 +1,143 @@
+"""Splits of whole datasets: people, photographers and recordings stay together, and what cannot be is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.partition import class_names, split_dataset
+from agegender_jax.errors import Refused, UserError
+from agegender_jax.splits import PARTS
+
+
+def columns(n: int, **known: Any) -> dict[str, np.ndarray]:
+    """A table of n rows in which nothing is known but what is given."""
+    nowhere = np.full(n, -1)
+    ages = np.full(n, np.nan, np.float32)
+    table = {
+        "key": np.array([f"{i:05d}" for i in range(n)]),
+        "age": ages,
+        "gender": nowhere,
+        "race": nowhere,
+        "subject": nowhere,
+        "group": nowhere,
+        "fold": nowhere,
+        "class_name": np.full(n, ""),
+        "sha256": np.array([f"content {i}" for i in range(n)]),
+    } | {name: np.asarray(values) for name, values in known.items()}
+    return {"age_low": table["age"], "age_high": table["age"]} | table
+
+
+def recipe(**options: Any) -> ConfigDict:
+    made = recipes.base()
+    made.split.update(options)
+    return made
+
+
+def speakers(per_class: int, clips: int, names: tuple[str, ...] = ("female_30", "male_40")) -> dict[str, np.ndarray]:
+    """Classes of speakers with equally many recordings each."""
+    subject = np.repeat(np.arange(len(names) * per_class), clips)
+    label = np.repeat(names, per_class * clips)
+    gender = np.array([int(name.startswith("female")) for name in label])
+    return columns(len(subject), subject=subject, class_name=label, gender=gender)
+
+
+def parts_of(split: Any, values: np.ndarray) -> list[set]:
+    return [set(values[getattr(split, part)].tolist()) for part in PARTS]
+
+
+@pytest.mark.parametrize("stratify", ["gender", "class"])
+@pytest.mark.parametrize("folds", [0, 3])
+def test_speakers_stay_whole_and_every_part_has_every_class(stratify: str, folds: int) -> None:
+    table = speakers(5, 11)
+    for fold in range(max(folds, 1)):
+        split, _ = split_dataset(table, recipe(stratify=stratify, folds=folds, fold=fold))
+        train, validation, test = parts_of(split, table["subject"])
+        assert not train & validation | train & test | validation & test
+        assert all(part == {"female_30", "male_40"} for part in parts_of(split, table["class_name"]))
+        assert split.report["groups_in_several_parts"] == 0
+
+
+def test_the_folds_test_each_speaker_once() -> None:
+    table = speakers(10, 7)
+    tested = [parts_of(split_dataset(table, recipe(stratify="gender", folds=5, fold=f))[0], table["subject"])[2]
+              for f in range(5)]  # fmt: skip
+    assert sorted(speaker for part in tested for speaker in part) == list(range(20))
+    assert all(len(part) == 4 for part in tested)  # 10 of each gender in 5 folds: 2 and 2
+
+
+def test_a_class_of_two_speakers_is_refused_with_the_ways_out() -> None:
+    table = speakers(2, 9)
+    with pytest.raises(Refused) as caught:
+        split_dataset(table, recipe(stratify="class"))
+    message = str(caught.value)
+    for part in ("female_30 (2), male_40 (2)", "at least 3", "age bands", "age in years", "merge classes", "leaky"):
+        assert part in message
+    assert "\n" not in message
+    leaky, _ = split_dataset(table, recipe(stratify="class", protocol="paper"))
+    assert leaky.report["groups_in_several_parts"] == 4
+
+
+def test_too_many_folds_are_refused_and_fewer_are_named() -> None:
+    with pytest.raises(Refused, match=r"female \(4\).*fewer folds \(config.split.folds=4\)"):
+        split_dataset(speakers(4, 9), recipe(stratify="gender", folds=5))
+    split_dataset(speakers(4, 9), recipe(stratify="gender", folds=4))
+
+
+def test_without_speakers_every_recording_is_its_own() -> None:
+    table = columns(40, class_name=["a", "b"] * 20, gender=[0, 1] * 20)
+    split, _ = split_dataset(table, recipe(stratify="class"))
+    assert [len(getattr(split, part)) for part in PARTS] == [27, 5, 8]  # 0.2 * 40, 0.15 * 32 = 4.8
+
+
+def test_pieces_of_a_recording_and_copies_of_a_file_stay_together() -> None:
+    n = 60
+    table = columns(n, gender=[0, 1] * 30, group=np.arange(n) // 2)
+    table["sha256"][[0, 59]] = "the same"  # so rows 0, 1, 58 and 59 are one group
+    split, _ = split_dataset(table, recipe(stratify="gender"))
+    part = np.zeros(n, int)
+    for index, name in enumerate(PARTS):
+        part[getattr(split, name)] = index
+    assert (part[::2] == part[1::2]).all()
+    assert part[0] == part[59]
+
+
+def adience(users: int = 40, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    user = np.sort(rng.integers(0, users, 800))
+    low = rng.choice([0, 4, 8, 15, 25, 38, 48, 60], 800).astype(np.float32)
+    high = np.select([low == x for x in (0, 4, 8, 15, 25, 38, 48, 60)], (2, 6, 12, 20, 32, 43, 53, 100)).astype("f4")
+    return columns(800, group=user, subject=user * 10 + rng.integers(0, 3, 800), fold=user % 5,
+                   gender=rng.integers(0, 2, 800), age_low=low, age_high=high)  # fmt: skip
+
+
+def test_published_folds_are_the_test_parts_and_validation_shares_no_user() -> None:
+    table = adience()
+    for fold in range(5):
+        split, _ = split_dataset(table, recipe(folds=5, fold=fold, validation_fraction=0.1))
+        assert split.test.tolist() == np.flatnonzero(table["fold"] == fold).tolist()
+        train, validation, test = parts_of(split, table["group"])
+        assert not train & validation | train & test | validation & test
+        assert 0.05 < len(split.validation) / (len(split.train) + len(split.validation)) < 0.2
+    random, _ = split_dataset(table, recipe(folds=5, fold=0, protocol="paper"))
+    assert set(table["fold"][random.test].tolist()) == {0, 1, 2, 3, 4}
+    with pytest.raises(UserError, match="published with 5 folds; 4 were asked for"):
+        split_dataset(table, recipe(folds=4))
+
+
+def test_the_order_of_the_rows_plays_no_part() -> None:
+    table = adience(seed=3)
+    order = np.random.default_rng(9).permutation(800)
+    shuffled = {name: values[order] for name, values in table.items()}
+    for options in ({"folds": 5}, {"stratify": "gender"}):
+        first, again = (split_dataset(t, recipe(**options))[0] for t in (table, shuffled))
+        assert first.sha256 == again.sha256
+
+
+def test_a_dataset_without_classes_cannot_be_stratified_by_them() -> None:
+    table = columns(30, gender=[0, 1] * 15)
+    assert class_names(table) == ()
+    with pytest.raises(UserError, match=r"names no classes; set config.split.stratify"):
+        split_dataset(table, recipe(stratify="class"))

@@ -1,0 +1,133 @@
+"""Several runs side by side: which they are, their mean and spread, what is resumed, refused and left alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import Preempted, UserError
+from agegender_jax.train import study as module
+from agegender_jax.train.study import plan, report, summarize, train_all
+
+
+def recipe(folds: int = 0) -> ConfigDict:
+    made = recipes.base()
+    made.split.folds = folds
+    return made
+
+
+def summary_of(member: Any, accuracy: float, constant: float = 0.5) -> dict[str, Any]:
+    return {
+        "dataset": "adience",
+        "drawn": False,
+        "age_groups": "levi_hassner",
+        "seconds": 10.0,
+        "versions": {},
+        "hardware": {},
+        "test": {"gender/accuracy": accuracy, "n": 7},
+        "constant": {"gender/accuracy": constant, "n": 7},
+    }
+
+
+def test_the_plan_has_every_combination_once() -> None:
+    members = plan(recipe(5), ["paper", "disjoint"], "1,3", 2)
+    assert len({member.name for member in members}) == len(members) == 8
+    found = {(m.recipe.split.protocol, m.recipe.split.fold, m.recipe.seed, m.recipe.split.seed) for m in members}
+    assert found == {(p, f, s, 0) for p in ("paper", "disjoint") for f in (1, 3) for s in (0, 1)}
+    assert plan(recipe(5), (), "all")[4].name == "fold_4"
+    assert plan(recipe(), (), "", 3)[2].name == "repeat_2"
+
+
+@pytest.mark.parametrize(
+    ("folds", "arguments", "message"),
+    [
+        (5, (["random"],), "'random'; name each of these at most once: disjoint, paper"),
+        (5, (["paper", "paper"],), "'paper'; name each"),
+        (0, ((), "all"), "--folds=all needs a recipe with folds"),
+        (5, ((), "5"), "some of 0 to 4"),
+        (5, ((), "1,1"), "some of 0 to 4"),
+        (5, ((), "one"), "some of 0 to 4"),
+        (5, ((), "all", 0), "--repeats=0"),
+    ],
+)
+def test_mistakes_are_named(folds: int, arguments: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(recipe(folds), *arguments)
+
+
+def test_mean_and_spread_on_paper() -> None:
+    members = plan(recipe(2), ["paper", "disjoint"], "all", 2)
+    accuracy = {"paper-fold_0": (0.9, 1.0), "paper-fold_1": (0.8, 0.9), "disjoint-fold_0": (0.6, 0.6),
+                "disjoint-fold_1": (0.7, 0.8)}  # fmt: skip
+    summaries = {m.name: summary_of(m, accuracy[f"{m.protocol}-fold_{m.fold}"][m.repeat]) for m in members}
+    found = summarize(members, summaries)["protocols"]["paper"]["test"]["gender/accuracy"]
+    # Folds: means .95 and .85, so .1 / sqrt(2). Repeats: means .85 and .95, the same.
+    assert found["mean"] == pytest.approx(0.9)
+    assert found["folds"] == found["repeats"] == pytest.approx(0.1 / np.sqrt(2))
+    honest = summarize(members, summaries)["protocols"]["disjoint"]["test"]["gender/accuracy"]
+    assert honest["folds"] == pytest.approx(0.15 / np.sqrt(2))  # .6 and .75
+    assert honest["repeats"] == pytest.approx(0.05 / np.sqrt(2))  # .65 and .7
+    text = report(summarize(members, summaries) | {"refused": {}})
+    assert "paper (leaky)" in text
+    assert "0.9000 ± 0.0707" in text
+    assert "+0.2250" in text  # .9 - .675
+    assert "0.868 ± 0.014" in text  # Levi and Hassner
+    assert "constant" in text
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for training: names the runs that it is asked for, and leaves the summary of each."""
+    names: list[str] = []
+
+    def train(recipe: ConfigDict, workdir: Path, **_: Any) -> dict[str, Any]:
+        names.append(workdir.name)
+        summary = summary_of(None, 0.5 + recipe.split.fold / 10)
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "recipe.json").write_text(recipes.to_json(recipe))
+        (workdir / "summary.json").write_text(json.dumps(summary))
+        return summary
+
+    monkeypatch.setattr(module, "train", train)
+    return names
+
+
+def test_what_is_complete_is_not_trained_again(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = module.train
+
+    def stopped(recipe: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:
+        if workdir.name == "fold_2" and trained == ["fold_0", "fold_1"]:
+            trained.append("stopped")
+            raise Preempted("stopped")
+        return whole(recipe, workdir, **options)
+
+    monkeypatch.setattr(module, "train", stopped)
+    members = plan(recipe(4), (), "all")
+    with pytest.raises(Preempted):
+        train_all(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+    assert not (tmp_path / "study" / "study.json").exists()
+    result = train_all(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+    assert trained == ["fold_0", "fold_1", "stopped", "fold_2", "fold_3"]
+    assert result["protocols"]["disjoint"]["test"]["gender/accuracy"]["mean"] == pytest.approx(0.65)
+    assert json.loads((tmp_path / "study" / "study.json").read_text()) == result
+
+
+def test_a_complete_run_of_another_recipe_is_not_counted(trained: list[str], tmp_path: Path) -> None:
+    train_all(plan(recipe(2), (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+    (tmp_path / "study" / "fold_0" / "split.json").write_text("{}")
+    other = recipe(2)
+    other.train.epochs = 1.0
+    with pytest.raises(UserError, match=r"another recipe \(train.epochs"):
+        train_all(plan(other, (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+
+
+def test_the_directory_of_a_single_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a single run"):
+        train_all(plan(recipe(2), (), "all"), tmp_path, manual_dir=None, data_dir=tmp_path)
