@@ -1,0 +1,388 @@
+"""Waveform -> spectrogram picture, on the device, inside the jitted step; and augmentation of both.
+
+The spectrograms equal those of SciPy and librosa to rounding. The Fourier transform has two formulations. On a single
+CPU device it is an FFT, taken a few clips at a time so that the frames stay in the processor's cache. Everywhere else
+it is a product with a fixed matrix: XLA gathers a batch that is spread over devices before it takes its FFT, and
+accelerators have matrix products to spare.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agegender_jax.data.sound import MAX_SECONDS
+from agegender_jax.errors import UserError
+
+AMIN = 1e-10
+"""Least power that is told from silence, as librosa's `power_to_db`."""
+
+_CHUNK = 8  # clips; 4 to 16 are equally fast
+# The streams of an example's randomness; 0 to 3 are those of `augment.augment`.
+_SHIFT, _GAIN, _NOISE, _NOISE_LEVEL, _TIME_MASK, _FREQUENCY_MASK = range(10, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectrogramRecipe:
+    """All that makes a spectrogram of samples; plain values, so that it is stored as JSON and read by `**`.
+
+    The window is a periodic Hann window, padded with zeros on both sides to the length of the transform. Frames are
+    centred: the first is about sample 0, with zeros before it.
+
+    Attributes:
+      name: what it is called.
+      sample_rate: Hz.
+      seconds: length of a clip.
+      window: length of the window, samples.
+      hop: samples from frame to frame.
+      fft: length of the transform, samples, at least `window`.
+      scale: `mel` sums the power in `mels` triangular bands; `linear` leaves the transform's bins.
+      mels: number of bands, evenly spaced on Slaney's mel scale, each of area 1.
+      low_hz: where the lowest band begins.
+      high_hz: where the highest band ends.
+      normalized: the transform is divided by the window's sum (SciPy's scaling `spectrum`).
+      pad_end: zeros follow the last sample until every sample is in a frame (SciPy); else a rest is dropped (librosa).
+      drop_top: highest bins that are cropped, of scale `linear`.
+      drop_first: frames that are cropped at the beginning.
+      drop_last: frames that are cropped at the end.
+      reference: what 0 dB is: `max`, the clip's own maximum, or `full_scale`, the bin of a sine of amplitude 1.
+      range_db: what is quieter than this below 0 dB is raised to it.
+    """
+
+    name: str
+    sample_rate: int
+    seconds: float
+    window: int
+    hop: int
+    fft: int
+    scale: Literal["mel", "linear"]
+    mels: int = 0
+    low_hz: float = 0.0
+    high_hz: float = 0.0
+    normalized: bool = False
+    pad_end: bool = False
+    drop_top: int = 0
+    drop_first: int = 0
+    drop_last: int = 0
+    reference: Literal["max", "full_scale"] = "max"
+    range_db: float = 80.0
+
+    @property
+    def samples(self) -> int:
+        """Length of a clip, samples."""
+        return round(self.seconds * self.sample_rate)
+
+    def as_dict(self) -> dict[str, str | int | float | bool]:
+        """The attributes as JSON values; `SpectrogramRecipe(**values)` is the recipe again."""
+        return dataclasses.asdict(self)
+
+
+RECIPES: dict[str, SpectrogramRecipe] = {
+    recipe.name: recipe
+    for recipe in (
+        SpectrogramRecipe("log_mel", 16_000, 2.0, window=400, hop=160, fft=512, scale="mel", mels=128, high_hz=8_000.0),
+        # 227 x 227 for AlexNet: Becker et al. 2018, arXiv:1807.03418.
+        SpectrogramRecipe(
+            "audiomnist",
+            8_000,
+            1.0,
+            window=455,
+            hop=35,
+            fft=455,
+            scale="linear",
+            normalized=True,
+            pad_end=True,
+            drop_top=1,
+            drop_first=2,
+            drop_last=1,
+        ),
+    )
+}
+
+
+def get_recipe(name: str, seconds: float = 0.0) -> SpectrogramRecipe:
+    """The recipe of a name.
+
+    Args:
+      name: one of `RECIPES`.
+      seconds: length of a clip; 0 for the recipe's own.
+
+    Raises:
+      UserError: there is no such recipe, or the length is shorter than a window or longer than `MAX_SECONDS`.
+
+    >>> get_recipe("log_mel", seconds=3.0).samples
+    48000
+    """
+    if name not in RECIPES:
+        raise UserError(f"There is no spectrogram {name!r}; choose one of {', '.join(sorted(RECIPES))}.")
+    recipe = RECIPES[name]
+    if seconds == 0.0:
+        return recipe
+    shortest = (recipe.drop_first + recipe.drop_last + 1) * recipe.hop + recipe.window
+    if not shortest / recipe.sample_rate <= seconds <= MAX_SECONDS:
+        raise UserError(
+            f"Clips of {seconds} s do not make a spectrogram {name!r}; choose {shortest / recipe.sample_rate:.3f} to "
+            f"{MAX_SECONDS} s, or 0 for its own {recipe.seconds} s."
+        )
+    return dataclasses.replace(recipe, seconds=float(seconds))
+
+
+def power(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+    """Power spectrogram: the squared magnitude of the short-time Fourier transform, summed in bands where `mel`.
+
+    Args:
+      waves: `[batch, samples]`, float -1 to 1 or int16.
+      recipe: how.
+
+    Returns:
+      float32 `[batch, bands, frames]`, the lowest band first. Equals `abs(scipy.signal.stft(...))**2`, or
+      `librosa.feature.melspectrogram`.
+    """
+    frames = _frames(_as_float(waves), recipe)
+    spectrum = (_power_fft if _one_cpu() else _power_matrix)(frames, recipe)
+    if recipe.scale == "mel":
+        filters = mel_filters(recipe.sample_rate, recipe.fft, recipe.mels, recipe.low_hz, recipe.high_hz)
+        spectrum = jnp.matmul(spectrum, filters.T, precision="highest")
+    else:
+        spectrum = spectrum[..., : spectrum.shape[-1] - recipe.drop_top]
+    return spectrum[:, recipe.drop_first : spectrum.shape[1] - recipe.drop_last].swapaxes(1, 2)
+
+
+def decibels(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+    """The power in decibels, from `-range_db` upwards.
+
+    Where the reference is the clip's maximum, the maximum is 0. A silent clip is `-range_db` throughout (librosa has
+    it at 0, the brightest there is).
+
+    Args:
+      waves: `[batch, samples]`, float -1 to 1 or int16.
+      recipe: how.
+
+    Returns:
+      float32 `[batch, bands, frames]`.
+
+    >>> decibels(jnp.zeros((1, 8000)), RECIPES["audiomnist"]).max().item()
+    -80.0
+    """
+    clip = power(waves, recipe)
+    peak = clip.max((1, 2), keepdims=True)
+    level = 10.0 * jnp.log10(jnp.maximum(clip, AMIN))
+    if recipe.reference == "max":
+        level = level - 10.0 * jnp.log10(jnp.maximum(peak, AMIN))
+    else:
+        gain = 1.0 if recipe.normalized else float(_hann(recipe.window).sum())
+        level = level - 20.0 * math.log10(gain / 2.0)
+    return jnp.where(peak > AMIN, jnp.maximum(level, -recipe.range_db), -recipe.range_db)
+
+
+def spectrogram_image(waves: jax.Array, recipe: SpectrogramRecipe, size: int) -> jax.Array:
+    """A square grey picture of each clip: time to the right, low frequencies at the bottom, `-range_db` black.
+
+    Both axes are resampled bilinearly, with antialiasing where they shrink.
+
+    Args:
+      waves: `[batch, samples]`, float -1 to 1 or int16.
+      recipe: how.
+      size: edge of the picture, pixels.
+
+    Returns:
+      float32 `[batch, size, size, 3]`, 0 to 255, three equal channels.
+    """
+
+    def picture(waves: jax.Array) -> jax.Array:
+        level = decibels(waves, recipe)
+        grey = jnp.clip((level / recipe.range_db + 1.0) * 255.0, 0.0, 255.0)
+        down = resizing_matrix(grey.shape[1], size)[::-1]
+        across = resizing_matrix(grey.shape[2], size)
+        grey = jnp.einsum("xt,bft->bfx", across, grey, precision="highest")
+        grey = jnp.einsum("yf,bfx->byx", down, grey, precision="highest")
+        return jnp.broadcast_to(grey[..., None], (*grey.shape, 3))
+
+    if _one_cpu():
+        return jax.lax.map(lambda wave: picture(wave[None])[0], waves, batch_size=_CHUNK)
+    return picture(waves)
+
+
+def _one_cpu() -> bool:
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def _as_float(waves: jax.Array) -> jax.Array:
+    return waves.astype(jnp.float32) / 32768.0 if waves.dtype == jnp.int16 else waves.astype(jnp.float32)
+
+
+def _frames(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+    """Overlapping frames `[batch, frames, window]` joined from slices of the wave cut at every hop."""
+    before = recipe.fft // 2 - (recipe.fft - recipe.window) // 2
+    span = waves.shape[1] + 2 * (recipe.fft // 2) - recipe.fft
+    frames = 1 + (math.ceil(span / recipe.hop) if recipe.pad_end else span // recipe.hop)
+    hops = math.ceil(recipe.window / recipe.hop)
+    after = (frames + hops - 1) * recipe.hop - before - waves.shape[1]
+    cut = jnp.pad(waves, ((0, 0), (before, max(after, 0))))[:, : (frames + hops - 1) * recipe.hop]
+    cut = cut.reshape(waves.shape[0], frames + hops - 1, recipe.hop)
+    joined = jnp.concatenate([cut[:, hop : hop + frames] for hop in range(hops)], axis=-1)
+    return joined[..., : recipe.window]
+
+
+def _power_fft(frames: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+    transform = jnp.fft.rfft(frames * _weights(recipe).astype(np.float32), recipe.fft)
+    return transform.real**2 + transform.imag**2
+
+
+def _power_matrix(frames: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+    """The window is symmetric, so samples k and `window - k` share their weights but for the sign of the sine."""
+    half = recipe.window // 2
+    weights = _weights(recipe)[1 : half + 1, None]
+    if recipe.window % 2 == 0:
+        weights[-1] /= 2  # the middle is its own partner
+    place = np.arange(1, half + 1) - recipe.window / 2
+    angle = 2.0 * np.pi / recipe.fft * np.outer(place, np.arange(recipe.fft // 2 + 1))
+    early, late = frames[..., 1 : half + 1], frames[..., ::-1][..., :half]
+    even = jnp.matmul(early + late, (weights * np.cos(angle)).astype(np.float32), precision="highest")
+    odd = jnp.matmul(early - late, (weights * np.sin(angle)).astype(np.float32), precision="highest")
+    return even**2 + odd**2
+
+
+def _hann(length: int) -> np.ndarray:
+    return 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(length) / length)
+
+
+def _weights(recipe: SpectrogramRecipe) -> np.ndarray:
+    window = _hann(recipe.window)
+    return window / window.sum() if recipe.normalized else window
+
+
+def mel_filters(sample_rate: int, fft: int, mels: int, low_hz: float, high_hz: float) -> np.ndarray:
+    """Triangular bands, evenly spaced on Slaney's mel scale, each of area 1 over Hz, as librosa has them by default.
+
+    The scale is linear to 1000 Hz (15 mels of 200/3 Hz) and logarithmic above (27 mels for a factor of 6.4): Slaney
+    1998, "Auditory Toolbox", Interval Research technical report 1998-010.
+
+    Args:
+      sample_rate: Hz.
+      fft: length of the transform, samples.
+      mels: number of bands.
+      low_hz: where the lowest band begins.
+      high_hz: where the highest band ends.
+
+    Returns:
+      float32 `[mels, fft // 2 + 1]`.
+    """
+    step = math.log(6.4) / 27.0
+    low, high = (15.0 + math.log(hz / 1000.0) / step if hz >= 1000.0 else 0.015 * hz for hz in (low_hz, high_hz))
+    mel = np.linspace(low, high, mels + 2)
+    edges = np.where(mel >= 15.0, 1000.0 * np.exp(step * (mel - 15.0)), mel / 0.015)
+    bins = np.arange(fft // 2 + 1) * sample_rate / fft
+    left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    triangles = np.minimum((bins - left) / (middle - left), (right - bins) / (right - middle))
+    return (np.maximum(triangles, 0.0) * 2.0 / (right - left)).astype(np.float32)
+
+
+def resizing_matrix(size: int, new_size: int) -> np.ndarray:
+    """Bilinear resampling of one axis as a matrix; where it shrinks, the triangle is as wide as a new pixel.
+
+    Args:
+      size: pixels that there are.
+      new_size: pixels that are wanted.
+
+    Returns:
+      float32 `[new_size, size]`, rows sum to 1. The same weights as Pillow's `BILINEAR`.
+
+    >>> resizing_matrix(2, 4).tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    scale = size / new_size
+    source = (np.arange(new_size)[:, None] + 0.5) * scale - 0.5
+    weights = np.maximum(0.0, 1.0 - np.abs(source - np.arange(size)) / max(scale, 1.0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def augment_waves(
+    waves: jax.Array,
+    rows: jax.Array,
+    key: jax.Array,
+    *,
+    time_shift: float = 0.0,
+    gain: float = 0.0,
+    noise: float = 0.0,
+) -> jax.Array:
+    """A random variant of each clip. What is 0 is left alone, exactly.
+
+    Args:
+      waves: `[batch, samples]`, float -1 to 1 or int16.
+      rows: int32 `[batch]`, which example each is; its randomness depends on `key` and this alone.
+      key: the step's key.
+      time_shift: largest shift either way, as a share of the length. Zeros come in: a clip that went round would
+        begin with its end.
+      gain: largest change of loudness either way, dB. A spectrogram whose reference is the clip's maximum hardly
+        shows it.
+      noise: largest standard deviation of the white noise that is added, relative to the clip's root mean square.
+
+    Returns:
+      float32 `[batch, samples]`; loud clips may leave -1 to 1, nothing is clipped.
+    """
+    waves = _as_float(waves)
+    samples = waves.shape[1]
+    furthest = int(time_shift * samples + 1e-6)
+
+    def one(wave: jax.Array, row: jax.Array) -> jax.Array:
+        level = jnp.sqrt(jnp.mean(wave**2))
+        if furthest:
+            start = jax.random.randint(_stream(key, row, _SHIFT), (), 0, 2 * furthest + 1)
+            wave = jax.lax.dynamic_slice(jnp.pad(wave, furthest), (start,), (samples,))
+        if noise:
+            deviation = noise * level * jax.random.uniform(_stream(key, row, _NOISE_LEVEL))
+            wave = wave + deviation * jax.random.normal(_stream(key, row, _NOISE), (samples,))
+        if gain:
+            wave = wave * 10.0 ** (gain / 20.0 * jax.random.uniform(_stream(key, row, _GAIN), minval=-1.0))
+        return wave
+
+    return jax.vmap(one)(waves, rows) if furthest or gain or noise else waves
+
+
+def mask(
+    images: jax.Array, rows: jax.Array, key: jax.Array, *, time_mask: float = 0.0, frequency_mask: float = 0.0
+) -> jax.Array:
+    """Blackens a stretch of time and a band of frequencies of each picture: SpecAugment (Park et al. 2019).
+
+    One mask an axis, of a width drawn evenly from nothing to the largest, anywhere. It is filled with 0, the floor of
+    the spectrogram, which stands for silence. What is 0 is left alone, exactly.
+
+    Args:
+      images: `[batch, size, size, channels]`, frequencies along axis 1, time along axis 2.
+      rows: int32 `[batch]`, which example each is; its randomness depends on `key` and this alone.
+      key: the step's key.
+      time_mask: largest width, as a share of the time axis.
+      frequency_mask: largest height, as a share of the frequency axis.
+
+    Returns:
+      Of the shape and dtype of `images`.
+    """
+    if not (time_mask or frequency_mask):
+        return images
+
+    def masked(size: int, share: float, key: jax.Array) -> jax.Array:
+        chance_width, chance_start = jax.random.uniform(key, (2,))
+        width = jnp.floor(chance_width * (int(share * size + 1e-6) + 1))
+        start = jnp.floor(chance_start * (size - width + 1))
+        pixel = jnp.arange(size)
+        return (pixel >= start) & (pixel < start + width)
+
+    def one(image: jax.Array, row: jax.Array) -> jax.Array:
+        height, width, _ = image.shape
+        if time_mask:
+            image = jnp.where(masked(width, time_mask, _stream(key, row, _TIME_MASK))[None, :, None], 0, image)
+        if frequency_mask:
+            image = jnp.where(
+                masked(height, frequency_mask, _stream(key, row, _FREQUENCY_MASK))[:, None, None], 0, image
+            )
+        return image
+
+    return jax.vmap(one)(images, rows)
+
+
+def _stream(key: jax.Array, row: jax.Array, stream: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(key, row), stream)

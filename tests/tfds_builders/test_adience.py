@@ -1,0 +1,321 @@
+"""The adience builder: fold files good and bad, pictures in both layouts, the report, and what is left behind."""
+
+import hashlib
+import importlib.util
+import io
+import math
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow_datasets")
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
+
+from agegender_jax.data.synthetic_adience import write_adience
+from tfds_builders.adience import adience_dataset_builder, fold_files
+from tfds_builders.adience.adience_dataset_builder import CONFIGS, example_of, find_source
+from tfds_builders.adience.fold_files import FILES, Row
+from tfds_builders.archive import MAX_FILE_BYTES, DataError
+from tfds_builders.prepare import prepare
+
+ROOT = Path(__file__).parents[2]
+REST = ["0", "414", "1086", "1383", "-115", "30", "17"]
+ALIGNED = CONFIGS[0]
+
+Labels = tuple[str, str, str, str, str]  # user_id, original_image, face_id, age, gender
+
+
+def jpeg(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 24), (shade, 0, 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+ROWS: list[list[Labels]] = [
+    [("1@N01", "a.jpg", "1", "(25, 32)", "f"), ("1@N01", "a.jpg", "2", "35", "m"),
+     ("1@N01", "b.jpg", "1", "(0, 2)", "u")],
+    [("2@N01", "c.jpg", "3", "None", ""), ("2@N01", "c.jpg", "3", "None", "")],
+    [("3@N01", "d.jpg", "4", "(25, 23)", "f")],
+    [("4@N01", "e.jpg", "5", "(60, 100)", "m")],
+    [("5@N01", "f.jpg", "6", "(8, 23)", "m")],
+]  # fmt: skip
+
+
+def content(rows: list[Labels], separator: str = "\t", end: str = "\n") -> bytes:
+    lines = [[*fold_files.COLUMNS], *([*row, *REST] for row in rows)]
+    return "".join(separator.join(line) + end for line in lines).encode()
+
+
+def lay(folder: Path, rows: list[list[Labels]] = ROWS, without: tuple[str, ...] = ()) -> Path:
+    """Writes the five fold files and a picture for every row; returns the directory."""
+    folder.mkdir(parents=True)
+    for name, some in zip(FILES, rows, strict=True):
+        (folder / name).write_bytes(content(some))
+    shade = 0
+    for user, image, face, *_ in (row for some in rows for row in some):
+        path = folder / "aligned" / user / f"landmark_aligned_face.{face}.{image}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() and f"{user}/{face}.{image}" not in without:
+            path.write_bytes(jpeg(shade := shade + 20))
+    return folder
+
+
+def pack(folder: Path) -> None:
+    """Replaces the folder `aligned` by an archive, its members in no order of the folds."""
+    with tarfile.open(folder / "aligned.tar.gz", "w:gz", compresslevel=1) as tar:
+        for path in sorted(folder.glob("aligned/*/*"), key=lambda path: path.name[::-1]):
+            tar.add(path, path.relative_to(folder).as_posix())
+            path.unlink()
+    for path in (*folder.glob("aligned/*"), folder / "aligned"):
+        path.rmdir()
+
+
+def read(version_dir: Path, split: str = "all") -> dict[str, dict[str, Any]]:
+    source = tfds.builder_from_directory(version_dir).as_data_source(
+        split=split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    return {example["key"].decode(): example for example in source}
+
+
+def records(version_dir: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(version_dir.glob("*array_record*"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "message"),
+    [
+        (FILES[3], None, r"there is no fold_3_data\.txt; put the five fold files"),
+        (FILES[2], b"", r"fold_2_data\.txt: this file is empty"),
+        (FILES[2], b"\xef\xbb\xbf\r\n", r"fold_2_data\.txt: this file is empty"),
+        (FILES[2], content([]), r"fold_2_data\.txt: there is no row"),
+        (FILES[1], content(ROWS[1]).replace(b"face_id", b"face"), r"fold_1_data\.txt, line 1: .*no column 'face_id'"),
+        (FILES[1], content(ROWS[1]).partition(b"\n")[2], r"fold_1_data\.txt, line 1: there is no column 'user_id'"),
+        (FILES[1], bytes(5000), r"fold_1_data\.txt, line 1: there is no column 'user_id'"),
+        (FILES[4], content(ROWS[4]) + b"\xff\n", r"fold_4_data\.txt, line 3: this is not UTF-8; save it as UTF-8"),
+        (FILES[0], content(ROWS[0]).decode().encode("utf-16"), r"fold_0_data\.txt, line 1: this is not UTF-8"),
+        (FILES[0], bytes(fold_files.MAX_FILE_BYTES + 1), r"fold_0_data\.txt: has more than 16777216 bytes"),
+    ],
+    ids=["missing", "empty", "mark alone", "no rows", "no column", "no header", "zeros", "bytes", "utf-16", "huge"],
+)  # fmt: skip
+def test_a_bad_fold_file_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, name: str, written: bytes | None, message: str
+) -> None:
+    manual = lay(tmp_path / "manual")
+    (manual / name).unlink()
+    if written is not None:
+        (manual / name).write_bytes(written)
+    with pytest.raises(DataError, match=message) as error:
+        prepare("adience", manual, tmp_path / "data")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("data/**/*array_record*"))
+
+
+def test_an_example_holds_the_file_and_its_labels(tmp_path: Path) -> None:
+    manual = lay(tmp_path / "manual")
+    version_dir = prepare("adience", manual, tmp_path / "data")
+    assert version_dir == tmp_path / "data" / "adience" / "aligned" / "1.0.0"
+    examples = read(version_dir)
+    assert set(examples) == {f"{user}/{face}.{image}" for rows in ROWS for user, image, face, *_ in rows}
+    assert set(read(version_dir, "fold_0")) == {"1@N01/1.a.jpg", "1@N01/2.a.jpg", "1@N01/1.b.jpg"}
+    nan = math.nan
+    for key, ages, gender, subject, fold, label in [
+        ("1@N01/1.a.jpg", (nan, 25, 32), 1, 1, 0, "(25, 32)"),
+        ("1@N01/2.a.jpg", (35, 35, 35), 0, 2, 0, "35"),
+        ("1@N01/1.b.jpg", (nan, 0, 2), 2, 1, 0, "(0, 2)"),
+        ("2@N01/3.c.jpg", (nan, nan, nan), -1, 3, 1, "None"),
+        ("3@N01/4.d.jpg", (nan, 25, 23), 1, 4, 2, "(25, 23)"),
+        ("4@N01/5.e.jpg", (nan, 60, 100), 0, 5, 3, "(60, 100)"),
+    ]:
+        example, (user, _, name) = examples[key], key.partition("/")
+        file = (manual / "aligned" / user / f"landmark_aligned_face.{name}").read_bytes()
+        assert example["image"] == file
+        assert example["sha256"].decode() == hashlib.sha256(file).hexdigest()
+        np.testing.assert_array_equal([example[name] for name in ("age", "age_low", "age_high")], ages)
+        assert (example["gender"], example["subject"], example["fold"]) == (gender, subject, fold)
+        assert (example["user"].decode(), example["age_label"].decode()) == (user, label)
+        assert example["group"] == int.from_bytes(hashlib.sha256(user.encode()).digest(), "big") >> (256 - 63)
+    info = tfds.builder_from_directory(version_dir).info
+    kinds = {
+        name: np.dtype(info.features[name].np_dtype).name for name in ("age", "age_low", "gender", "group", "fold")
+    }
+    assert kinds == {"age": "float32", "age_low": "float32", "gender": "int32", "group": "int64", "fold": "int32"}
+    assert "research use" in info.metadata["terms"]
+    assert (info.metadata["kept"], info.metadata["repeated_rows"]) == (7, 1)
+    assert info.metadata["odd_age_labels"] == {"35": 1, "(25, 23)": 1, "(8, 23)": 1}
+
+
+def test_drawn_faces_are_prepared_alike_from_folder_and_archive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = write_adience(tmp_path / "manual", 150, seed=4, size=32)
+    written = records(prepare("adience", tmp_path / "manual", tmp_path / "one"))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"kept      {summary['faces']} faces" in captured.err
+    assert f"rows      {summary['rows']}, by fold" in captured.err
+    assert f"subjects  {summary['subjects']}, 0 of them in two folds; users {summary['users']}, 0" in captured.err
+    assert records(prepare("adience", tmp_path / "manual", tmp_path / "two")) == written
+    pack(tmp_path / "manual")
+    assert records(prepare("adience", tmp_path / "manual", tmp_path / "three")) == written
+
+
+def test_the_other_configuration_reads_the_other_layout(tmp_path: Path) -> None:
+    summary = write_adience(tmp_path / "manual", 40, layout="faces", size=32)
+    with pytest.raises(DataError, match=r"there are no pictures; put aligned\.tar\.gz.*configuration 'faces'"):
+        prepare("adience", tmp_path / "manual", tmp_path / "data")
+    version_dir = prepare("adience", tmp_path / "manual", tmp_path / "data", config="faces")
+    assert version_dir.parent.name == "faces"
+    assert len(read(version_dir)) == summary["faces"]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_bad_pictures_are_named_and_a_limit_can_be_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], packed: bool
+) -> None:
+    rows = [[*ROWS[0], ("1@N01", "x.jpg", "1", "3", "f"), ("1@N01", "y.jpg", "1", "3", "f")], *ROWS[1:]]
+    manual = lay(tmp_path / "manual", rows, without=("1@N01/1.b.jpg",))
+    user = manual / "aligned" / "1@N01"
+    (user / "landmark_aligned_face.1.x.jpg").write_bytes(b"text")
+    (user / "landmark_aligned_face.1.y.jpg").write_bytes(jpeg(9)[:-2])
+    (user / "landmark_aligned_face.7.y.jpg").write_bytes(jpeg(9))
+    (user / "coarse_tilt_aligned_face.1.a.jpg").write_bytes(jpeg(9))
+    if packed:
+        pack(manual)
+    with pytest.raises(
+        DataError, match=r"aligned.*: 3 of 9 files cannot be used, and a share of at most 0\.05 is borne"
+    ):
+        prepare("adience", manual, tmp_path / "data")
+    assert not (tmp_path / "data" / "adience" / "aligned").exists()
+    version_dir = prepare("adience", manual, tmp_path / "data", options={"max_bad": 0.5})
+    assert version_dir.parent.name == "aligned_custom"
+    assert len(read(version_dir)) == 6
+    said = capsys.readouterr().err
+    for expected in (
+        "kept      6 faces, by fold 2/1/1/1/1",
+        "left out  3",
+        "1 faces without a picture\n      '1@N01/landmark_aligned_face.1.b.jpg'",
+        "1 unusable pictures (this is no readable JPEG image)\n      '1@N01/landmark_aligned_face.1.x.jpg'",
+        "1 unusable pictures (the image was cut short (it has no end marker))",
+        "2 pictures that no row lists",
+        'gender: 2 unknown; 1 annotated "u"',
+        '"u" means "infant, not annotated" in nearly all cases: 1 of 1 are age (0, 2)',
+        "age     2/0/0/1/0; published 4316/3101/3339/2975/3693",
+        "outside the eight groups: 3 2, 35 1, (25, 23) 1, (8, 23) 1",
+        "perceived age and gender as annotated",
+        "for research use",
+    ):
+        assert expected in said
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_a_picture_that_is_too_large_is_left_out_unread(tmp_path: Path, packed: bool) -> None:
+    manual = lay(tmp_path / "manual")
+    os.truncate(manual / "aligned/1@N01/landmark_aligned_face.1.a.jpg", MAX_FILE_BYTES + 1)
+    if packed:
+        pack(manual)
+    version_dir = prepare("adience", manual, tmp_path / "data", options={"max_bad": 0.2})
+    rejected = tfds.builder_from_directory(version_dir).info.metadata["rejected"]
+    assert rejected == {f"pictures of more than {MAX_FILE_BYTES} bytes": 1}
+
+
+def test_a_member_that_comes_twice_is_kept_once(tmp_path: Path) -> None:
+    manual = lay(tmp_path / "manual")
+    again = (manual / "aligned/1@N01/landmark_aligned_face.1.a.jpg").read_bytes()
+    pack(manual)
+    with tarfile.open(manual / "aligned.tar.gz") as tar:
+        members = [(info, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    with tarfile.open(manual / "aligned.tar.gz", "w:gz") as tar:
+        for info, data in members:
+            tar.addfile(info, io.BytesIO(data))
+        info.name, info.size = "./aligned/1@N01/landmark_aligned_face.1.a.jpg", len(again)
+        tar.addfile(info, io.BytesIO(again))
+    version_dir = prepare("adience", manual, tmp_path / "data", options={"max_bad": 0.2})
+    assert tfds.builder_from_directory(version_dir).info.metadata["rejected"] == {"pictures that come twice": 1}
+    assert len(read(version_dir)) == 7
+
+
+def test_a_fold_without_any_picture_stops_even_where_all_is_borne(tmp_path: Path) -> None:
+    manual = lay(tmp_path / "manual", without=("4@N01/5.e.jpg",))
+    with pytest.raises(DataError, match=r"fold 3 has no usable face \(1 faces without a picture; .*check fold_3_data"):
+        prepare("adience", manual, tmp_path / "data", options={"max_bad": 1.0})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, math.nan, "0.1", True])
+def test_a_limit_that_is_no_share_is_refused(tmp_path: Path, value: object) -> None:
+    with pytest.raises(DataError, match="max_bad is a share from 0 to 1"):
+        prepare("adience", lay(tmp_path / "manual"), tmp_path / "data", options={"max_bad": value})
+    assert not (tmp_path / "data").exists()
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    manual = lay(tmp_path / "manual")
+    picture = manual / "aligned/1@N01/landmark_aligned_face.1.a.jpg"
+    secret = tmp_path / "elsewhere.jpg"
+    picture.rename(secret)
+    picture.symlink_to(secret)
+    with pytest.raises(DataError, match=r"1\.a\.jpg' is a link, .* which is not followed"):
+        prepare("adience", manual, tmp_path / "data")
+    picture.unlink()
+    os.rename(manual / "aligned" / "2@N01", tmp_path / "user")
+    (manual / "aligned" / "2@N01").symlink_to(tmp_path / "user")
+    with pytest.raises(DataError, match=r"2@N01' is a link, .* which is not followed"):
+        prepare("adience", manual, tmp_path / "data")
+
+
+def test_a_fold_that_only_tensorflow_can_sort_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("tensorflow"):
+        pytest.skip("TensorFlow is installed, and TFDS sorts with it")
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 2500)
+    with pytest.raises(DataError, match=r"fold 0 have more than 2500 bytes; .*install the extra \[build\]"):
+        prepare("adience", lay(tmp_path / "manual"), tmp_path / "data")
+
+
+def test_nothing_to_prepare_names_what_belongs_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no fold_0_data\.txt; put the five fold files and aligned\.tar\.gz"):
+        find_source(tmp_path, ALIGNED)
+    for name in FILES:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"there are no pictures; put aligned\.tar\.gz, or the folder aligned"):
+        find_source(tmp_path, ALIGNED)
+    (tmp_path / "aligned").mkdir()
+    assert find_source(tmp_path, ALIGNED) == tmp_path / "aligned"
+    (tmp_path / "aligned.tgz").touch()
+    assert find_source(tmp_path, ALIGNED) == tmp_path / "aligned.tgz"
+
+
+def test_the_reason_of_an_unusable_picture_is_the_same_for_all_such_pictures() -> None:
+    for name in ("a.jpg", "b.jpg"):
+        with pytest.raises(DataError, match=r"^unusable pictures \(this is no readable JPEG image\)$"):
+            example_of(Row("1@N01", name, 1, "35", 0, 0), b"text")
+
+
+def test_tensorflow_is_not_imported_and_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
+    manual = lay(tmp_path / "manual")
+    here = prepare("adience", manual, tmp_path / "here")
+    program = (
+        "import sys; from tfds_builders.prepare import prepare; "
+        f"prepare('adience', {str(manual)!r}, {str(tmp_path / 'there')!r}); "
+        "assert not {'tensorflow', 'agegender_jax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+    assert records(here) == records(tmp_path / "there/adience/aligned/1.0.0")
+
+
+def test_the_files_beside_the_builder_are_what_tfds_expects() -> None:
+    from tensorflow_datasets.core import dataset_metadata
+
+    metadata = adience_dataset_builder.Builder.get_metadata()
+    assert adience_dataset_builder.Builder.name == "adience"
+    assert "for research use" in metadata.description
+    assert "eidinger2014age" in metadata.citation
+    assert "levi2015age" in metadata.citation
+    assert metadata.tags
+    assert set(metadata.tags) <= set(dataset_metadata.valid_tags())

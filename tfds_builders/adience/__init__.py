@@ -1,0 +1,4 @@
+"""Adience."""
+
+SOURCES = ("fold_?_data.txt", "aligned", "aligned.t*", "faces", "faces.t*")
+"""Entries of a manual directory that may be this dataset, lower case: what else lies there does not matter."""

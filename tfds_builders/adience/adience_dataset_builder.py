@@ -1,0 +1,367 @@
+"""Adience as a TFDS dataset: encoded faces, labelled by the five fold files, one split for each fold.
+
+From Python, without TensorFlow: `tfds_builders.prepare.prepare("adience", manual_dir, data_dir)`.
+On the command line, in this folder and with the repository's root on PYTHONPATH (or the package installed):
+`tfds build --config=aligned --manual_dir=<where the fold files lie> --file_format=array_record`. Both write the same
+examples.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import importlib.util
+import itertools
+import math
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
+
+from tfds_builders.adience.fold_files import (
+    FILES,
+    PUBLISHED_AGE,
+    PUBLISHED_GENDER,
+    Row,
+    parse_age,
+    read_fold_files,
+    row_counts,
+    without_repeats,
+)
+from tfds_builders.archive import MAX_FILE_BYTES, DataError, check_image, iter_members, list_members
+from tfds_builders.rejected import Rejected
+from tfds_builders.writing import ReproducibleWriter
+
+HOMEPAGE = "https://talhassner.github.io/home/projects/Adience/Adience-data.html"
+TERMS = (
+    "Adience is for research use: photographs from Flickr, whose uploaders released them under Creative Commons "
+    "licences, to be had after registration from the Open University of Israel. The fold files are Levi and Hassner's, "
+    'provided "as is"; cite both papers. The rights stay with their owners; do not redistribute the images. '
+    f"The authors' own words prevail: {HOMEPAGE}."
+)
+LABELS = "perceived age and gender as annotated by people who looked at the photographs; nobody shown was asked"
+SUBJECTS = "subject: the person, as annotated (face_id); group: the Flickr user whose album the photograph is from"
+
+_ENDINGS = (".tar.gz", ".tgz", ".tar")
+_LABEL_BYTES = 1024  # what an example takes besides its picture, generously
+_TOO_LARGE = DataError(f"pictures of more than {MAX_FILE_BYTES} bytes")
+
+
+@dataclasses.dataclass(eq=False)
+class Config(tfds.core.BuilderConfig):
+    """Which pictures of Adience, and how many may be unusable.
+
+    Attributes:
+      folder: name of their folder, and of the archive that it was packed into.
+      prefix: what the authors put before `.FACE.IMAGE` in a picture's name.
+      max_bad: largest share of faces that may be left out, 0 to 1: without a picture, unreadable, mislabelled.
+    """
+
+    folder: str = "aligned"
+    prefix: str = "landmark_aligned_face"
+    max_bad: float = 0.05
+
+
+CONFIGS = (
+    Config(name="aligned", description="Faces aligned to landmarks (aligned.tar.gz)."),
+    Config(
+        name="faces",
+        description="Faces cropped and roughly set upright (faces.tar.gz).",
+        folder="faces",
+        prefix="coarse_tilt_aligned_face",
+    ),
+)
+
+
+def find_source(manual_dir: Path, config: Config) -> Path:
+    """Finds the pictures in a directory: an archive, else a folder. The fold files must lie beside it.
+
+    Args:
+      manual_dir: the directory to look in.
+      config: which pictures.
+
+    Returns:
+      The path of an archive or a folder.
+
+    Raises:
+      DataError: the pictures or a fold file are missing, or `config.max_bad` is no share.
+    """
+    if isinstance(config.max_bad, bool) or not isinstance(config.max_bad, int | float) or not 0 <= config.max_bad <= 1:
+        raise DataError(f"adience: max_bad is a share from 0 to 1, not {config.max_bad!r}.")
+    for name in FILES:
+        if not (manual_dir / name).is_file():
+            raise DataError(
+                f"{manual_dir}: there is no {name}; put the five fold files and {config.folder}.tar.gz (or the folder "
+                f"{config.folder}) into this directory (all are at {HOMEPAGE})."
+            )
+    for ending in _ENDINGS:
+        if (manual_dir / f"{config.folder}{ending}").is_file():
+            return manual_dir / f"{config.folder}{ending}"
+    if (manual_dir / config.folder).is_dir():
+        return manual_dir / config.folder
+    others = [
+        f"; {other.folder} is there, which is the configuration {other.name!r}"
+        for other in CONFIGS
+        if any((manual_dir / f"{other.folder}{ending}").exists() for ending in ("", *_ENDINGS))
+    ]
+    raise DataError(
+        f"{manual_dir}: there are no pictures; put {config.folder}.tar.gz, or the folder {config.folder} that it "
+        f"unpacks to, into this directory (it is at {HOMEPAGE}){''.join(others)}."
+    )
+
+
+def example_of(row: Row, content: bytes) -> tuple[str, dict[str, Any]]:
+    """Makes an example of a row and its picture.
+
+    Args:
+      row: the labels.
+      content: the picture's encoded bytes.
+
+    Returns:
+      (key, features).
+
+    Raises:
+      DataError: the picture is not usable; holds the reason alone, in words that several pictures share.
+    """
+    try:
+        check_image(row.key, content, formats=("JPEG",))
+    except DataError as error:
+        reason = str(error).removeprefix(f"{row.key}: ").partition(";")[0]
+        raise DataError(f"unusable pictures ({reason})") from error
+    age = parse_age(row.age_label)
+    low, high = (math.nan, math.nan) if age is None else age
+    return row.key, {
+        "image": content,
+        "key": row.key,
+        "age": math.nan if row.age_label.startswith("(") else low,
+        "age_low": low,
+        "age_high": high,
+        "gender": row.gender,
+        "subject": row.subject,
+        "group": _number(row.user),
+        "fold": row.fold,
+        "user": row.user,
+        "age_label": row.age_label,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder of `adience`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Encoded images; age or age range, gender, subject, user and fold of every face."
+    }
+    BUILDER_CONFIGS: ClassVar = list(CONFIGS)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        f"Register at {HOMEPAGE}, download fold_0_data.txt to fold_4_data.txt and aligned.tar.gz (or, for "
+        "the configuration `faces`, faces.tar.gz), and put them, or the folders that the archives unpack to, into the "
+        f"manual directory. {TERMS}"
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        years, whole, name = np.float32, np.int32, np.int64
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    # Given as encoded bytes, which are stored as they are: nothing is decoded, so no TensorFlow.
+                    "image": tfds.features.Image(
+                        shape=(None, None, 3), encoding_format="jpeg", doc="the file's own bytes"
+                    ),
+                    "key": tfds.features.Text(doc="USER/FACE.IMAGE, unique"),
+                    "age": tfds.features.Scalar(
+                        years, doc="perceived age in years where one number was annotated, else NaN"
+                    ),
+                    "age_low": tfds.features.Scalar(
+                        years, doc="first number of the annotated range, NaN where unknown"
+                    ),
+                    "age_high": tfds.features.Scalar(
+                        years, doc="second number of the annotated range, which may be below the first"
+                    ),
+                    "gender": tfds.features.Scalar(
+                        whole, doc="perceived gender as annotated: 0 male, 1 female, 2 'u' (infants), -1 unknown"
+                    ),
+                    "subject": tfds.features.Scalar(name, doc="who is shown, as annotated (face_id)"),
+                    "group": tfds.features.Scalar(name, doc="the Flickr user: 63 bits of the SHA-256 of `user`"),
+                    "fold": tfds.features.Scalar(whole, doc="the published fold, 0 to 4"),
+                    "user": tfds.features.Text(doc="the Flickr user (user_id)"),
+                    "age_label": tfds.features.Text(doc="the age as annotated, verbatim"),
+                    "sha256": tfds.features.Text(doc="SHA-256 of the file, in hexadecimal"),
+                }
+            ),
+            homepage=HOMEPAGE,
+            supervised_keys=None,
+            metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, subjects=SUBJECTS),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        manual_dir = Path(os.fspath(dl_manager.manual_dir))
+        source = find_source(manual_dir, self.builder_config)
+        self._report = report = Report(source)
+        rows = read_fold_files(manual_dir, report.rejected)
+        report.rows = row_counts(rows)
+        prefix = self.builder_config.prefix
+        items = {
+            f"{row.user}/{prefix}.{row.subject}.{row.image}": row for row in without_repeats(rows, report.rejected)
+        }
+        present = {name for name, _ in list_members(source)} if source.is_dir() else None
+        return {f"fold_{fold}": self._generate_examples(items, present, fold) for fold in range(len(FILES))}
+
+    def _generate_examples(
+        self, items: Mapping[str, Row], present: Collection[str] | None, fold: int
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        report = self._report
+        missing = {name: row for name, row in items.items() if row.fold == fold}
+        size = 0
+        for name, content in _pictures(items, present, fold, report):
+            row = missing.pop(name, None)
+            if row is None:
+                report.rejected.add(name, "pictures that come twice")
+                continue
+            try:
+                if isinstance(content, DataError):
+                    raise content
+                key, example = example_of(row, content)
+            except DataError as error:
+                report.rejected.add(name, str(error))
+                continue
+            size += len(content) + _LABEL_BYTES
+            if size > shuffle.MAX_MEM_BUFFER_SIZE and importlib.util.find_spec("tensorflow") is None:
+                raise DataError(
+                    f"{report.source}: the pictures of fold {fold} have more than {shuffle.MAX_MEM_BUFFER_SIZE} bytes; "
+                    "more than fits into its memory TFDS sorts with TensorFlow alone: install the extra [build]."
+                )
+            report.kept[fold] += 1
+            report.contents[example["sha256"]].append(row)
+            yield key, example
+        for name in missing:
+            report.rejected.add(name, "faces without a picture")
+        if not report.kept[fold]:
+            why = "; ".join(report.rejected.lines()[:2])  # the commonest reason and an example
+            raise DataError(
+                f"{report.source}: fold {fold} has no usable face ({why}); check {FILES[fold]}, and that pictures are "
+                f"named USER/{self.builder_config.prefix}.FACE.IMAGE."
+            )
+        if fold == len(FILES) - 1:
+            report.rejected.check(report.source, sum(report.kept) + len(report.rejected), self.builder_config.max_bad)
+            self.info.metadata.update(report.counts())
+
+    def _example_writer(self) -> tfds.core.ExampleWriter:
+        return ReproducibleWriter(self.info.file_format)
+
+    def _post_download_and_prepare_hook(self) -> None:
+        print(self._report, file=sys.stderr)
+
+
+@dataclasses.dataclass
+class Report:
+    """What a preparation kept and left out.
+
+    Attributes:
+      source: the archive or the folder with the pictures.
+      rows: the figures of the fold files, see `row_counts`.
+      rejected: rows and pictures that were left out, faces without a picture included.
+      kept: faces kept in each fold.
+      contents: the rows of every kept picture, by SHA-256.
+      unlisted: pictures that no row lists.
+    """
+
+    source: Path
+    rows: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rejected: Rejected = dataclasses.field(default_factory=Rejected)
+    kept: list[int] = dataclasses.field(default_factory=lambda: [0] * len(FILES))
+    contents: dict[str, list[Row]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
+    unlisted: int = 0
+
+    def counts(self) -> dict[str, Any]:
+        """The figures of the report, by name."""
+        same = [group for group in self.contents.values() if len(group) > 1]
+        return self.rows | {
+            "kept": sum(self.kept),
+            "kept_per_fold": self.kept,
+            "rejected": dict(self.rejected.counts),
+            "unlisted": self.unlisted,
+            "identical_groups": len(same),
+            "identical_files": sum(map(len, same)),
+            "identical_groups_in_two_folds": sum(len({row.fold for row in group}) > 1 for group in same),
+        }
+
+    def __str__(self) -> str:
+        """The report as lines of text."""
+        count = self.counts()
+        odd = ", ".join(f"{label} {number}" for label, number in count["odd_age_labels"].items())
+        lines = [
+            f"adience, from {self.source}:",
+            f"  kept      {count['kept']} faces, by fold {_list(count['kept_per_fold'])}",
+            f"  rows      {count['rows']}, by fold {_list(count['rows_per_fold'])}; {count['repeated_rows']} of them "
+            f"repeat one of {count['repeated_faces']} faces",
+            f"  subjects  {count['subjects']}, {count['subjects_in_two_folds']} of them in two folds; users "
+            f"{count['users']}, {count['users_in_two_folds']} of them in two folds",
+            f"  left out  {len(self.rejected)}",
+            *(f"    {line}" for line in self.rejected.lines()),
+            f"  {count['unlisted']} pictures that no row lists",
+            f"  {count['identical_groups']} groups of identical pictures ({count['identical_files']} files), "
+            f"{count['identical_groups_in_two_folds']} of them in two folds",
+            "  rows of the scheme levi_hassner, by fold, repeats included:",
+            f"    age     {_list(count['levi_hassner_age'])}; published {_list(PUBLISHED_AGE)}",
+            f"    gender  {_list(count['levi_hassner_gender'])}; published {_list(PUBLISHED_GENDER)}",
+            f"  age labels: {count['age_unknown']} unknown; outside the eight groups: {odd or 'none'}",
+            f'  gender: {count["gender_unknown"]} unknown; {count["gender_u"]} annotated "u"',
+        ]
+        if count["gender_u"]:
+            lines.append(
+                f'    "u" means "infant, not annotated" in nearly all cases: {count["gender_u_infants"]} of '
+                f"{count['gender_u']} are age (0, 2)"
+            )
+        return "\n".join([*lines, f"  labels    {LABELS}", f"  subjects  {SUBJECTS}", f"  terms     {TERMS}"])
+
+
+def _pictures(
+    items: Mapping[str, Row], present: Collection[str] | None, fold: int, report: Report
+) -> Iterator[tuple[str, bytes | DataError]]:
+    """The pictures of a fold as (USER/FILE, content or why it has none), one at a time; counts those of no fold.
+
+    An archive is read from end to end for each fold: its members come in an order of their own, and holding back those
+    of the other folds would take as much memory as they have bytes.
+    """
+    if present is None:
+        report.unlisted = 0
+        large: list[str] = []
+        members: Iterator[tuple[str, bytes | DataError]] = itertools.chain(
+            iter_members(report.source, oversized=lambda member, size: large.append(member)),
+            ((member, _TOO_LARGE) for member in large),
+        )
+        for member, content in members:
+            name = "/".join(PurePosixPath(member).parts[-2:])
+            row = items.get(name)
+            if row is None:
+                report.unlisted += 1
+            elif row.fold == fold:
+                yield name, content
+        return
+    report.unlisted = sum(name not in items for name in present)
+    for name, row in items.items():
+        # Names are looked up in the listing, so no row can lead out of the folder.
+        if row.fold != fold or name not in present:
+            continue
+        try:
+            with Path(report.source, name).open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            yield name, DataError(f"unreadable pictures ({error.strerror})")
+            continue
+        yield name, _TOO_LARGE if len(content) > MAX_FILE_BYTES else content
+
+
+def _number(text: str) -> int:
+    """A text as a number: the first 63 bits of its SHA-256."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) >> 1
+
+
+def _list(numbers: Collection[int]) -> str:
+    return "/".join(map(str, numbers))

@@ -1,0 +1,247 @@
+"""Adience's five fold files: which face is in which picture, how it was annotated, and in which fold it is.
+
+Standard library only, so that a builder, a test and the drawing of faces can all read them.
+"""
+
+import collections
+import csv
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfds_builders.archive import DataError
+from tfds_builders.rejected import Rejected
+
+FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))
+"""Names of the five files, in the order of the folds."""
+
+COLUMNS = (
+    *("user_id", "original_image", "face_id", "age", "gender", "x", "y", "dx", "dy"),
+    *("tilt_ang", "fiducial_yaw_angle", "fiducial_score"),
+)
+"""The columns as published; the first five are needed."""
+
+GROUPS = ((0, 2), (4, 6), (8, 12), (15, 20), (25, 32), (38, 43), (48, 53), (60, 100))
+"""The eight age groups, in years. The scheme `levi_hassner` uses the rows whose label is exactly one of them."""
+
+PUBLISHED_AGE = (4316, 3101, 3339, 2975, 3693)
+"""Rows of each fold with one of `GROUPS`, repeats included, as published (Levi and Hassner 2015)."""
+
+PUBLISHED_GENDER = (4007, 3624, 3191, 3318, 3463)
+"""Rows of each fold annotated m or f, repeats included, as published (Levi and Hassner 2015)."""
+
+GENDERS = {"m": 0, "f": 1, "u": 2, "": -1}
+"""Annotated gender as the builder stores it."""
+
+MAX_AGE = 120
+"""Largest age accepted in a label, in years; the dataset's own go up to 100."""
+
+MAX_FILE_BYTES = 16 * 2**20
+"""Largest fold file that is read, in bytes; the real ones have 0.4 MB."""
+
+_NEEDED = COLUMNS[:5]
+_RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)", re.ASCII)
+_NUMBER = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
+_UNSAFE = re.compile(r"[/\\:\x00-\x1f\x7f]|\.\.")  # what could lead a file name out of its folder
+_SOURCE = "the five files are at https://talhassner.github.io/home/projects/Adience/Adience-data.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a fold file.
+
+    Attributes:
+      user: the Flickr user, `user_id`.
+      image: the photograph, `original_image`.
+      subject: who is shown, `face_id`.
+      age_label: `age`, verbatim.
+      gender: 0 male, 1 female, 2 annotated "u", -1 empty.
+      fold: 0 to 4.
+    """
+
+    user: str
+    image: str
+    subject: int
+    age_label: str
+    gender: int
+    fold: int
+
+    @property
+    def key(self) -> str:
+        """`USER/FACE.IMAGE`: one face in one photograph."""
+        return f"{self.user}/{self.subject}.{self.image}"
+
+
+def parse_age(label: str) -> tuple[float, float] | None:
+    """Reads an age label as (low, high) in years, both the same for a single number; None where it is unknown.
+
+    Nothing is repaired: labels that run backwards, such as (25, 23), stay as they are.
+
+    >>> parse_age("(25, 32)"), parse_age("35"), parse_age("(25, 23)"), parse_age("None")
+    ((25.0, 32.0), (35.0, 35.0), (25.0, 23.0), None)
+
+    Raises:
+      DataError: the label has another form, or an age above `MAX_AGE`.
+    """
+    if label in ("None", ""):
+        return None
+    if match := _RANGE.fullmatch(label):
+        low, high = float(match[1]), float(match[2])
+    elif _NUMBER.fullmatch(label):
+        low = high = float(label)
+    else:
+        raise DataError(f"the age label {label!r} is neither a range such as (25, 32), nor a number, nor None.")
+    if max(low, high) > MAX_AGE:
+        raise DataError(f"the age label {label!r} is above {MAX_AGE} years.")
+    return low, high
+
+
+def read_fold_files(folder: Path, rejected: Rejected) -> list[Row]:
+    """Reads the five fold files of a folder, repeated rows included.
+
+    UTF-8 with or without a byte-order mark, any line ends, fields separated by tabs, commas or semicolons; columns are
+    found by their names, in any order, and others are ignored.
+
+    Args:
+      folder: where they lie.
+      rejected: takes the rows that cannot be used.
+
+    Returns:
+      The usable rows, in the files' order.
+
+    Raises:
+      DataError: a file is missing, empty, too large or not UTF-8, or lacks a column.
+    """
+    return [row for fold, name in enumerate(FILES) for row in _read(Path(folder, name), fold, rejected)]
+
+
+def without_repeats(rows: Sequence[Row], rejected: Rejected) -> list[Row]:
+    """Keeps the first row of each face in a photograph.
+
+    Args:
+      rows: all rows.
+      rejected: takes the repetitions that disagree with the first; `row_counts` counts them all.
+    """
+    first: dict[str, Row] = {}
+    for row in rows:
+        known = first.setdefault(row.key, row)
+        if row.fold != known.fold:
+            rejected.add(row.key, "rows that repeat a face of another fold")
+        elif row != known:
+            rejected.add(row.key, "rows that repeat a face with other labels")
+    return list(first.values())
+
+
+def row_counts(rows: Sequence[Row]) -> dict[str, Any]:
+    """The figures of all rows, repeats included: JSON values by name."""
+    folds = range(len(FILES))
+    times = collections.Counter(row.key for row in rows)
+    ages = [parse_age(row.age_label) for row in rows]
+    odd = collections.Counter(
+        row.age_label for row, age in zip(rows, ages, strict=True) if age is not None and age not in GROUPS
+    )
+    undefined = [row for row in rows if row.gender == GENDERS["u"]]
+
+    def in_two_folds(pairs: set[tuple[Any, int]]) -> int:
+        return sum(count > 1 for count in collections.Counter(name for name, _ in pairs).values())
+
+    def per_fold(chosen: Sequence[Row]) -> list[int]:
+        return [sum(row.fold == fold for row in chosen) for fold in folds]
+
+    return {
+        "rows": len(rows),
+        "rows_per_fold": per_fold(rows),
+        "faces": len(times),
+        "repeated_rows": len(rows) - len(times),
+        "repeated_faces": sum(count > 1 for count in times.values()),
+        "subjects": len({row.subject for row in rows}),
+        "subjects_in_two_folds": in_two_folds({(row.subject, row.fold) for row in rows}),
+        "users": len({row.user for row in rows}),
+        "users_in_two_folds": in_two_folds({(row.user, row.fold) for row in rows}),
+        "levi_hassner_age": per_fold([row for row, age in zip(rows, ages, strict=True) if age in GROUPS]),
+        "levi_hassner_gender": per_fold([row for row in rows if row.gender in (GENDERS["m"], GENDERS["f"])]),
+        "age_unknown": sum(age is None for age in ages),
+        "gender_unknown": sum(row.gender == GENDERS[""] for row in rows),
+        "gender_u": len(undefined),
+        "gender_u_infants": sum(parse_age(row.age_label) == GROUPS[0] for row in undefined),
+        "odd_age_labels": dict(odd.most_common()),
+    }
+
+
+def _read(path: Path, fold: int, rejected: Rejected) -> Iterator[Row]:
+    lines = re.split(r"\r\n|\r|\n", _text(path))
+    separator = max("\t,;", key=lines[0].count)
+    try:
+        header = [name.lower() for name in _fields(lines[0], separator)]
+    except DataError:
+        header = []
+    if absent := [name for name in _NEEDED if name not in header]:
+        raise DataError(
+            f"{path}, line 1: there is no column {absent[0]!r}; the first line names the columns, "
+            f"{', '.join(_NEEDED)} among them, separated by tabs ({_SOURCE})."
+        )
+    at = [header.index(name) for name in _NEEDED]
+    if not any(line.strip() for line in lines[1:]):
+        raise DataError(f"{path}: there is no row below the names of the columns; {_SOURCE}.")
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        try:
+            fields = _fields(line, separator)
+            if len(fields) < len(header):
+                raise DataError("rows with too few fields")
+            if any(fields[len(header) :]):
+                raise DataError("rows with too many fields")
+            yield _row([fields[column] for column in at], fold)
+        except DataError as error:
+            rejected.add(f"{path.name}, line {number}", str(error))
+
+
+def _row(fields: list[str], fold: int) -> Row:
+    """The row of these five fields; a DataError holds the reason, in words that rows may share."""
+    user, image, subject, age_label, gender = fields
+    if not user or not image:
+        raise DataError("rows without a user_id or an original_image")
+    if _UNSAFE.search(user) or _UNSAFE.search(image) or user == ".":
+        raise DataError("rows whose user_id or original_image is no plain file name")
+    if not re.fullmatch(r"\d{1,18}", subject, re.ASCII):
+        raise DataError("rows whose face_id is no whole number")
+    if gender.lower() not in GENDERS:
+        raise DataError("rows whose gender is not f, m, u or empty")
+    try:
+        parse_age(age_label)
+    except DataError as error:
+        raise DataError("rows whose age label cannot be read") from error
+    return Row(user, image, int(subject), age_label, GENDERS[gender.lower()], fold)
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    if separator == ",":  # a range holds a comma of its own, which is not always quoted
+        line = re.sub(rf'"?({_RANGE.pattern})"?', r'"\1"', line)
+    try:
+        return [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error as error:
+        raise DataError("rows that cannot be parted into fields") from error
+
+
+def _text(path: Path) -> str:
+    """The content of a fold file."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {_SOURCE}.")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(f"{path}: has more than {MAX_FILE_BYTES} bytes, which no fold file has; {_SOURCE}.")
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if not content.strip():
+        raise DataError(f"{path}: this file is empty; {_SOURCE}.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        number = 1 + len(re.findall(rb"\r\n|\r|\n", content[: error.start]))
+        raise DataError(f"{path}, line {number}: this is not UTF-8; save it as UTF-8 or download it again.") from error
