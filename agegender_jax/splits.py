@@ -232,7 +232,7 @@ def make_split(
         """Draws units with `total` rows, about, out of the rows that remain, each stratum giving its share."""
         if together:
             left = groups_in(row_stratum, unit, among & ~kept, len(strata))
-            parts = max(2, min([round(1 / fraction), *left[required]]))
+            parts = max(2, min([round(1 / fraction), len(np.unique(unit[among & ~kept])), *left[required]]))
             return group_folds(row_stratum, unit, among & ~kept, parts, derived_seed(seed, stream)) == 0
         rows, able = (np.bincount(unit_stratum[some], minlength=len(strata)) for some in (among, among & ~kept))
         quota = allocate(total, rows, able)

@@ -11,7 +11,7 @@ import stat
 import tarfile
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -19,6 +19,9 @@ from PIL import Image
 
 MAX_FILE_BYTES = 64 * 2**20
 """Largest single file that is read, in bytes (64 MiB)."""
+
+MAX_PASSED_BYTES = 64 * MAX_FILE_BYTES
+"""Largest single file that is passed over unread where the caller wishes that, in bytes (4 GiB)."""
 
 MAX_MEMBERS = 200_000
 """Most members (files, folders and junk together) that an archive or a folder may hold."""
@@ -38,7 +41,11 @@ class DataError(ValueError):
 
 
 def iter_members(
-    path: Path, *, max_file_bytes: int = MAX_FILE_BYTES, max_members: int = MAX_MEMBERS
+    path: Path,
+    *,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    max_members: int = MAX_MEMBERS,
+    oversized: Callable[[str, int], object] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Reads the regular files of an archive or of an unpacked folder, one after the other.
 
@@ -51,6 +58,8 @@ def iter_members(
       path: the archive or the folder.
       max_file_bytes: largest file that is read.
       max_members: most members that are looked at.
+      oversized: called with the name and the size of each file that is larger than `max_file_bytes`, in its turn,
+        instead of raising; the file is passed over unread, up to `MAX_PASSED_BYTES`.
 
     Yields:
       (name, content): the name inside the archive or relative to the folder, with `/` between its parts.
@@ -61,11 +70,34 @@ def iter_members(
     """
     path = Path(path)
     if path.is_dir():
-        yield from _iter_folder(path, max_file_bytes, max_members)
+        yield from _iter_folder(path, max_file_bytes, max_members, oversized)
     elif path.is_file():
-        yield from _iter_archive(path, max_file_bytes, max_members)
+        yield from _iter_archive(path, max_file_bytes, max_members, oversized)
     else:
         raise DataError(f"{path}: no such archive or folder; check the path.")
+
+
+def list_members(path: Path, *, max_members: int = MAX_MEMBERS) -> list[tuple[str, int]]:
+    """Lists the regular files of an archive or of an unpacked folder without reading them.
+
+    Args:
+      path: the archive, which has to be unzipped for it, or the folder.
+      max_members: most members that are looked at.
+
+    Returns:
+      (name, size in bytes) of each file, in the order of `iter_members`.
+
+    Raises:
+      DataError: as `iter_members`; a file is too large only above `MAX_PASSED_BYTES`.
+    """
+    members: list[tuple[str, int]] = []
+
+    def note(name: str, size: int) -> None:
+        members.append((name, size))
+
+    for name, _ in iter_members(path, max_file_bytes=0, max_members=max_members, oversized=note):
+        members.append((name, 0))  # only an empty file is not over a limit of 0
+    return members
 
 
 def check_image(
@@ -132,7 +164,11 @@ def _jpeg_has_end(content: bytes) -> bool:
     return False
 
 
-def _iter_folder(folder: Path, max_file_bytes: int, max_members: int) -> Iterator[tuple[str, bytes]]:
+def _iter_folder(
+    folder: Path, max_file_bytes: int, max_members: int, oversized: Callable[[str, int], object] | None
+) -> Iterator[tuple[str, bytes]]:
+    limit = MAX_PASSED_BYTES if oversized else max_file_bytes
+
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions.") from error
 
@@ -150,7 +186,10 @@ def _iter_folder(folder: Path, max_file_bytes: int, max_members: int) -> Iterato
                 status = path.lstat()
                 if stat.S_ISDIR(status.st_mode):
                     continue
-                _check_member(folder, name, stat.S_ISREG(status.st_mode), status.st_size, max_file_bytes)
+                _check_member(folder, name, stat.S_ISREG(status.st_mode), status.st_size, limit)
+                if oversized and status.st_size > max_file_bytes:
+                    oversized(name, status.st_size)
+                    continue
                 with path.open("rb") as file:
                     content = file.read(status.st_size)  # never more than was checked, should the file grow
             except OSError as error:
@@ -158,8 +197,11 @@ def _iter_folder(folder: Path, max_file_bytes: int, max_members: int) -> Iterato
             yield name, content
 
 
-def _iter_archive(path: Path, max_file_bytes: int, max_members: int) -> Iterator[tuple[str, bytes]]:
+def _iter_archive(
+    path: Path, max_file_bytes: int, max_members: int, oversized: Callable[[str, int], object] | None
+) -> Iterator[tuple[str, bytes]]:
     last = "the start"
+    limit, passed = MAX_PASSED_BYTES if oversized else max_file_bytes, 0
     with contextlib.ExitStack() as stack:
         with _reading(path, last):
             raw: IO[bytes] = stack.enter_context(path.open("rb"))
@@ -171,16 +213,21 @@ def _iter_archive(path: Path, max_file_bytes: int, max_members: int) -> Iterator
             tar = stack.enter_context(tarfile.open(fileobj=metered, mode="r|"))  # type: ignore[call-overload]
         for count in range(1, max_members + 2):
             with _reading(path, last):
-                metered.budget = max_file_bytes + _HEADER_BYTES
+                metered.budget = max_file_bytes + _HEADER_BYTES + passed
                 info = tar.next()
             if info is None:
                 break
             _check_count(path, count, max_members)
-            last = info.name
+            last, passed = info.name, 0
             if info.isdir() or _is_junk(info.name):
-                _check_member(path, info.name, True, info.size, max_file_bytes)
+                _check_member(path, info.name, True, info.size, limit)
+                passed = info.size
                 continue
-            _check_member(path, info.name, info.isreg() and not info.issparse(), info.size, max_file_bytes)
+            _check_member(path, info.name, info.isreg() and not info.issparse(), info.size, limit)
+            if oversized and info.size > max_file_bytes:
+                oversized(info.name, info.size)
+                passed = info.size  # what the next step has to read and drop
+                continue
             with _reading(path, last):
                 content = tar.extractfile(info).read(info.size)
             yield info.name, content

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tfds_builders.archive import DataError, check_image, iter_members
+from tfds_builders.archive import MAX_PASSED_BYTES, DataError, check_image, iter_members, list_members
 
 
 def make_tar(path: Path, members: list[tuple[str | tarfile.TarInfo, bytes]], mode: str = "w:gz") -> Path:
@@ -142,6 +142,33 @@ def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "folder" / "a.jpg").write_bytes(b"x" * 101)
     with pytest.raises(DataError, match=r"folder: member 'a\.jpg' has 101 bytes, and at most 100"):
         list(iter_members(tmp_path / "folder", max_file_bytes=100))
+
+
+@pytest.mark.parametrize("layout", ["w", "w:gz", "folder"])
+def test_a_large_file_is_passed_over_where_that_is_wished(tmp_path: Path, layout: str) -> None:
+    large = 3 * 2**20  # more than a header may take
+    files = [("a/.DS_Store", b"x" * 101), ("a/large.wav", bytes(large)), ("a/one.wav", b"1" * 100), ("b/empty", b"")]
+    source = tmp_path / "source"
+    if layout == "folder":
+        for name, content in files:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes(content)
+    else:
+        make_tar(source, [*files], layout)
+    passed: list[tuple[str, int]] = []
+    read = list(iter_members(source, max_file_bytes=100, oversized=lambda *member: passed.append(member)))
+    assert read == files[2:]
+    assert passed == [("a/large.wav", large)]
+    assert list_members(source) == [("a/large.wav", large), ("a/one.wav", 100), ("b/empty", 0)]
+
+
+def test_passing_over_has_a_limit_and_notices_a_cut(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("huge.wav")
+    for size, message in ((MAX_PASSED_BYTES + 1, "at most 4294967296 are read"), (2**21, "truncated or corrupt")):
+        info.size = size
+        (tmp_path / "x.tar").write_bytes(info.tobuf() + bytes(2**20))
+        with pytest.raises(DataError, match=message):
+            list_members(tmp_path / "x.tar")
 
 
 def test_a_huge_header_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:

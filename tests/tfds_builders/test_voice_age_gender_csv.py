@@ -1,0 +1,163 @@
+"""CSV files that label recordings: every form that is read, and what is refused."""
+
+import hashlib
+import io
+import math
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("tensorflow_datasets")
+import tensorflow_datasets as tfds
+
+from tfds_builders.archive import DataError
+from tfds_builders.prepare import prepare
+
+
+def sound(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(800).clip(-3, 3)
+    soundfile.write(buffer, noise, 8_000, format="WAV")
+    return buffer.getvalue()
+
+
+def lay(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def pack(path: Path, files: list[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def read(version_dir: Path) -> dict[str, dict[str, Any]]:
+    source = tfds.builder_from_directory(version_dir).as_data_source(split="all")
+    return {example["key"].decode(): example for example in source}
+
+
+def left(data_dir: Path) -> list[Path]:
+    """What a failed preparation left behind, besides the note of TFDS on which configuration is the default."""
+    return [path for path in data_dir.rglob("*") if path.is_file() and path.parent.name != ".config"]
+
+
+def identity(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) >> 1
+
+
+ROWS = [
+    ["path", "gender", "age", "speaker"],
+    ["wavs/a.wav", "F", "31.5", "anna"],
+    ["b.wav", "male", "", "ben"],  # relative to the folder of the recordings
+    [".\\wavs\\c.wav", "", "40", ""],
+]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("form", ["plain", "spreadsheet"])
+@pytest.mark.parametrize("layout", ["folder", "inside", "archive"])
+def test_a_csv_file_labels_the_recordings(tmp_path: Path, delimiter: str, form: str, layout: str) -> None:
+    text = "\n".join(delimiter.join(row) for row in ROWS) + "\n"
+    if form == "spreadsheet":
+        text = "\ufeff" + text.replace("\n", "\r\n").replace("path", '" Path"', 1)
+        text = text if delimiter == "," else text.replace("31.5", "31,5")
+    files = {f"wavs/{name}.wav": sound(seed) for seed, name in enumerate("abcd")}
+    manual = tmp_path / "manual"
+    if layout == "archive":
+        pack(manual / "set.tar.gz", [(f"set/{name}", content) for name, content in files.items()])
+    else:
+        lay(manual / "set" if layout == "inside" else manual, files)
+    (manual / ("set/labels.csv" if layout == "inside" else "labels.csv")).write_bytes(text.encode())
+    version_dir = prepare("voice_age_gender", manual, tmp_path / "data", options={"csv": "labels.csv"})
+    examples = read(version_dir)
+    assert {key: example["audio"] for key, example in examples.items()} == {
+        f"{name}.wav": sound(seed) for seed, name in enumerate("abc")
+    }
+    columns = ("gender", "age", "class_name", "speaker", "subject")
+    assert [[examples[f"{name}.wav"][column] for column in columns] for name in "abc"] == [
+        [1, 31.5, b"female_31", b"anna", identity("anna")],
+        [0, pytest.approx(math.nan, nan_ok=True), b"male", b"ben", identity("ben")],
+        [-1, 40, b"", b"", -1],
+    ]
+    metadata = tfds.builder_from_directory(version_dir).info.metadata
+    assert (metadata["unlisted"], metadata["rejected"], metadata["classes"]) == (1, 0, 2)
+    assert "labels.csv" in metadata["labels"]
+
+
+def test_bad_rows_are_counted_with_their_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manual = lay(tmp_path / "manual", {f"{name}.wav": sound(seed) for seed, name in enumerate("abcde")})
+    (tmp_path / "outside.wav").write_bytes(sound(9))
+    text = """path,gender,age,speaker,recording
+a.wav,m,20,x,one
+gone.wav,m,20,x,one
+../outside.wav,m,20,x,one
+/etc/passwd,m,20,x,one
+C:\\x.wav,m,20,x,one
+a.wav,f,30,y,two
+b.wav,other,20,x,one
+c.wav,m,121,x,one
+d.wav,m,old,x,one
+e.wav,,,x,one
+,m,20,x,one
+e.wav,m,20
+e.wav,m,20,x,one,more
+
+notes.txt,m,20,x,one
+"""
+    lay(manual, {"labels.csv": text.encode(), "notes.txt": b"some text"})
+    options = {"csv": "labels.csv", "max_bad": 0.95}
+    version_dir = prepare("voice_age_gender", manual, tmp_path / "data", options=options)
+    examples = read(version_dir)
+    assert set(examples) == {"a.wav"}
+    assert examples["a.wav"]["group"] == identity("one")
+    said = capsys.readouterr().err
+    for expected in (
+        "rejected 13 of 14",
+        "1 missing\n               'gone.wav'",
+        "3 of a path that leaves its folder\n               '../outside.wav'\n               '/etc/passwd'",
+        "1 of a path that came before\n               'a.wav'",
+        "4 wrongly labelled\n               'b.wav'",
+        "1 without a path\n               'row 12'",
+        "2 with more or fewer cells than the first row",
+        "1 no readable sound\n               'notes.txt'",
+    ):
+        assert expected in said
+    with pytest.raises(DataError, match=r"12 of 14 files cannot be used"):
+        prepare("voice_age_gender", manual, tmp_path / "other", options={"csv": "labels.csv"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path,gender,age\na.wav,m,3\n", "has no column speaker; the first row must name path, gender, age, speaker"),
+        (b"file;gender;age;speaker\n", "has no column path;"),
+        (b"", "has no column path, gender, age, speaker"),
+        (b"path,gender,age,speaker,age\n", "two columns have one name"),
+        ("päth".encode("latin-1"), "is no UTF-8 text"),
+        (b"path,gender,age,speaker\n" + b"x" * 200_000, "is no CSV file"),
+    ],
+)
+def test_a_bad_csv_file_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    manual = lay(tmp_path / "manual", {"a.wav": sound(1), "labels.csv": content})
+    with pytest.raises(DataError, match=rf"labels\.csv: {message}"):
+        prepare("voice_age_gender", manual, tmp_path / "data", options={"csv": "labels.csv"})
+    assert left(tmp_path / "data") == []
+
+
+def test_a_csv_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    manual = lay(tmp_path / "manual", {"a.wav": sound(1)})
+    (tmp_path / "secret.csv").write_text("path,gender,age,speaker\n")
+    (manual / "labels.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(DataError, match=r"labels\.csv: is a link"):
+        prepare("voice_age_gender", manual, tmp_path / "data", options={"csv": "labels.csv"})

@@ -1,0 +1,1 @@
+"""Recordings of voices, by the user or of a published corpus."""

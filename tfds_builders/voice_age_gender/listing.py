@@ -1,0 +1,328 @@
+"""What there is to prepare: which files are recordings, and what their folders or a CSV file say of them."""
+
+import collections
+import csv
+import dataclasses
+import io
+import itertools
+import math
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, DataError, list_members
+from tfds_builders.rejected import Rejected
+from tfds_builders.sound import is_sound
+
+MAX_AGE = 120
+"""Largest age accepted, in years."""
+
+LABEL_PATTERN = (
+    r"(?P<gender>m|f|males?|females?|man|men|woman|women)(?:(?: *[_-] *| +)(?P<age>\d{1,3}))?"  # male, Female-31, f 8
+)
+"""Names of class folders: a gender, then an age in years or nothing, parted by `_`, `-` or a space."""
+
+COLUMNS = ("path", "gender", "age", "speaker")
+"""Columns that a CSV file must have; `recording` may follow."""
+
+_GENDERS = dict.fromkeys(("m", "male", "males", "man", "men"), 0) | dict.fromkeys(
+    ("f", "female", "females", "woman", "women"), 1
+)
+_WRONG, _MISSING = "wrongly labelled", "missing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """Perceived age and gender of a voice, as annotated.
+
+    Attributes:
+      gender: 0 male, 1 female, -1 unknown.
+      age: years, 0 to `MAX_AGE`, NaN where unknown.
+    """
+
+    gender: int
+    age: float
+
+    @property
+    def class_name(self) -> str:
+        """Gender and completed years.
+
+        >>> Label(1, 31.9).class_name, Label(0, math.nan).class_name, Label(-1, 40.0).class_name
+        ('female_31', 'male', '')
+        """
+        if self.gender == -1:
+            return ""
+        return ("male", "female")[self.gender] + ("" if math.isnan(self.age) else f"_{int(self.age)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One recording to prepare.
+
+    Attributes:
+      key: path inside the dataset, without the folders that all recordings share.
+      label: what is annotated.
+      speaker: who speaks, "" where unknown.
+      recording: what the file is a part of, "" where unknown.
+    """
+
+    key: str
+    label: Label
+    speaker: str = ""
+    recording: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patterns:
+    """The regular expressions of a configuration, compiled.
+
+    Attributes:
+      label: for the whole name of a class folder, whatever its case.
+      speaker: searched in a recording's key; None where there is none.
+      recording: likewise.
+    """
+
+    label: re.Pattern[str]
+    speaker: re.Pattern[str] | None
+    recording: re.Pattern[str] | None
+
+    @classmethod
+    def compiled(cls, label: str, speaker: str, recording: str) -> "Patterns":
+        """Compiles them; "" is none.
+
+        Raises:
+          DataError: one does not compile, or lacks the group that it is for.
+        """
+        names = _compiled("label_pattern", label, re.ASCII | re.IGNORECASE)
+        if names is None or "gender" not in names.groupindex:
+            raise DataError(f"label_pattern {label!r} has no group (?P<gender>...); add it.")
+        return cls(names, _compiled("speaker_pattern", speaker), _compiled("recording_pattern", recording))
+
+
+@dataclasses.dataclass
+class Listing:
+    """What a source holds.
+
+    Attributes:
+      items: the recordings that can be tried, by their names in the source.
+      rejected: what cannot be used, so far.
+      looked_at: recordings, or rows of the CSV file, in all.
+      others: files that are no recordings by name, by suffix.
+      unlisted: recordings that no row of the CSV file names.
+      spellings: how the folders of each class are spelled.
+    """
+
+    items: dict[str, Item] = dataclasses.field(default_factory=dict)
+    rejected: Rejected = dataclasses.field(default_factory=Rejected)
+    looked_at: int = 0
+    others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    unlisted: int = 0
+    spellings: dict[str, set[str]] = dataclasses.field(default_factory=lambda: collections.defaultdict(set))
+
+
+def parse_label(folder: str, pattern: re.Pattern[str]) -> Label | None:
+    """Reads the name of a class folder.
+
+    >>> pattern = Patterns.compiled(LABEL_PATTERN, "", "").label
+    >>> parse_label("Female-31", pattern)
+    Label(gender=1, age=31.0)
+    >>> parse_label("male_121", pattern) is None, parse_label("emodb", pattern) is None
+    (True, True)
+
+    Args:
+      folder: its name.
+      pattern: with the group `gender`, and `age` where ages are named.
+
+    Returns:
+      The label, or None where the name does not match or a value is out of range.
+    """
+    match = pattern.fullmatch(folder)
+    if match is None:
+        return None
+    label = _label(match["gender"], match.groupdict().get("age"))
+    return None if label is None or label.gender == -1 else label
+
+
+def list_folders(source: Path, patterns: Patterns) -> Listing:
+    """Lists a source whose folders are the classes.
+
+    Args:
+      source: an archive or a folder. A recording's class is the folder, of those it lies in, that is named like one.
+      patterns: how folders are named, and where keys name speakers and recordings.
+
+    Raises:
+      DataError: the source cannot be read, or holds no recording.
+    """
+    listing = Listing()
+    sizes, top = _recordings(source, listing)
+    labels = {part: parse_label(part, patterns.label) for part in {part for name in sizes for part in name.parts[:-1]}}
+    shared = len(list(itertools.takewhile(lambda part: labels[part] is None, top)))
+    listing.looked_at += len(sizes)
+    for name, size in sizes.items():
+        folders = [part for part in name.parts[:-1] if labels[part] is not None]
+        found = {labels[part] for part in folders}
+        aged = [label for label in found if label is not None and not math.isnan(label.age)]
+        label = aged[0] if aged else next(iter(found), None)
+        if label is None or len(aged) > 1 or len({each.gender for each in found if each is not None}) > 1:
+            listing.rejected.add(str(name), _WRONG)
+            continue
+        key = "/".join(name.parts[shared:])
+        item = Item(
+            key, label, _search(patterns.speaker, "speaker", key), _search(patterns.recording, "recording", key)
+        )
+        if _accept(listing, name, size, item):
+            listing.spellings[label.class_name].update(part for part in folders if labels[part] == label)
+    return listing
+
+
+def list_table(source: Path, table: Path, patterns: Patterns) -> Listing:
+    """Lists a source whose recordings are named and labelled by a CSV file.
+
+    Args:
+      source: an archive or a folder.
+      table: with the columns `COLUMNS` and perhaps `recording`, parted by commas, semicolons or tabs. Paths are
+        relative to its own folder, or to the one that holds the recordings. What is empty is unknown.
+      patterns: `recording` serves where the file has no such column.
+
+    Raises:
+      DataError: the source or the file cannot be read, or a column is missing.
+    """
+    listing = Listing()
+    sizes, top = _recordings(source, listing, every=True)
+    rows = _read_table(table, listing)
+    for cut in range(len(top) + 1):  # `a.wav` and `wavs/a.wav` may both mean wavs/a.wav
+        for name, size in sizes.items():
+            path = "/".join(name.parts[cut:])
+            if name.parts[:cut] != top[:cut] or path not in rows:
+                continue
+            row = rows.pop(path)
+            if row is not None:
+                key = "/".join(name.parts[len(top) :]) if name.parts[: len(top)] == top else str(name)
+                recording = row.recording or _search(patterns.recording, "recording", key)
+                _accept(listing, name, size, dataclasses.replace(row, key=key, recording=recording))
+            sizes[name] = -1  # taken
+    for path, row in rows.items():
+        if row is not None:
+            listing.rejected.add(path, _MISSING)
+    left = [name for name, size in sizes.items() if size != -1]
+    listing.unlisted = sum(is_sound(name.name) for name in left)
+    listing.others.update(name.suffix.lower() for name in left if not is_sound(name.name))
+    return listing
+
+
+def _recordings(
+    source: Path, listing: Listing, every: bool = False
+) -> tuple[dict[PurePosixPath, int], tuple[str, ...]]:
+    """The sizes of the recordings (or of every file) by path, and the folders that all recordings share."""
+    sizes: dict[PurePosixPath, int] = {}
+    for text, size in list_members(source):
+        name = PurePosixPath(text)
+        if not (every or is_sound(name.name)):
+            listing.others[name.suffix.lower()] += 1
+        elif name in sizes:
+            listing.looked_at += 1
+            listing.rejected.add(text, "a name that came before")
+        else:
+            sizes[name] = size
+    folders = [name.parent.parts for name in sizes if is_sound(name.name)]
+    if not folders:
+        found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in listing.others.most_common(5))
+        raise DataError(
+            f"{source}: holds no recording, only {found or 'nothing'}; recordings are wav, flac, ogg or mp3 files."
+        )
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    return sizes, tuple(parts[0] for parts in shared)
+
+
+def _accept(listing: Listing, name: PurePosixPath, size: int, item: Item) -> bool:
+    if size > MAX_FILE_BYTES:
+        listing.rejected.add(str(name), f"larger than {MAX_FILE_BYTES // 2**20} MiB")
+    elif item.key.encode(errors="ignore").decode() != item.key:  # a name of undecodable bytes
+        listing.rejected.add(str(name), "named with bytes that are no text")
+    else:
+        listing.items[str(name)] = item
+        return True
+    return False
+
+
+def _compiled(name: str, text: str, flags: int = 0) -> re.Pattern[str] | None:
+    if not text:
+        return None
+    try:
+        pattern = re.compile(text, flags)
+    except (re.error, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise DataError(f"{name} {text!r} is no regular expression ({error}); correct it.") from error
+    if not pattern.groups:
+        raise DataError(f"{name} {text!r} has no group in parentheses, which would be the value; add one.")
+    return pattern
+
+
+def _search(pattern: re.Pattern[str] | None, group: str, key: str) -> str:
+    match = pattern.search(key) if pattern else None
+    if match is None:
+        return ""
+    return match[group if group in match.re.groupindex else 1] or ""
+
+
+def _label(gender: str | None, age: str | None) -> Label | None:
+    """None where a value is neither empty nor understood."""
+    gender, age = (gender or "").strip().lower(), (age or "").strip()
+    try:
+        years = float(age.replace(",", ".")) if age else math.nan
+    except ValueError:
+        return None
+    if (gender and gender not in _GENDERS) or (age and not 0 <= years <= MAX_AGE):
+        return None
+    return Label(_GENDERS.get(gender, -1), years)
+
+
+def _read_table(table: Path, listing: Listing) -> dict[str, Item | None]:
+    """The rows by path; None where the row is rejected and its file must not count as unlisted."""
+    items: dict[str, Item | None] = {}
+    for number, row in enumerate(_rows(table), start=2):
+        listing.looked_at += 1
+        if listing.looked_at > MAX_MEMBERS:
+            raise DataError(f"{table}: has more than {MAX_MEMBERS} rows; is this the right file?")
+        written = (row.get("path") or "").strip().replace("\\", "/")
+        path, label = str(PurePosixPath(written)), _label(row["gender"], row["age"])
+        if None in row or None in row.values():
+            listing.rejected.add(f"row {number}", "with more or fewer cells than the first row")
+        elif not written:
+            listing.rejected.add(f"row {number}", "without a path")
+        elif path.startswith("/") or ".." in PurePosixPath(path).parts or re.match("[A-Za-z]:", path):
+            listing.rejected.add(written, "of a path that leaves its folder")
+        elif path in items:
+            listing.rejected.add(written, "of a path that came before")
+        elif label is None or (label.gender == -1 and math.isnan(label.age)):
+            items[path] = None
+            listing.rejected.add(written, _WRONG)
+        else:
+            items[path] = Item(path, label, row["speaker"].strip(), row.get("recording", "").strip())
+    return items
+
+
+def _rows(table: Path) -> list[dict[str | Any, str | Any]]:
+    try:
+        if table.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"{table}: is larger than {MAX_FILE_BYTES} bytes; is this the right file?")
+        text = table.read_bytes().decode("utf-8-sig")  # the csv module reads line ends itself
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read ({error.strerror}); check its permissions.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table}: is no UTF-8 text; save it as CSV in UTF-8.") from error
+    best: list[str] = []
+    for delimiter in ",;\t":
+        try:
+            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except csv.Error as error:
+            raise DataError(f"{table}: is no CSV file ({error}); save it as CSV in UTF-8.") from error
+        header = [cell.strip().lower() for cell in rows[0]] if rows else []
+        best = max(best, header, key=lambda cells: len(set(cells) & set(COLUMNS)))
+        if set(COLUMNS) <= set(header):
+            if len(set(header)) < len(header):
+                raise DataError(f"{table}: two columns have one name, in {', '.join(header)}; rename one.")
+            return list(csv.DictReader(io.StringIO(text, newline=""), header, delimiter=delimiter))[1:]
+    missing = ", ".join(column for column in COLUMNS if column not in best)
+    raise DataError(
+        f"{table}: has no column {missing}; the first row must name {', '.join(COLUMNS)}, and may name recording."
+    )

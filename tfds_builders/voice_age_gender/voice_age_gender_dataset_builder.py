@@ -1,0 +1,336 @@
+"""Recordings of voices as a TFDS dataset, labelled by their folders' names or by a CSV file.
+
+From Python, without TensorFlow: `tfds_builders.prepare.prepare("voice_age_gender", manual_dir, data_dir)`.
+On the command line, in this folder and with the repository's root on PYTHONPATH (or the package installed):
+`tfds build --config=folders --manual_dir=<where the class folders lie> --file_format=array_record`.
+Both write the same examples.
+
+The configurations whose names end in `png` store a picture of each recording's spectrogram instead of its sound, as
+two papers on voices did. Those papers give no parameters; `tfds_builders.sound.spectrogram_png` says which are taken.
+"""
+
+import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tfds_builders.archive import DataError, iter_members
+from tfds_builders.sound import PICTURE_SIDE, check_sound, is_sound, spectrogram_png
+from tfds_builders.voice_age_gender.listing import (
+    LABEL_PATTERN,
+    Item,
+    Patterns,
+    list_folders,
+    list_table,
+    parse_label,
+)
+from tfds_builders.voice_age_gender.report import Report
+from tfds_builders.writing import ReproducibleWriter
+
+LABELS = "perceived age and gender as annotated: taken from {}; nothing was verified"
+"""What the labels are; to be filled in with where they were found."""
+
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
+
+
+@dataclasses.dataclass(eq=False)
+class VoiceConfig(tfds.core.BuilderConfig):
+    """How a collection of recordings is laid out, and what is kept of it.
+
+    Attributes:
+      label_pattern: regular expression for the whole name of a class folder, whatever its case, with a group `gender`
+        (m, male, man, f, female, woman or a plural) and perhaps a group `age` (years).
+      speaker_pattern: regular expression, searched in a recording's path inside the dataset; the group `speaker`, else
+        the first group, is who speaks. "" where no path says that.
+      recording_pattern: likewise, with the group `recording`: what the file was cut from.
+      csv: name of a CSV file in the manual directory, or in a folder there, that labels the recordings instead of
+        their folders. See `listing.list_table`.
+      max_bad: largest share of unusable files that is borne, 0 to 1.
+      max_seconds: longest recording accepted.
+      png: whether to store pictures of spectrograms instead of the sound.
+      corpus: name of the archive or folder, for a published corpus.
+      terms: under which the recordings may be used.
+    """
+
+    label_pattern: str = LABEL_PATTERN
+    speaker_pattern: str = ""
+    recording_pattern: str = ""
+    csv: str = ""
+    max_bad: float = 0.05
+    max_seconds: float = 600.0
+    png: bool = False
+    corpus: str = ""
+    terms: str = "The terms of your recordings apply."
+
+    def patterns(self) -> Patterns:
+        """The regular expressions, compiled; DataError names one that is none."""
+        return Patterns.compiled(self.label_pattern, self.speaker_pattern, self.recording_pattern)
+
+
+_EMODB = VoiceConfig(
+    name="emodb",
+    description="EmoDB, one folder per gender and age; the first two characters of a file name are the speaker",
+    speaker_pattern=r"(?:^|/)(?P<speaker>[^/]{2})[^/]*$",
+    corpus="emodb",
+    terms=(
+        "EmoDB is free for research; cite Burkhardt et al., A Database of German Emotional Speech, Interspeech 2005. "
+        "See http://emodb.bilderbar.info/."
+    ),
+)
+_RAVDESS = VoiceConfig(
+    name="ravdess",
+    description="RAVDESS, one folder per gender; the last two characters of a file's stem are the speaker; no ages",
+    speaker_pattern=r"(?P<speaker>[^/]{2})\.[^./]*$",
+    corpus="ravdess",
+    terms=(
+        "RAVDESS is under CC BY-NC-SA 4.0; cite Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional "
+        "Speech and Song (RAVDESS), PLoS ONE 13(5), 2018. See https://zenodo.org/records/1188976."
+    ),
+)
+_FOLDERS = VoiceConfig(name="folders", description="one folder per class, named <gender> or <gender>_<age>")
+
+
+def _pictured(config: VoiceConfig, name: str) -> VoiceConfig:
+    return dataclasses.replace(
+        config, name=name, png=True, description=f"{config.description}; as spectrogram pictures"
+    )
+
+
+def find_source(manual_dir: Path, config: VoiceConfig | None = None) -> Path:
+    """Finds the recordings in a directory.
+
+    With a CSV file: the archive or the folders beside it. For a corpus: its archive, else its folder, else the
+    directory itself where the class folders lie in it. Otherwise: the directory itself, else the only archive or
+    folder of class folders in it.
+
+    Args:
+      manual_dir: the directory to look in.
+      config: one of `Builder.BUILDER_CONFIGS` or like them; None is the first.
+
+    Returns:
+      The path of an archive or a folder, for `iter_members`.
+
+    Raises:
+      DataError: there is none, or there are several; or the configuration is wrong.
+    """
+    config = config or _FOLDERS
+    pattern = config.patterns().label
+    if not (0 <= config.max_bad <= 1 and config.max_seconds > 0):
+        raise DataError(f"max_bad is {config.max_bad} and max_seconds {config.max_seconds}; give 0 to 1, and over 0.")
+
+    def has_classes(folder: Path) -> bool:
+        return any(entry.is_dir() and parse_label(entry.name, pattern) for entry in folder.iterdir())
+
+    try:
+        if config.csv:
+            return _beside_table(find_table(manual_dir, config))
+        if config.corpus:
+            for suffix in _ARCHIVES:
+                if (manual_dir / (config.corpus + suffix)).is_file():
+                    return manual_dir / (config.corpus + suffix)
+            if (manual_dir / config.corpus).is_dir():
+                return manual_dir / config.corpus
+        if manual_dir.is_dir() and has_classes(manual_dir):
+            return manual_dir
+        found = []
+        if manual_dir.is_dir() and not config.corpus:
+            found = _archives(manual_dir) + [path for path in _folders(manual_dir) if has_classes(path)]
+    except OSError as error:
+        raise DataError(f"{manual_dir}: cannot be read ({error.strerror}); check its permissions.") from error
+    if len(found) > 1:
+        names = ", ".join(sorted(path.name for path in found))
+        raise DataError(
+            f"{manual_dir}: holds several sets of recordings ({names}); point manual_dir at a directory with one of "
+            "them, or choose a configuration, such as emodb."
+        )
+    if not found:
+        wanted = f"{config.corpus}.tar.gz, a folder {config.corpus}" if config.corpus else "an archive of them"
+        raise DataError(
+            f"{manual_dir}: no recordings here; put {wanted} or folders named <gender> or <gender>_<age> into it, or "
+            "name a CSV file."
+        )
+    return found[0]
+
+
+def find_table(manual_dir: Path, config: VoiceConfig) -> Path:
+    """Finds the CSV file of a configuration: in the directory, else in the only folder there that has it.
+
+    Raises:
+      DataError: there is none, there are several, or its name leads elsewhere.
+    """
+    if PurePosixPath(config.csv).name != config.csv or "\\" in config.csv:
+        raise DataError(f"csv is {config.csv!r}; give the name of a file in the manual directory, without folders.")
+    try:
+        folders = [manual_dir, *_folders(manual_dir)] if manual_dir.is_dir() else []
+        found = [folder / config.csv for folder in folders if (folder / config.csv).is_file()]
+    except OSError as error:
+        raise DataError(f"{manual_dir}: cannot be read ({error.strerror}); check its permissions.") from error
+    if found and found[0].parent == manual_dir:
+        found = found[:1]
+    if len(found) != 1:
+        where = "in several folders" if found else "neither here nor in a folder here"
+        raise DataError(f"{manual_dir}: {config.csv} is {where}; point manual_dir at the directory that holds it.")
+    if found[0].is_symlink():
+        raise DataError(f"{found[0]}: is a link, which is not followed; put the file itself in its place.")
+    return found[0]
+
+
+def example_of(item: Item, content: bytes, config: VoiceConfig) -> tuple[str, dict[str, Any]]:
+    """Makes the example of one recording; pure.
+
+    Args:
+      item: what is known of it.
+      content: the file's bytes.
+      config: the builder's.
+
+    Returns:
+      (key, example) for TFDS.
+
+    Raises:
+      DataError: it cannot be used; the message is a reason that many may share.
+    """
+    info = check_sound(item.key, content, config.max_seconds)
+    return item.key, {
+        **({"image": spectrogram_png(content)} if config.png else {"audio": content}),
+        "key": item.key,
+        "age": item.label.age,
+        "gender": item.label.gender,
+        "class_name": item.label.class_name,
+        "speaker": item.speaker,
+        "subject": _identity(item.speaker),
+        "group": _identity(item.recording),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "sample_rate": info.sample_rate,
+        "seconds": info.seconds,
+    }
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder of `voice_age_gender`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Recordings as they are; age, gender, class, speaker, group and SHA-256 of each."
+    }
+    BUILDER_CONFIGS: ClassVar = [
+        _FOLDERS,
+        _EMODB,
+        _RAVDESS,
+        _pictured(_FOLDERS, "png"),
+        _pictured(_EMODB, "emodb_png"),
+        _pictured(_RAVDESS, "ravdess_png"),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put folders of recordings named <gender> or <gender>_<age>, or one archive of them, or recordings with a CSV "
+        "file (path, gender, age, speaker) into the manual directory; emodb.tar.gz and ravdess.tar.gz are found by "
+        "the configurations of these names."
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        found_in = f"the CSV file {config.csv}" if config.csv else "the names of the folders"
+        if config.csv:
+            subjects = f"the speaker, by the column speaker of {config.csv}"
+        else:
+            subjects = "the speaker, by the file's path" if config.speaker_pattern else "unknown"
+        side = PICTURE_SIDE
+        content = (
+            {"image": tfds.features.Image(shape=(side, side, 3), encoding_format="png", doc="spectrogram")}
+            if config.png
+            # tfds.features.Audio imports TensorFlow; a scalar of bytes is stored as it is and read as it was.
+            else {"audio": tfds.features.Scalar(np.object_, doc="the file's own bytes: wav, flac, ogg or mp3")}
+        )
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    **content,
+                    "key": tfds.features.Text(doc="path inside the dataset, unique"),
+                    "age": tfds.features.Scalar(np.float32, doc="perceived age as annotated, in years; NaN unknown"),
+                    "gender": tfds.features.Scalar(
+                        np.int32, doc="perceived gender as annotated: 0 male, 1 female, -1 unknown"
+                    ),
+                    "class_name": tfds.features.Text(
+                        doc="such as female_31 or male; empty where the gender is unknown"
+                    ),
+                    "speaker": tfds.features.Text(doc="who speaks; empty where unknown"),
+                    "subject": tfds.features.Scalar(
+                        np.int64, doc="the first 63 bits of the SHA-256 of `speaker`; -1 unknown"
+                    ),
+                    "group": tfds.features.Scalar(np.int64, doc="likewise of what the file was cut from; -1 unknown"),
+                    "sha256": tfds.features.Text(doc="SHA-256 of the recording's file, in hexadecimal"),
+                    "sample_rate": tfds.features.Scalar(np.int32, doc="of the recording, in Hz"),
+                    "seconds": tfds.features.Scalar(np.float32, doc="duration of the recording"),
+                }
+            ),
+            supervised_keys=None,
+            metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(found_in), subjects=subjects),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        # TFDS reserves the name `all` for the sum of the splits, and calls the only split of a dataset `train`.
+        manual_dir, config = Path(os.fspath(dl_manager.manual_dir)), self.builder_config
+        source, patterns = find_source(manual_dir, config), config.patterns()
+        if config.csv:
+            listing = list_table(source, find_table(manual_dir, config), patterns)
+        else:
+            listing = list_folders(source, patterns)
+        listing.rejected.check(source, listing.looked_at, config.max_bad)  # before hours are spent on the rest
+        metadata = self.info.metadata
+        self._report = Report(f"{self.name}/{config.name}", source, listing, metadata["labels"], config.terms)
+        return {"train": self._generate_examples(self._report)}
+
+    def _generate_examples(self, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+        source, listing, config = report.source, report.listing, self.builder_config
+        waiting = dict(listing.items)
+        # What is too large was rejected when it was listed.
+        for name, content in iter_members(source, oversized=lambda *_: None):
+            item = waiting.pop(str(PurePosixPath(name)), None)
+            if item is None:
+                continue
+            try:
+                key, example = example_of(item, content, config)
+            except DataError as error:
+                listing.rejected.add(name, str(error))
+                continue
+            report.add(example)
+            yield key, example
+        listing.rejected.check(source, listing.looked_at, config.max_bad)
+        if not report.classes:
+            raise DataError(f"{source}: holds no usable recording; {'; '.join(listing.rejected.lines()[:3])}.")
+        self.info.metadata.update(report.counts())
+
+    def _example_writer(self) -> tfds.core.ExampleWriter:
+        return ReproducibleWriter(self.info.file_format)
+
+    def _post_download_and_prepare_hook(self) -> None:
+        print(self._report, file=sys.stderr)
+
+
+def _identity(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) >> 1 if text else -1
+
+
+def _archives(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES) and path.is_file()]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _beside_table(table: Path) -> Path:
+    """The folder of a CSV file, or the archive that lies there instead of recordings."""
+    folder = table.parent
+    archives = _archives(folder)
+    if not archives or _folders(folder) or any(is_sound(path.name) for path in folder.iterdir()):
+        return folder
+    if len(archives) > 1:
+        names = ", ".join(sorted(path.name for path in archives))
+        raise DataError(f"{folder}: holds several archives ({names}) beside {table.name}; leave one.")
+    return archives[0]
