@@ -6,7 +6,9 @@ import errno
 import importlib
 import io
 import json
+import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -63,8 +65,12 @@ def prepare(
         return version_dir
     module.find_source(manual_dir, chosen)  # raises before a directory is made
     new = [folder for folder in (version_dir.parent, *version_dir.parent.parents) if not folder.exists()]
+    record = data_dir / name / ".config"  # where TFDS notes the configurations, before anything else
+    noted = record.exists()
     show = progress and sys.stderr.isatty()
+    absl = logging.getLogger("absl")
     try:
+        absl.addFilter(_worth_saying)
         # TFDS insists on a download directory, and announces on stdout a download that does not take place.
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
             if not show:
@@ -74,6 +80,8 @@ def prepare(
             builder.download_and_prepare(download_dir=downloads, download_config=download)
             return version_dir
     except BaseException as error:
+        if not noted:
+            shutil.rmtree(record, ignore_errors=True)
         for folder in new:
             with contextlib.suppress(OSError):  # not empty, or never made
                 folder.rmdir()
@@ -85,8 +93,13 @@ def prepare(
             "free some space or choose another directory."
         ) from error
     finally:
+        absl.removeFilter(_worth_saying)
         if not show:
             tfds.enable_progress_bar()
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return "custom data configuration" not in record.getMessage()  # its name would tell nobody anything
 
 
 def _configuration(name: str, known: Sequence[Any], config: str, options: Mapping[str, Any]) -> Any:
