@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agegender_jax.describe import commands as data_commands
 from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.labels import DISCLAIMER
 
@@ -14,6 +15,7 @@ _EXAMPLES = """examples:
   agegender evaluate runs/cpu
   agegender evaluate runs/cpu --split validation --json validation.json
   agegender evaluate runs/cpu --dataset utkface --manual_dir DIR
+  agegender evaluate runs/voices --dataset voice_age_gender --config ravdess --manual_dir DIR
 """
 
 
@@ -25,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return _evaluate(arguments)
+        code: int = arguments.function(arguments)
+        return code
     except UserError as error:
         print(f"agegender: {error}", file=sys.stderr)
         return error.exit_code
@@ -36,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="agegender", description="Measures finished runs.", epilog=_EXAMPLES, formatter_class=form
+        prog="agegender",
+        description="Measures finished runs, and describes and draws datasets.",
+        epilog=_EXAMPLES + data_commands.EXAMPLES.partition("\n")[2],
+        formatter_class=form,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     evaluate = commands.add_parser(
@@ -50,11 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", type=Path, help="the run's directory (the --workdir of launch.py)")
     evaluate.add_argument("--split", choices=("train", "val", "validation", "test", "all"), help="[test]")
     evaluate.add_argument("--dataset", help="format of another archive, such as utkface")
+    evaluate.add_argument("--config", metavar="NAME", help="configuration of the other archive's builder [the first]")
     evaluate.add_argument(
         "--manual_dir", type=Path, metavar="DIR", help="where it lies, or where the run's own lies now"
     )
     evaluate.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as in the run]")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    evaluate.set_defaults(function=_evaluate)
+    data_commands.add_parsers(commands)
     return parser
 
 
@@ -64,6 +73,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from agegender_jax.evaluate.measure import as_columns, measure
     from agegender_jax.evaluate.report import table
     from agegender_jax.run import Run, write_whole
+    from agegender_jax.splits import marked
 
     quiet_libraries()
     cache_compilations()
@@ -71,13 +81,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         Run.load(arguments.run),
         split="validation" if arguments.split == "val" else arguments.split,
         dataset=arguments.dataset,
+        config=arguments.config,
         manual_dir=arguments.manual_dir,
         data_dir=arguments.data_dir,
     )
     split = f", split {result['split_sha256'][:16]}" if result["split_sha256"] else ""
     drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
     print(
-        f"{result['run']}: {result['dataset']}{drawn}, protocol {result['protocol']}, "
+        f"{result['run']}: {result['dataset']}{drawn}, protocol {marked(result['protocol'])}, "
         f"age groups {result['age_groups']}{split}"
     )
     if result["left_out"]:

@@ -1,6 +1,7 @@
 """The agegender command: what it prints, writes and returns."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -78,17 +79,145 @@ def test_an_incomplete_run_is_an_error(finished: Any, tmp_path: Path, capsys: py
     assert "is not complete" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"]])
-def test_help_shows_examples(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_is_of_the_other_archive_s_builder(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--manual_dir", str(finished.manual_dir), "--data_dir", str(finished.data_dir)]
+    assert cli.main(["evaluate", str(finished.workdir), "--config", "faces", *arguments]) == 2
+    assert "utkface has no configuration 'faces'" in capsys.readouterr().err
+
+
+def test_a_leaky_protocol_is_never_printed_without_the_word(
+    finished: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ("run", "dataset", "age_groups", "split_sha256")
+    result = dict.fromkeys(keys, "x") | {"protocol": "paper", "drawn": False, "left_out": 0, "test": {"n": 1}}
+    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: result)
+    assert cli.main(["evaluate", str(finished.workdir)]) == 0
+    assert "protocol paper (leaky), " in capsys.readouterr().out
+
+
+def test_describe_prints_and_writes_a_page(
+    drawn_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["data", "describe", "utkface", "--manual_dir", str(drawn_dir), "--data_dir", str(data_dir)]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("utkface 1.0.0\n")
+    assert "160 pictures" in printed
+    assert "disjoint, by age group" in printed
+    assert "paper (leaky), by age group" in printed
+    assert printed.rstrip().splitlines()[-1].startswith("Page with plots and examples: describe-utkface.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["describe-utkface.html"]
+    written = (tmp_path / "describe-utkface.html").read_bytes()
+    assert cli.main([*arguments, "--html", "other.html"]) == 0
+    assert (tmp_path / "other.html").read_bytes() == written
+    assert cli.main([*arguments, "--no_html", "--age_groups", "literal"]) == 0
+    assert "nearest" not in capsys.readouterr().out.rpartition("Page with")[2]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_voice_dataset_is_drawn_described_and_not_drawn_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my voices"
+    assert cli.main(["data", "draw", "voice_age_gender", "--out", str(folder), "--count", "32"]) == 0
+    printed = capsys.readouterr().out
+    assert "says nothing about people" in printed
+    line = next(line for line in printed.splitlines() if line.startswith("  describe: agegender "))
+    page = tmp_path / "page.html"
+    more = ["--data_dir", str(tmp_path / "data"), "--html", str(page), "--age_groups", "nearest"]
+    assert cli.main([*shlex.split(line.partition("agegender ")[2]), *more]) == 0  # what it says works as it stands
+    printed = capsys.readouterr().out
+    assert "32 recordings" in printed
+    assert "class" in printed
+    assert page.read_text().count("<audio ") == 32
+    assert cli.main(["data", "draw", "voice_age_gender", "--out", str(folder)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_adience_is_drawn_with_the_labels_of_fold_files(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    assert cli.main(["data", "draw", "adience", "--out", str(made), "--count", "60", "--seed", "3"]) == 0
+    again = tmp_path / "again"
+    assert cli.main(["data", "draw", "adience", "--out", str(again), "--fold_files", str(made)]) == 0
+
+    def labels(folder: Path) -> list[list[str]]:
+        rows = [row.split("\t") for row in (folder / "fold_0_data.txt").read_text().splitlines()]
+        return [row[:5] for row in rows]
+
+    assert labels(again) == labels(made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["describe", "cats"], "There is no dataset 'cats'"),
+        (["describe", "utkface", "--data_dir", "nowhere"], "nowhere holds no prepared utkface"),
+        (["describe", "utkface", "--manual_dir", "nowhere"], "check the path of --manual_dir"),
+        (["describe", "utkface", "--csv", "labels.csv"], "give its --manual_dir"),
+        (["describe", "utkface", "--html", "taken.html"], "taken.html is there and is no page"),
+        (["describe", "utkface", "--manual_dir", "DRAWN", "--config", "big"], "has no configuration 'big'"),
+        (["draw", "cats", "--out", "new"], "Nothing draws 'cats'"),
+        (["draw", "utkface", "--out", "new", "--fold_files", "DRAWN"], "--fold_files is for adience"),
+        (["draw", "adience", "--out", "new", "--fold_files", "DRAWN"], "fold_0_data.txt"),
+        (["draw", "adience", "--out", "new", "--count", "3"], "at least 20"),
+    ],
+)
+def test_what_is_wrong_with_data_is_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    drawn_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "taken.html").write_text("something else")
+    assert cli.main(["data", *(str(drawn_dir) if each == "DRAWN" else each for each in arguments)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("agegender: ")
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "example"),
+    [
+        ([], "agegender evaluate runs/cpu --split validation"),
+        ([], "agegender data draw adience --out drawn/adience"),
+        (["evaluate"], "agegender evaluate runs/cpu --split validation"),
+        (["data"], "agegender data describe utkface --manual_dir DIR"),
+        (["data", "describe"], "agegender data describe adience --age_groups levi_hassner"),
+        (["data", "draw"], "agegender data draw utkface --out drawn/utkface --count 600"),
+    ],
+)
+def test_help_shows_examples(arguments: list[str], example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([*arguments, "--help"])
+    assert end.value.code == 0
+    assert example in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "run", "--split", "tset"],
+        ["data", "draw", "utkface", "--out", "x", "--count", "0"],
+        ["data", "draw", "utkface", "--out", "x", "--seed", "-1"],
+        ["data", "describe", "utkface", "--max_bad", "2"],
+        ["data", "describe", "utkface", "--age_groups", "decades"],
+        ["data"],
+    ],
+)
+def test_a_mistyped_argument_is_an_error(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
-    assert end.value.code == 0
-    assert "agegender evaluate runs/cpu --split validation" in capsys.readouterr().out
-
-
-def test_a_mistyped_argument_is_an_error() -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main(["evaluate", "run", "--split", "tset"])
     assert end.value.code == 2
 
 
