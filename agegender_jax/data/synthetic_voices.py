@@ -26,10 +26,7 @@ from scipy import fft, signal
 from tqdm import tqdm
 
 from agegender_jax.errors import UserError
-from agegender_jax.labels import GENDERS
-
-DISCLAIMER_VOICES = "drawn voices: they prove the pipeline and say nothing about people"
-"""Stands beside every figure that was measured on drawn voices."""
+from agegender_jax.labels import DISCLAIMER, GENDERS
 
 SPEAKER_PATTERN = r"/(s\d+)_"
 """Searched in a path such as `male_31/s0012_a_03.wav`, its first group is the speaker."""
@@ -394,6 +391,6 @@ def write_voices(
         raise UserError(f"{folder}: cannot be written ({error.strerror}); free some space or name another.") from error
     finally:
         bar.close()
-    summary: dict[str, int | float | str] = {"about": DISCLAIMER_VOICES, "classes": len(parsed), "speakers": speakers}
+    summary: dict[str, int | float | str] = {"about": DISCLAIMER, "classes": len(parsed), "speakers": speakers}
     summary |= {"sessions": speakers * sessions, "recordings": recordings, "rate": rate, "seconds": seconds}
     return summary

@@ -17,7 +17,7 @@ LABELS_AND_TERMS = "Labels and terms"
 
 _LISTED = 25  # ranges, sizes and rates that are listed; the others are counted
 _GROUPS = 10  # age groups that are listed even where they are empty
-_TOLD_APART = ("terms", "labels", "subjects")  # of the builder's metadata: not among its counts
+_TOLD_APART = ("terms", "labels", "identities")  # of the builder's metadata: not among its counts
 _SIDE_BY_SIDE = ("levi_hassner", "literal", "nearest")  # age groups that are compared fold by fold
 
 
@@ -207,7 +207,7 @@ def _subjects(contents: Contents) -> Section:
     known = facts.identified(columns)
     parts: list[str | Table] = []
     rows = []
-    if isinstance(meaning := contents.metadata.get("subjects"), str):
+    if meaning := contents.metadata.get("identities"):
         parts.append(f"Subjects: {meaning}.")
     if known.any():
         rows.append(_sizes("subjects", facts.sizes(columns["subject"][known])))

@@ -123,7 +123,7 @@ def test_copies_and_conflicts_are_as_many_as_reported(archive: Archive) -> None:
     assert min(apart) >= 1
     assert any(years > 5 for years in apart)
     assert any(a[1] != b[1] for a, b in conflicts)
-    assert "say nothing about people" in summary["about"]
+    assert "says nothing about people" in summary["about"]
 
 
 def test_labels_are_distributed_roughly_as_in_the_release() -> None:

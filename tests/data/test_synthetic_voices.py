@@ -150,7 +150,7 @@ def test_layout_names_and_format_are_those_of_a_folder_per_class(written: tuple[
             samples = np.frombuffer(file.readframes(RATE), np.int16)
         assert len(samples) == RATE // 2
         assert np.abs(samples.astype(int)).max() > 6000
-    assert "say nothing about people" in summary.pop("about")
+    assert "says nothing about people" in summary.pop("about")
     expected = {"classes": 3, "speakers": 6, "sessions": 18, "recordings": 24, "rate": RATE, "seconds": 0.5}
     assert summary == expected
     assert os.listdir(folder.parent) == ["voices"]

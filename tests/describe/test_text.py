@@ -60,7 +60,7 @@ def test_one_scheme_can_be_chosen(columns: Make, contents: Callable[..., Any]) -
 
 def test_voices_without_ages(columns: Make, contents: Callable[..., Any]) -> None:
     made = columns(12, gender=[0, 1] * 6, class_name=["male", "female"] * 6, subject=[0, 1, 0, 3] * 3)
-    shown = render("", sections.describe(contents(made, "audio", subjects="who speaks")))
+    shown = render("", sections.describe(contents(made, "audio", identities="who speaks")))
     assert "Subjects: who speaks." in shown
     assert "No file has an age group." in shown
     assert "12 recordings" in shown

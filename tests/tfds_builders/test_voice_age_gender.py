@@ -141,7 +141,7 @@ def test_the_bytes_come_back_unchanged_from_every_layout_and_every_time(tmp_path
     assert info.metadata["kept"] == 4
     assert "terms of your recordings" in info.metadata["terms"]
     assert "perceived age and gender as annotated" in info.metadata["labels"]
-    assert info.metadata["subjects"] == "unknown"
+    assert info.metadata["identities"] == "unknown"
 
 
 def test_speakers_and_recordings_are_read_from_paths(tmp_path: Path) -> None:

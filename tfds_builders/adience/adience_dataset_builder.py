@@ -196,7 +196,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             ),
             homepage=HOMEPAGE,
             supervised_keys=None,
-            metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, subjects=SUBJECTS),
+            metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, identities=SUBJECTS),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

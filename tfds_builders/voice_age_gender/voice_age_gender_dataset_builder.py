@@ -269,7 +269,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             supervised_keys=None,
-            metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(found_in), subjects=subjects),
+            metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(found_in), identities=subjects),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

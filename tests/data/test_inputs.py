@@ -1,0 +1,111 @@
+"""What the network sees of pictures and of recordings, and recipes that ask a kind for what it does not have."""
+
+import io
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+from ml_collections import ConfigDict
+from PIL import Image
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.inputs import FACE_AUGMENTATIONS, SOUND_AUGMENTATIONS, Pictures, Recordings, make_inputs
+from agegender_jax.errors import UserError
+
+STILL = jnp.array(False)
+
+
+@pytest.fixture
+def recipe() -> ConfigDict:
+    made = recipes.base()
+    made.dataset.image_size = 32
+    made.sound.seconds = 0.5
+    return made
+
+
+def wav(hertz: float, rate: int = 16000, seconds: float = 0.5) -> bytes:
+    buffer = io.BytesIO()
+    time = np.arange(int(rate * seconds)) / rate
+    soundfile.write(buffer, 0.5 * np.sin(2 * np.pi * hertz * time), rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def test_a_picture_is_scaled_and_normalised(recipe: ConfigDict) -> None:
+    inputs = make_inputs(recipe, "image")
+    assert isinstance(inputs, Pictures)
+    buffer = io.BytesIO()
+    Image.new("RGB", (50, 40), (255, 0, 51)).save(buffer, "PNG")
+    content = inputs.decode(buffer.getvalue(), "a")
+    assert (content.shape, content.dtype) == (inputs.shape, inputs.dtype) == ((32, 32, 3), np.uint8)
+    seen = inputs.plain(jnp.asarray(content)[None], STILL)
+    # (1 - .5) / .25, (0 - .5) / .25, (.2 - .5) / .25
+    np.testing.assert_allclose(np.asarray(seen)[0, 5, 7], [2.0, -2.0, -1.2], atol=1e-6)
+
+
+def test_a_recording_becomes_a_picture_of_its_pitch(recipe: ConfigDict) -> None:
+    inputs = make_inputs(recipe, "audio")
+    assert isinstance(inputs, Recordings)
+    content = np.stack([inputs.decode(wav(hertz), "a") for hertz in (200.0, 3000.0)])
+    assert (content.shape, content.dtype) == ((2, *inputs.shape), inputs.dtype) == ((2, 8000), np.int16)
+    seen = np.asarray(jax.jit(inputs.plain)(jnp.asarray(content), STILL))
+    assert (seen.shape, seen.dtype) == ((2, 32, 32, 3), np.float32)
+    assert seen.min() >= -2
+    assert seen.max() <= 2
+    loudest = seen[:, :, 16, 0].argmax(1)  # row 0 is the highest frequency
+    assert loudest[0] > loudest[1] + 10
+    np.testing.assert_allclose(seen[..., 0], seen[..., 2])
+    pictures = inputs.pictures(content)
+    assert pictures.dtype == np.uint8
+    np.testing.assert_allclose(pictures / 255 * 4 - 2, seen, atol=0.01)
+    mirrored = inputs.plain(jnp.asarray(content), jnp.array(True))
+    np.testing.assert_allclose(mirrored, seen, atol=1e-5)  # time has a direction
+
+
+def test_without_augmentation_the_view_is_the_plain_one(recipe: ConfigDict) -> None:
+    inputs = make_inputs(recipe, "audio")
+    content = jnp.asarray(inputs.decode(wav(500.0), "a"))[None]
+    rows, key = jnp.array([3]), jax.random.key(0)
+    np.testing.assert_allclose(inputs.augmented(content, rows, key), inputs.plain(content, STILL), atol=1e-4)
+
+
+def test_a_view_depends_on_the_key_and_the_row_alone(recipe: ConfigDict) -> None:
+    recipe.augment.update(time_shift=0.2, noise=0.2, time_mask=0.2, frequency_mask=0.2)
+    inputs = make_inputs(recipe, "audio")
+    view = jax.jit(inputs.augmented)
+    content = jnp.asarray(np.stack([inputs.decode(wav(hertz), "a") for hertz in (300.0, 900.0)]))
+    both = np.asarray(view(content, jnp.array([4, 9]), jax.random.key(1)))
+    swapped = np.asarray(view(content[::-1], jnp.array([9, 4]), jax.random.key(1)))
+    np.testing.assert_allclose(both, swapped[::-1], atol=1e-4)
+    assert np.abs(both - np.asarray(view(content, jnp.array([4, 9]), jax.random.key(2)))).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        *(("audio", {name: True if name == "flip" else 0.1}) for name in FACE_AUGMENTATIONS),
+        *(("image", {name: 0.1}) for name in SOUND_AUGMENTATIONS),
+    ],
+)
+def test_what_a_kind_does_not_have_is_refused(recipe: ConfigDict, kind: str, changes: dict[str, Any]) -> None:
+    recipe.augment.update(changes)
+    with pytest.raises(UserError, match=f"config.augment.{next(iter(changes))}=.*set it to 0"):
+        make_inputs(recipe, kind)
+
+
+def test_a_recording_has_no_mirror_image_and_an_unknown_spectrogram_is_named(recipe: ConfigDict) -> None:
+    recipe.evaluate.flip = True
+    with pytest.raises(UserError, match=r"config.evaluate.flip"):
+        make_inputs(recipe, "audio")
+    recipe.evaluate.flip = False
+    recipe.sound.spectrogram = "cepstrum"
+    with pytest.raises(UserError, match="log_mel"):
+        make_inputs(recipe, "audio")
+
+
+def test_what_the_recipe_only_names_is_kept_whole(recipe: ConfigDict) -> None:
+    facts = make_inputs(recipe, "audio").facts["spectrogram"]
+    assert (facts["name"], facts["sample_rate"], facts["seconds"]) == ("log_mel", 16000, 0.5)
+    assert make_inputs(recipe, "image").facts == {}
