@@ -1,0 +1,61 @@
+"""The worked example of docs/EXTENDING.md runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import tfds_builders
+from agegender_jax.cli import main
+from agegender_jax.data.synthetic import draw_face
+from agegender_jax.train.loop import train
+from tfds_builders import prepare
+
+PAGE = Path(__file__).parents[1] / "docs" / "EXTENDING.md"
+
+
+@pytest.fixture
+def portraits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The builder of the page, found like any other, and a manual directory with 40 portraits of 20 people."""
+    package = tmp_path / "builders" / "portraits"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    (package / "portraits_dataset_builder.py").write_text(code[1], encoding="utf-8")
+    monkeypatch.setattr(tfds_builders, "__path__", [*tfds_builders.__path__, str(package.parent)])
+    monkeypatch.setattr(prepare, "NAMES", (*prepare.NAMES, "portraits"))
+    folder = tmp_path / "manual" / "portraits"
+    folder.mkdir(parents=True)
+    lines = ["file,age,gender,person"]
+    for i in range(40):
+        face = draw_face(np.random.default_rng(i), 20 + i, i % 2, 48)
+        cv2.imwrite(str(folder / f"{i:02d}.png"), face[..., ::-1])
+        lines.append(f"{i:02d}.png,{20 + i},{('male', 'female')[i % 2]},person {i // 2}")
+    (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder.parent
+
+
+def test_it_is_described_and_trained_on(
+    portraits: Path, tmp_path: Path, small_recipe: ConfigDict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    arguments = ["--manual_dir", str(portraits), "--data_dir", str(tmp_path / "data"), "--html", str(page)]
+    assert main(["data", "describe", "portraits", *arguments]) == 0
+    assert "Say here what the owners of the photographs allow." in capsys.readouterr().out
+    assert page.exists()
+    small_recipe.dataset.name = "portraits"
+    small_recipe.train.update(batch_size=8, epochs=0.01)
+    small_recipe.evaluate.batch_size = 8
+    summary = train(small_recipe, tmp_path / "run", manual_dir=portraits, data_dir=tmp_path / "data", progress=False)
+    assert summary["test"]["n"] == 8
+
+
+def test_a_missing_table_is_a_sentence(portraits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (portraits / "portraits" / "labels.csv").unlink()
+    arguments = ["--manual_dir", str(portraits), "--data_dir", str(tmp_path / "data"), "--no_html"]
+    assert main(["data", "describe", "portraits", *arguments]) == 2
+    assert "no portraits/labels.csv here" in capsys.readouterr().err
