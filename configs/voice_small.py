@@ -32,12 +32,12 @@ def get_config(argument: str = "folders") -> ConfigDict:
     config.heads.age_group.weight = 0.0
     config.heads.age.weight = 0.0
     config.model.update(variant="thin", dropout=0.4)
-    config.augment.update(time_shift=0.2, gain=6.0, noise=0.1, time_mask=0.15, frequency_mask=0.15)
+    config.augment.update(time_shift=0.2, gain=6.0, noise=0.05, time_mask=0.1, frequency_mask=0.1)
     config.optimizer.update(
         name="adamw", learning_rate=1e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
     )
-    config.train.update(batch_size=32, epochs=20.0, steps_per_dispatch=10, ema_decay=0.98)
-    config.evaluate.update(every_epochs=10.0, select="gender/accuracy")
+    config.train.update(batch_size=32, epochs=40.0, steps_per_dispatch=10, ema_decay=0.98)
+    config.evaluate.update(every_epochs=20.0, select="gender/accuracy")
     if argument in ("emodb", "ravdess"):
         config.dataset.config = argument
         config.split.folds = 5

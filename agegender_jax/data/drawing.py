@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agegender_jax.data.source import DRAWN
 from agegender_jax.errors import UserError
+from agegender_jax.labels import DISCLAIMER
 
 
 def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:
@@ -16,10 +18,10 @@ def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:
     write_utkface_archive(folder / "UTKFace.tar.gz", count, seed=seed, progress=progress)
 
 
-def _adience(folder: Path, count: int, seed: int, progress: bool) -> None:
+def _adience(folder: Path, count: int, seed: int, progress: bool, fold_files: Path | None = None) -> None:
     from agegender_jax.data.synthetic_adience import write_adience
 
-    write_adience(folder, count, seed=seed, progress=progress)
+    write_adience(folder, count, seed=seed, fold_files=fold_files, progress=progress)
 
 
 def _voices(folder: Path, count: int, seed: int, progress: bool) -> None:
@@ -38,7 +40,7 @@ def _voices(folder: Path, count: int, seed: int, progress: bool) -> None:
 VOICE_SPEAKERS = 4
 """Speakers of each class of drawn voices: the fewest that can be in three parts, and one more."""
 
-DRAWERS: dict[str, Callable[[Path, int, int, bool], None]] = {
+DRAWERS: dict[str, Callable[..., None]] = {
     "utkface": _utkface,
     "adience": _adience,
     "voice_age_gender": _voices,
@@ -55,15 +57,16 @@ def drawn_options(name: str) -> dict[str, Any]:
     return {}
 
 
-def draw(name: str, folder: Path, count: int, *, seed: int = 0, progress: bool = True) -> None:
-    """Draws a dataset into a new folder, whole or not at all.
+def draw(name: str, folder: Path, count: int, *, seed: int = 0, progress: bool = True, **options: Any) -> None:
+    """Draws a dataset into a new folder, whole or not at all, with a note in it that it was drawn.
 
     Args:
       name: of the dataset, one of `DRAWERS`.
       folder: to be made; the manual directory that it can be prepared from.
-      count: about how many examples.
+      count: about how many examples; 0 leaves it to the drawer, where that can say.
       seed: the same seed draws the same.
       progress: whether to show how far it is.
+      **options: of its drawer: `fold_files` of adience, whose labels, users and subjects are taken over.
 
     Raises:
       UserError: an unknown name, or a folder that is there already or cannot be written.
@@ -75,7 +78,8 @@ def draw(name: str, folder: Path, count: int, *, seed: int = 0, progress: bool =
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         temporary.mkdir(parents=True)
-        DRAWERS[name](temporary, count, seed, progress)
+        DRAWERS[name](temporary, count, seed, progress, **options)
+        (temporary / DRAWN).write_text(f"{DISCLAIMER}\n", encoding="utf-8")
         try:
             os.rename(temporary, folder)
         except OSError:

@@ -38,6 +38,9 @@ photographer, all of a recording), `fold` the part that the dataset was publishe
 values.
 """
 
+DRAWN = "DRAWN.txt"
+"""A file that lies in the manual directory of a drawn dataset, so that no figure on it passes for one on people."""
+
 KINDS = ("image", "audio")
 """What an example's content may be: encoded pictures, or recordings."""
 
@@ -56,12 +59,14 @@ class Prepared:
       directory: the version's folder, which TFDS reads.
       identity: changes whenever the prepared bytes do.
       kind: one of `KINDS`.
+      drawn: whether it was drawn from a seed.
     """
 
     name: str
     directory: Path
     identity: str
     kind: str = "image"
+    drawn: bool = False
 
     @property
     def version(self) -> str:
@@ -158,9 +163,10 @@ def locate(
             )
         return _prepared(name, directory)
     wishes = {"config": config, **(options or {})} if config or options else {}
+    drawn = (manual_dir / DRAWN).exists()
     parent = data_dir / "prepared" / f"{name}-{_fingerprint(name, manual_dir, data_dir, wishes)}"
     if directory := _newest(parent / name):
-        return _prepared(name, directory)
+        return _prepared(name, directory, drawn)
     try:
         directory = prepare(name, manual_dir, parent, config=config, options=options, progress=progress)
     except (DataError, OSError) as error:
@@ -168,7 +174,7 @@ def locate(
         if directory is None:
             sentence = f"{parent}: cannot be written ({error.strerror})." if isinstance(error, OSError) else str(error)
             raise UserError(sentence) from error
-    return _prepared(name, directory)
+    return _prepared(name, directory, drawn)
 
 
 def _newest(folder: Path) -> Path | None:
@@ -183,7 +189,7 @@ def _newest(folder: Path) -> Path | None:
     return max(found, key=lambda path: _version(path.name)) if found else None
 
 
-def _prepared(name: str, directory: Path) -> Prepared:
+def _prepared(name: str, directory: Path, drawn: bool = False) -> Prepared:
     try:
         features = json.loads((directory / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
         kind = next(kind for kind in KINDS if kind in features)
@@ -197,7 +203,7 @@ def _prepared(name: str, directory: Path) -> Prepared:
         raise UserError(
             f"{directory}: this prepared dataset is damaged (features.json); delete the folder and prepare it again."
         ) from error
-    return Prepared(name, directory, digest.hexdigest()[:12], kind)
+    return Prepared(name, directory, digest.hexdigest()[:12], kind, drawn)
 
 
 def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[str, Any]) -> str:
@@ -209,7 +215,9 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
         paths = [
             Path(entry.path)
             for entry in os.scandir(manual_dir)
-            if not entry.name.startswith(".") and any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
+            if entry.name != DRAWN
+            and not entry.name.startswith(".")
+            and any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
         ]
         folders = [path for path in paths if path.is_dir() and path.resolve() != own]
         # A folder's own time does not tell of a change further down.

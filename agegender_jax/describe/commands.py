@@ -136,9 +136,7 @@ def draw(arguments: argparse.Namespace) -> int:
     elif name != "adience":
         raise UserError(f"--fold_files is for adience, and this is {name}; leave it out.")
     else:
-        from agegender_jax.data.synthetic_adience import write_adience
-
-        write_adience(out, arguments.count or 0, seed=arguments.seed, fold_files=arguments.fold_files, progress=True)
+        drawing.draw(name, out, arguments.count or 0, seed=arguments.seed, fold_files=arguments.fold_files)
     options, place = drawing.drawn_options(name), shlex.quote(str(out))
     flags = "".join(f" --{option} {shlex.quote(value)}" for option, value in options.items())
     settings = "".join(f" --config.dataset.{option}={shlex.quote(value)}" for option, value in options.items())

@@ -7,7 +7,7 @@ from typing import Any
 from agegender_jax.describe import facts
 from agegender_jax.describe.divisions import divisions
 from agegender_jax.describe.reading import Contents
-from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
 from agegender_jax.splits import PARTS, marked
 from tfds_builders.adience.fold_files import PUBLISHED_AGE, PUBLISHED_GENDER
 
@@ -83,18 +83,23 @@ def title(contents: Contents) -> str:
 
 def terms(contents: Contents) -> str:
     """Under which the dataset may be used."""
+    if contents.prepared.drawn:
+        return "none: it was drawn from a seed, and the terms of the original do not apply"
     return contents.source.terms or "not stated by the builder: find out before you use or share it"
 
 
 def origin(contents: Contents) -> str:
     """What the labels are."""
+    if contents.prepared.drawn:
+        return "what was to be drawn"
     return str(contents.metadata.get("labels", "")) or "perceived age and gender as annotated"
 
 
 def _what(contents: Contents) -> Section:
     kind = "recordings" if contents.prepared.kind == "audio" else "pictures"
     parts: list[str | Table] = [
-        f"{len(contents.source):,} {kind}, {_megabytes(int(contents.headers['bytes'].sum()))}.",
+        f"{len(contents.source):,} {kind}, {_megabytes(int(contents.headers['bytes'].sum()))}"
+        f"{f' ({DISCLAIMER})' if contents.prepared.drawn else ''}.",
     ]
     counts = [
         (name.replace("_", " "), _value(value)) for name, value in contents.metadata.items() if _is_count(name, value)

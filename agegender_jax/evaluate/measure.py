@@ -63,7 +63,7 @@ def measure(
             options.config = config
     elif facts["manual_dir"] and not options.drawn:
         manual_dir = Path(facts["manual_dir"])
-    _, data, inputs = open_dataset(
+    prepared, data, inputs = open_dataset(
         recipe, manual_dir=manual_dir, data_dir=data_dir or Path(facts["data_dir"]), progress=progress
     )
     heads = run.heads()
@@ -99,7 +99,7 @@ def measure(
     result = {
         "run": run.name,
         "dataset": options.name,
-        "drawn": bool(options.drawn),
+        "drawn": prepared.drawn,
         "config": options.config,
         "protocol": "every file that the run has not seen" if other else summary["protocol"],
         "age_groups": run.recipe.age_groups,

@@ -54,7 +54,7 @@ class Experiment:
     def describe(self) -> str:
         """The experiment in a few lines of text."""
         recipe, split, counts = self.recipe, self.split, self.facts["identical_files"]
-        drawn = f" ({DISCLAIMER})" if recipe.dataset.drawn else ""
+        drawn = f" ({DISCLAIMER})" if self.prepared.drawn else ""
         fold = f", fold {split.fold} of {split.folds}" if split.folds else ""
         what = "recordings" if self.prepared.kind == "audio" else "pictures"
         lines = [
@@ -86,7 +86,7 @@ class Experiment:
             if isinstance(head, ClassHead) and head.class_weights is not None:
                 pairs = zip(head.names, head.class_weights, strict=True)
                 lines.append(f"weights  {name}: " + ", ".join(f"{label} {weight:.2f}" for label, weight in pairs))
-        if not recipe.dataset.drawn:
+        if not self.prepared.drawn:
             lines.append(f"terms    {self.data.terms}")
         return "\n".join(lines)
 

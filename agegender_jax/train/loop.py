@@ -262,7 +262,7 @@ def _train(
         summary = {
             "run": run.name,
             "dataset": recipe.dataset.name,
-            "drawn": bool(recipe.dataset.drawn),
+            "drawn": experiment.prepared.drawn,
             "protocol": split.protocol,
             "age_groups": recipe.age_groups,
             "split_sha256": split.sha256,

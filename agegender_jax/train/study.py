@@ -213,20 +213,18 @@ def report(result: Mapping[str, Any]) -> str:
         columns[marked(protocol)] = {name: _cell(figure, spread) for name, figure in found["test"].items()}
         if by_folds and by_repeats:
             columns[f"{protocol}, repeats"] = {
-                name: f"± {figure['repeats']:.4f}" for name, figure in found["test"].items() if name != "n"
+                name: f"± {figure['repeats']:.4f}" for name, figure in found["test"].items()
             }
     if {"paper", "disjoint"} <= set(protocols):
         leaky, honest = (protocols[name]["test"] for name in ("paper", "disjoint"))
         columns["paper - disjoint"] = {
-            name: f"{leaky[name]['mean'] - honest[name]['mean']:+.4f}"
-            for name in leaky
-            if name in honest and name != "n"
+            name: f"{leaky[name]['mean'] - honest[name]['mean']:+.4f}" for name in leaky if name in honest
         }
     last = list(protocols.values())[-1]["constant"]
     columns["constant"] = {name: _cell(figure, spread) for name, figure in last.items()}
     for source, figures in PUBLISHED.get(result["dataset"], {}).items():
         columns[source] = {name: f"{mean:.3f} ± {deviation:.3f}" for name, (mean, deviation) in figures.items()}
-    keys = [name for name in columns[marked(next(iter(protocols)))] if name != "n"]
+    keys = [name for name in columns[marked(next(iter(protocols)))] if not _is_count(name)]
     drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
     over = [f"{len(result['folds'])} folds"] if by_folds else []
     over += [f"{result['repeats']} repeats"] if by_repeats else []
@@ -240,6 +238,10 @@ def report(result: Mapping[str, Any]) -> str:
         lines.append("leaky: whoever is tested on may have been learnt from; no figure for people who are new")
     lines += [f"{marked(protocol)}: refused. {reason}" for protocol, reason in result["refused"].items()]
     return "\n".join(lines)
+
+
+def _is_count(name: str) -> bool:
+    return name.split("/")[-1] == "n"
 
 
 def _cell(figure: Mapping[str, Any], spread: str) -> str:

@@ -180,7 +180,7 @@ def test_a_change_inside_an_unpacked_folder_is_seen(drawn_dir: Path, tmp_path: P
 
 
 def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no dataset 'mnist'; choose one of: .*utkface"):
+    with pytest.raises(UserError, match=r"no dataset 'mnist'; choose one of: .*utkface"):
         locate("mnist", manual_dir=tmp_path, data_dir=tmp_path)
 
 

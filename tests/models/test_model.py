@@ -78,7 +78,7 @@ def test_model_is_a_function_of_its_seed_and_survives_the_split(
 def test_mistakes_in_the_recipe_are_named(small_recipe: ConfigDict) -> None:
     heads = build_heads(small_recipe)
     small_recipe.model.variant = "z"
-    with pytest.raises(UserError, match=r"no variant 'z' of small_cnn; choose one of: a, b, c, d, levi_hassner, plain, thin"):
+    with pytest.raises(UserError, match=r"no variant 'z' of small_cnn; choose one of: a, .*, plain, thin"):
         model_structure(small_recipe, heads)
     small_recipe.model.variant = "b"
     with pytest.raises(UserError, match=r"'b' pools a 32x32 image to nothing; set config\.dataset\.image_size higher"):

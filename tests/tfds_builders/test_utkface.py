@@ -223,7 +223,7 @@ def test_nothing_to_prepare_names_the_directory_and_what_belongs_there(tmp_path:
     for manual in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError, match=rf"{manual}: no UTKFace here; put UTKFace\.tar\.gz"):
             prepare("utkface", manual, tmp_path / "data")
-    with pytest.raises(DataError, match="unknown dataset 'imdb'; choose one of: .*utkface"):
+    with pytest.raises(DataError, match=r"unknown dataset 'imdb'; choose one of: .*utkface"):
         prepare("imdb", tmp_path, tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,47 @@
+"""Drawn datasets: whole or not at all, and never taken for people."""
+
+from pathlib import Path
+
+import pytest
+
+from agegender_jax.data import drawing
+from agegender_jax.data.drawing import DRAWERS, draw, drawn_options
+from agegender_jax.data.source import locate
+from agegender_jax.errors import UserError
+from tfds_builders.prepare import NAMES
+
+
+def test_every_dataset_that_can_be_prepared_can_be_drawn() -> None:
+    assert set(DRAWERS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_what_is_drawn_can_be_prepared_and_is_known_to_be_drawn(name: str, tmp_path: Path) -> None:
+    draw(name, tmp_path / "drawn", 64, progress=False)
+    options = drawn_options(name)
+    prepared = locate(name, manual_dir=tmp_path / "drawn", data_dir=tmp_path, options=options, progress=False)
+    assert prepared.drawn
+    assert 20 <= len(prepared.open()) <= 64
+    again = locate(name, manual_dir=tmp_path / "drawn", data_dir=tmp_path, options=options, progress=False)
+    assert again == prepared
+    (tmp_path / "drawn" / "DRAWN.txt").unlink()
+    real = locate(name, manual_dir=tmp_path / "drawn", data_dir=tmp_path, options=options, progress=False)
+    assert (real.directory, real.drawn) == (prepared.directory, False)
+
+
+def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        draw("utkface", tmp_path, 20, progress=False)
+    with pytest.raises(UserError, match="choose one of: utkface"):
+        draw("mnist", tmp_path / "new", 20, progress=False)
+
+
+def test_a_drawing_that_ends_midway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(folder: Path, *_: object) -> None:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(drawing.DRAWERS, "utkface", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        draw("utkface", tmp_path / "drawn", 20, progress=False)
+    assert list(tmp_path.iterdir()) == []
