@@ -106,7 +106,7 @@ def test_describe_prints_and_writes_a_page(
     arguments = ["data", "describe", "utkface", "--manual_dir", str(drawn_dir), "--data_dir", str(data_dir)]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("utkface 1.0.0\n")
+    assert printed.startswith("utkface 1.1.0\n")
     assert "160 pictures" in printed
     assert "disjoint, by age group" in printed
     assert "paper (leaky), by age group" in printed

@@ -215,6 +215,7 @@ def _iter_archive(
             with _reading(path, last):
                 metered.budget = max_file_bytes + _HEADER_BYTES + passed
                 info = tar.next()
+                tar.members.clear()  # tarfile keeps every header, which nothing here looks at again
             if info is None:
                 break
             _check_count(path, count, max_members)

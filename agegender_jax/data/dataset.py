@@ -19,7 +19,7 @@ _BUILDER_OPTIONS = ("label_pattern", "speaker_pattern", "recording_pattern", "cs
 
 
 def open_dataset(
-    recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, progress: bool = True
+    recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, kind: str | None = None, progress: bool = True
 ) -> tuple[Prepared, resident.Resident, Inputs]:
     """Finds, draws or prepares a recipe's dataset, and decodes it, each only where it has not been done before.
 
@@ -27,6 +27,7 @@ def open_dataset(
       recipe: of the run.
       manual_dir: where the downloaded data lie, or None.
       data_dir: where prepared datasets and caches lie.
+      kind: of `source.KINDS`, what its content must be; None takes either.
       progress: whether to draw progress bars on a terminal.
 
     Raises:
@@ -53,5 +54,10 @@ def open_dataset(
         options=options,
         progress=progress,
     )
+    if kind not in (None, prepared.kind):
+        raise UserError(
+            f"{dataset.name} holds content of the kind {prepared.kind!r}, and {kind!r} is wanted here; "
+            "choose another dataset or configuration."
+        )
     inputs = make_inputs(recipe, prepared.kind)
     return prepared, resident.load(prepared, inputs, data_dir / "cache", progress=progress), inputs

@@ -93,19 +93,8 @@ def races(columns: Columns) -> dict[str, int]:
 
 
 def identified(columns: Columns) -> np.ndarray:
-    """Whose subject is known, bool `[n]`.
-
-    A dataset without identities may give identical files one subject, made of their hash: that is nobody's identity.
-    """
-    subject = columns["subject"]
-    hashes = columns["sha256"].tolist()
-    of_content = all(value == _number(text) for value, text in zip(subject.tolist(), hashes, strict=True))
-    return np.zeros(len(subject), bool) if of_content else subject >= 0
-
-
-def _number(digest: str) -> int:
-    """63 bits of a hash, as builders make numbers of texts; -2 where there is no hash."""
-    return int(digest[:16], 16) >> 1 if digest else -2
+    """Whose subject is known, bool `[n]`."""
+    return columns["subject"] >= 0
 
 
 def sizes(values: np.ndarray) -> dict[str, Any]:

@@ -64,7 +64,11 @@ def measure(
     elif facts["manual_dir"] and not options.drawn:
         manual_dir = Path(facts["manual_dir"])
     prepared, data, inputs = open_dataset(
-        recipe, manual_dir=manual_dir, data_dir=data_dir or Path(facts["data_dir"]), progress=progress
+        recipe,
+        manual_dir=manual_dir,
+        data_dir=data_dir or Path(facts["data_dir"]),
+        kind=facts.get("kind", "image"),
+        progress=progress,
     )
     heads = run.heads()
     columns = data.columns

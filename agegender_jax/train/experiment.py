@@ -139,6 +139,7 @@ def set_up(
         "manual_dir": str(manual_dir.resolve()) if manual_dir else None,
         "data_dir": str(data_dir.resolve()),
         "dataset_version": prepared.version,
+        "kind": prepared.kind,
         "data_sha256": data.sha256,
         "terms": data.terms,
         "identical_files": conflicts,

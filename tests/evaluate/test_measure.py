@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agegender_jax import recipe as recipes
+from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.measure import as_columns, measure
 from agegender_jax.run import Run
+from agegender_jax.train.loop import train
 
 
 def members(manual_dir: Path) -> dict[str, bytes]:
@@ -113,3 +116,48 @@ def test_a_copied_run_gives_the_same_figures(finished: Any, tmp_path: Path) -> N
     assert result["test"] == finished.summary["test"]
     assert result["run"] == "moved"
     assert np.isfinite(list(result["test"].values())).all()
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tuple[Run, Path, Path]:
+    """A run of two steps on one drawn corpus with speakers, its manual directory, and another corpus'."""
+    folder = tmp_path_factory.mktemp("voices")
+    for name, seed in (("here", 1), ("there", 2)):
+        write_voices(folder / name, speakers_per_class=3, recordings_per_speaker=2, seed=seed, rate=8000,
+                     classes=("female_20", "male_20", "female_60", "male_60"))  # fmt: skip
+    recipe = recipes.base()
+    recipe.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
+    recipe.split.update(stratify="class", folds=3)
+    recipe.heads.joint.weight = 1.0
+    recipe.model.variant = "thin"
+    recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
+    recipe.evaluate.update(batch_size=8, select="joint/accuracy")
+    train(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
+    return Run.load(folder / "run"), folder / "here", folder / "there"
+
+
+def test_a_run_on_voices_carries_its_classes_and_spectrogram(voices: tuple[Run, Path, Path]) -> None:
+    run, _, _ = voices
+    assert run.facts()["class_names"] == ["female_20", "female_60", "male_20", "male_60"]
+    assert run.heads()["joint"].size == 4
+    assert run.facts()["spectrogram"]["name"] == "log_mel"
+    assert run.facts()["subjects"] == {"known": 12, "in_several_parts": 0}
+    summary = run.summary()
+    assert summary is not None
+    again = measure(run, progress=False)
+    assert again["test"] == summary["test"]
+    assert again["constant"] == summary["constant"]
+
+
+def test_another_corpus_is_measured_whole_and_what_was_learnt_from_is_left_out(voices: tuple[Run, Path, Path]) -> None:
+    run, here, there = voices
+    result = measure(run, dataset="voice_age_gender", manual_dir=there, progress=False)
+    assert (result["test"]["n"], result["left_out"]) == (24, 0)
+    again = measure(run, config="folders", manual_dir=here, progress=False)
+    assert (again["test"]["n"], again["left_out"]) == (8, 16)  # a third was never learnt from: the test part
+    assert again["test"]["joint/accuracy"] == measure(run, progress=False)["test"]["joint/accuracy"]
+
+
+def test_a_run_on_voices_is_not_shown_faces(voices: tuple[Run, Path, Path], finished: Any) -> None:
+    with pytest.raises(UserError, match="kind 'image', and 'audio' is wanted"):
+        measure(voices[0], dataset="utkface", manual_dir=finished.manual_dir, progress=False)

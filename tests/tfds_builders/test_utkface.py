@@ -100,7 +100,7 @@ def test_a_label_cannot_be_changed() -> None:
 
 def test_an_example_holds_the_file_and_its_label(tmp_path: Path) -> None:
     version_dir = prepare("utkface", pack(tmp_path / "manual", FACES), tmp_path / "data")
-    assert version_dir == tmp_path / "data" / "utkface" / "1.0.0"
+    assert version_dir == tmp_path / "data" / "utkface" / "1.1.0"
     examples = read(version_dir)
     assert set(examples) == {name for name, _ in FACES}
     for (name, content), (age, gender, race) in zip(FACES, [(26, 1, 2), (0, 0, 4), (39, 1, -1)], strict=True):
@@ -109,7 +109,7 @@ def test_an_example_holds_the_file_and_its_label(tmp_path: Path) -> None:
         assert example["image"] == content
         assert example["sha256"].decode() == digest.hexdigest()
         assert (example["age"], example["gender"], example["race"]) == (age, gender, race)
-        assert example["subject"] == int.from_bytes(digest.digest(), "big") >> (256 - 63)
+        assert example["subject"] == -1
     features = tfds.builder_from_directory(version_dir).info.features
     dtypes = {key: np.dtype(features[key].np_dtype).name for key in ("age", "gender", "race", "subject")}
     assert dtypes == {"age": "float32", "gender": "int32", "race": "int32", "subject": "int64"}
@@ -117,7 +117,7 @@ def test_an_example_holds_the_file_and_its_label(tmp_path: Path) -> None:
     assert "non-commercial research only" in metadata["terms"]
     assert metadata["kept"] == 3
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["utkface"]
-    assert sorted(path.name for path in (tmp_path / "data" / "utkface").iterdir()) == ["1.0.0"]
+    assert sorted(path.name for path in (tmp_path / "data" / "utkface").iterdir()) == ["1.1.0"]
 
 
 def test_all_layouts_give_the_same_bytes(tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_the_report_counts_what_was_kept_and_skipped(tmp_path: Path, capsys: pyt
     ):
         assert expected in captured.err
     examples = read(version_dir)
-    subjects = {name: int(example["subject"]) for name, example in examples.items()}
-    assert subjects[f"57_1_1_{TIME}.jpg"] == subjects[f"47_1_1_{TIME}.jpg"]
-    assert len(set(subjects.values())) == 5
+    contents = {name: example["sha256"] for name, example in examples.items()}
+    assert contents[f"57_1_1_{TIME}.jpg"] == contents[f"47_1_1_{TIME}.jpg"]
+    assert len(set(contents.values())) == 5
 
 
 def test_a_prepared_dataset_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,7 +262,7 @@ def test_tensorflow_is_not_imported_and_the_bytes_do_not_depend_on_the_process(t
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
-    (ours,), (theirs,) = here.glob("*array_record*"), (tmp_path / "there/utkface/1.0.0").glob("*array_record*")
+    (ours,), (theirs,) = here.glob("*array_record*"), (tmp_path / "there/utkface/1.1.0").glob("*array_record*")
     assert ours.read_bytes() == theirs.read_bytes()
 
 
@@ -294,7 +294,7 @@ def test_tfds_build_writes_the_same_bytes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "kept     100 faces" in done.stderr
-    (theirs,) = (tmp_path / "cli" / "utkface" / "1.0.0").glob("*array_record*")
+    (theirs,) = (tmp_path / "cli" / "utkface" / "1.1.0").glob("*array_record*")
     (ours,) = prepare("utkface", manual, tmp_path / "data").glob("*array_record*")
     assert ours.name == theirs.name
     assert ours.read_bytes() == theirs.read_bytes()

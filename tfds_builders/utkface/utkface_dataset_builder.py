@@ -7,19 +7,19 @@ On the command line, in this folder and with the repository's root on PYTHONPATH
 
 import collections
 import dataclasses
+import functools
 import hashlib
-import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DataError, check_image, iter_members
-from tfds_builders.writing import ReproducibleWriter
+from tfds_builders.archive import DataError, check_image
+from tfds_builders.generation import Made, SpooledBuilder, Work, members
 
 MAX_AGE = 120
 """Largest age accepted, in years; the dataset's own go from 0 to 116."""
@@ -28,6 +28,7 @@ TERMS = (
     "UTKFace is for non-commercial research only. The copyright of the images stays with their owners, who may ask "
     "for their removal. Do not redistribute the images. See https://susanqq.github.io/UTKFace/."
 )
+IDENTITIES = "none: several photographs of one person cannot be kept together"
 LABELS = "perceived age, gender and race as annotated: estimated by an algorithm (DEX), then checked by an annotator"
 
 _ARCHIVES = ("UTKFace.tar.gz", "UTKFace.tgz", "UTKFace.tar")
@@ -75,7 +76,13 @@ def parse_name(name: str) -> Label | None:
     match = _NAME.fullmatch(PurePosixPath(name).name)
     if match is None or int(match["age"]) > MAX_AGE:
         return None
-    return Label(int(match["age"]), int(match["gender"]), -1 if match["race"] is None else int(match["race"]))
+    return _label(int(match["age"]), int(match["gender"]), -1 if match["race"] is None else int(match["race"]))
+
+
+@functools.cache
+def _label(age: int, gender: int, race: int) -> Label:
+    """A label that all faces of its kind share."""
+    return Label(age, gender, race)
 
 
 def find_source(manual_dir: Path, config: tfds.core.BuilderConfig | None = None) -> Path:
@@ -107,11 +114,48 @@ def find_source(manual_dir: Path, config: tfds.core.BuilderConfig | None = None)
     )
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+def make_example(name: str, content: bytes, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Makes the example of one face.
+
+    Args:
+      name: the file's; folders before it are ignored.
+      content: the file's bytes.
+      options: UTKFace has none.
+
+    Returns:
+      (key, features).
+
+    Raises:
+      DataError: it is no whole JPEG file; holds the reason alone.
+    """
+    del options
+    try:
+        check_image(name, content, formats=("JPEG",))
+    except DataError as error:
+        raise DataError(str(error).removeprefix(f"{name}: ")) from error
+    key, label = PurePosixPath(name).name, parse_name(name)
+    if label is None:
+        raise DataError(f"the name is not {_RULE}")
+    digest = hashlib.sha256(content).hexdigest()
+    return key, {
+        "image": content,
+        "key": key,
+        "age": float(label.age),
+        "gender": label.gender,
+        "race": label.race,
+        "subject": -1,
+        "sha256": digest,
+    }
+
+
+class Builder(SpooledBuilder):
     """The TFDS builder of `utkface`."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Encoded images; age, gender, race, subject and SHA-256 of every face."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.1.0": "`subject` is -1: nobody is identified. Identical files are known by their `sha256`.",
+        "1.0.0": "Encoded images; age, gender, race, subject and SHA-256 of every face.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Download UTKFace.tar.gz (aligned and cropped faces) from https://susanqq.github.io/UTKFace/ and put it, or "
         f"the folder UTKFace that it unpacks to, into the manual directory. {TERMS}"
@@ -133,64 +177,46 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     "race": tfds.features.Scalar(
                         np.int32, doc="as annotated: 0 White, 1 Black, 2 Asian, 3 Indian, 4 others, -1 unknown"
                     ),
-                    "subject": tfds.features.Scalar(
-                        np.int64, doc="UTKFace has no identities: the first 63 bits of the file's SHA-256"
-                    ),
+                    "subject": tfds.features.Scalar(np.int64, doc="-1: UTKFace has no identities"),
                     "sha256": tfds.features.Text(doc="SHA-256 of the file, in hexadecimal"),
                 }
             ),
             homepage="https://susanqq.github.io/UTKFace/",
             supervised_keys=None,
-            metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS),
+            metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, identities=IDENTITIES),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        # TFDS reserves the name `all` for the sum of the splits, and calls the only split of a dataset `train`.
-        return {"train": self._generate_examples(find_source(Path(os.fspath(dl_manager.manual_dir))))}
+    def _work(self, manual_dir: Path) -> Iterator[Work]:
+        source = find_source(manual_dir)
+        self._report = Report(source)
+        for name, content in members(source):
+            if parse_name(name) is None:
+                self._report.skip(name)
+            else:
+                yield Work("train", name, name, content)
 
-    def _generate_examples(self, source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        self._report = report = Report(source)
-        digests: dict[str, str] = {}  # of the keys so far
-        for name, content in iter_members(source):
-            key = PurePosixPath(name).name
-            label = parse_name(key)
-            if label is None:
-                report.skipped.append(name)
+    def _keep(self, made: Iterable[Made]) -> Iterator[Made]:
+        digests: dict[str, bytes] = {}  # of the keys so far
+        for face in made:
+            source = self._report.source
+            if face.error:
+                raise DataError(f"{source}: {face.name}: {face.error}")
+            digest = bytes.fromhex(face.values["sha256"])
+            if face.key in digests:
+                if digests[face.key] != digest:
+                    raise DataError(f"{source}: two different files are named {face.key!r}; remove one of them.")
+                self._report.repeated += 1
                 continue
-            digest = hashlib.sha256(content).hexdigest()
-            if key in digests:
-                if digests[key] != digest:
-                    raise DataError(f"{source}: two different files are named {key!r}; remove one of them.")
-                report.repeated += 1
-                continue
-            digests[key] = digest
-            try:
-                check_image(name, content, formats=("JPEG",))
-            except DataError as error:
-                raise DataError(f"{source}: {error}") from error
-            report.faces[digest].append(label)
-            yield (
-                key,
-                {
-                    "image": content,
-                    "key": key,
-                    "age": float(label.age),
-                    "gender": label.gender,
-                    "race": label.race,
-                    # Identical files get one subject, so a split by subject never parts them.
-                    "subject": int(digest[:16], 16) >> 1,
-                    "sha256": digest,
-                },
-            )
-        if not report.faces:
+            digests[face.key] = digest
+            self._report.keep(digest, _label(*(int(face.values[name]) for name in ("age", "gender", "race"))))
+            yield face
+        report = self._report
+        if not report.first:
             raise DataError(
-                f"{source}: holds no usable face ({len(report.skipped)} files with other names); "
+                f"{report.source}: holds no usable face ({report.skipped} files with other names); "
                 f"faces are named {_RULE}."
             )
         self.info.metadata.update(report.counts())
-
-    def _example_writer(self) -> tfds.core.ExampleWriter:
-        return ReproducibleWriter(self.info.file_format)
 
     def _post_download_and_prepare_hook(self) -> None:
         print(self._report, file=sys.stderr)
@@ -198,31 +224,51 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 @dataclasses.dataclass
 class Report:
-    """What a preparation kept and skipped.
+    """What a preparation kept and skipped. It holds little of each face, so that memory hardly grows with them.
 
     Attributes:
       source: the archive or the folder that was read.
-      faces: the labels of every kept file, by SHA-256.
-      skipped: names that do not parse.
+      labels: how many faces were kept of each label.
+      first: the label of the first face of each content, by the content's SHA-256.
+      same: the labels of the others of a content.
+      skipped: files whose names do not parse.
+      named: the first of them.
       repeated: files that came again with the same name and the same bytes.
     """
 
     source: Path
-    faces: dict[str, list[Label]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
-    skipped: list[str] = dataclasses.field(default_factory=list)
+    labels: collections.Counter[Label] = dataclasses.field(default_factory=collections.Counter)
+    first: dict[bytes, Label] = dataclasses.field(default_factory=dict)
+    same: dict[bytes, list[Label]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
+    skipped: int = 0
+    named: list[str] = dataclasses.field(default_factory=list)
     repeated: int = 0
+
+    def skip(self, name: str) -> None:
+        """Counts a file whose name does not parse."""
+        self.skipped += 1
+        if len(self.named) < _NAMED:
+            self.named.append(name)
+
+    def keep(self, digest: bytes, label: Label) -> None:
+        """Counts a face of that content."""
+        self.labels[label] += 1
+        if digest in self.first:
+            self.same[digest].append(label)
+        else:
+            self.first[digest] = label
 
     def counts(self) -> dict[str, int]:
         """The figures of the report, by name."""
-        labels = [label for group in self.faces.values() for label in group]
-        same = [group for group in self.faces.values() if len(group) > 1]
+        labels = self.labels
+        same = [[self.first[digest], *others] for digest, others in self.same.items()]
         return {
-            "kept": len(labels),
-            "skipped": len(self.skipped),
+            "kept": labels.total(),
+            "skipped": self.skipped,
             "repeated": self.repeated,
-            "male": sum(label.gender == 0 for label in labels),
-            "female": sum(label.gender == 1 for label in labels),
-            "without_race": sum(label.race == -1 for label in labels),
+            "male": sum(count for label, count in labels.items() if label.gender == 0),
+            "female": sum(count for label, count in labels.items() if label.gender == 1),
+            "without_race": sum(count for label, count in labels.items() if label.race == -1),
             "youngest": min(label.age for label in labels),
             "oldest": max(label.age for label in labels),
             "identical_groups": len(same),
@@ -238,11 +284,11 @@ class Report:
             f"  kept     {count['kept']} faces: {count['male']} male, {count['female']} female, "
             f"ages {count['youngest']} to {count['oldest']}; {count['without_race']} without race",
             f"  skipped  {count['skipped']} files whose names are not {_RULE}",
-            *(f"             {name!r}" for name in self.skipped[:_NAMED]),
-            *([f"             and {len(self.skipped) - _NAMED} more"] if len(self.skipped) > _NAMED else []),
+            *(f"             {name!r}" for name in self.named),
+            *([f"             and {self.skipped - _NAMED} more"] if self.skipped > _NAMED else []),
             f"  skipped  {count['repeated']} files that came again under the same name with the same content",
             f"  {count['identical_groups']} groups of identical files ({count['identical_files']} files), "
-            f"{count['conflicting_groups']} of them with different ages or genders; a group is one subject",
+            f"{count['conflicting_groups']} of them with different ages or genders",
             f"  labels   {LABELS}",
             f"  terms    {TERMS}",
         ]
