@@ -107,6 +107,7 @@ def base() -> ConfigDict:
 
 _CHOICES = {
     "split.protocol": ("disjoint", "paper"),
+    "sound.spectrogram": ("log_mel", "audiomnist"),
     "split.stratify": ("age_group", "gender", "class"),
     "model.backbone": ("small_cnn",),
     "model.dtype": ("float32", "bfloat16"),

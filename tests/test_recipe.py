@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
+from agegender_jax.data.spectrogram import RECIPES
 from agegender_jax.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -50,6 +51,10 @@ def test_every_number_of_the_recipe_is_checked() -> None:
     leaves = recipes._leaves(recipes.base().to_dict())
     numbers = {key for key, value in leaves if isinstance(value, int | float) and not isinstance(value, bool)}
     assert numbers == checked
+
+
+def test_every_spectrogram_may_be_chosen() -> None:
+    assert set(recipes._CHOICES["sound.spectrogram"]) == set(RECIPES)
 
 
 def test_the_defaults_pass() -> None:

@@ -25,6 +25,7 @@ from agegender_jax.evaluate.report import duration, report
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
 from agegender_jax.models.model import build_heads, build_model, model_structure, split_model
 from agegender_jax.run import Run
+from agegender_jax.splits import LEAKY
 from agegender_jax.train.experiment import Experiment, set_up
 from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
 from agegender_jax.train.optimizer import learning_rate, make_optimizer
@@ -264,6 +265,7 @@ def _train(
             "dataset": recipe.dataset.name,
             "drawn": experiment.prepared.drawn,
             "protocol": split.protocol,
+            "leaky": split.protocol in LEAKY,
             "age_groups": recipe.age_groups,
             "split_sha256": split.sha256,
             "flip_averaged": flip,

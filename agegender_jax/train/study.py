@@ -69,7 +69,7 @@ def plan(recipe: ConfigDict, protocols: Sequence[str] = (), folds: str = "", rep
                 own = ConfigDict(recipe.to_dict()).lock()
                 own.split.update(protocol=protocol, fold=fold)
                 own.seed = recipe.seed + repeat
-                members.append(Member("-".join(parts), protocol, fold, repeat, own))
+                members.append(Member("-".join(parts) or protocol, protocol, fold, repeat, own))
     return members
 
 

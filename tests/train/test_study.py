@@ -9,6 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
+from agegender_jax import train as package
+from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.train import study as module
 from agegender_jax.train.study import plan, report, summarize, train_all
@@ -40,6 +42,7 @@ def test_the_plan_has_every_combination_once() -> None:
     assert found == {(p, f, s, 0) for p in ("paper", "disjoint") for f in (1, 3) for s in (0, 1)}
     assert plan(recipe(5), (), "all")[4].name == "fold_4"
     assert plan(recipe(), (), "", 3)[2].name == "repeat_2"
+    assert [member.name for member in plan(recipe(), ["paper"])] == ["paper"]  # a folder of its own even alone
 
 
 @pytest.mark.parametrize(
@@ -131,3 +134,32 @@ def test_the_directory_of_a_single_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(UserError, match="holds a single run"):
         train_all(plan(recipe(2), (), "all"), tmp_path, manual_dir=None, data_dir=tmp_path)
+
+
+def test_what_cannot_be_split_by_speaker_is_refused_beside_what_leaks(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(package, "cache_compilations", lambda: None)
+    classes = ("female_20", "male_20", "female_60", "male_60")
+    write_voices(tmp_path / "voices", speakers_per_class=1, recordings_per_speaker=6, classes=classes, rate=8000)
+    made = recipe()
+    made.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
+    made.split.stratify = "class"
+    made.heads.joint.weight = 1.0
+    made.model.variant = "thin"
+    made.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
+    made.evaluate.update(batch_size=8, select="joint/accuracy")
+    options: dict[str, Any] = {"workdir": tmp_path / "both", "manual_dir": tmp_path / "voices", "data_dir": data_dir}
+    assert package.command(made, **options, protocols=["paper", "disjoint"]) == 2
+    said = capsys.readouterr().err
+    assert "protocol paper (leaky)" in said
+    assert "disjoint: refused. A disjoint split needs at least 3 subjects of every class" in said
+    assert "female_20 (1), female_60 (1), male_20 (1), male_60 (1)" in said
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["paper", "study.json"]
+    saved = json.loads((tmp_path / "both" / "study.json").read_text())
+    assert list(saved["protocols"]) == ["paper"]
+    assert "leaky" not in saved["refused"]["disjoint"].split("Ways out")[0]
+    assert package.command(made, **options, protocols=["paper", "disjoint"]) == 2
+    assert "paper is complete" in capsys.readouterr().err
+    assert package.command(made, **options | {"workdir": tmp_path / "one"}, protocols=["disjoint"]) == 2
+    assert list((tmp_path / "one").iterdir()) == []
