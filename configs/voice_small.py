@@ -10,8 +10,9 @@
 DIR holds a folder for each class, `<gender>` or `<gender>_<age>`. Say who speaks, or nothing can keep speakers apart:
 --config.dataset.speaker_pattern='/([^_/]+)_' takes it from the beginning of a file's name, for example.
 `emodb` and `ravdess` know their speakers, and are cut into five folds of speakers. `classes` and `emodb_classes` learn
-the folders themselves instead of gender; `drawn` does so on 1,280 drawn voices of 32 speakers: it proves the pipeline
-and says nothing about people.
+the folders themselves instead of gender; so does `drawn`, on 1,280 drawn voices of 32 speakers: it proves the pipeline
+and says nothing about people. `png` learns gender from pictures that are rendered when the data are prepared, as two
+papers did, instead of in the step.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe
 from agegender_jax.errors import UserError
 
-_ARGUMENTS = ("folders", "emodb", "ravdess", "classes", "emodb_classes", "drawn")
+_ARGUMENTS = ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", "drawn")
 
 
 def get_config(argument: str = "folders") -> ConfigDict:
@@ -46,6 +47,9 @@ def get_config(argument: str = "folders") -> ConfigDict:
         config.heads.joint.weight = 1.0
         config.split.stratify = "class"
         config.evaluate.select = "joint/accuracy"
+    if argument == "png":
+        config.dataset.config = argument
+        config.augment.update(time_shift=0.0, gain=0.0, noise=0.0, time_mask=0.0, frequency_mask=0.0)
     if argument == "emodb_classes":
         config.dataset.config = "emodb"
     if argument == "drawn":

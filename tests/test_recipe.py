@@ -18,7 +18,7 @@ SHIPPED = [
     ("quickstart", ()),
     *(("utkface_small", (a,)) for a in ("paper", "weighted", "cpu")),
     *(("adience_cnn", (a,)) for a in ("levi_hassner", "epochs20", "epochs40", "cpu", "drawn")),
-    *(("voice_small", (a,)) for a in ("folders", "emodb", "ravdess", "classes", "emodb_classes", "drawn")),
+    *(("voice_small", (a,)) for a in ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", "drawn")),
 ]
 
 

@@ -67,6 +67,8 @@ class Experiment:
             f"{counts['conflicting_groups']} of them with conflicting labels: these {counts['conflicting_files']} "
             "files are kept out of validation and test",
         ]
+        if recipe.heads.gender.undefined:
+            lines.insert(2, '         the gender "undefined" means "infant, not annotated": it is no third gender')
         subjects = self.facts["subjects"]
         if not subjects["known"]:
             lines.append(
