@@ -3,12 +3,15 @@
 import collections
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import math
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, DataError, list_members
 from tfds_builders.rejected import Rejected
@@ -31,8 +34,7 @@ _GENDERS = dict.fromkeys(("m", "male", "males", "man", "men"), 0) | dict.fromkey
 _WRONG, _MISSING = "wrongly labelled", "missing"
 
 
-@dataclasses.dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     """Perceived age and gender of a voice, as annotated.
 
     Attributes:
@@ -55,9 +57,8 @@ class Label:
         return ("male", "female")[self.gender] + ("" if math.isnan(self.age) else f"_{int(self.age)}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One recording to prepare.
+class Item(NamedTuple):
+    """One recording to prepare: plain values, which JSON turns into lists of the same.
 
     Attributes:
       key: path inside the dataset, without the folders that all recordings share.
@@ -155,18 +156,20 @@ def list_folders(source: Path, patterns: Patterns) -> Listing:
     """
     listing = Listing()
     sizes, top = _recordings(source, listing)
-    labels = {part: parse_label(part, patterns.label) for part in {part for name in sizes for part in name.parts[:-1]}}
+    named = {part for name in sizes for part in name.split("/")[:-1]}
+    labels = {part: parse_label(part, patterns.label) for part in named}
     shared = len(list(itertools.takewhile(lambda part: labels[part] is None, top)))
     listing.looked_at += len(sizes)
     for name, size in sizes.items():
-        folders = [part for part in name.parts[:-1] if labels[part] is not None]
+        parts = name.split("/")
+        folders = [part for part in parts[:-1] if labels[part] is not None]
         found = {labels[part] for part in folders}
         aged = [label for label in found if label is not None and not math.isnan(label.age)]
         label = aged[0] if aged else next(iter(found), None)
         if label is None or len(aged) > 1 or len({each.gender for each in found if each is not None}) > 1:
-            listing.rejected.add(str(name), _WRONG)
+            listing.rejected.add(name, _WRONG)
             continue
-        key = "/".join(name.parts[shared:])
+        key = "/".join(parts[shared:])
         item = Item(
             key, label, _search(patterns.speaker, "speaker", key), _search(patterns.recording, "recording", key)
         )
@@ -192,55 +195,65 @@ def list_table(source: Path, table: Path, patterns: Patterns) -> Listing:
     rows = _read_table(table, listing)
     for cut in range(len(top) + 1):  # `a.wav` and `wavs/a.wav` may both mean wavs/a.wav
         for name, size in sizes.items():
-            path = "/".join(name.parts[cut:])
-            if name.parts[:cut] != top[:cut] or path not in rows:
+            parts = name.split("/")
+            path = "/".join(parts[cut:])
+            if parts[:cut] != top[:cut] or path not in rows:
                 continue
             row = rows.pop(path)
             if row is not None:
-                key = "/".join(name.parts[len(top) :]) if name.parts[: len(top)] == top else str(name)
+                key = "/".join(parts[len(top) :]) if parts[: len(top)] == top else name
                 recording = row.recording or _search(patterns.recording, "recording", key)
-                _accept(listing, name, size, dataclasses.replace(row, key=key, recording=recording))
+                _accept(listing, name, size, row._replace(key=key, recording=recording))
             sizes[name] = -1  # taken
     for path, row in rows.items():
         if row is not None:
             listing.rejected.add(path, _MISSING)
-    left = [name for name, size in sizes.items() if size != -1]
-    listing.unlisted = sum(is_sound(name.name) for name in left)
-    listing.others.update(name.suffix.lower() for name in left if not is_sound(name.name))
+    for name, size in sizes.items():
+        if size != -1 and is_sound(name):
+            listing.unlisted += 1
+        elif size != -1:
+            listing.others[_suffix(name)] += 1
     return listing
 
 
-def _recordings(
-    source: Path, listing: Listing, every: bool = False
-) -> tuple[dict[PurePosixPath, int], tuple[str, ...]]:
+def _recordings(source: Path, listing: Listing, every: bool = False) -> tuple[dict[str, int], list[str]]:
     """The sizes of the recordings (or of every file) by path, and the folders that all recordings share."""
-    sizes: dict[PurePosixPath, int] = {}
-    for text, size in list_members(source):
-        name = PurePosixPath(text)
-        if not (every or is_sound(name.name)):
-            listing.others[name.suffix.lower()] += 1
+    sizes: dict[str, int] = {}
+    shared: list[str] | None = None
+    listed = list_members(source)[::-1]
+    while listed:  # its memory is given back as the sizes grow
+        text, size = listed.pop()
+        name = str(PurePosixPath(text))
+        if not (every or is_sound(name)):
+            listing.others[_suffix(name)] += 1
         elif name in sizes:
             listing.looked_at += 1
             listing.rejected.add(text, "a name that came before")
         else:
             sizes[name] = size
-    folders = [name.parent.parts for name in sizes if is_sound(name.name)]
-    if not folders:
+            if is_sound(name):
+                folders = name.split("/")[:-1]
+                pairs = zip(folders if shared is None else shared, folders, strict=False)
+                shared = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    if shared is None:
         found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in listing.others.most_common(5))
         raise DataError(
             f"{source}: holds no recording, only {found or 'nothing'}; recordings are wav, flac, ogg or mp3 files."
         )
-    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
-    return sizes, tuple(parts[0] for parts in shared)
+    return sizes, shared
 
 
-def _accept(listing: Listing, name: PurePosixPath, size: int, item: Item) -> bool:
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _accept(listing: Listing, name: str, size: int, item: Item) -> bool:
     if size > MAX_FILE_BYTES:
-        listing.rejected.add(str(name), f"larger than {MAX_FILE_BYTES // 2**20} MiB")
+        listing.rejected.add(name, f"larger than {MAX_FILE_BYTES // 2**20} MiB")
     elif item.key.encode(errors="ignore").decode() != item.key:  # a name of undecodable bytes
-        listing.rejected.add(str(name), "named with bytes that are no text")
+        listing.rejected.add(name, "named with bytes that are no text")
     else:
-        listing.items[str(name)] = item
+        listing.items[name] = item
         return True
     return False
 
@@ -261,11 +274,12 @@ def _search(pattern: re.Pattern[str] | None, group: str, key: str) -> str:
     match = pattern.search(key) if pattern else None
     if match is None:
         return ""
-    return match[group if group in match.re.groupindex else 1] or ""
+    return sys.intern(match[group if group in match.re.groupindex else 1] or "")
 
 
+@functools.lru_cache(maxsize=1024)
 def _label(gender: str | None, age: str | None) -> Label | None:
-    """None where a value is neither empty nor understood."""
+    """A label that many rows share; None where a value is neither empty nor understood."""
     gender, age = (gender or "").strip().lower(), (age or "").strip()
     try:
         years = float(age.replace(",", ".")) if age else math.nan
@@ -297,11 +311,12 @@ def _read_table(table: Path, listing: Listing) -> dict[str, Item | None]:
             items[path] = None
             listing.rejected.add(written, _WRONG)
         else:
-            items[path] = Item(path, label, row["speaker"].strip(), row.get("recording", "").strip())
+            speaker, recording = row["speaker"].strip(), row.get("recording", "").strip()
+            items[path] = Item(path, label, sys.intern(speaker), sys.intern(recording))
     return items
 
 
-def _rows(table: Path) -> list[dict[str | Any, str | Any]]:
+def _rows(table: Path) -> Iterator[dict[str | Any, str | Any]]:
     try:
         if table.stat().st_size > MAX_FILE_BYTES:
             raise DataError(f"{table}: is larger than {MAX_FILE_BYTES} bytes; is this the right file?")
@@ -313,15 +328,16 @@ def _rows(table: Path) -> list[dict[str | Any, str | Any]]:
     best: list[str] = []
     for delimiter in ",;\t":
         try:
-            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+            cells = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            header = [cell.strip().lower() for cell in next(cells, [])]
+            collections.deque(cells, maxlen=0)  # is the rest readable?
         except csv.Error as error:
             raise DataError(f"{table}: is no CSV file ({error}); save it as CSV in UTF-8.") from error
-        header = [cell.strip().lower() for cell in rows[0]] if rows else []
         best = max(best, header, key=lambda cells: len(set(cells) & set(COLUMNS)))
         if set(COLUMNS) <= set(header):
             if len(set(header)) < len(header):
                 raise DataError(f"{table}: two columns have one name, in {', '.join(header)}; rename one.")
-            return list(csv.DictReader(io.StringIO(text, newline=""), header, delimiter=delimiter))[1:]
+            return itertools.islice(csv.DictReader(io.StringIO(text, newline=""), header, delimiter=delimiter), 1, None)
     missing = ", ".join(column for column in COLUMNS if column not in best)
     raise DataError(
         f"{table}: has no column {missing}; the first row must name {', '.join(COLUMNS)}, and may name recording."

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class Report:
       oldest: likewise.
       seconds: duration of all together.
       rates: recordings by sample rate.
-      contents: how often each content came, and with which label first.
+      first: the label that each content came with first.
+      again: how often it came after that, where it did.
       conflicts: contents that came with several labels.
     """
 
@@ -48,11 +50,12 @@ class Report:
     oldest: float = -math.inf
     seconds: float = 0.0
     rates: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
-    contents: dict[bytes, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    first: dict[bytes, str] = dataclasses.field(default_factory=dict)
+    again: collections.Counter[bytes] = dataclasses.field(default_factory=collections.Counter)
     conflicts: set[bytes] = dataclasses.field(default_factory=set)
 
     def add(self, example: Mapping[str, Any]) -> None:
-        """Counts an example that is kept."""
+        """Counts an example that is kept; its content is not looked at."""
         name, age = example["class_name"], example["age"]
         self.classes[name] += 1
         self.genders[example["gender"]] += 1
@@ -64,15 +67,16 @@ class Report:
             self.speakers[name].add(example["subject"])
         if not math.isnan(age):
             self.youngest, self.oldest = min(self.youngest, age), max(self.oldest, age)
-        digest, label = bytes.fromhex(example["sha256"])[:16], f"{example['gender']} {age}"
-        count, first = self.contents.get(digest, (0, label))
-        self.contents[digest] = (count + 1, first)
-        if label != first:
+        digest, label = bytes.fromhex(example["sha256"])[:16], sys.intern(f"{example['gender']} {age}")
+        if digest not in self.first:
+            self.first[digest] = label
+            return
+        self.again[digest] += 1
+        if label != self.first[digest]:
             self.conflicts.add(digest)
 
     def counts(self) -> dict[str, Any]:
         """The figures of the report, by name."""
-        same = [count for count, _ in self.contents.values() if count > 1]
         return {
             "kept": self.classes.total(),
             "rejected": len(self.listing.rejected),
@@ -85,8 +89,8 @@ class Report:
             "youngest": self.youngest if math.isfinite(self.youngest) else -1,
             "oldest": self.oldest if math.isfinite(self.oldest) else -1,
             "seconds": round(self.seconds, 3),
-            "identical_groups": len(same),
-            "identical_files": sum(same),
+            "identical_groups": len(self.again),
+            "identical_files": len(self.again) + self.again.total(),
             "conflicting_groups": len(self.conflicts),
         }
 

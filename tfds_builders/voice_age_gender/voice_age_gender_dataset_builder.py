@@ -11,27 +11,27 @@ two papers on voices did. Those papers give no parameters; `tfds_builders.sound.
 
 import dataclasses
 import hashlib
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DataError, iter_members
+from tfds_builders.archive import DataError
+from tfds_builders.generation import Made, SpooledBuilder, Work, members
 from tfds_builders.sound import PICTURE_SIDE, check_sound, is_sound, spectrogram_png
 from tfds_builders.voice_age_gender.listing import (
     LABEL_PATTERN,
     Item,
+    Label,
     Patterns,
     list_folders,
     list_table,
     parse_label,
 )
 from tfds_builders.voice_age_gender.report import Report
-from tfds_builders.writing import ReproducibleWriter
 
 LABELS = "perceived age and gender as annotated: taken from {}; nothing was verified"
 """What the labels are; to be filled in with where they were found."""
@@ -181,37 +181,38 @@ def find_table(manual_dir: Path, config: VoiceConfig) -> Path:
     return found[0]
 
 
-def example_of(item: Item, content: bytes, config: VoiceConfig) -> tuple[str, dict[str, Any]]:
-    """Makes the example of one recording; pure.
+def make_example(item: Item | list[Any], content: bytes, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Makes the example of one recording.
 
     Args:
-      item: what is known of it.
+      item: what is known of it; an `Item` that JSON turned into a list will do.
       content: the file's bytes.
-      config: the builder's.
+      options: `max_seconds` and `png`, as in `VoiceConfig`.
 
     Returns:
-      (key, example) for TFDS.
+      (key, features).
 
     Raises:
       DataError: it cannot be used; the message is a reason that many may share.
     """
-    info = check_sound(item.key, content, config.max_seconds)
-    return item.key, {
-        **({"image": spectrogram_png(content)} if config.png else {"audio": content}),
-        "key": item.key,
-        "age": item.label.age,
-        "gender": item.label.gender,
-        "class_name": item.label.class_name,
-        "speaker": item.speaker,
-        "subject": _identity(item.speaker),
-        "group": _identity(item.recording),
+    key, (gender, age), speaker, recording = item
+    info = check_sound(key, content, options["max_seconds"])
+    return key, {
+        **({"image": spectrogram_png(content)} if options["png"] else {"audio": content}),
+        "key": key,
+        "age": age,
+        "gender": gender,
+        "class_name": Label(gender, age).class_name,
+        "speaker": speaker,
+        "subject": _identity(speaker),
+        "group": _identity(recording),
         "sha256": hashlib.sha256(content).hexdigest(),
         "sample_rate": info.sample_rate,
         "seconds": info.seconds,
     }
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(SpooledBuilder):
     """The TFDS builder of `voice_age_gender`."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -272,9 +273,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(found_in), identities=subjects),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        # TFDS reserves the name `all` for the sum of the splits, and calls the only split of a dataset `train`.
-        manual_dir, config = Path(os.fspath(dl_manager.manual_dir)), self.builder_config
+    def _options(self) -> dict[str, Any]:
+        return {"max_seconds": self.builder_config.max_seconds, "png": self.builder_config.png}
+
+    def _work(self, manual_dir: Path) -> Iterator[Work]:
+        config = self.builder_config
         source, patterns = find_source(manual_dir, config), config.patterns()
         if config.csv:
             listing = list_table(source, find_table(manual_dir, config), patterns)
@@ -283,30 +286,25 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         listing.rejected.check(source, listing.looked_at, config.max_bad)  # before hours are spent on the rest
         metadata = self.info.metadata
         self._report = Report(f"{self.name}/{config.name}", source, listing, metadata["labels"], config.terms)
-        return {"train": self._generate_examples(self._report)}
-
-    def _generate_examples(self, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-        source, listing, config = report.source, report.listing, self.builder_config
-        waiting = dict(listing.items)
         # What is too large was rejected when it was listed.
-        for name, content in iter_members(source, oversized=lambda *_: None):
-            item = waiting.pop(str(PurePosixPath(name)), None)
-            if item is None:
-                continue
-            try:
-                key, example = example_of(item, content, config)
-            except DataError as error:
-                listing.rejected.add(name, str(error))
-                continue
-            report.add(example)
-            yield key, example
-        listing.rejected.check(source, listing.looked_at, config.max_bad)
-        if not report.classes:
-            raise DataError(f"{source}: holds no usable recording; {'; '.join(listing.rejected.lines()[:3])}.")
-        self.info.metadata.update(report.counts())
+        for name, content in members(source, oversized=lambda *_: None):
+            item = listing.items.pop(str(PurePosixPath(name)), None)
+            if item is not None:
+                yield Work("train", name, item, content)
 
-    def _example_writer(self) -> tfds.core.ExampleWriter:
-        return ReproducibleWriter(self.info.file_format)
+    def _keep(self, made: Iterable[Made]) -> Iterator[Made]:
+        for recording in made:
+            if recording.error:
+                self._report.listing.rejected.add(recording.name, recording.error)
+            else:
+                self._report.add(recording.values)
+                yield recording
+        report = self._report
+        source, rejected = report.source, report.listing.rejected
+        rejected.check(source, report.listing.looked_at, self.builder_config.max_bad)
+        if not report.classes:
+            raise DataError(f"{source}: holds no usable recording; {'; '.join(rejected.lines()[:3])}.")
+        self.info.metadata.update(report.counts())
 
     def _post_download_and_prepare_hook(self) -> None:
         print(self._report, file=sys.stderr)
