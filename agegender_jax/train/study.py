@@ -234,6 +234,8 @@ def report(result: Mapping[str, Any]) -> str:
         text_table(columns, keys),
         "constant: the best guess without looking, from the training labels",
     ]
+    if result["drawn"] and result["dataset"] in PUBLISHED:
+        lines.append("the published figures are of photographs and cannot be compared with those of drawings")
     if "paper" in protocols:
         lines.append("leaky: whoever is tested on may have been learnt from; no figure for people who are new")
     lines += [f"{marked(protocol)}: refused. {reason}" for protocol, reason in result["refused"].items()]

@@ -1,7 +1,6 @@
 """The adience builder: fold files good and bad, pictures in both layouts, the report, and what is left behind."""
 
 import hashlib
-import importlib.util
 import io
 import math
 import os
@@ -17,13 +16,12 @@ from PIL import Image
 
 pytest.importorskip("tensorflow_datasets")
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
 from agegender_jax.data.synthetic_adience import write_adience
 from tfds_builders.adience import adience_dataset_builder, fold_files
-from tfds_builders.adience.adience_dataset_builder import CONFIGS, example_of, find_source
+from tfds_builders.adience.adience_dataset_builder import CONFIGS, find_source, make_example
 from tfds_builders.adience.fold_files import FILES, Row
-from tfds_builders.archive import MAX_FILE_BYTES, DataError
+from tfds_builders.archive import MAX_FILE_BYTES, DataError, iter_members, list_members
 from tfds_builders.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -242,8 +240,13 @@ def test_a_member_that_comes_twice_is_kept_once(tmp_path: Path) -> None:
     assert len(read(version_dir)) == 7
 
 
-def test_a_fold_without_any_picture_stops_even_where_all_is_borne(tmp_path: Path) -> None:
-    manual = lay(tmp_path / "manual", without=("4@N01/5.e.jpg",))
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_a_fold_without_any_picture_stops_even_where_all_is_borne(tmp_path: Path, packed: bool) -> None:
+    rows = [*ROWS[:4], [*ROWS[4], ("5@N01", "g.jpg", "6", "3", "f"), ("5@N01", "h.jpg", "6", "3", "f")]]
+    manual = lay(tmp_path / "manual", rows, without=("4@N01/5.e.jpg", "5@N01/6.g.jpg"))  # fold 4 has no part in it
+    (manual / "aligned/5@N01/landmark_aligned_face.6.h.jpg").write_bytes(b"text")
+    if packed:
+        pack(manual)
     with pytest.raises(DataError, match=r"fold 3 has no usable face \(1 faces without a picture; .*check fold_3_data"):
         prepare("adience", manual, tmp_path / "data", options={"max_bad": 1.0})
 
@@ -270,12 +273,36 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         prepare("adience", manual, tmp_path / "data")
 
 
-def test_a_fold_that_only_tensorflow_can_sort_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if importlib.util.find_spec("tensorflow"):
-        pytest.skip("TensorFlow is installed, and TFDS sorts with it")
-    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 2500)
-    with pytest.raises(DataError, match=r"fold 0 have more than 2500 bytes; .*install the extra \[build\]"):
-        prepare("adience", lay(tmp_path / "manual"), tmp_path / "data")
+def test_an_archive_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manual = lay(tmp_path / "manual")
+    pack(manual)
+    opened = []
+
+    def noted(source: Path, **options: Any) -> Any:
+        opened.append(source)
+        return iter_members(source, **options)
+
+    monkeypatch.setattr(adience_dataset_builder, "iter_members", noted)
+    prepare("adience", manual, tmp_path / "data")
+    assert opened == [manual / "aligned.tar.gz"]
+
+
+def test_a_picture_that_goes_while_it_is_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manual = lay(tmp_path / "manual", without=("1@N01/1.b.jpg",))
+    gone = ("1@N01/landmark_aligned_face.1.b.jpg", 9)
+    monkeypatch.setattr(adience_dataset_builder, "list_members", lambda source: [*list_members(source), gone])
+    version_dir = prepare("adience", manual, tmp_path / "data", options={"max_bad": 0.2})
+    rejected = tfds.builder_from_directory(version_dir).info.metadata["rejected"]
+    assert rejected == {"unreadable pictures (No such file or directory)": 1}
+
+
+def test_identical_pictures_are_all_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manual = lay(tmp_path / "manual")
+    one, two, three, _, five, six, _ = sorted(manual.glob("aligned/*/*"))
+    for same, first in ((two, one), (three, one), (six, five)):
+        same.write_bytes(first.read_bytes())
+    assert len(read(prepare("adience", manual, tmp_path / "data"))) == 7
+    assert "2 groups of identical pictures (5 files), 1 of them in two folds" in capsys.readouterr().err
 
 
 def test_nothing_to_prepare_names_what_belongs_there(tmp_path: Path) -> None:
@@ -294,7 +321,7 @@ def test_nothing_to_prepare_names_what_belongs_there(tmp_path: Path) -> None:
 def test_the_reason_of_an_unusable_picture_is_the_same_for_all_such_pictures() -> None:
     for name in ("a.jpg", "b.jpg"):
         with pytest.raises(DataError, match=r"^unusable pictures \(this is no readable JPEG image\)$"):
-            example_of(Row("1@N01", name, 1, "35", 0, 0), b"text")
+            make_example(Row("1@N01", name, 1, "35", 0, 0), b"text", {})
 
 
 def test_tensorflow_is_not_imported_and_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:

@@ -9,18 +9,15 @@ examples.
 import collections
 import dataclasses
 import hashlib
-import importlib.util
 import itertools
 import math
-import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
 from tfds_builders.adience.fold_files import (
     FILES,
@@ -33,8 +30,8 @@ from tfds_builders.adience.fold_files import (
     without_repeats,
 )
 from tfds_builders.archive import MAX_FILE_BYTES, DataError, check_image, iter_members, list_members
+from tfds_builders.generation import Content, Made, SpooledBuilder, Work
 from tfds_builders.rejected import Rejected
-from tfds_builders.writing import ReproducibleWriter
 
 HOMEPAGE = "https://talhassner.github.io/home/projects/Adience/Adience-data.html"
 TERMS = (
@@ -47,8 +44,7 @@ LABELS = "perceived age and gender as annotated by people who looked at the phot
 SUBJECTS = "subject: the person, as annotated (face_id); group: the Flickr user whose album the photograph is from"
 
 _ENDINGS = (".tar.gz", ".tgz", ".tar")
-_LABEL_BYTES = 1024  # what an example takes besides its picture, generously
-_TOO_LARGE = DataError(f"pictures of more than {MAX_FILE_BYTES} bytes")
+_TOO_LARGE = f"pictures of more than {MAX_FILE_BYTES} bytes"
 
 
 @dataclasses.dataclass(eq=False)
@@ -114,12 +110,13 @@ def find_source(manual_dir: Path, config: Config) -> Path:
     )
 
 
-def example_of(row: Row, content: bytes) -> tuple[str, dict[str, Any]]:
+def make_example(item: Sequence[Any], content: bytes, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Makes an example of a row and its picture.
 
     Args:
-      row: the labels.
+      item: the labels, the fields of a `Row`.
       content: the picture's encoded bytes.
+      options: Adience has none.
 
     Returns:
       (key, features).
@@ -127,6 +124,8 @@ def example_of(row: Row, content: bytes) -> tuple[str, dict[str, Any]]:
     Raises:
       DataError: the picture is not usable; holds the reason alone, in words that several pictures share.
     """
+    del options
+    row = Row(*item)
     try:
         check_image(row.key, content, formats=("JPEG",))
     except DataError as error:
@@ -150,7 +149,7 @@ def example_of(row: Row, content: bytes) -> tuple[str, dict[str, Any]]:
     }
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(SpooledBuilder):
     """The TFDS builder of `adience`."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -158,6 +157,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "1.0.0": "Encoded images; age or age range, gender, subject, user and fold of every face."
     }
     BUILDER_CONFIGS: ClassVar = list(CONFIGS)
+    SPLITS = tuple(f"fold_{fold}" for fold in range(len(FILES)))
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"Register at {HOMEPAGE}, download fold_0_data.txt to fold_4_data.txt and aligned.tar.gz (or, for "
         "the configuration `faces`, faces.tar.gz), and put them, or the folders that the archives unpack to, into the "
@@ -199,60 +199,41 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, identities=SUBJECTS),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        manual_dir = Path(os.fspath(dl_manager.manual_dir))
+    def _work(self, manual_dir: Path) -> Iterator[Work]:
         source = find_source(manual_dir, self.builder_config)
         self._report = report = Report(source)
-        rows = read_fold_files(manual_dir, report.rejected)
-        report.rows = row_counts(rows)
-        prefix = self.builder_config.prefix
-        items = {
-            f"{row.user}/{prefix}.{row.subject}.{row.image}": row for row in without_repeats(rows, report.rejected)
-        }
-        present = {name for name, _ in list_members(source)} if source.is_dir() else None
-        return {f"fold_{fold}": self._generate_examples(items, present, fold) for fold in range(len(FILES))}
+        items = _items(manual_dir, self.builder_config.prefix, report)
+        seen: set[str] = set()
+        for name, content in _pictures(items, report):
+            if name in seen:
+                content = DataError("pictures that come twice")
+            seen.add(name)
+            yield Work(self.SPLITS[items[name].fold], name, items[name], content)
+        for name, row in items.items():
+            if name not in seen:
+                yield Work(self.SPLITS[row.fold], name, row, DataError("faces without a picture"))
 
-    def _generate_examples(
-        self, items: Mapping[str, Row], present: Collection[str] | None, fold: int
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _keep(self, made: Iterable[Made]) -> Iterator[Made]:
+        left_out: dict[str, list[tuple[str, str]]] = {split: [] for split in self.SPLITS}
+        for face in made:
+            if face.error:  # `Content` does not say what is unreadable
+                reason = face.error.replace("unreadable (", "unreadable pictures (")
+                left_out[face.split].append((face.name, reason))
+            else:
+                self._report.keep(bytes.fromhex(face.values["sha256"]), self.SPLITS.index(face.split))
+                yield face
         report = self._report
-        missing = {name: row for name, row in items.items() if row.fold == fold}
-        size = 0
-        for name, content in _pictures(items, present, fold, report):
-            row = missing.pop(name, None)
-            if row is None:
-                report.rejected.add(name, "pictures that come twice")
-                continue
-            try:
-                if isinstance(content, DataError):
-                    raise content
-                key, example = example_of(row, content)
-            except DataError as error:
-                report.rejected.add(name, str(error))
-                continue
-            size += len(content) + _LABEL_BYTES
-            if size > shuffle.MAX_MEM_BUFFER_SIZE and importlib.util.find_spec("tensorflow") is None:
+        for fold, faces in enumerate(left_out.values()):  # in this order, whatever the archive's is
+            for name, reason in faces:
+                report.rejected.add(name, reason)
+            if not report.kept[fold]:
+                why = "; ".join(report.rejected.lines()[:2])  # the commonest reason and an example
                 raise DataError(
-                    f"{report.source}: the pictures of fold {fold} have more than {shuffle.MAX_MEM_BUFFER_SIZE} bytes; "
-                    "more than fits into its memory TFDS sorts with TensorFlow alone: install the extra [build]."
+                    f"{report.source}: fold {fold} has no usable face ({why}); check {FILES[fold]}, and that pictures "
+                    f"are named USER/{self.builder_config.prefix}.FACE.IMAGE."
                 )
-            report.kept[fold] += 1
-            report.contents[example["sha256"]].append(row)
-            yield key, example
-        for name in missing:
-            report.rejected.add(name, "faces without a picture")
-        if not report.kept[fold]:
-            why = "; ".join(report.rejected.lines()[:2])  # the commonest reason and an example
-            raise DataError(
-                f"{report.source}: fold {fold} has no usable face ({why}); check {FILES[fold]}, and that pictures are "
-                f"named USER/{self.builder_config.prefix}.FACE.IMAGE."
-            )
-        if fold == len(FILES) - 1:
-            report.rejected.check(report.source, sum(report.kept) + len(report.rejected), self.builder_config.max_bad)
-            self.info.metadata.update(report.counts())
-
-    def _example_writer(self) -> tfds.core.ExampleWriter:
-        return ReproducibleWriter(self.info.file_format)
+        report.rejected.check(report.source, sum(report.kept) + len(report.rejected), self.builder_config.max_bad)
+        self.info.metadata.update(report.counts())
 
     def _post_download_and_prepare_hook(self) -> None:
         print(self._report, file=sys.stderr)
@@ -260,14 +241,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 @dataclasses.dataclass
 class Report:
-    """What a preparation kept and left out.
+    """What a preparation kept and left out. It holds little of each face, so that memory hardly grows with them.
 
     Attributes:
       source: the archive or the folder with the pictures.
       rows: the figures of the fold files, see `row_counts`.
       rejected: rows and pictures that were left out, faces without a picture included.
       kept: faces kept in each fold.
-      contents: the rows of every kept picture, by SHA-256.
+      first: the fold of the first kept face of each content, by the content's SHA-256.
+      same: the folds of the others of a content.
       unlisted: pictures that no row lists.
     """
 
@@ -275,12 +257,21 @@ class Report:
     rows: dict[str, Any] = dataclasses.field(default_factory=dict)
     rejected: Rejected = dataclasses.field(default_factory=Rejected)
     kept: list[int] = dataclasses.field(default_factory=lambda: [0] * len(FILES))
-    contents: dict[str, list[Row]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
+    first: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    same: dict[bytes, list[int]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
     unlisted: int = 0
+
+    def keep(self, digest: bytes, fold: int) -> None:
+        """Counts a face of that content."""
+        self.kept[fold] += 1
+        if digest in self.first:
+            self.same[digest].append(fold)
+        else:
+            self.first[digest] = fold
 
     def counts(self) -> dict[str, Any]:
         """The figures of the report, by name."""
-        same = [group for group in self.contents.values() if len(group) > 1]
+        same = [[self.first[digest], *others] for digest, others in self.same.items()]
         return self.rows | {
             "kept": sum(self.kept),
             "kept_per_fold": self.kept,
@@ -288,7 +279,7 @@ class Report:
             "unlisted": self.unlisted,
             "identical_groups": len(same),
             "identical_files": sum(map(len, same)),
-            "identical_groups_in_two_folds": sum(len({row.fold for row in group}) > 1 for group in same),
+            "identical_groups_in_two_folds": sum(len(set(folds)) > 1 for folds in same),
         }
 
     def __str__(self) -> str:
@@ -321,41 +312,39 @@ class Report:
         return "\n".join([*lines, f"  labels    {LABELS}", f"  subjects  {SUBJECTS}", f"  terms     {TERMS}"])
 
 
-def _pictures(
-    items: Mapping[str, Row], present: Collection[str] | None, fold: int, report: Report
-) -> Iterator[tuple[str, bytes | DataError]]:
-    """The pictures of a fold as (USER/FILE, content or why it has none), one at a time; counts those of no fold.
+def _items(manual_dir: Path, prefix: str, report: Report) -> dict[str, Row]:
+    """The row of each face by its picture, USER/FILE, in the order of the fold files."""
+    rows = read_fold_files(manual_dir, report.rejected)
+    report.rows = row_counts(rows)
+    return {f"{row.user}/{prefix}.{row.subject}.{row.image}": row for row in without_repeats(rows, report.rejected)}
 
-    An archive is read from end to end for each fold: its members come in an order of their own, and holding back those
-    of the other folds would take as much memory as they have bytes.
+
+def _pictures(items: Collection[str], report: Report) -> Iterator[tuple[str, bytes | Content | DataError]]:
+    """The pictures that have a row, as (USER/FILE, content or why it has none); counts the others.
+
+    Those of a folder come in the order of the rows, those of an archive in its own.
     """
-    if present is None:
-        report.unlisted = 0
-        large: list[str] = []
-        members: Iterator[tuple[str, bytes | DataError]] = itertools.chain(
-            iter_members(report.source, oversized=lambda member, size: large.append(member)),
-            ((member, _TOO_LARGE) for member in large),
-        )
-        for member, content in members:
-            name = "/".join(PurePosixPath(member).parts[-2:])
-            row = items.get(name)
-            if row is None:
-                report.unlisted += 1
-            elif row.fold == fold:
-                yield name, content
-        return
-    report.unlisted = sum(name not in items for name in present)
-    for name, row in items.items():
+    source = report.source
+    if source.is_dir():
+        sizes = dict(list_members(source))
+        report.unlisted = sum(name not in items for name in sizes)
         # Names are looked up in the listing, so no row can lead out of the folder.
-        if row.fold != fold or name not in present:
-            continue
-        try:
-            with Path(report.source, name).open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            yield name, DataError(f"unreadable pictures ({error.strerror})")
-            continue
-        yield name, _TOO_LARGE if len(content) > MAX_FILE_BYTES else content
+        for name in items:
+            size = sizes.get(name)
+            if size is not None:
+                yield name, DataError(_TOO_LARGE) if size > MAX_FILE_BYTES else Content(str(source / name), 0, size)
+        return
+    large: list[str] = []
+    members: Iterator[tuple[str, bytes | DataError]] = itertools.chain(
+        iter_members(source, oversized=lambda member, size: large.append(member)),
+        ((member, DataError(_TOO_LARGE)) for member in large),
+    )
+    for member, content in members:
+        name = "/".join(PurePosixPath(member).parts[-2:])
+        if name in items:
+            yield name, content
+        else:
+            report.unlisted += 1
 
 
 def _number(text: str) -> int:

@@ -5,11 +5,10 @@ Standard library only, so that a builder, a test and the drawing of faces can al
 
 import collections
 import csv
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfds_builders.archive import DataError
 from tfds_builders.rejected import Rejected
@@ -48,8 +47,7 @@ _UNSAFE = re.compile(r"[/\\:\x00-\x1f\x7f]|\.\.")  # what could lead a file name
 _SOURCE = "the five files are at https://talhassner.github.io/home/projects/Adience/Adience-data.html"
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of a fold file.
 
     Attributes:
