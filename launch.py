@@ -4,7 +4,7 @@
   python launch.py --config configs/utkface_small.py:cpu --manual_dir DIR --workdir runs/small
   python launch.py --config configs/utkface_small.py --config.train.epochs=10 --workdir runs/short --dry_run
   python launch.py --config configs/adience_cnn.py --manual_dir DIR --workdir runs/adience --folds all
-  python launch.py --config configs/voice_gender.py:emodb --manual_dir DIR --workdir runs/emodb \
+  python launch.py --config configs/voice_small.py:emodb --manual_dir DIR --workdir runs/emodb \
       --folds all --protocols paper,disjoint --repeats 3
 
 The same command goes on where an interrupted one stopped, and says so where all is complete.

@@ -93,6 +93,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     if result["left_out"]:
         print(f"{result['left_out']} files were left out: the run was trained or chosen on their very content.")
+    if seen := result["files_of_seen_subjects"]:
+        print(
+            f"{seen} files are of subjects named like those it learnt from: if they are the same people, this is leaky."
+        )
     print(table(as_columns(result)))
     if arguments.json:
         try:

@@ -43,33 +43,33 @@ def connected(*columns: npt.ArrayLike) -> IntArray:
 
 
 def find_conflicts(
-    content: npt.ArrayLike, age: npt.ArrayLike, gender: npt.ArrayLike
+    content: npt.ArrayLike, age: npt.ArrayLike, *others: npt.ArrayLike
 ) -> tuple[BoolArray, dict[str, int]]:
     """Finds identical files whose labels disagree. An unknown label disagrees with nothing.
 
     Args:
       content: str [n], the hash of each row's file.
       age: float [n], years; NaN where unknown.
-      gender: int [n]; negative where unknown.
+      *others: other labels as numbers, float or int [n]; NaN or negative where unknown.
 
     Returns:
-      bool [n], true for every row of a set in which two ages or two genders differ, and the counts `groups` (of two
+      bool [n], true for every row of a set in which two labels of a kind differ, and the counts `groups` (of two
       files or more), `files` (in them), `conflicting_groups`, `conflicting_files` and `groups_over_5_years` (with two
       ages more than 5 years apart).
     """
-    age, gender = np.asarray(age, np.float64), np.asarray(gender)
     group, size = np.unique(np.asarray(content), return_inverse=True, return_counts=True)[1:]
 
-    def spread(values: npt.NDArray[Any]) -> Any:
+    def spread(values: npt.ArrayLike) -> Any:
         """Largest less smallest known value of each group; not above 0 where fewer than two are known."""
-        known = np.isfinite(values)
+        values = np.asarray(values, np.float64)
+        known = values >= 0  # and so no NaN
         lowest, highest = np.full(len(size), np.inf), np.full(len(size), -np.inf)
         np.minimum.at(lowest, group[known], values[known])
         np.maximum.at(highest, group[known], values[known])
         return highest - lowest
 
     years = spread(age)
-    conflicting = (years > 0) | (spread(np.where(gender < 0, np.nan, gender)) > 0)
+    conflicting = np.logical_or.reduce([years > 0, *(spread(label) > 0 for label in others)])
     conflicted = conflicting[group]
     return conflicted, {
         "groups": int((size > 1).sum()),

@@ -4,6 +4,7 @@ recipe.json     the recipe, whole
 run.json        dataset, class weights, counts, versions: what is known before the first step
 split.json      who is in train, validation and test, with a hash
 seen_sha256.txt content hashes of the files that the run learns from and chooses by
+seen_subjects.txt who is shown or heard in them, as far as it is known
 checkpoints/    a folder a step (and damaged_checkpoints/, where one was set aside)
 metrics.jsonl   a line an event; the same figures as TensorBoard's
 tensorboard/    events
@@ -149,6 +150,14 @@ class Run:
             return set((self.directory / "seen_sha256.txt").read_text(encoding="utf-8").split())
         except OSError as error:
             raise UserError(f"{self.directory} has no seen_sha256.txt ({error.strerror}); restore the file.") from error
+
+    def seen_subjects(self) -> np.ndarray:
+        """Who is shown or heard in those files, int64 [k]; empty where nobody is identified."""
+        path = self.directory / "seen_subjects.txt"
+        try:
+            return np.array(path.read_text(encoding="utf-8").split() if path.exists() else [], np.int64)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}); restore the file.") from error
 
     def heads(self) -> dict[str, Head]:
         """The heads, with the classes and the class weights that the run was trained with."""

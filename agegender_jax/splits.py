@@ -32,6 +32,7 @@ LEAKY = ("paper",)
 
 PARTS = ("train", "validation", "test")
 _LARGE = 5  # rows a group on average: from here on no group of one row can be counted on to fill up a total
+_LARGE_FOR_STRATA = 2  # likewise, where every stratum has to be in every part
 SCHEMA = 1
 """Version of the file that `Split.save` writes."""
 
@@ -42,7 +43,13 @@ IntArray = npt.NDArray[np.int64]
 
 
 class TooFewGroups(UserError):
-    """Strata whose groups cannot fill every part. `strata`: int [k], which; `counts`: int [k], their groups."""
+    """Strata whose groups cannot fill every part.
+
+    Attributes:
+      strata: int [k], which.
+      counts: int [k], how many groups each has.
+      needed: how many would do.
+    """
 
     def __init__(self, strata: IntArray, counts: IntArray, needed: int) -> None:
         few = counts < needed
@@ -172,7 +179,8 @@ def make_split(
     Under `disjoint` a group counts, with all its rows, to the stratum of its first key. Where groups of several
     rows do not add up to the totals, groups of one row fill them; where those run out, the totals are missed by
     part of a group, and the report shows it. Where a group has five rows or more on average (speakers), the parts are
-    folds of scikit-learn's `StratifiedGroupKFold` instead: 1 / fraction of them, rounded.
+    folds of scikit-learn's `StratifiedGroupKFold` instead: 1 / fraction of them, rounded, or as many as the rarest
+    stratum has groups where `every_stratum` asks for one in each; the report tells what was wanted.
 
     Args:
       keys: str [n], one distinct key per row.
@@ -186,7 +194,8 @@ def make_split(
       validation_fraction: between 0 and 1.
       folds: 0 for a single split, or the number of folds, 2 or more.
       fold: which fold is the test part, 0 to folds - 1.
-      published_fold: int [n], the folds that a dataset was published with; under `disjoint` its test parts are these.
+      published_fold: int [n], the folds that a dataset was published with; under `disjoint` its test parts are these,
+        save that a group lies whole in the fold of its first key.
       every_stratum: under `disjoint`, refuse a stratum whose groups are too few for every part to hold one.
 
     Returns:
@@ -222,8 +231,8 @@ def make_split(
     size, unit_stratum = np.bincount(unit, minlength=n), row_stratum[unit]
     kept = (np.bincount(unit, weights=conflicted, minlength=n) > 0)[unit]
     free = (size > 0) & ~kept
-    together = n >= _LARGE * (size > 0).sum()
     required = np.flatnonzero(strata >= 0) if every_stratum and protocol == "disjoint" else np.array([], int)
+    together = n >= (_LARGE_FOR_STRATA if required.size else _LARGE) * (size > 0).sum()
     available = groups_in(row_stratum, unit, ~kept, len(strata))
     if (available[required] < max(3, folds)).any():
         raise TooFewGroups(strata[required], available[required], max(3, folds))
@@ -242,8 +251,8 @@ def make_split(
     if folds and protocol == "disjoint" and published is not None and (published >= 0).all():
         if published.max() + 1 != folds:
             raise UserError(f"This dataset was published with {published.max() + 1} folds; {folds} were asked for.")
-        in_test = published == fold
-        wanted_test = int(in_test.sum())
+        in_test = (published[owner] == fold) & ~kept
+        wanted_test = int((published == fold).sum())
     elif folds:
         wanted_test = len(range(fold, int((~kept).sum()), folds))
         if together:
@@ -265,6 +274,9 @@ def make_split(
                 f"Too little to split: {n} rows of {int((size > 0).sum())} groups, {int(kept.sum())} of the rows "
                 f"kept in train for conflicting labels, leave {name} empty; use more data or other fractions."
             )
+    missing = [int(s) for s in required if np.unique(part[row_stratum == s]).size < len(PARTS)]
+    if missing:
+        raise TooFewGroups(strata[missing], available[missing], int(available[missing].max()) + 1)
     in_part, table = np.zeros((n, 3), bool), np.zeros((len(strata), 3), np.int64)
     in_part[owner, part] = True
     np.add.at(table, (row_stratum, part), 1)

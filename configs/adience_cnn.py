@@ -10,7 +10,7 @@ DIR holds fold_0_data.txt to fold_4_data.txt and aligned/ (or faces/, with --con
 is tested on once; validation is a part of the other four with no photographer in common (`disjoint`).
 
 Without an argument it is Levi & Hassner's training: 227x227, batch 50, momentum, a tenth of the rate after each fifth
-of 50,000 steps; one net for both labels, where they trained one for each, and random shifts in place of random crops.
+of about 50,000 steps; one net for both labels, where they trained one for each, and random shifts in place of random crops.
 `epochs20` and `epochs40` are the two trainings of a report on Adience that gives little more than their epochs and
 their batches of 256 and 512: the variant `plain` of small_cnn. `cpu` is for two cores. `drawn` is `cpu` on 2,000 drawn
 faces: it proves the pipeline and says nothing about people.
@@ -39,7 +39,7 @@ def get_config(argument: str = "levi_hassner") -> ConfigDict:
         config.model.variant = "levi_hassner"
         config.augment.shift = 0.06  # 256 to 227 pixels
         config.optimizer.update(name="sgd", learning_rate=1e-3, schedule="step", weight_decay=5e-4)
-        config.train.update(batch_size=50, epochs=211.0)
+        config.train.update(batch_size=50, epochs=179.0)
         config.evaluate.update(every_epochs=5.0, flip=True)
     elif argument in ("epochs20", "epochs40"):
         config.dataset.image_size = 128

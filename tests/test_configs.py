@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from agegender_jax.errors import UserError
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.train.loop import train
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 
 
 def load(file: str) -> Any:
@@ -28,18 +29,20 @@ def load(file: str) -> Any:
     return module.get_config
 
 
-def shipped() -> Iterator[tuple[str, str | None]]:
+def shipped() -> list[tuple[str, str | None]]:
     """Every file of configs/ with each of its arguments, which it names when it is given another."""
+    found: list[tuple[str, str | None]] = []
     for path in sorted(CONFIGS.glob("*.py")):
         get_config = load(path.name)
         if not get_config.__code__.co_argcount:
-            yield path.name, None
+            found.append((path.name, None))
             continue
         try:
             get_config("?")
         except UserError as error:
-            for argument in str(error).split("choose one of: ")[1].rstrip(".").split(", "):
-                yield path.name, argument
+            arguments = str(error).split("choose one of: ")[1].rstrip(".").split(", ")
+            found += [(path.name, argument) for argument in arguments]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +93,18 @@ def _keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
     for key, value in tree.items():
         found |= _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
     return found
+
+
+def test_every_recipe_that_is_named_anywhere_exists() -> None:
+    pages = [ROOT / "launch.py", ROOT / "README.md", *CONFIGS.glob("*.py"), *(ROOT / "docs").glob("*.md")]
+    named = {
+        match.groups() for page in pages for match in re.finditer(r"configs/(\w+\.py)(?::(\w+))?", page.read_text())
+    }
+    arguments = {file: {a for f, a in shipped() if f == file} for file, _ in shipped()}
+    for file, argument in named - {("NAME.py", None)}:
+        assert file in arguments, file
+        assert argument is None or argument in arguments[file], (file, argument)
+    assert ("voice_small.py", "png") in shipped()
 
 
 @pytest.mark.parametrize(("file", "argument"), shipped())

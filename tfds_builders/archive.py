@@ -17,6 +17,10 @@ from typing import IO
 
 from PIL import Image
 
+DRAWN = "DRAWN.txt"
+"""A file beside a dataset that was drawn from a seed. What is prepared from there is marked, so that no figure on it
+passes for one on people."""
+
 MAX_FILE_BYTES = 64 * 2**20
 """Largest single file that is read, in bytes (64 MiB)."""
 

@@ -14,8 +14,14 @@ from tfds_builders.archive import MAX_FILE_BYTES, DataError
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """Endings of file names that are taken for recordings."""
 
-MAX_RATE = 768_000
-"""Highest sample rate that is accepted, in Hz."""
+MIN_RATE, MAX_RATE = 1_000, 192_000
+"""Sample rates that are accepted, in Hz."""
+
+MAX_SECONDS = 600.0
+"""Longest recording that is accepted."""
+
+MAX_VALUES = 60_000_000
+"""Most samples of all channels together, as in 10 minutes of stereo at 48 kHz; bounds the memory of decoding."""
 
 MAX_CHANNELS = 16
 """Most channels that are accepted."""
@@ -60,7 +66,7 @@ def is_sound(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def check_sound(name: str, content: bytes, max_seconds: float = 600.0) -> SoundInfo:
+def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> SoundInfo:
     """Checks a recording: first by its header, then by decoding it block by block.
 
     Args:
@@ -148,6 +154,8 @@ def _check_header(file: soundfile.SoundFile, max_seconds: float) -> SoundInfo:
     rate, channels, frames = file.samplerate, file.channels, file.frames
     if file.format not in _FORMATS:
         raise DataError(_UNREADABLE)
+    if rate < MIN_RATE:
+        raise DataError(f"of a sample rate under {MIN_RATE} Hz")
     if rate > MAX_RATE:
         raise DataError(f"of a sample rate over {MAX_RATE} Hz")
     if channels > MAX_CHANNELS:
@@ -156,6 +164,8 @@ def _check_header(file: soundfile.SoundFile, max_seconds: float) -> SoundInfo:
         raise DataError(_ENDLESS)
     if frames > max_seconds * rate:
         raise DataError(f"longer than {max_seconds:g} s")
+    if frames * channels > MAX_VALUES:
+        raise DataError(f"of more than {MAX_VALUES} samples")
     if frames < 1:
         raise DataError("empty")
     return SoundInfo(rate, channels, frames, frames / rate)

@@ -1,5 +1,6 @@
 """From a recipe to decoded examples in memory."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ def open_dataset(
     """
     dataset = recipe.dataset
     options: dict[str, Any] = {name: dataset[name] for name in _BUILDER_OPTIONS if dataset[name]}
+    if options and manual_dir is None and not dataset.drawn:
+        raise UserError(
+            f"config.dataset.{next(iter(options))} says how data are prepared, and without --manual_dir they are taken "
+            "as they were prepared; give --manual_dir=DIR, or leave it out."
+        )
     if dataset.drawn:
         if manual_dir is not None:
             raise UserError(
@@ -59,5 +65,7 @@ def open_dataset(
             f"{dataset.name} holds content of the kind {prepared.kind!r}, and {kind!r} is wanted here; "
             "choose another dataset or configuration."
         )
+    if dataset.drawn:  # by an earlier version, which left no note
+        prepared = dataclasses.replace(prepared, drawn=True)
     inputs = make_inputs(recipe, prepared.kind)
     return prepared, resident.load(prepared, inputs, data_dir / "cache", progress=progress), inputs

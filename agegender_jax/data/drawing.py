@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.data.source import DRAWN
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
+from tfds_builders.archive import DRAWN
 
 
 def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:

@@ -110,7 +110,7 @@ class Recordings:
         )
         self._mask = partial(spectrogram.mask, time_mask=options.time_mask, frequency_mask=options.frequency_mask)
         self._normalize = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
-        self._drawn = jax.jit(lambda content: self._image(_waves(content)))
+        self._rendered = jax.jit(lambda content: self._image(_waves(content)))
         _refuse(recipe, FACE_AUGMENTATIONS, "pictures", "recordings")
         if recipe.evaluate.flip:
             raise UserError("config.evaluate.flip=True is for pictures, and these are recordings; set it to False.")
@@ -140,7 +140,7 @@ class Recordings:
 
     def pictures(self, content: np.ndarray) -> np.ndarray:
         with jax.transfer_guard("allow"):  # for people to look at, not part of training
-            return np.asarray(self._drawn(jnp.asarray(content))).round().astype(np.uint8)
+            return np.asarray(self._rendered(jnp.asarray(content))).round().astype(np.uint8)
 
     def _image(self, waves: jax.Array) -> jax.Array:
         return spectrogram.spectrogram_image(waves, self._spectrogram, self._size)

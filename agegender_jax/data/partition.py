@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from agegender_jax.data.source import COLUMNS
 from agegender_jax.duplicates import connected, find_conflicts
 from agegender_jax.errors import Refused, UserError
-from agegender_jax.labels import UNKNOWN, age_groups
+from agegender_jax.labels import GENDERS, UNDEFINED_GENDER, UNKNOWN, age_groups
 from agegender_jax.splits import Split, TooFewGroups, make_split
 
 Columns = Mapping[str, np.ndarray]
@@ -22,8 +22,21 @@ def class_names(columns: Columns) -> tuple[str, ...]:
     return tuple(sorted(set(columns["class_name"].tolist()) - {""}))
 
 
+def contradictions(columns: Columns) -> tuple[np.ndarray, dict[str, int]]:
+    """Identical files whose ages, ranges of ages, genders or classes differ, see `duplicates.find_conflicts`."""
+    gender = columns["gender"]
+    classes = np.unique(columns["class_name"], return_inverse=True)[1]
+    return find_conflicts(
+        columns["sha256"],
+        columns["age_low"],
+        columns["age_high"],
+        np.where(gender < len(GENDERS), gender, UNKNOWN),  # "undefined" says that nobody looked
+        np.where(columns["class_name"] == "", UNKNOWN, classes),
+    )
+
+
 def split_dataset(columns: Columns, recipe: ConfigDict) -> tuple[Split, dict[str, int]]:
-    """Makes the split that a recipe asks for, and counts the identical files (see `duplicates.find_conflicts`).
+    """Makes the split that a recipe asks for, and counts the identical files (see `contradictions`).
 
     Under `disjoint`, examples stay together that share a subject, a `group` or their very content. The parts have age
     groups, genders or classes in equal shares, as `split.stratify` says; a gender or a class with too few subjects
@@ -40,7 +53,7 @@ def split_dataset(columns: Columns, recipe: ConfigDict) -> tuple[Split, dict[str
     assert set(COLUMNS) <= set(columns)
     options: dict[str, Any] = recipe.split.to_dict()
     stratify = options.pop("stratify")
-    names: Sequence[str] = ("male", "female", "undefined")
+    names: Sequence[str] = (*GENDERS, UNDEFINED_GENDER)
     if stratify == "class":
         names = class_names(columns)
         if not names:
@@ -51,7 +64,7 @@ def split_dataset(columns: Columns, recipe: ConfigDict) -> tuple[Split, dict[str
         stratum = columns["gender"]
     else:
         stratum = age_groups(recipe.age_groups).assign_range(columns["age_low"], columns["age_high"])
-    conflicted, conflicts = find_conflicts(columns["sha256"], columns["age"], columns["gender"])
+    conflicted, conflicts = contradictions(columns)
     try:
         split = make_split(
             columns["key"],

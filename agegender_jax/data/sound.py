@@ -8,13 +8,7 @@ import soundfile
 import soxr
 
 from agegender_jax.errors import UserError
-
-MAX_SECONDS = 600
-"""Longest recording that is decoded; checked on the header, before memory is taken."""
-
-MAX_CHANNELS = 32
-MIN_RATE, MAX_RATE = 1_000, 192_000
-"""Sampling rates that are accepted, Hz; the upper one bounds the memory that a long recording takes."""
+from tfds_builders.sound import MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MAX_VALUES, MIN_RATE
 
 SOUND_DECODER = re.sub(
     r"[^\w.-]", "_", f"libsndfile-{soundfile.__libsndfile_version__}-soxr-{soxr.__libsoxr_version__}-hq-mono-centre"
@@ -40,11 +34,11 @@ def decode_sound(content: bytes, rate: int, samples: int, name: str = "recording
       int16 `[samples]`.
 
     Raises:
-      UserError: the content is none of these, is damaged or empty, or its header claims more than `MAX_SECONDS`
-        seconds, more than `MAX_CHANNELS` channels or a rate outside `MIN_RATE` to `MAX_RATE`.
+      UserError: the content is none of these, is damaged or empty, or its header claims more than what
+        `tfds_builders.sound` accepts.
     """
     # libsndfile would go on to guess at two dozen rarer formats, whose readers are the least tested.
-    if not (content[:4] in (b"RIFF", b"fLaC", b"OggS") or content[:3] == b"ID3" or _is_mpeg(content)):
+    if not (content[:4] in (b"RIFF", b"RF64", b"fLaC", b"OggS") or content[:3] == b"ID3" or _is_mpeg(content)):
         raise UserError(f"{name}: is no WAV, FLAC, Ogg or MP3 file; convert or remove it.")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
@@ -82,7 +76,9 @@ def _check_header(file: soundfile.SoundFile, name: str) -> None:
             "resample or remove it."
         )
     if file.frames > MAX_SECONDS * file.samplerate:
-        raise UserError(f"{name}: claims to last more than the {MAX_SECONDS} s accepted; cut or remove it.")
+        raise UserError(f"{name}: claims to last more than the {MAX_SECONDS:g} s accepted; cut or remove it.")
+    if file.frames * file.channels > MAX_VALUES:
+        raise UserError(f"{name}: claims more than the {MAX_VALUES:,} samples accepted; cut or resample it.")
 
 
 def _centre(wave: np.ndarray, samples: int) -> np.ndarray:

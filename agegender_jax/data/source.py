@@ -38,9 +38,6 @@ photographer, all of a recording), `fold` the part that the dataset was publishe
 values.
 """
 
-DRAWN = "DRAWN.txt"
-"""A file that lies in the manual directory of a drawn dataset, so that no figure on it passes for one on people."""
-
 KINDS = ("image", "audio")
 """What an example's content may be: encoded pictures, or recordings."""
 
@@ -59,7 +56,7 @@ class Prepared:
       directory: the version's folder, which TFDS reads.
       identity: changes whenever the prepared bytes do.
       kind: one of `KINDS`.
-      drawn: whether it was drawn from a seed.
+      drawn: whether it was drawn from a seed, and not collected from people.
     """
 
     name: str
@@ -67,6 +64,12 @@ class Prepared:
     identity: str
     kind: str = "image"
     drawn: bool = False
+
+    @property
+    def config(self) -> str:
+        """Of the builder, "" where it has none."""
+        folder = self.directory.parent.name
+        return "" if folder == self.name else folder
 
     @property
     def version(self) -> str:
@@ -163,10 +166,9 @@ def locate(
             )
         return _prepared(name, directory)
     wishes = {"config": config, **(options or {})} if config or options else {}
-    drawn = (manual_dir / DRAWN).exists()
     parent = data_dir / "prepared" / f"{name}-{_fingerprint(name, manual_dir, data_dir, wishes)}"
     if directory := _newest(parent / name):
-        return _prepared(name, directory, drawn)
+        return _prepared(name, directory)
     try:
         directory = prepare(name, manual_dir, parent, config=config, options=options, progress=progress)
     except (DataError, OSError) as error:
@@ -174,7 +176,7 @@ def locate(
         if directory is None:
             sentence = f"{parent}: cannot be written ({error.strerror})." if isinstance(error, OSError) else str(error)
             raise UserError(sentence) from error
-    return _prepared(name, directory, drawn)
+    return _prepared(name, directory)
 
 
 def _newest(folder: Path) -> Path | None:
@@ -189,10 +191,12 @@ def _newest(folder: Path) -> Path | None:
     return max(found, key=lambda path: _version(path.name)) if found else None
 
 
-def _prepared(name: str, directory: Path, drawn: bool = False) -> Prepared:
+def _prepared(name: str, directory: Path) -> Prepared:
     try:
         features = json.loads((directory / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
         kind = next(kind for kind in KINDS if kind in features)
+        metadata = directory / "metadata.json"
+        drawn = metadata.exists() and bool(json.loads(metadata.read_text(encoding="utf-8")).get("drawn"))
         digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
         for path in sorted(directory.glob("*.array_record*")):
             status = path.stat()
@@ -201,7 +205,8 @@ def _prepared(name: str, directory: Path, drawn: bool = False) -> Prepared:
         raise UserError(f"{directory}: cannot be read ({error.strerror}); check its permissions.") from error
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise UserError(
-            f"{directory}: this prepared dataset is damaged (features.json); delete the folder and prepare it again."
+            f"{directory}: this prepared dataset is damaged (features.json or metadata.json); delete the folder and "
+            "prepare it again."
         ) from error
     return Prepared(name, directory, digest.hexdigest()[:12], kind, drawn)
 
@@ -215,15 +220,13 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
         paths = [
             Path(entry.path)
             for entry in os.scandir(manual_dir)
-            if entry.name != DRAWN
-            and not entry.name.startswith(".")
-            and any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
+            if not entry.name.startswith(".") and any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
         ]
         folders = [path for path in paths if path.is_dir() and path.resolve() != own]
         # A folder's own time does not tell of a change further down.
         paths = [path for path in paths if path.is_file()]
         paths += [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        lines = [json.dumps(wishes, sort_keys=True)] if wishes else []
+        lines = [json.dumps([_builder_version(name), wishes], sort_keys=True)]
         for path in paths:
             status = path.stat()
             size = status.st_size if path.is_file() else 0
@@ -231,6 +234,14 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
     except OSError as error:
         raise UserError(f"{manual_dir}: cannot be read ({error.strerror}); check the path of --manual_dir.") from error
     return hashlib.sha256("\n".join([str(manual_dir.resolve()), *sorted(lines)]).encode()).hexdigest()[:12]
+
+
+def _builder_version(name: str) -> str:
+    """Of the builder that would prepare it now: read, not imported, since TFDS takes more than a second."""
+    package = importlib.import_module(f"tfds_builders.{name}")
+    code = Path(package.__path__[0], f"{name}_dataset_builder.py").read_text(encoding="utf-8")
+    found = re.search(r"VERSION = \S*Version\(\"([^\"]+)\"\)", code)
+    return found[1] if found else ""
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agegender_jax.data.sound import MAX_SECONDS
 from agegender_jax.errors import UserError
+from tfds_builders.sound import MAX_SECONDS
 
 AMIN = 1e-10
 """Least power that is told from silence, as librosa's `power_to_db`."""

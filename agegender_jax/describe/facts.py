@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from agegender_jax.data.partition import class_names
-from agegender_jax.duplicates import find_conflicts
+from agegender_jax.data.partition import class_names, contradictions
 from agegender_jax.labels import AGE_GROUPS, GENDERS, RACES, UNDEFINED_GENDER, UNKNOWN, age_groups
 
 Columns = Mapping[str, np.ndarray]
@@ -173,7 +172,7 @@ def in_several(values: np.ndarray, parts: np.ndarray) -> int:
 
 def identical(columns: Columns) -> dict[str, int]:
     """Identical files and their contradictions, see `duplicates.find_conflicts`."""
-    return find_conflicts(columns["sha256"], columns["age"], columns["gender"])[1]
+    return contradictions(columns)[1]
 
 
 def headers(found: Columns) -> dict[str, Any]:

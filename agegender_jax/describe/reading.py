@@ -35,8 +35,7 @@ class Contents:
     @property
     def config(self) -> str:
         """The builder's configuration, "" where it has none."""
-        folder = self.prepared.directory.parent.name
-        return "" if folder == self.prepared.name else folder
+        return self.prepared.config
 
     @property
     def voices(self) -> bool:

@@ -57,10 +57,9 @@ def measure(
     given = dataset is not None or config is not None or manual_dir is not None
     if given:
         options.drawn = 0
-        if dataset not in (None, options.name):
-            options.update(dict.fromkeys(_OF_THE_DATASET, ""), name=dataset, max_bad=0.0)
-        if config is not None:
-            options.config = config
+        if config is not None or dataset not in (None, options.name):
+            options.update(dict.fromkeys(_OF_THE_DATASET, ""), name=dataset or options.name, max_bad=0.0)
+            options.config = config or ""
     elif facts["manual_dir"] and not options.drawn:
         manual_dir = Path(facts["manual_dir"])
     prepared, data, inputs = open_dataset(
@@ -75,7 +74,12 @@ def measure(
     saved = None if dataset is not None or config is not None else run.split(columns["key"], others=given)
     if saved is not None and given and facts["data_sha256"] != data.sha256:
         saved = None  # the same names, other files
-    other, left_out = saved is None, 0
+    if inputs.facts.get("spectrogram") != facts.get("spectrogram"):
+        raise UserError(
+            f"{run.directory} was trained on spectrograms that this version makes in another way "
+            f"({facts.get('spectrogram')}); use the version that trained it."
+        )
+    other, left_out, acquainted = saved is None, 0, 0
     if other and not given:
         raise UserError(f"{run.directory} has no split.json; restore the file.")
     if other and split not in (None, "all"):
@@ -85,6 +89,8 @@ def measure(
         seen = run.seen()
         new = np.array([digest not in seen for digest in columns["sha256"].tolist()], bool)
         rows, left_out = np.flatnonzero(new), int((~new).sum())
+        if options.name == run.recipe.dataset.name:
+            acquainted = int(np.isin(columns["subject"][rows], run.seen_subjects()).sum())
         if not len(rows):
             raise UserError(
                 f"Every one of the {len(data)} files there was used to train {run.directory}: nothing is left."
@@ -110,6 +116,7 @@ def measure(
         "split_sha256": None if other else summary["split_sha256"],
         "split": split,
         "left_out": left_out,
+        "files_of_seen_subjects": acquainted,
         "flip_averaged": flip,
         "evaluated_step": summary["evaluated_step"],
         ("test" if other else split): figures(heads, found, chosen),

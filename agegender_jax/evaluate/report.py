@@ -15,7 +15,21 @@ PUBLISHED = {
         }
     }
 }
-"""Figures to stand beside ours where the protocol is the same: mean and standard deviation over the five folds."""
+"""Figures to stand beside ours where the protocol is the same: mean and standard deviation over the published folds."""
+
+PUBLISHED_FOLDS = 5
+
+
+def identities(subjects: Mapping[str, int]) -> str:
+    """Whether a split keeps people apart, as a sentence; `subjects` is what `run.json` holds under that name."""
+    bound = "figures are an upper bound for people who are new to the model"
+    if not subjects["known"]:
+        return f"nobody is identified: {bound}"
+    if subjects["in_several_parts"]:
+        return f"leaky: {subjects['in_several_parts']} of {subjects['known']} subjects are in several parts"
+    text = f"{subjects['known']} subjects, none of them in two parts"
+    nameless = subjects["unidentified_examples"]
+    return f"{text}; {nameless} examples are of nobody who is identified: {bound}" if nameless else text
 
 
 def report(summary: Mapping[str, Any]) -> str:
@@ -31,6 +45,7 @@ def report(summary: Mapping[str, Any]) -> str:
             "flip-averaged: mean over each picture and its mirror image"
             if summary["flip_averaged"]
             else "not flip-averaged",
+            *([identities(summary["subjects"])] if "subjects" in summary else []),
             f"constant: the best guess without looking, from the training labels ({names})",
             f"{summary['epochs']:.1f} epochs in {duration(summary['seconds'])}{pace}; "
             f"peak memory {summary['peak_memory_bytes'] / 1e9:.2f} GB",

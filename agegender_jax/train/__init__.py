@@ -50,7 +50,10 @@ def command(
         several = bool(protocols or folds or repeats != 1)
         members = plan(recipe, protocols, folds, repeats) if several else []
         if dry_run:
-            print(dry_run_of(members[0].recipe if several else recipe, manual_dir=manual_dir, data_dir=data_dir))
+            # One of each protocol: what the data cannot honour is then refused before anything is trained.
+            each = {member.protocol: member.recipe for member in reversed(members)} or {"": recipe}
+            for one in each.values():
+                print(dry_run_of(one, manual_dir=manual_dir, data_dir=data_dir))
             if several:
                 print(f"{len(members)} such runs: {', '.join(member.name for member in members)}")
         elif several:

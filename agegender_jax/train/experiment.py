@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.inputs import Inputs
-from agegender_jax.data.partition import class_names, split_dataset
+from agegender_jax.data.partition import class_names, contradictions, split_dataset
 from agegender_jax.data.resident import Resident
 from agegender_jax.data.source import Prepared
-from agegender_jax.duplicates import find_conflicts
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import DISCLAIMER, class_weights
 from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.models.model import build_heads
@@ -67,19 +67,13 @@ class Experiment:
             f"{counts['conflicting_groups']} of them with conflicting labels: these {counts['conflicting_files']} "
             "files are kept out of validation and test",
         ]
+        for name in ("validation", "test"):
+            got, wanted = split.report[name], split.report[f"wanted_{name}"]
+            if abs(got - wanted) > 0.25 * wanted:
+                lines.append(f"         {name} has {got} examples where {wanted} were wanted: groups stay whole")
         if recipe.heads.gender.undefined:
             lines.insert(2, '         the gender "undefined" means "infant, not annotated": it is no third gender')
-        subjects = self.facts["subjects"]
-        if not subjects["known"]:
-            lines.append(
-                "         nobody is identified: figures are an upper bound for people who are new to the model"
-            )
-        elif subjects["in_several_parts"]:
-            lines.append(
-                f"         leaky: {subjects['in_several_parts']} of {subjects['known']} subjects are in several parts"
-            )
-        else:
-            lines.append(f"         {subjects['known']} subjects, none of them in two parts")
+        lines.append(f"         {identities(self.facts['subjects'])}")
         if leaks := split.report["groups_in_several_parts"]:
             lines.append(f"         leaky: {leaks} groups that belong together lie in several parts")
         if spectrogram := self.facts.get("spectrogram"):
@@ -123,7 +117,7 @@ def set_up(
     if split is None:
         split, conflicts = split_dataset(columns, recipe)
     else:
-        conflicts = find_conflicts(columns["sha256"], columns["age"], columns["gender"])[1]
+        conflicts = contradictions(columns)[1]
     labels = {name: head.column(columns) for name, head in heads.items()}
     for part in ("train", "validation", "test"):
         if not len(getattr(split, part)):
@@ -156,13 +150,15 @@ def set_up(
         # Content hashes of what the run learns and chooses from, so that other archives can be checked for it.
         seen = columns["sha256"][np.concatenate([split.train, split.validation])]
         write_whole(run.directory / "seen_sha256.txt", "\n".join(sorted(set(seen.tolist()))) + "\n")
+        people = np.unique(columns["subject"][np.concatenate([split.train, split.validation])])
+        write_whole(run.directory / "seen_subjects.txt", "".join(f"{n}\n" for n in people[people >= 0].tolist()))
         run.write("run.json", facts)
         split.save(run.directory / "split.json")  # last: where it is, the others are
     return Experiment(recipe, prepared, data, inputs, split, heads, labels, facts)
 
 
 def _subjects(columns: Mapping[str, np.ndarray], split: Split) -> dict[str, int]:
-    """How many subjects are known, and how many of them are in more than one part."""
+    """How many subjects are known and are in more than one part, and how many examples are of nobody known."""
     subject = columns["subject"]
     part = np.empty(len(subject), np.int64)
     for index, name in enumerate(PARTS):
@@ -170,7 +166,11 @@ def _subjects(columns: Mapping[str, np.ndarray], split: Split) -> dict[str, int]
     known = subject >= 0
     pairs = np.unique(np.stack([subject[known], part[known]]), axis=1)
     counts = np.unique(pairs[0], return_counts=True)[1]
-    return {"known": len(counts), "in_several_parts": int((counts > 1).sum())}
+    return {
+        "known": len(counts),
+        "in_several_parts": int((counts > 1).sum()),
+        "unidentified_examples": int((~known).sum()),
+    }
 
 
 def environment() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import Refused, UserError
-from agegender_jax.evaluate.report import PUBLISHED, duration, text_table
+from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, duration, identities, text_table
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run, write_whole
 from agegender_jax.splits import PROTOCOLS, marked
@@ -51,6 +51,8 @@ def plan(recipe: ConfigDict, protocols: Sequence[str] = (), folds: str = "", rep
     >>> adience.split.folds = 5
     >>> [member.name for member in plan(adience, ["paper", "disjoint"], "0,1")]
     ['paper-fold_0', 'disjoint-fold_0', 'paper-fold_1', 'disjoint-fold_1']
+    >>> [member.name for member in plan(recipes.base(), repeats=2)]
+    ['disjoint', 'disjoint-repeat_1']
     """
     protocols = list(protocols) or [recipe.split.protocol]
     for protocol in protocols:
@@ -63,13 +65,13 @@ def plan(recipe: ConfigDict, protocols: Sequence[str] = (), folds: str = "", rep
     for repeat in range(repeats):
         for fold in numbers:
             for protocol in protocols:
-                parts = [protocol] if len(protocols) > 1 else []
-                parts += [f"fold_{fold}"] if folds else []
-                parts += [f"repeat_{repeat}"] if repeats > 1 else []
+                # A run is named alike whatever is trained beside it, so that a wider study goes on with it.
+                parts = [protocol] + ([f"fold_{fold}"] if recipe.split.folds else [])
+                parts += [f"repeat_{repeat}"] if repeat else []
                 own = ConfigDict(recipe.to_dict()).lock()
                 own.split.update(protocol=protocol, fold=fold)
                 own.seed = recipe.seed + repeat
-                members.append(Member("-".join(parts) or protocol, protocol, fold, repeat, own))
+                members.append(Member("-".join(parts), protocol, fold, repeat, own))
     return members
 
 
@@ -107,7 +109,7 @@ def train_all(
     Raises:
       UserError: as `loop.train`; the directory holds something else; every protocol is refused.
     """
-    _check(workdir)
+    path = _start(workdir)
     summaries: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
     for number, member in enumerate(members, start=1):
@@ -130,19 +132,31 @@ def train_all(
         summaries[member.name] = summary
     if not summaries:
         raise UserError(" ".join(refused.values()))
+    if len({summary["data_sha256"] for summary in summaries.values()}) > 1:
+        raise UserError(
+            f"The runs in {workdir} are not all of the same data, so they cannot be put into one table; choose another "
+            "--workdir, or remove the runs of other data."
+        )
     result = summarize(members, summaries) | {"refused": refused}
-    write_whole(workdir / "study.json", json.dumps(result, indent=1, allow_nan=False))
+    try:
+        write_whole(path, json.dumps(result, indent=1, allow_nan=False))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space and run it again.") from error
     _say(report(result))
     return result
 
 
-def _check(workdir: Path) -> None:
+def _start(workdir: Path) -> Path:
+    """The path of the table, which is not there until all runs are complete."""
     if (workdir / "recipe.json").exists():
         raise UserError(f"{workdir} holds a single run; choose another --workdir for several.")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / "study.json"
+        path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{workdir}: cannot be made ({error.strerror}); choose another --workdir.") from error
+        raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir.") from error
+    return path
 
 
 def _forget(directory: Path) -> None:
@@ -158,7 +172,8 @@ def summarize(members: Sequence[Member], summaries: Mapping[str, Mapping[str, An
 
     `protocols` holds, for each protocol and each figure: `mean` over all runs; `folds`, the standard deviation over
     folds of the mean over repeats; `repeats`, that over repeats of the mean over folds (both n - 1 in the denominator,
-    None for one); and `values` by run. `constant` holds the same of the best constant guess.
+    None for one, or where some run lacks the figure); `runs`, how many have it; and `values` by run. `constant` holds
+    the same of the best constant guess.
     """
     protocols: dict[str, Any] = {}
     for protocol in dict.fromkeys(member.protocol for member in members):
@@ -171,8 +186,19 @@ def summarize(members: Sequence[Member], summaries: Mapping[str, Mapping[str, An
     first = next(iter(summaries.values()))
     return {
         "dataset": first["dataset"],
-        "drawn": first["drawn"],
+        "drawn": any(summary["drawn"] for summary in summaries.values()),
         "age_groups": first["age_groups"],
+        "data_sha256": first["data_sha256"],
+        "identities": {
+            protocol: sorted(
+                {
+                    identities(summaries[m.name]["subjects"])
+                    for m in members
+                    if m.protocol == protocol and m.name in summaries
+                }
+            )
+            for protocol in protocols
+        },
         "folds": sorted({member.fold for member in members}),
         "repeats": len({member.repeat for member in members}),
         "runs": list(summaries),
@@ -186,18 +212,19 @@ def summarize(members: Sequence[Member], summaries: Mapping[str, Mapping[str, An
 def _spreads(runs: Sequence[Member], figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
     folds, repeats = sorted({run.fold for run in runs}), sorted({run.repeat for run in runs})
     result = {}
-    for figure in next(iter(figures.values())):
+    for figure in dict.fromkeys(figure for found in figures.values() for figure in found):
         values = {name: found.get(figure) for name, found in figures.items()}
         table = np.full((len(folds), len(repeats)), np.nan)
         for run in runs:
             value = values[run.name]
             table[folds.index(run.fold), repeats.index(run.repeat)] = np.nan if value is None else value
-        if not np.isfinite(table).all():
-            continue
+        there = np.isfinite(table)
+        whole = bool(there.all())  # a figure that some fold has no example for has no spread over folds
         result[figure] = {
-            "mean": float(table.mean()),
-            "folds": float(table.mean(1).std(ddof=1)) if len(folds) > 1 else None,
-            "repeats": float(table.mean(0).std(ddof=1)) if len(repeats) > 1 else None,
+            "mean": float(table[there].mean()) if there.any() else None,
+            "folds": float(table.mean(1).std(ddof=1)) if len(folds) > 1 and whole else None,
+            "repeats": float(table.mean(0).std(ddof=1)) if len(repeats) > 1 and whole else None,
+            "runs": int(there.sum()),
             "values": values,
         }
     return result
@@ -213,18 +240,24 @@ def report(result: Mapping[str, Any]) -> str:
         columns[marked(protocol)] = {name: _cell(figure, spread) for name, figure in found["test"].items()}
         if by_folds and by_repeats:
             columns[f"{protocol}, repeats"] = {
-                name: f"± {figure['repeats']:.4f}" for name, figure in found["test"].items()
+                name: f"± {figure['repeats']:.4f}"
+                for name, figure in found["test"].items()
+                if figure["repeats"] is not None
             }
     if {"paper", "disjoint"} <= set(protocols):
         leaky, honest = (protocols[name]["test"] for name in ("paper", "disjoint"))
         columns["paper - disjoint"] = {
-            name: f"{leaky[name]['mean'] - honest[name]['mean']:+.4f}" for name in leaky if name in honest
+            name: f"{leaky[name]['mean'] - honest[name]['mean']:+.4f}"
+            for name in leaky
+            if name in honest and None not in (leaky[name]["mean"], honest[name]["mean"])
         }
-    last = list(protocols.values())[-1]["constant"]
-    columns["constant"] = {name: _cell(figure, spread) for name, figure in last.items()}
-    for source, figures in PUBLISHED.get(result["dataset"], {}).items():
+    for protocol, found in protocols.items():
+        title = "constant" if len(protocols) == 1 else f"constant, {protocol}"
+        columns[title] = {name: _cell(figure, spread) for name, figure in found["constant"].items()}
+    published = PUBLISHED.get(result["dataset"], {}) if _as_published(result) else {}
+    for source, figures in published.items():
         columns[source] = {name: f"{mean:.3f} ± {deviation:.3f}" for name, (mean, deviation) in figures.items()}
-    keys = [name for name in columns[marked(next(iter(protocols)))] if not _is_count(name)]
+    keys = [name for name in dict.fromkeys(k for column in columns.values() for k in column) if not _is_count(name)]
     drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
     over = [f"{len(result['folds'])} folds"] if by_folds else []
     over += [f"{result['repeats']} repeats"] if by_repeats else []
@@ -234,7 +267,9 @@ def report(result: Mapping[str, Any]) -> str:
         text_table(columns, keys),
         "constant: the best guess without looking, from the training labels",
     ]
-    if result["drawn"] and result["dataset"] in PUBLISHED:
+    for protocol, sentences in result["identities"].items():
+        lines += [f"{marked(protocol)}: {sentence}" for sentence in sentences]
+    if result["drawn"] and published:
         lines.append("the published figures are of photographs and cannot be compared with those of drawings")
     if "paper" in protocols:
         lines.append("leaky: whoever is tested on may have been learnt from; no figure for people who are new")
@@ -242,13 +277,22 @@ def report(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _as_published(result: Mapping[str, Any]) -> bool:
+    """Whether the study's protocol is that of the published figures."""
+    disjoint = "disjoint" in result["protocols"]
+    return disjoint and len(result["folds"]) == PUBLISHED_FOLDS and result["age_groups"] == "levi_hassner"
+
+
 def _is_count(name: str) -> bool:
     return name.split("/")[-1] == "n"
 
 
 def _cell(figure: Mapping[str, Any], spread: str) -> str:
-    deviation = figure[spread]
-    return f"{figure['mean']:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    if figure["mean"] is None:
+        return ""
+    missing = len(figure["values"]) - figure["runs"]
+    text = f"{figure['mean']:.4f}" + ("" if figure[spread] is None else f" ± {figure[spread]:.4f}")
+    return f"{text} ({missing} runs without)" if missing else text
 
 
 def _say(text: str) -> None:

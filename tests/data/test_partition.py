@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.partition import class_names, split_dataset
+from agegender_jax.data.partition import class_names, contradictions, split_dataset
 from agegender_jax.errors import Refused, UserError
 from agegender_jax.splits import PARTS
 
@@ -125,6 +125,53 @@ def test_published_folds_are_the_test_parts_and_validation_shares_no_user() -> N
     assert set(table["fold"][random.test].tolist()) == {0, 1, 2, 3, 4}
     with pytest.raises(UserError, match="published with 5 folds; 4 were asked for"):
         split_dataset(table, recipe(folds=4))
+
+
+def test_a_group_in_two_published_folds_stays_whole_and_a_conflict_is_never_tested_on() -> None:
+    table = adience()
+    first, last = np.flatnonzero(table["fold"] == 0)[:2], np.flatnonzero(table["fold"] == 3)[:2]
+    table["sha256"][[first[0], last[0]]] = "same labels"
+    table["sha256"][[first[1], last[1]]] = "other labels"
+    for name in ("age_low", "age_high", "gender"):
+        table[name][last[0]] = table[name][first[0]]
+    table["age_low"][[first[1], last[1]]], table["age_high"][[first[1], last[1]]] = (4, 25), (6, 32)
+    for fold in range(5):
+        split, conflicts = split_dataset(table, recipe(folds=5, fold=fold))
+        assert split.report["groups_in_several_parts"] == 0
+        assert not {first[1], last[1]} & set(split.test.tolist())
+        assert not {first[1], last[1]} & set(split.validation.tolist())
+        assert conflicts["conflicting_groups"] == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "conflicting"),
+    [
+        ({"age_low": [25.0, 38.0], "age_high": [32.0, 43.0]}, 1),
+        ({"age_low": [25.0, 25.0], "age_high": [32.0, 32.0], "gender": [0, 2]}, 0),  # 2: nobody looked
+        ({"gender": [0, 1]}, 1),
+        ({"class_name": ["female_30", "female_31"]}, 1),
+        ({"class_name": ["female_30", ""]}, 0),
+    ],
+)
+def test_contradictions_of_identical_files(known: dict, conflicting: int) -> None:
+    table = columns(2, sha256=["same", "same"], **{name: np.array(values) for name, values in known.items()})
+    assert contradictions(table)[1]["conflicting_groups"] == conflicting
+
+
+@pytest.mark.parametrize("clips", [1, 2, 4, 30])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_not_refused_has_every_class_in_every_part(clips: int, seed: int) -> None:
+    names = tuple(f"{gender}_{age}" for gender in ("female", "male") for age in (20, 30, 40, 50, 60))
+    for per_class in (3, 5, 10):
+        table = speakers(per_class, clips, names)
+        try:
+            split, _ = split_dataset(table, recipe(stratify="class", seed=seed))
+        except Refused:
+            continue
+        assert all(part == set(names) for part in parts_of(split, table["class_name"]))
+        assert split.report["groups_in_several_parts"] == 0
+        return
+    pytest.fail("even ten speakers a class were refused")
 
 
 def test_the_order_of_the_rows_plays_no_part() -> None:

@@ -11,8 +11,9 @@ import pytest
 import scipy.signal
 import soundfile
 
-from agegender_jax.data.sound import MAX_CHANNELS, MAX_SECONDS, SOUND_DECODER, decode_sound
+from agegender_jax.data.sound import SOUND_DECODER, decode_sound
 from agegender_jax.errors import UserError
+from tfds_builders.sound import MAX_CHANNELS, MAX_SECONDS
 
 RATE = 16_000
 REFUSED = r"^voices/1\.wav: is no recording that can be decoded \(.+\); repair or remove it\.$"
@@ -179,10 +180,10 @@ def _flac_claiming(frames: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (_wav(MAX_CHANNELS + 1, RATE), "claims 33 channels, more than the 32 accepted; mix it down or remove it"),
+        (_wav(MAX_CHANNELS + 1, RATE), "claims 17 channels, more than the 16 accepted; mix it down or remove it"),
         (_wav(1, 999), "claims 999 samples a second, outside the 1,000 to 192,000 accepted; resample or remove it"),
         (_wav(1, 2_000_000_000), "claims 2,000,000,000 samples a second"),
-        (_wav(1, 1000, MAX_SECONDS * 1000 + 1), "claims to last more than the 600 s accepted; cut or remove it"),
+        (_wav(1, 1000, int(MAX_SECONDS) * 1000 + 1), "claims to last more than the 600 s accepted; cut or remove it"),
         (_flac_claiming(2**36 - 1), "claims to last more than the 600 s accepted; cut or remove it"),
     ],
 )
@@ -200,7 +201,7 @@ def test_hostile_headers_are_refused_before_memory_is_taken(
 
 def test_what_is_just_within_the_limits_is_taken() -> None:
     assert not decode_sound(_wav(MAX_CHANNELS, RATE), RATE, 200).any()
-    assert not decode_sound(_wav(1, 1000, MAX_SECONDS * 1000), 1000, 200).any()
+    assert not decode_sound(_wav(1, 1000, int(MAX_SECONDS) * 1000), 1000, 200).any()
 
 
 def test_a_length_that_is_claimed_but_absent_is_no_matter_of_memory() -> None:

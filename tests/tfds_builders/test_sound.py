@@ -51,7 +51,7 @@ def test_every_format_and_width_is_measured(kind: str, subtype: str | None, chan
     assert check_sound(f"a.{kind.lower()}", content) == SoundInfo(16_000, channels, 16_000, 1.0)
 
 
-@pytest.mark.parametrize("rate", [1, 8_000, 11_025, 44_100, 192_000, 768_000])
+@pytest.mark.parametrize("rate", [1_000, 8_000, 11_025, 44_100, 192_000])
 def test_every_rate_is_accepted(rate: int) -> None:
     info = check_sound("a.wav", encoded(NOISE[:400], rate))
     assert (info.sample_rate, info.frames, info.seconds) == (rate, 400, 400 / rate)
@@ -81,8 +81,9 @@ def test_every_rate_is_accepted(rate: int) -> None:
         (encoded(kind="AIFF"), "no readable sound"),
         (patched(24, "<I", 0), "of a sample rate of 0"),
         (flac(0, 16_000), "of a sample rate of 0"),
-        (patched(24, "<I", 768_001), "of a sample rate over 768000 Hz"),
-        (patched(24, "<I", 2**31 - 1), "of a sample rate over 768000 Hz"),
+        (patched(24, "<I", 192_001), "of a sample rate over 192000 Hz"),
+        (patched(24, "<I", 999), "of a sample rate under 1000 Hz"),
+        (patched(24, "<I", 2**31 - 1), "of a sample rate over 192000 Hz"),
         (patched(22, "<H", 0), "no readable sound"),
         (patched(22, "<H", 17), "of more than 16 channels"),
         (patched(22, "<H", 65_535), "of more than 16 channels"),
@@ -93,8 +94,8 @@ def test_every_rate_is_accepted(rate: int) -> None:
         (flac(16_000, 0), "of unknown length: write them again"),
         (flac(16_000, 2**36 - 1), "longer than 600 s"),
         (flac(16_000, 16_001), "truncated or damaged"),
-        (encoded(NOISE, 8), "longer than 600 s"),  # 2,000 s
-        (encoded(np.zeros(3 * 3600 * 100), 100, "FLAC"), "longer than 600 s"),  # three hours
+        (encoded(np.zeros(601 * 1000), 1000), "longer than 600 s"),
+        (encoded(np.zeros(3 * 3600 * 1000, np.float32), 1000, "FLAC"), "longer than 600 s"),  # three hours
     ],
 )
 def test_what_cannot_be_used_gets_a_reason_to_count_by(content: bytes, reason: str) -> None:

@@ -199,12 +199,14 @@ def test_every_bad_file_is_counted_with_its_reason(tmp_path: Path, capsys: pytes
     struct.pack_into("<I", zero_rate, 24, 0)
     silent = io.BytesIO()
     soundfile.write(silent, np.zeros(800), 8_000, format="FLAC")
+    hours = io.BytesIO()
+    soundfile.write(hours, np.zeros(3 * 3600 * 1000, np.float32), 1_000, format="FLAC")
     bad = {
         "male_20/truncated.wav": (sound(1)[:-100], "1 truncated or damaged"),
         "male_20/silent.flac": (silent.getvalue(), "1 silent"),
         "male_20/empty.wav": (b"", "1 empty"),
         "male_20/rate.wav": (bytes(zero_rate), "1 of a sample rate of 0"),
-        "male_20/hours.wav": (sound(1, rate=1), "1 longer than 600 s"),
+        "male_20/hours.flac": (hours.getvalue(), "1 longer than 600 s"),
         "male_20/page.wav": (b"<html>" * 100, "1 no readable sound"),
         "male_20/large.wav": (b"", "1 larger than 64 MiB"),
         "robot_20/a.wav": (sound(1), "4 wrongly labelled"),

@@ -28,6 +28,8 @@ def summary_of(member: Any, accuracy: float, constant: float = 0.5) -> dict[str,
         "drawn": False,
         "age_groups": "levi_hassner",
         "seconds": 10.0,
+        "data_sha256": "same",
+        "subjects": {"known": 3, "in_several_parts": 0, "unidentified_examples": 0},
         "versions": {},
         "hardware": {},
         "test": {"gender/accuracy": accuracy, "n": 7},
@@ -40,9 +42,11 @@ def test_the_plan_has_every_combination_once() -> None:
     assert len({member.name for member in members}) == len(members) == 8
     found = {(m.recipe.split.protocol, m.recipe.split.fold, m.recipe.seed, m.recipe.split.seed) for m in members}
     assert found == {(p, f, s, 0) for p in ("paper", "disjoint") for f in (1, 3) for s in (0, 1)}
-    assert plan(recipe(5), (), "all")[4].name == "fold_4"
-    assert plan(recipe(), (), "", 3)[2].name == "repeat_2"
-    assert [member.name for member in plan(recipe(), ["paper"])] == ["paper"]  # a folder of its own even alone
+    assert plan(recipe(5), (), "all")[4].name == "disjoint-fold_4"
+    assert plan(recipe(), (), "", 3)[2].name == "disjoint-repeat_2"
+    assert [member.name for member in plan(recipe(), ["paper"])] == ["paper"]
+    narrow, wide = plan(recipe(5), (), "0,1"), plan(recipe(5), ["paper", "disjoint"], "all", 2)
+    assert {member.name for member in narrow} <= {member.name for member in wide}
 
 
 @pytest.mark.parametrize(
@@ -78,8 +82,30 @@ def test_mean_and_spread_on_paper() -> None:
     assert "paper (leaky)" in text
     assert "0.9000 ± 0.0707" in text
     assert "+0.2250" in text  # .9 - .675
-    assert "0.868 ± 0.014" in text  # Levi and Hassner
-    assert "constant" in text
+    assert "Hassner" not in text  # of five folds
+    assert "constant, disjoint" in text
+    assert "paper (leaky): 3 subjects, none of them in two parts" in text
+
+
+def test_published_figures_stand_beside_the_same_protocol_alone() -> None:
+    def text(folds: int, scheme: str, protocol: str = "disjoint") -> str:
+        members = plan(recipe(folds), [protocol], "all")
+        summaries = {m.name: summary_of(m, 0.8) | {"age_groups": scheme} for m in members}
+        return report(summarize(members, summaries) | {"refused": {}})
+
+    assert "0.868 ± 0.014" in text(5, "levi_hassner")
+    for other in (text(4, "levi_hassner"), text(5, "nearest"), text(5, "levi_hassner", "paper")):
+        assert "Hassner" not in other
+
+
+def test_a_figure_that_some_fold_lacks_is_shown_with_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = plan(recipe(3), (), "all")
+    summaries = {m.name: summary_of(m, 0.8 + m.fold / 10) for m in members}
+    summaries["disjoint-fold_1"]["test"]["gender/accuracy"] = None
+    result = summarize(members, summaries) | {"refused": {}}
+    found = result["protocols"]["disjoint"]["test"]["gender/accuracy"]
+    assert (found["mean"], found["folds"], found["runs"]) == (pytest.approx(0.9), None, 2)
+    assert "0.9000 (1 runs without)" in report(result)
 
 
 @pytest.fixture
@@ -105,7 +131,7 @@ def test_what_is_complete_is_not_trained_again(
     whole = module.train
 
     def stopped(recipe: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:
-        if workdir.name == "fold_2" and trained == ["fold_0", "fold_1"]:
+        if workdir.name == "disjoint-fold_2" and trained == ["disjoint-fold_0", "disjoint-fold_1"]:
             trained.append("stopped")
             raise Preempted("stopped")
         return whole(recipe, workdir, **options)
@@ -116,18 +142,28 @@ def test_what_is_complete_is_not_trained_again(
         train_all(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
     assert not (tmp_path / "study" / "study.json").exists()
     result = train_all(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
-    assert trained == ["fold_0", "fold_1", "stopped", "fold_2", "fold_3"]
+    assert [name.removeprefix("disjoint-") for name in trained] == ["fold_0", "fold_1", "stopped", "fold_2", "fold_3"]
     assert result["protocols"]["disjoint"]["test"]["gender/accuracy"]["mean"] == pytest.approx(0.65)
     assert json.loads((tmp_path / "study" / "study.json").read_text()) == result
 
 
 def test_a_complete_run_of_another_recipe_is_not_counted(trained: list[str], tmp_path: Path) -> None:
     train_all(plan(recipe(2), (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
-    (tmp_path / "study" / "fold_0" / "split.json").write_text("{}")
+    (tmp_path / "study" / "disjoint-fold_0" / "split.json").write_text("{}")
     other = recipe(2)
     other.train.epochs = 1.0
     with pytest.raises(UserError, match=r"another recipe \(train.epochs"):
         train_all(plan(other, (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+
+
+def test_runs_on_different_data_are_not_put_into_one_table(trained: list[str], tmp_path: Path) -> None:
+    members = plan(recipe(2), (), "all")
+    train_all(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+    path = tmp_path / "study" / "disjoint-fold_1" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_sha256": "other"}))
+    with pytest.raises(UserError, match="not all of the same data"):
+        train_all(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+    assert not (tmp_path / "study" / "study.json").exists()
 
 
 def test_the_directory_of_a_single_run_is_left_alone(tmp_path: Path) -> None:

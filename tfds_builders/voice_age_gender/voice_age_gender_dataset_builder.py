@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.archive import DataError
 from tfds_builders.generation import Made, SpooledBuilder, Work, members
-from tfds_builders.sound import PICTURE_SIDE, check_sound, is_sound, spectrogram_png
+from tfds_builders.sound import MAX_SECONDS, PICTURE_SIDE, check_sound, is_sound, spectrogram_png
 from tfds_builders.voice_age_gender.listing import (
     LABEL_PATTERN,
     Item,
@@ -63,7 +63,7 @@ class VoiceConfig(tfds.core.BuilderConfig):
     recording_pattern: str = ""
     csv: str = ""
     max_bad: float = 0.05
-    max_seconds: float = 600.0
+    max_seconds: float = MAX_SECONDS
     png: bool = False
     corpus: str = ""
     terms: str = "The terms of your recordings apply."
@@ -121,8 +121,11 @@ def find_source(manual_dir: Path, config: VoiceConfig | None = None) -> Path:
     """
     config = config or _FOLDERS
     pattern = config.patterns().label
-    if not (0 <= config.max_bad <= 1 and config.max_seconds > 0):
-        raise DataError(f"max_bad is {config.max_bad} and max_seconds {config.max_seconds}; give 0 to 1, and over 0.")
+    if not (0 <= config.max_bad <= 1 and 0 < config.max_seconds <= MAX_SECONDS):
+        raise DataError(
+            f"max_bad is {config.max_bad} and max_seconds {config.max_seconds}; give 0 to 1, and at most "
+            f"{MAX_SECONDS:g}."
+        )
 
     def has_classes(folder: Path) -> bool:
         return any(entry.is_dir() and parse_label(entry.name, pattern) for entry in folder.iterdir())
