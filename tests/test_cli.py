@@ -90,6 +90,7 @@ def test_a_leaky_protocol_is_never_printed_without_the_word(
 ) -> None:
     keys = ("run", "dataset", "age_groups", "split_sha256")
     result = dict.fromkeys(keys, "x") | {"protocol": "paper", "drawn": False, "left_out": 0, "test": {"n": 1}}
+    result["files_of_seen_subjects"] = 0
     monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: result)
     assert cli.main(["evaluate", str(finished.workdir)]) == 0
     assert "protocol paper (leaky), " in capsys.readouterr().out

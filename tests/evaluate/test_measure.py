@@ -141,7 +141,7 @@ def test_a_run_on_voices_carries_its_classes_and_spectrogram(voices: tuple[Run, 
     assert run.facts()["class_names"] == ["female_20", "female_60", "male_20", "male_60"]
     assert run.heads()["joint"].size == 4
     assert run.facts()["spectrogram"]["name"] == "log_mel"
-    assert run.facts()["subjects"] == {"known": 12, "in_several_parts": 0}
+    assert run.facts()["subjects"] == {"known": 12, "in_several_parts": 0, "unidentified_examples": 0}
     summary = run.summary()
     assert summary is not None
     again = measure(run, progress=False)
@@ -153,6 +153,7 @@ def test_another_corpus_is_measured_whole_and_what_was_learnt_from_is_left_out(v
     run, here, there = voices
     result = measure(run, dataset="voice_age_gender", manual_dir=there, progress=False)
     assert (result["test"]["n"], result["left_out"]) == (24, 0)
+    assert result["files_of_seen_subjects"] == 16  # the names of speakers are the same in both drawn corpora
     again = measure(run, config="folders", manual_dir=here, progress=False)
     assert (again["test"]["n"], again["left_out"]) == (8, 16)  # a third was never learnt from: the test part
     assert again["test"]["joint/accuracy"] == measure(run, progress=False)["test"]["joint/accuracy"]

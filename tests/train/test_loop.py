@@ -55,7 +55,7 @@ def fake_steps(
       bias: what gender the model answers for every face once so many steps are done: 0 or 1.
     """
 
-    def make(graphdef: Any, heads: Any, optimizer: Any, recipe: ConfigDict, constrain: Any) -> Callable:
+    def make(graphdef: Any, heads: Any, optimizer: Any, recipe: ConfigDict, inputs: Any, constrain: Any) -> Callable:
         def steps(state: TrainState, data: Any, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             number = state.step + 1 + jnp.arange(len(rows))
             new = dataclasses.replace(state, step=state.step + len(rows))
