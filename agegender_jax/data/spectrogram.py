@@ -125,7 +125,7 @@ def get_recipe(name: str, seconds: float = 0.0) -> SpectrogramRecipe:
     if not shortest / recipe.sample_rate <= seconds <= MAX_SECONDS:
         raise UserError(
             f"Clips of {seconds} s do not make a spectrogram {name!r}; choose {shortest / recipe.sample_rate:.3f} to "
-            f"{MAX_SECONDS} s, or 0 for its own {recipe.seconds} s."
+            f"{MAX_SECONDS:g} s, or 0 for its own {recipe.seconds} s."
         )
     return dataclasses.replace(recipe, seconds=float(seconds))
 

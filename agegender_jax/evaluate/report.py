@@ -26,7 +26,7 @@ def identities(subjects: Mapping[str, int]) -> str:
     if not subjects["known"]:
         return f"nobody is identified: {bound}"
     if subjects["in_several_parts"]:
-        return f"leaky: {subjects['in_several_parts']} of {subjects['known']} subjects are in several parts"
+        return f"{subjects['in_several_parts']} of {subjects['known']} subjects are in several parts, so this leaks"
     text = f"{subjects['known']} subjects, none of them in two parts"
     nameless = subjects["unidentified_examples"]
     return f"{text}; {nameless} examples are of nobody who is identified: {bound}" if nameless else text
