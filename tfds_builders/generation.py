@@ -173,8 +173,6 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
     ) -> None:
-        if download_config.max_examples_per_split == 0:
-            return
         on_beam = bool(download_config.beam_options or download_config.beam_runner)
         folder = self.data_path / f"spool-{uuid.uuid4().hex}"
         folder.mkdir()
@@ -183,6 +181,7 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             manual_dir = Path(os.fspath(dl_manager.manual_dir))
             if (manual_dir / DRAWN).exists():
                 self.info.metadata["drawn"] = True
+                print(f"{manual_dir} was drawn from a seed: no labels or terms of the original apply.", file=sys.stderr)
             work = self._work(manual_dir)
             made = _make_on_beam(work, maker, folder, download_config) if on_beam else _make_here(work, maker, folder)
             entries: dict[str, list[bytes]] = {split: [] for split in self.SPLITS}

@@ -13,6 +13,12 @@ from agegender_jax.labels import GENDERS, UNDEFINED_GENDER, UNKNOWN, age_groups
 from agegender_jax.splits import Split, TooFewGroups, make_split
 
 Columns = Mapping[str, np.ndarray]
+INSTEAD = (
+    "--config.heads.joint.weight=0 --config.heads.gender.weight=1 --config.split.stratify=gender "
+    "--config.evaluate.select=gender/accuracy"
+)
+"""Flags that learn gender instead of a dataset's own classes."""
+
 STRATA = ("age_group", "gender", "class")
 """What the parts of a split may have in equal shares: `split.stratify`."""
 
@@ -85,16 +91,15 @@ def _refusal(error: TooFewGroups, names: Sequence[str], stratify: str, folds: in
     shown = ", ".join(few[:6]) + (f" and {len(few) - 6} more" if len(few) > 6 else "")
     ways = []
     if folds > 3 and error.counts.min() >= 3:
-        ways.append(f"choose fewer folds (config.split.folds={error.counts.min()})")
+        ways.append(f"choose fewer folds (--config.split.folds={error.counts.min()})")
     if stratify == "class":
         ways.append(
-            "learn gender and age bands instead of exact classes (config.heads.joint.weight=0, "
-            "config.heads.age_group.weight=1, config.split.stratify=gender), or age in years "
-            "(config.heads.age.weight=1)"
+            f"learn gender and age bands instead of exact classes ({INSTEAD} --config.heads.age_group.weight=1), or "
+            f"gender and age in years ({INSTEAD} --config.heads.age.weight=1)"
         )
     ways += ["merge classes", "add speakers"] if stratify == "class" else ["add subjects"]
     return (
         f"A disjoint split needs at least {error.needed} subjects of every {stratify}, one for each part, and these "
-        f"have fewer: {shown}. Ways out: {'; '.join(ways)}; or the leaky protocol (config.split.protocol=paper), which "
-        "measures how well known speakers are recognised."
+        f"have fewer: {shown}. Ways out: {'; '.join(ways)}; or the leaky protocol (--config.split.protocol=paper), "
+        "which measures how well known speakers are recognised."
     )

@@ -60,6 +60,8 @@ def measure(
         if config is not None or dataset not in (None, options.name):
             options.update(dict.fromkeys(_OF_THE_DATASET, ""), name=dataset or options.name, max_bad=0.0)
             options.config = config or ""
+        elif dataset is not None:
+            options.csv = ""  # the name of a file of the run's own archive
     elif facts["manual_dir"] and not options.drawn:
         manual_dir = Path(facts["manual_dir"])
     prepared, data, inputs = open_dataset(

@@ -29,6 +29,7 @@ from agegender_jax.splits import LEAKY
 from agegender_jax.train.experiment import Experiment, set_up
 from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
 from agegender_jax.train.optimizer import learning_rate, make_optimizer
+from agegender_jax.train.pace import Every, Pace
 from agegender_jax.train.state import TrainState, initial_state
 from agegender_jax.train.step import make_train_steps
 from agegender_jax.train.writers import Progress, Writers
@@ -71,7 +72,7 @@ def train(
         _say(f"{workdir} is complete:\n{report(summary)}")
         return summary
     try:
-        with run.locked(), _termination() as stop, jax.set_mesh(mesh):
+        with run.locked(), termination() as stop, jax.set_mesh(mesh):
             experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=progress)
             _say(experiment.describe())
             # Closed whatever happens: a checkpoint that is being saved is then finished.
@@ -114,7 +115,8 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
             recipes.to_json(recipe),
             experiment.describe(),
             get_parameter_overview(params, include_stats=False),
-            f"{total} steps of {recipe.train.batch_size} on {jax.device_count()} {jax.default_backend()} device(s), "
+            f"{total} steps of {recipe.train.batch_size} on {jax.device_count()} {jax.default_backend()} device(s) "
+            f"({_epochs(recipe, total, len(experiment.split.train))}), "
             f"evaluated and saved every {every}",
         ]
     )
@@ -182,7 +184,7 @@ def _train(
     order = BatchOrder(split.train, batch_size, recipe.seed)
     _say(
         f"model    {recipe.model.backbone} {recipe.model.variant}, {parameters:,} parameters; "
-        f"{total} steps of {batch_size}"
+        f"{total} steps of {batch_size} ({_epochs(recipe, total, len(split.train))})"
     )
 
     with Writers(run.directory, step) as writers:
@@ -190,7 +192,7 @@ def _train(
             writers.text("recipe", "```json\n" + recipes.to_json(recipe) + "\n```")
             writers.text("experiment", "```\n" + experiment.describe() + "\n```")
         bar = Progress(total, step, batch_size)
-        pace, album = _Pace(), _Every(_PICTURES_SECONDS)
+        pace, album = Pace(), Every(_PICTURES_SECONDS)
         pending: tuple[int, Any] | None = None
         first_step: float | None = None
 
@@ -265,6 +267,7 @@ def _train(
             "dataset": recipe.dataset.name,
             "drawn": experiment.prepared.drawn,
             "protocol": split.protocol,
+            "train_examples": len(split.train),
             "leaky": split.protocol in LEAKY or bool(split.report["groups_in_several_parts"]),
             "subjects": experiment.facts["subjects"],
             "data_sha256": experiment.facts["data_sha256"],
@@ -291,6 +294,18 @@ def _train(
     return summary
 
 
+def _epochs(recipe: ConfigDict, total: int, examples: int) -> str:
+    """How many epochs a run has; where whole dispatches make it many more or fewer than was asked for, why."""
+    epochs, asked = total * recipe.train.batch_size / examples, recipe.train.epochs
+    text = f"{epochs:.1f} epochs"
+    if abs(epochs - asked) > 0.25 * asked:
+        text += (
+            f", not {asked:g}: steps come in blocks of {recipe.train.steps_per_dispatch}; "
+            "--config.train.steps_per_dispatch=1 comes closest"
+        )
+    return text
+
+
 def _peak_memory() -> int:
     """Bytes, of this start of the run."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -314,46 +329,6 @@ def _progress_line(
     return line
 
 
-class _Every:
-    """Says at most so often, in seconds, that something is due; the first time it is."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._last = seconds, float("-inf")
-
-    def due(self) -> bool:
-        if time.monotonic() - self._last < self._seconds:
-            return False
-        self._last = time.monotonic()
-        return True
-
-
-class _Pace:
-    """How long dispatches take. The first is left out: it includes compilation."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._seconds: list[float] | None = None
-
-    def restart(self) -> None:
-        """Begins to count anew, after something that is no dispatch."""
-        self._last = time.monotonic()
-
-    def lap(self) -> float:
-        """A dispatch has ended: the seconds since the one before."""
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
-        if self._seconds is None:
-            self._seconds = []
-        else:
-            self._seconds.append(seconds)
-        return seconds
-
-    @property
-    def median(self) -> float | None:
-        """Seconds a dispatch, None before there were two."""
-        return float(np.median(self._seconds)) if self._seconds else None
-
-
 def _check_finite(values: dict[str, np.ndarray], at: int, checkpoints: Checkpoints) -> None:
     # The gradient too: a loss is of the parameters before its step, and these are saved after it.
     losses = values["loss"]
@@ -370,16 +345,19 @@ def _check_finite(values: dict[str, np.ndarray], at: int, checkpoints: Checkpoin
 
 
 @contextmanager
-def _termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets. JAX's own notice of preemption reaches only multi-process runs."""
+def termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, and those around it. JAX's own notice reaches only multi-process runs."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be installed
         yield stop
         return
 
-    def note(*_: Any) -> None:
+    def note(number: int, frame: Any) -> None:
         stop.set()
-        _say("SIGTERM: saving after the steps that are running.")
+        if callable(before):  # of a study, which then begins no other run
+            before(number, frame)
+        else:
+            _say("SIGTERM: stopping once what is running is saved.")
 
     before = signal.signal(signal.SIGTERM, note)
     try:

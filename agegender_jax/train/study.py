@@ -5,6 +5,7 @@ Every run is resumed or skipped by itself, so the same command goes on wherever 
 
 import json
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from agegender_jax.errors import Refused, UserError
+from agegender_jax.errors import Preempted, Refused, UserError
 from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, duration, identities, text_table
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run, write_whole
 from agegender_jax.splits import PROTOCOLS, marked
-from agegender_jax.train.loop import train
+from agegender_jax.train.loop import termination, train
 
 _MAX_REPEATS = 100
 
@@ -109,17 +110,33 @@ def train_all(
     Raises:
       UserError: as `loop.train`; the directory holds something else; every protocol is refused.
     """
-    path = _start(workdir)
+    with termination() as stop:
+        return _train_all(members, workdir, stop, manual_dir, data_dir, progress)
+
+
+def _train_all(
+    members: Sequence[Member],
+    workdir: Path,
+    stop: threading.Event,
+    manual_dir: Path | None,
+    data_dir: Path,
+    progress: bool,
+) -> dict[str, Any]:
+    path = _start(workdir, members)
     summaries: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
     for number, member in enumerate(members, start=1):
         if member.protocol in refused:
             continue
+        if stop.is_set():
+            raise Preempted(
+                f"Stopped by SIGTERM before run {number} of {len(members)}; the same command goes on there."
+            )
         directory = workdir / member.name
         done = (directory / "summary.json").exists()
         _say(f"--- run {number} of {len(members)}: {member.name}{' is complete' if done else ''}")
         if done:
-            summary = Run.start(directory, member.recipe).summary()  # refuses another recipe's
+            summary = Run.load(directory).summary()
             assert summary is not None
         else:
             try:
@@ -146,12 +163,15 @@ def train_all(
     return result
 
 
-def _start(workdir: Path) -> Path:
-    """The path of the table, which is not there until all runs are complete."""
-    if (workdir / "recipe.json").exists():
+def _start(workdir: Path, members: Sequence[Member]) -> Path:
+    """The path of the table, which is not there until all runs are complete; refuses what other recipes left."""
+    if (workdir / "split.json").exists():
         raise UserError(f"{workdir} holds a single run; choose another --workdir for several.")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        for member in members:
+            if (workdir / member.name / "split.json").exists():
+                Run.start(workdir / member.name, member.recipe)
         path = workdir / "study.json"
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -189,6 +209,20 @@ def summarize(members: Sequence[Member], summaries: Mapping[str, Mapping[str, An
         "drawn": any(summary["drawn"] for summary in summaries.values()),
         "age_groups": first["age_groups"],
         "data_sha256": first["data_sha256"],
+        "train_examples": {
+            protocol: float(
+                np.mean(
+                    [
+                        summaries[m.name]["train_examples"]
+                        for m in members
+                        if m.protocol == protocol and m.name in summaries
+                    ]
+                )
+            )
+            for protocol in protocols
+        },
+        "same_splits": len({summary["split_sha256"] for summary in summaries.values()})
+        < len({(m.protocol, m.fold) for m in members if m.name in summaries}),
         "identities": {
             protocol: sorted(
                 {
@@ -244,7 +278,7 @@ def report(result: Mapping[str, Any]) -> str:
                 for name, figure in found["test"].items()
                 if figure["repeats"] is not None
             }
-    if {"paper", "disjoint"} <= set(protocols):
+    if {"paper", "disjoint"} <= set(protocols) and not result["same_splits"]:
         leaky, honest = (protocols[name]["test"] for name in ("paper", "disjoint"))
         columns["paper - disjoint"] = {
             name: f"{leaky[name]['mean'] - honest[name]['mean']:+.4f}"
@@ -263,10 +297,14 @@ def report(result: Mapping[str, Any]) -> str:
     over += [f"{result['repeats']} repeats"] if by_repeats else []
     lines = [
         f"{result['dataset']}{drawn}, age groups {result['age_groups']}, test figures of {len(result['runs'])} runs in "
-        f"{duration(result['seconds'])}: mean ± standard deviation over {' and '.join(over) or 'one run'}",
+        f"{duration(result['seconds'])}" + (f": mean ± standard deviation over {' and '.join(over)}" if over else ""),
         text_table(columns, keys),
         "constant: the best guess without looking, from the training labels",
     ]
+    counts = [f"{marked(name)} {count:.0f}" for name, count in result["train_examples"].items()]
+    lines.append(f"examples to learn from: {', '.join(counts)}")
+    if len(protocols) > 1 and result["same_splits"]:
+        lines.append("both protocols gave the same split, for nothing tells people apart: no leak can be measured")
     for protocol, sentences in result["identities"].items():
         lines += [f"{marked(protocol)}: {sentence}" for sentence in sentences]
     if result["drawn"] and published:

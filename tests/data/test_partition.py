@@ -1,5 +1,6 @@
 """Splits of whole datasets: people, photographers and recordings stay together, and what cannot be is refused."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
 from agegender_jax.errors import Refused, UserError
+from agegender_jax.models.model import build_heads
 from agegender_jax.splits import PARTS
+from agegender_jax.train.measurement import constant_figures, goodness
 
 
 def columns(n: int, **known: Any) -> dict[str, np.ndarray]:
@@ -80,8 +83,32 @@ def test_a_class_of_two_speakers_is_refused_with_the_ways_out() -> None:
     assert leaky.report["groups_in_several_parts"] == 4
 
 
+@pytest.mark.parametrize("way", [0, 1])
+def test_the_ways_out_are_recipes_that_pass(way: int) -> None:
+    with pytest.raises(Refused) as caught:
+        split_dataset(speakers(2, 9), recipe(stratify="class"))
+    flags = re.findall(r"\(((?:--config\S+ ?)+)\)", str(caught.value))[way].split()
+    made = recipe(stratify="class")
+    made.heads.update({"gender": {"weight": 0.0}, "age_group": {"weight": 0.0}, "age": {"weight": 0.0}})
+    made.heads.joint.weight = 1.0
+    made.evaluate.select = "joint/accuracy"
+    for flag in flags:
+        key, value = flag.removeprefix("--config.").split("=")
+        *path, last = key.split(".")
+        section = made
+        for part in path:
+            section = section[part]
+        section[last] = type(section[last])(value)
+    recipes.check(made)
+    heads = build_heads(made)
+    assert len(heads) == 2
+    assert "joint" not in heads
+    assert goodness(made.evaluate.select, constant_figures(heads)) >= 0
+    split_dataset(speakers(3, 9), made)
+
+
 def test_too_many_folds_are_refused_and_fewer_are_named() -> None:
-    with pytest.raises(Refused, match=r"female \(4\).*fewer folds \(config.split.folds=4\)"):
+    with pytest.raises(Refused, match=r"female \(4\).*fewer folds \(--config.split.folds=4\)"):
         split_dataset(speakers(4, 9), recipe(stratify="gender", folds=5))
     split_dataset(speakers(4, 9), recipe(stratify="gender", folds=4))
 

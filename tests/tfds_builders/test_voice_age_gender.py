@@ -392,3 +392,13 @@ def test_the_real_corpora_have_their_published_sizes(
         content = tar.extractfile(info).read()  # type: ignore[union-attr]
     key = info.name.removeprefix(f"{name}/")
     assert read(version_dir)[key]["audio"] == content
+
+
+def test_a_speaker_pattern_that_matches_nothing_is_a_sentence(tmp_path: Path) -> None:
+    for number in range(3):
+        path = tmp_path / "manual" / "male_20" / f"a{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sound(number))
+    options = {"speaker_pattern": r"/speaker(\d+)_"}
+    with pytest.raises(DataError, match=r"matches none of 3 paths, such as 'male_20/a0.wav'"):
+        prepare("voice_age_gender", tmp_path / "manual", tmp_path / "data", options=options)

@@ -1,6 +1,8 @@
 """Several runs side by side: which they are, their mean and spread, what is resumed, refused and left alone."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from agegender_jax import train as package
 from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.train import study as module
+from agegender_jax.train.loop import termination
 from agegender_jax.train.study import plan, report, summarize, train_all
 
 
@@ -29,6 +32,8 @@ def summary_of(member: Any, accuracy: float, constant: float = 0.5) -> dict[str,
         "age_groups": "levi_hassner",
         "seconds": 10.0,
         "data_sha256": "same",
+        "train_examples": 40,
+        "split_sha256": f"{member.protocol} {member.fold}" if member else "one",
         "subjects": {"known": 3, "in_several_parts": 0, "unidentified_examples": 0},
         "versions": {},
         "hardware": {},
@@ -115,7 +120,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def train(recipe: ConfigDict, workdir: Path, **_: Any) -> dict[str, Any]:
         names.append(workdir.name)
-        summary = summary_of(None, 0.5 + recipe.split.fold / 10)
+        summary = summary_of(None, 0.5 + recipe.split.fold / 10) | {"split_sha256": f"{recipe.split.fold}"}
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "recipe.json").write_text(recipes.to_json(recipe))
         (workdir / "summary.json").write_text(json.dumps(summary))
@@ -154,6 +159,7 @@ def test_a_complete_run_of_another_recipe_is_not_counted(trained: list[str], tmp
     other.train.epochs = 1.0
     with pytest.raises(UserError, match=r"another recipe \(train.epochs"):
         train_all(plan(other, (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+    assert (tmp_path / "study" / "study.json").exists()
 
 
 def test_runs_on_different_data_are_not_put_into_one_table(trained: list[str], tmp_path: Path) -> None:
@@ -166,8 +172,33 @@ def test_runs_on_different_data_are_not_put_into_one_table(trained: list[str], t
     assert not (tmp_path / "study" / "study.json").exists()
 
 
+def test_sigterm_between_two_runs_begins_no_other(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = module.train
+
+    def terminated(recipe: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:
+        with termination():  # a run's own handler, as it is installed while a run lasts
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(recipe, workdir, **options)
+
+    monkeypatch.setattr(module, "train", terminated)
+    with pytest.raises(Preempted, match="before run 2 of 3"):
+        train_all(plan(recipe(3), (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+    assert trained == ["disjoint-fold_0"]
+
+
+def test_two_protocols_with_one_split_measure_no_leak() -> None:
+    members = plan(recipe(), ["paper", "disjoint"])
+    summaries = {m.name: summary_of(m, 0.9) | {"split_sha256": "the same"} for m in members}
+    text = report(summarize(members, summaries) | {"refused": {}})
+    assert "no leak can be measured" in text
+    assert "paper - disjoint" not in text
+    assert "±" not in text
+
+
 def test_the_directory_of_a_single_run_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / "split.json").write_text("{}")
     with pytest.raises(UserError, match="holds a single run"):
         train_all(plan(recipe(2), (), "all"), tmp_path, manual_dir=None, data_dir=tmp_path)
 

@@ -287,6 +287,12 @@ class Builder(SpooledBuilder):
         else:
             listing = list_folders(source, patterns)
         listing.rejected.check(source, listing.looked_at, config.max_bad)  # before hours are spent on the rest
+        items = listing.items.values()
+        if config.speaker_pattern and not config.csv and items and not any(item.speaker for item in items):
+            raise DataError(
+                f"{source}: speaker_pattern {config.speaker_pattern} matches none of {len(items)} paths, such as "
+                f"{next(iter(items)).key!r}; correct it, or leave it out where nobody is known."
+            )
         metadata = self.info.metadata
         self._report = Report(f"{self.name}/{config.name}", source, listing, metadata["labels"], config.terms)
         # What is too large was rejected when it was listed.

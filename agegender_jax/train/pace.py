@@ -1,0 +1,46 @@
+"""How long dispatches take, and what is done only now and then."""
+
+import time
+
+import numpy as np
+
+
+class Every:
+    """Says at most so often, in seconds, that something is due; the first time it is."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, float("-inf")
+
+    def due(self) -> bool:
+        """Whether it is time again; if so, the next time is counted from now."""
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+class Pace:
+    """How long dispatches take. The first is left out: it includes compilation."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._seconds: list[float] | None = None
+
+    def restart(self) -> None:
+        """Begins to count anew, after something that is no dispatch."""
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """A dispatch has ended: the seconds since the one before."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        if self._seconds is None:
+            self._seconds = []
+        else:
+            self._seconds.append(seconds)
+        return seconds
+
+    @property
+    def median(self) -> float | None:
+        """Seconds a dispatch, None before there were two."""
+        return float(np.median(self._seconds)) if self._seconds else None
