@@ -48,17 +48,33 @@ def base() -> ConfigDict:
             "age_groups": "nearest",
             "preprocess": {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},  # of full scale, by channel
             "model": {
-                "backbone": "small_cnn",
-                "variant": "a",
-                "dropout": 0.5,
+                "backbone": "small_cnn",  # a name of models/backbones.py
+                "variant": "",  # of the backbone, where it has several; "" is its first
+                "width": 1.0,  # factor of the channels, where the backbone has it
+                "top": "published",  # how the last feature map becomes an embedding, a name of models/tops.py
+                "init": "default",  # `published`: the initialisation of the paper, where a better one is the default
+                "dropout": 0.5,  # after or before dense layers
+                "spatial_dropout": 0.15,  # of whole channels, where the backbone has it
+                "gender_to_age": "off",  # `joined`: the age heads see the gender's logits; `stopped`: without gradient
+                "pretrained": "",  # weights to begin with: a file, a run's directory, or a name of models/pretrained
                 "dtype": "float32",  # of the arithmetic; parameters and statistics are always float32
             },
             "heads": {
                 # `undefined`: a third class for Adience's gender "u", which means "infant, not annotated"
-                "gender": {"weight": 1.0, "class_weights": False, "undefined": False},
-                "age_group": {"weight": 1.0, "class_weights": False},
-                "joint": {"weight": 0.0, "class_weights": False},  # the classes that a dataset names itself
-                "age": {"weight": 1.0, "decoding": "median", "spread": 0.0},
+                "gender": {"weight": 1.0, "class_weights": False, "label_smoothing": 0.0, "undefined": False},
+                "age_group": {"weight": 1.0, "class_weights": False, "label_smoothing": 0.0, "loss": "cross_entropy"},
+                # the classes that a dataset names itself:
+                "joint": {"weight": 0.0, "class_weights": False, "label_smoothing": 0.0},
+                "age": {
+                    "weight": 1.0,
+                    "class_weights": False,  # a class a year
+                    "label_smoothing": 0.0,
+                    "loss": "cross_entropy",  # a name of models/age_losses.py
+                    "spread": 2.0,  # years, of the targets of `dldl`
+                    "decoding": "median",
+                },
+                # gender, and the age head `of` for either gender, from a backbone of three nets:
+                "routed": {"weight": 0.0, "of": "age_group"},
             },  # a weight of 0 leaves a head out
             "augment": {
                 # of pictures
@@ -85,6 +101,9 @@ def base() -> ConfigDict:
                 "b2": 0.999,
                 "weight_decay": 0.0,  # on kernels alone
                 "clip_norm": 0.0,  # of the gradient; 0 leaves it alone
+                "layer_decay": 1.0,  # factor of the learning rate from each layer to the one below
+                "freeze": "",  # parameters whose path this pattern finds stay as they are, such as `backbone/trunk`
+                "unfreeze_epoch": 0.0,  # until then; 0 is for good
             },
             "train": {
                 "batch_size": 32,
@@ -109,9 +128,32 @@ _CHOICES = {
     "split.protocol": ("disjoint", "paper"),
     "sound.spectrogram": ("log_mel", "audiomnist"),
     "split.stratify": ("age_group", "gender", "class"),
-    "model.backbone": ("small_cnn",),
+    "model.backbone": (
+        "small_cnn",
+        "cnn180",
+        "alexnet",
+        "vgg11",
+        "vgg11_bn",
+        "vgg16",
+        "vgg16_bn",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "densenet161",
+        "efficientnet_lite0",
+        "residual_attention",
+        "attention_ensemble",
+        "routed",
+    ),
+    "model.top": ("published", "average", "max", "max_literal"),
+    "model.init": ("default", "published"),
+    "model.gender_to_age": ("off", "joined", "stopped"),
     "model.dtype": ("float32", "bfloat16"),
-    "heads.age.decoding": ("median", "expectation"),
+    "heads.age_group.loss": ("cross_entropy", "coral", "corn"),
+    "heads.age.loss": ("cross_entropy", "dldl", "mean_variance", "l1", "huber", "coral", "corn"),
+    "heads.age.decoding": ("median", "expectation", "mode", "rank"),
+    "heads.routed.of": ("age_group", "age"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "step"),
     "evaluate.use": ("last", "best"),
@@ -132,7 +174,8 @@ _AT_LEAST = {
     "heads.age_group.weight": 0,
     "heads.joint.weight": 0,
     "heads.age.weight": 0,
-    "heads.age.spread": 0,
+    "heads.routed.weight": 0,
+    "optimizer.unfreeze_epoch": 0,
     "augment.zoom": 0,
     "augment.gain": 0,
     "augment.noise": 0,
@@ -144,6 +187,9 @@ _ABOVE = {
     "train.epochs": 0,
     "optimizer.learning_rate": 0,
     "evaluate.every_epochs": 0,
+    "heads.age.spread": 0,
+    "model.width": 0,
+    "optimizer.layer_decay": 0,
 }
 _SHARES = (
     "optimizer.warmup",
@@ -158,7 +204,16 @@ _SHARES = (
     "augment.frequency_mask",
     "dataset.max_bad",
 )
-_BELOW_ONE = ("model.dropout", "optimizer.b1", "optimizer.b2")  # 1 would divide by zero, or leave nothing
+_BELOW_ONE = (  # 1 would divide by zero, or leave nothing
+    "model.dropout",
+    "model.spatial_dropout",
+    "optimizer.b1",
+    "optimizer.b2",
+    "heads.gender.label_smoothing",
+    "heads.age_group.label_smoothing",
+    "heads.joint.label_smoothing",
+    "heads.age.label_smoothing",
+)
 _FRACTIONS = ("split.test_fraction", "split.validation_fraction")
 _SEEDS = ("seed", "split.seed")
 _MAX_SEED = 2**31 - 1  # JAX takes 32 bits, and two seeds must never mean one
@@ -223,7 +278,12 @@ def from_json(text: str) -> ConfigDict:
     """
     recipe = base()
     try:
-        recipe.update(json.loads(text))
+        stored = json.loads(text)
+        age = stored["heads"]["age"]
+        if "loss" not in age:  # once the spread alone chose it
+            age["loss"] = "dldl" if age["spread"] else "cross_entropy"
+            age["spread"] = age["spread"] or recipe.heads.age.spread
+        recipe.update(stored)
     except (AttributeError, KeyError, TypeError) as error:  # ConfigDict's messages may have several lines
         raise ValueError(" ".join(str(error.args[0] if error.args else error).split())) from error
     for key in ("mean", "std"):

@@ -5,13 +5,14 @@ evaluator know only the interface `Head`, so a new target is one new head and no
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from agegender_jax import metrics
 from agegender_jax.labels import GENDERS, UNDEFINED_GENDER, UNKNOWN, AgeGroups
@@ -29,6 +30,12 @@ class Head(Protocol):
     @property
     def size(self) -> int:
         """Number of logits."""
+
+    def layer(self, parts: Sequence[int], *, rngs: nnx.Rngs) -> nnx.Module:
+        """The module that makes the logits, float32 `[batch, sum(parts)] -> [batch, size]`.
+
+        `parts` are the sizes of the embeddings that stand side by side: most models have one.
+        """
 
     def column(self, examples: Columns) -> np.ndarray:
         """This head's label for every row of a table of examples, `[n]`; unknown is -1 (classes) or NaN (numbers)."""
@@ -70,6 +77,9 @@ class ClassHead:
     @property
     def size(self) -> int:
         return len(self.names)
+
+    def layer(self, parts: Sequence[int], *, rngs: nnx.Rngs) -> nnx.Module:
+        return nnx.Linear(sum(parts), self.size, rngs=rngs)
 
     def loss(self, logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Cross-entropy; where classes are weighted, w_i = E(m)/m_i is the example's weight (Uraimov & Yoo, eq. 1)."""
@@ -172,6 +182,9 @@ class AgeYearsHead:
     @property
     def size(self) -> int:
         return 101
+
+    def layer(self, parts: Sequence[int], *, rngs: nnx.Rngs) -> nnx.Module:
+        return nnx.Linear(sum(parts), self.size, rngs=rngs)
 
     def column(self, examples: Columns) -> np.ndarray:
         return examples["age"]

@@ -17,10 +17,14 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-Padding = Literal["SAME", "VALID"]
+Padding = Literal["SAME", "VALID"] | int
+"""`SAME` (zeros, output `ceil(size / stride)`), `VALID`, or so many pixels of zeros on every side (as PyTorch counts)."""
 
 he_normal = nnx.initializers.he_normal()
 """Initialisation for layers before a ReLU (He et al. 2015)."""
+
+he_normal_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""The same, of the backward pass: what torchvision gives VGG and ResNet."""
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
@@ -30,7 +34,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
       x: `[batch, height, width, in]`.
       kernel: `[kernel_height, kernel_width, in, out]`, the dtype of `x`.
       stride: pixels between outputs, in both directions.
-      padding: `SAME` (zeros, output `ceil(size / stride)`) or `VALID`.
+      padding: see `Padding`.
 
     Returns:
       `[batch, out_height, out_width, out]`. Both formulations agree to rounding.
@@ -43,14 +47,24 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
 
 
 def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    pads = _pads(x, kernel.shape[:2], stride, padding)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _pads(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) -> list[tuple[int, int]]:
+    """Zeros before and after, of height and width."""
+    if isinstance(padding, int):
+        return [(padding, padding)] * 2
+    return list(lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding))
+
+
+def _padded(x: jax.Array, pads: list[tuple[int, int]], value: float = 0.0) -> jax.Array:
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value) if any(map(any, pads)) else x
 
 
 def _conv2d_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     height, width, channels, filters = kernel.shape
-    pads = lax.padtype_to_pads(x.shape[1:3], (height, width), (stride, stride), padding)
-    if any(pad != (0, 0) for pad in pads):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = _padded(x, _pads(x, (height, width), stride, padding))
     windows = _strided_windows(x, height, width, stride)
     batch, rows, columns, _ = windows[0].shape
     patches = windows[0] if len(windows) == 1 else jnp.concatenate(windows, axis=-1)
@@ -69,8 +83,41 @@ def _strided_windows(x: jax.Array, height: int, width: int, stride: int) -> list
     ]
 
 
-def max_pool(x: jax.Array, window: int = 2, stride: int = 2) -> jax.Array:
-    """Maximum over square windows without padding; an incomplete last window is dropped ("floor" pooling).
+def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
+    """Convolution of every channel with a kernel of its own, NHWC.
+
+    Args:
+      x: `[batch, height, width, channels]`.
+      kernel: `[kernel_height, kernel_width, 1, channels]`, the dtype of `x`.
+      stride: pixels between outputs, in both directions.
+      padding: see `Padding`.
+
+    >>> depthwise_conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+    """
+    pads = _pads(x, kernel.shape[:2], stride, padding)
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+    height, width = kernel.shape[:2]
+    windows = _strided_windows(_padded(x, pads), height, width, stride)
+    places = kernel.reshape(height * width, -1)
+    out = windows[0] * places[0]
+    for values, weight in zip(windows[1:], places[1:], strict=True):
+        out = out + values * weight
+    return out
+
+
+def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -> jax.Array:
+    """Maximum over square windows; an incomplete last window is dropped ("floor" pooling).
+
+    A map that is smaller than the window is one window.
 
     Where several inputs tie for the maximum, the CPU form shares the gradient among them and the accelerator form
     gives it to the first: both are subgradients.
@@ -79,18 +126,53 @@ def max_pool(x: jax.Array, window: int = 2, stride: int = 2) -> jax.Array:
       x: `[batch, height, width, channels]`.
       window: edge of the window, pixels.
       stride: pixels between windows.
+      padding: pixels on every side, which are never the maximum.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
+    window = min(window, x.shape[1] + 2 * padding, x.shape[2] + 2 * padding)
     if jax.default_backend() != "cpu":
-        return nnx.max_pool(x, (window, window), (stride, stride))
+        return nnx.max_pool(x, (window, window), (stride, stride), [(padding, padding)] * 2)
+    x = _padded(x, [(padding, padding)] * 2, -jnp.inf)
     batch, height, width, channels = x.shape
     if window == stride:
         rows, columns = height // window, width // window
         x = x[:, : rows * window, : columns * window]
         return x.reshape(batch, rows, window, columns, window, channels).max((2, 4))
     return jnp.stack(_strided_windows(x, window, window, stride)).max(0)
+
+
+def average_pool(x: jax.Array, window: int = 2) -> jax.Array:
+    """Mean over square windows side by side; an incomplete last window is dropped.
+
+    A map that is smaller than the window is one window.
+
+    >>> average_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[2.5, 4.5], [10.5, 12.5]]
+    """
+    window = min(window, x.shape[1], x.shape[2])
+    batch, height, width, channels = x.shape
+    rows, columns = height // window, width // window
+    x = x[:, : rows * window, : columns * window]
+    return x.reshape(batch, rows, window, columns, window, channels).mean((2, 4))
+
+
+def average_to(x: jax.Array, size: int) -> jax.Array:
+    """Mean over the parts of a grid of `size` by `size`, as PyTorch's `adaptive_avg_pool2d` cuts them.
+
+    A map that is smaller than the grid stays as it is: repeating its values would add parameters and no information.
+
+    >>> average_to(jnp.arange(9.0).reshape(1, 3, 3, 1), 2)[0, :, :, 0].tolist()
+    [[2.0, 3.0], [5.0, 6.0]]
+    """
+    for axis in (1, 2):
+        length = x.shape[axis]
+        if length > size:
+            edges = [(part * length // size, -(-(part + 1) * length // size)) for part in range(size)]
+            parts = [lax.slice_in_dim(x, a, b, axis=axis).mean(axis, keepdims=True) for a, b in edges]
+            x = jnp.concatenate(parts, axis)
+    return x
 
 
 def local_response_norm(
@@ -114,7 +196,9 @@ def local_response_norm(
 
 
 class Conv(nnx.Module):
-    """Convolution with a bias: `[batch, h, w, in] -> [batch, h', w', filters]`.
+    """Convolution: `[batch, h, w, in] -> [batch, h', w', filters]`.
+
+    With `depthwise` every channel has a kernel of its own, and `filters` is `in_features`.
 
     Parameters are float32; the arithmetic is in `dtype`.
     """
@@ -127,19 +211,23 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         padding: Padding = "SAME",
+        use_bias: bool = True,
+        depthwise: bool = False,
         kernel_init: Callable = he_normal,
         bias_init: Callable = nnx.initializers.zeros,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (kernel, kernel, in_features, filters)))
-        self.bias = nnx.Param(bias_init(rngs.params(), (filters,)))
-        self.stride, self.padding, self.dtype = stride, padding, dtype
+        shape = (kernel, kernel, 1 if depthwise else in_features, filters)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape))
+        self.bias = nnx.Param(bias_init(rngs.params(), (filters,))) if use_bias else None
+        self.stride, self.padding, self.depthwise, self.dtype = stride, padding, depthwise, dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The convolution of `x`, in `dtype`."""
-        y = conv2d(x.astype(self.dtype), self.kernel[...].astype(self.dtype), stride=self.stride, padding=self.padding)
-        return y + self.bias[...].astype(self.dtype)
+        form = depthwise_conv2d if self.depthwise else conv2d
+        y = form(x.astype(self.dtype), self.kernel[...].astype(self.dtype), stride=self.stride, padding=self.padding)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 def conv_output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
@@ -148,7 +236,9 @@ def conv_output_size(size: int, kernel: int, stride: int, padding: Padding) -> i
     >>> conv_output_size(256, 7, 4, "VALID"), conv_output_size(31, 5, 1, "SAME")
     (63, 31)
     """
-    return math.ceil(size / stride) if padding == "SAME" else (size - kernel) // stride + 1
+    if padding == "SAME":
+        return math.ceil(size / stride)
+    return (size + 2 * (padding if isinstance(padding, int) else 0) - kernel) // stride + 1
 
 
 def pool_output_size(size: int, window: int, stride: int) -> int:

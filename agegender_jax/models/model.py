@@ -1,6 +1,6 @@
 """A model: a backbone and its heads, and how a recipe becomes one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
 from agegender_jax.labels import GENDERS, age_groups
+from agegender_jax.models.backbones import build_backbone
 from agegender_jax.models.heads import (
     GENDERS_AND_UNDEFINED,
     AgeGroupHead,
@@ -19,49 +20,50 @@ from agegender_jax.models.heads import (
     Head,
     JointClassHead,
 )
-from agegender_jax.models.small_cnn import VARIANTS, SmallCNN
+
+
+JOINED = ("age_group", "age")
+"""The heads that see the gender's logits where `model.gender_to_age` says so."""
 
 
 class Model(nnx.Module):
     """Images in, logits by head out: `[batch, size, size, 3] -> {head: float32 [batch, head.size]}`.
 
     Args:
-      backbone: image in, embedding out.
+      backbone: image in, embedding out. One that consists of several nets has `parts`, the sizes of their embeddings,
+        which stand side by side.
       heads: what is predicted from the embedding, by name.
+      gender_to_age: `joined` puts the gender's logits beside the embedding that the age heads see (Abdolrashidi et al.
+        2020); `stopped` does so without a gradient through them; `off` does not.
       rngs: stream `params`.
     """
 
-    def __init__(self, backbone: Any, heads: Mapping[str, Head], *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, backbone: Any, heads: Mapping[str, Head], *, gender_to_age: str = "off", rngs: nnx.Rngs
+    ) -> None:
         self.backbone = backbone
+        self.joined = tuple(name for name in heads if name in JOINED and gender_to_age != "off")
+        self.stopped = gender_to_age == "stopped"
+        if self.joined and "gender" not in heads:
+            raise UserError(
+                f"config.model.gender_to_age={gender_to_age!r} needs the head gender; set config.heads.gender.weight "
+                "above 0."
+            )
+        parts = getattr(backbone, "parts", (backbone.embedding_size,))
+        more = {name: (heads["gender"].size,) for name in self.joined}
         self.heads = nnx.Dict(
-            {name: nnx.Linear(backbone.embedding_size, head.size, rngs=rngs) for name, head in heads.items()}
+            {name: head.layer((*parts, *more.get(name, ())), rngs=rngs) for name, head in heads.items()}
         )
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
         """Logits; `rngs` holds the stream `dropout`, needed where `train`."""
         embedding = self.backbone(x, train=train, rngs=rngs).astype(jnp.float32)
-        return {name: head(embedding) for name, head in self.heads.items()}
-
-
-def _small_cnn(recipe: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
-    if recipe.model.variant not in VARIANTS:
-        raise UserError(
-            f"There is no variant {recipe.model.variant!r} of small_cnn; choose one of: {', '.join(VARIANTS)}."
-        )
-    try:
-        return SmallCNN(
-            recipe.model.variant,
-            image_size=recipe.dataset.image_size,
-            dropout=recipe.model.dropout,
-            dtype=jnp.dtype(recipe.model.dtype),
-            rngs=rngs,
-        )
-    except ValueError as error:
-        raise UserError(f"{error}; set config.dataset.image_size higher.") from error
-
-
-BACKBONES: dict[str, Callable[[ConfigDict, nnx.Rngs], nnx.Module]] = {"small_cnn": _small_cnn}
-"""How a recipe becomes a backbone, by `model.backbone`."""
+        logits = {name: layer(embedding) for name, layer in self.heads.items() if name not in self.joined}
+        if self.joined:
+            gender = logits["gender"]
+            embedding = jnp.concatenate([embedding, jax.lax.stop_gradient(gender) if self.stopped else gender], -1)
+            logits |= {name: self.heads[name](embedding) for name in self.joined}
+        return logits
 
 
 def build_heads(
@@ -100,7 +102,8 @@ def build_heads(
 def build_model(recipe: ConfigDict, heads: Mapping[str, Head]) -> Model:
     """The model of a recipe with fresh parameters, a pure function of its seed."""
     rngs = nnx.Rngs(params=recipe.seed)
-    return Model(BACKBONES[recipe.model.backbone](recipe, rngs), heads, rngs=rngs)
+    backbone = build_backbone(recipe, sum(head.size for head in heads.values()), rngs)
+    return Model(backbone, heads, gender_to_age=recipe.model.gender_to_age, rngs=rngs)
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:

@@ -93,21 +93,33 @@ class SmallCNN(nnx.Module):
       variant: a key of `VARIANTS`.
       image_size: edge of the input, pixels.
       dropout: rate after each dense layer.
+      init: `default` (He et al.), or `published` for `levi_hassner` (normal with deviation 0.01, 0.005 in dense layers;
+        biases of 1 in the second convolution and the dense layers).
       dtype: of the arithmetic; parameters and statistics stay float32.
       rngs: stream `params`.
 
     Raises:
-      ValueError: where the image is too small for the variant's pooling.
+      ValueError: the image is too small for the variant's pooling, or no initialisation was published.
     """
 
     def __init__(
-        self, variant: str, *, image_size: int, dropout: float = 0.5, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self,
+        variant: str,
+        *,
+        image_size: int,
+        dropout: float = 0.5,
+        init: str = "default",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ) -> None:
         layout = VARIANTS[variant]
+        if init == "published" and variant != "levi_hassner":
+            raise ValueError(f"no initialisation was published for small_cnn variant {variant or 'a'!r}")
+        published = init == "published"
         self.blocks, self.norm, self.dtype = layout.blocks, layout.norm, dtype
         convs, norms = [], []
         channels, size = 3, image_size
-        for block in layout.blocks:
+        for number, block in enumerate(layout.blocks):
             convs.append(
                 layers.Conv(
                     channels,
@@ -115,6 +127,8 @@ class SmallCNN(nnx.Module):
                     block.kernel,
                     stride=block.stride,
                     padding=block.padding,
+                    kernel_init=nnx.initializers.normal(0.01) if published else layers.he_normal,
+                    bias_init=nnx.initializers.constant(float(published and number == 1)),
                     dtype=dtype,
                     rngs=rngs,
                 )
@@ -130,7 +144,14 @@ class SmallCNN(nnx.Module):
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         widths = (size * size * channels, *layout.hidden)
         self.dense = nnx.List(
-            nnx.Linear(m, n, kernel_init=layers.he_normal, dtype=dtype, rngs=rngs)
+            nnx.Linear(
+                m,
+                n,
+                kernel_init=nnx.initializers.normal(0.005) if published else layers.he_normal,
+                bias_init=nnx.initializers.constant(float(published)),
+                dtype=dtype,
+                rngs=rngs,
+            )
             for m, n in itertools.pairwise(widths)
         )
         self.dropout = nnx.Dropout(dropout)

@@ -1,0 +1,54 @@
+"""AlexNet in the single-tower layout of Krizhevsky (2014), which is torchvision's: 61,100,840 with 1,000 outputs."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from agegender_jax.models import layers
+
+_LAYOUT = ((64, 11, 4, 2, 0.0), (192, 5, 1, 2, 1.0), (384, 3, 1, 1, 0.0), (256, 3, 1, 1, 1.0), (256, 3, 1, 1, 1.0))
+"""Filters, kernel, stride, padding and, in Krizhevsky et al. (2012), initial bias."""
+
+_POOLED = (0, 1, 4)
+
+published_init = nnx.initializers.normal(0.01)
+"""Of every layer in Krizhevsky et al. (2012, section 5), whose dense layers begin with a bias of 1."""
+
+
+class AlexNet(nnx.Module):
+    """AlexNet's convolutions: `[batch, size, size, 3] -> [batch, h, h, 256]`, 6x6 at 224.
+
+    Args:
+      init: `default` (He et al.) or `published` (normal with deviation 0.01; biases of 1 where the paper has them).
+      dtype: of the arithmetic.
+      rngs: stream `params`.
+    """
+
+    def __init__(self, *, init: str = "default", dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
+        published = init == "published"
+        convs, channels = [], 3
+        for filters, kernel, stride, padding, bias in _LAYOUT:
+            convs.append(
+                layers.Conv(
+                    channels,
+                    filters,
+                    kernel,
+                    stride=stride,
+                    padding=padding,
+                    kernel_init=published_init if published else layers.he_normal,
+                    bias_init=nnx.initializers.constant(bias if published else 0.0),
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+            )
+            channels = filters
+        self.convs = nnx.List(convs)
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The last feature map."""
+        for number, conv in enumerate(self.convs):
+            x = nnx.relu(conv(x))
+            if number in _POOLED:
+                x = layers.max_pool(x, 3, 2)
+        return x

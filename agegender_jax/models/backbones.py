@@ -1,0 +1,146 @@
+"""How a recipe becomes a backbone: image in, embedding out."""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from agegender_jax.errors import UserError
+from agegender_jax.models import alexnet, densenet, layers, resnet, small_cnn, tops, vgg
+
+
+def build_backbone(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> Any:
+    """The backbone of a recipe with fresh parameters.
+
+    Args:
+      recipe: `model` and the image's size are used.
+      outputs: of all heads together, which only the top `max_literal` needs.
+      rngs: stream `params`.
+
+    Returns:
+      A module `[batch, size, size, 3] -> [batch, embedding_size]` with the attribute `embedding_size`.
+
+    Raises:
+      UserError: the recipe names what the backbone does not have.
+    """
+    options = recipe.model
+    known = VARIANTS.get(options.backbone, ())
+    if options.variant and options.variant not in known:
+        raise UserError(
+            f"There is no variant {options.variant!r} of {options.backbone}; "
+            + (f"choose one of: {', '.join(known)}." if known else "leave config.model.variant empty.")
+        )
+    if options.width != 1 and options.backbone not in WITH_WIDTH:
+        raise UserError(
+            f"config.model.width={options.width} is not for {options.backbone}; it is for: {', '.join(WITH_WIDTH)}."
+        )
+    return BACKBONES[options.backbone](recipe, outputs, rngs)
+
+
+def _small_cnn(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    _no_top(recipe)
+    try:
+        return small_cnn.SmallCNN(
+            recipe.model.variant or "a",
+            image_size=recipe.dataset.image_size,
+            dropout=recipe.model.dropout,
+            init=recipe.model.init,
+            dtype=jnp.dtype(recipe.model.dtype),
+            rngs=rngs,
+        )
+    except ValueError as error:
+        way = "config.model.init=default" if "initialisation" in str(error) else "config.dataset.image_size higher"
+        raise UserError(f"{error}; set {way}.") from error
+
+
+def _alexnet(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    options = recipe.model
+    trunk = alexnet.AlexNet(init=options.init, dtype=jnp.dtype(options.dtype), rngs=rngs)
+    published = options.init == "published"
+    init = {
+        "kernel_init": alexnet.published_init if published else layers.he_normal,
+        "bias_init": nnx.initializers.constant(float(published)),
+    }
+    return _topped(trunk, partial(tops.Dense, grid=6, dropout_first=True, **init), recipe, outputs, rngs)
+
+
+def _vgg(depth: int, norm: bool, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    options = recipe.model
+    dtype = jnp.dtype(options.dtype)
+    trunk = vgg.VGG(depth, norm=norm, width=options.width, init=options.init, dtype=dtype, rngs=rngs)
+    dense = partial(tops.Dense, grid=7, widths=(round(4096 * options.width),) * 2)
+    return _topped(trunk, dense, recipe, outputs, rngs)
+
+
+def _resnet(depth: int, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    options = recipe.model
+    trunk = resnet.ResNet(
+        depth, variant=options.variant or resnet.VARIANTS[0], dtype=jnp.dtype(options.dtype), rngs=rngs
+    )
+    return _topped(trunk, None, recipe, outputs, rngs)
+
+
+def _densenet(depth: int, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    trunk = densenet.DenseNet(depth, dtype=jnp.dtype(recipe.model.dtype), rngs=rngs)
+    return _topped(trunk, None, recipe, outputs, rngs)
+
+
+def _topped(
+    trunk: Any, dense: Callable[..., nnx.Module] | None, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs
+) -> tops.Backbone:
+    """The trunk with the top that the recipe asks for; `dense` makes the published one, where it is not averaging."""
+    options = recipe.model
+    dtype = jnp.dtype(options.dtype)
+    shape = feature_map_shape(trunk, recipe.dataset.image_size)
+    if options.top == "max":
+        return tops.Backbone(trunk, tops.GlobalMax(shape[-1], dtype=dtype, rngs=rngs))
+    if options.top == "max_literal":
+        return tops.Backbone(trunk, tops.GlobalMaxLiteral(shape[-1], outputs, dtype=dtype, rngs=rngs))
+    if options.top == "published" and dense is not None:
+        return tops.Backbone(trunk, dense(shape, dropout=options.dropout, dtype=dtype, rngs=rngs))
+    return tops.Backbone(trunk, tops.Average(shape[-1], 0.0 if options.top == "published" else options.dropout))
+
+
+def _no_top(recipe: ConfigDict) -> None:
+    if recipe.model.top != "published":
+        raise UserError(
+            f"config.model.top={recipe.model.top!r} is not for {recipe.model.backbone}, which has its own dense "
+            "layers; set it to published."
+        )
+
+
+def feature_map_shape(trunk: Any, image_size: int) -> tuple[int, int, int]:
+    """(height, width, channels) of a trunk's last feature map, computing nothing."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    _, height, width, channels = nnx.eval_shape(lambda trunk, x: trunk(x), trunk, image).shape
+    return height, width, channels
+
+
+BACKBONES: Mapping[str, Callable[[ConfigDict, int, nnx.Rngs], Any]] = {
+    "small_cnn": _small_cnn,
+    "alexnet": _alexnet,
+    "vgg11": partial(_vgg, 11, False),
+    "vgg11_bn": partial(_vgg, 11, True),
+    "vgg16": partial(_vgg, 16, False),
+    "vgg16_bn": partial(_vgg, 16, True),
+    "resnet18": partial(_resnet, 18),
+    "resnet34": partial(_resnet, 34),
+    "resnet50": partial(_resnet, 50),
+    "resnet101": partial(_resnet, 101),
+    "densenet161": partial(_densenet, 161),
+}
+"""Builders by `model.backbone`."""
+
+VARIANTS: Mapping[str, Collection[str]] = {
+    "small_cnn": small_cnn.VARIANTS,
+    "resnet50": resnet.VARIANTS,
+    "resnet101": resnet.VARIANTS,
+}
+"""What `model.variant` may be; the first is the default."""
+
+WITH_WIDTH = ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "routed")
+"""Backbones that have `model.width`."""
