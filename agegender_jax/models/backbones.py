@@ -10,7 +10,20 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
-from agegender_jax.models import alexnet, densenet, layers, resnet, small_cnn, tops, vgg
+from agegender_jax.labels import GENDERS
+from agegender_jax.models import (
+    alexnet,
+    attention,
+    cnn180,
+    densenet,
+    efficientnet,
+    layers,
+    resnet,
+    routed,
+    small_cnn,
+    tops,
+    vgg,
+)
 
 
 def build_backbone(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> Any:
@@ -61,11 +74,14 @@ def _alexnet(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     options = recipe.model
     trunk = alexnet.AlexNet(init=options.init, dtype=jnp.dtype(options.dtype), rngs=rngs)
     published = options.init == "published"
-    init = {
-        "kernel_init": alexnet.published_init if published else layers.he_normal,
-        "bias_init": nnx.initializers.constant(float(published)),
-    }
-    return _topped(trunk, partial(tops.Dense, grid=6, dropout_first=True, **init), recipe, outputs, rngs)
+    dense = partial(
+        tops.Dense,
+        grid=6,
+        dropout_first=True,
+        kernel_init=alexnet.published_init if published else layers.he_normal,
+        bias_init=nnx.initializers.constant(float(published)),
+    )
+    return _topped(trunk, dense, recipe, outputs, rngs)
 
 
 def _vgg(depth: int, norm: bool, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -87,6 +103,59 @@ def _resnet(depth: int, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx
 def _densenet(depth: int, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     trunk = densenet.DenseNet(depth, dtype=jnp.dtype(recipe.model.dtype), rngs=rngs)
     return _topped(trunk, None, recipe, outputs, rngs)
+
+
+def _efficientnet_lite0(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    def average(shape: tuple[int, int, int], dropout: float, **_: Any) -> nnx.Module:
+        return tops.Average(shape[-1], dropout)
+
+    trunk = efficientnet.EfficientNetLite0(dtype=jnp.dtype(recipe.model.dtype), rngs=rngs)
+    return _topped(trunk, average, recipe, outputs, rngs)
+
+
+def _cnn180(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    _no_top(recipe)
+    options = recipe.model
+    try:
+        return cnn180.CNN180(
+            options.variant or "age",
+            image_size=recipe.dataset.image_size,
+            dropout=options.dropout,
+            spatial_dropout=options.spatial_dropout,
+            dtype=jnp.dtype(options.dtype),
+            rngs=rngs,
+        )
+    except ValueError as error:
+        raise UserError(f"{error}; set config.dataset.image_size higher.") from error
+
+
+def _residual_attention(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    options = recipe.model
+    trunk = attention.ResidualAttention(options.variant or "56", dtype=jnp.dtype(options.dtype), rngs=rngs)
+    return _topped(trunk, None, recipe, outputs, rngs)
+
+
+def _attention_ensemble(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    options = recipe.model
+    depth = attention.VARIANTS[options.variant or "56"].residual
+    residual = resnet.ResNet(depth, dtype=jnp.dtype(options.dtype), rngs=rngs)
+    return attention.AttentionEnsemble(
+        _residual_attention(recipe, outputs, rngs), _topped(residual, None, recipe, outputs, rngs)
+    )
+
+
+def _routed(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    options = recipe.model
+    gender = small_cnn.SmallCNN(
+        "gender_three",
+        image_size=recipe.dataset.image_size,
+        dropout=options.dropout,
+        dtype=jnp.dtype(options.dtype),
+        rngs=rngs,
+    )
+    ages = (outputs - len(GENDERS)) // len(GENDERS)  # the head `routed` is alone: what either age net predicts
+    male, female = (_vgg(16, options.variant == "bn", recipe, ages, rngs) for _ in GENDERS)
+    return routed.Routed(gender, male, female)
 
 
 def _topped(
@@ -132,6 +201,11 @@ BACKBONES: Mapping[str, Callable[[ConfigDict, int, nnx.Rngs], Any]] = {
     "resnet50": partial(_resnet, 50),
     "resnet101": partial(_resnet, 101),
     "densenet161": partial(_densenet, 161),
+    "efficientnet_lite0": _efficientnet_lite0,
+    "cnn180": _cnn180,
+    "residual_attention": _residual_attention,
+    "attention_ensemble": _attention_ensemble,
+    "routed": _routed,
 }
 """Builders by `model.backbone`."""
 
@@ -139,6 +213,10 @@ VARIANTS: Mapping[str, Collection[str]] = {
     "small_cnn": small_cnn.VARIANTS,
     "resnet50": resnet.VARIANTS,
     "resnet101": resnet.VARIANTS,
+    "cnn180": cnn180.VARIANTS,
+    "residual_attention": attention.VARIANTS,
+    "attention_ensemble": attention.VARIANTS,
+    "routed": ("plain", "bn"),  # VGG16 without and with batch normalisation
 }
 """What `model.variant` may be; the first is the default."""
 

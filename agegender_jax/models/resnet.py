@@ -111,9 +111,7 @@ class ResNet(nnx.Module):
       rngs: stream `params`.
     """
 
-    def __init__(
-        self, depth: int, *, variant: str = "v1.5", dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, depth: int, *, variant: str = "v1.5", dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
         kind, counts = DEPTHS[depth]
         self.stem = ConvNorm(3, 64, 7, stride=2, dtype=dtype, rngs=rngs)
         blocks, channels = [], 64

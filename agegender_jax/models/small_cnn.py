@@ -5,7 +5,12 @@ connected layers of 512 with dropout 0.5" and 11.5 million parameters, but gives
 hundred regular nets have that count. The variants below are the natural readings; `a` is the default.
 `plain` is a reading of a report on Adience that gives nothing but "convolutions, then three fully connected layers", of
 which the heads are the third.
-Totals count the convolutions, the normalisations, the two dense layers and heads of 8 and 2 outputs at 256x256.
+`gender_four` and `gender_three` are readings of the two gender nets of Imamdin et al.: four times convolution and
+pooling, a dense layer, one sigmoid node (dropout is not mentioned: set its rate to 0); and three times convolution,
+batch normalisation and pooling, a dense layer, dropout 0.5, two nodes. The widths are inferred. One sigmoid node is a
+softmax of two whose first logit is 0, so the gender head serves both.
+Totals count the convolutions, the normalisations, the dense layers and heads of 8 and 2 outputs (of 2 in the gender
+nets) at 256x256.
 
 | variant | layout | parameters | multiply-adds at 256x256 |
 | --- | --- | --- | --- |
@@ -15,6 +20,8 @@ Totals count the convolutions, the normalisations, the two dense layers and head
 | `d` | Levi-Hassner's 7x7 stem and 5x5 second layer | 11,459,306 | 0.58 G |
 | `levi_hassner` | three layers, local response normalisation | 11,416,074 | 0.86 G |
 | `plain` | 3x3, 2x2 pooling, no normalisation | 9,045,322 at 128x128 | 0.25 G at 128x128 |
+| `gender_four` | 3x3, 2x2 pooling, no normalisation | 2,485,954 at 128x128 | 0.24 G at 128x128 |
+| `gender_three` | 3x3, 2x2 pooling | 4,288,386 at 128x128 | 0.17 G at 128x128 |
 | `thin` | for 64x64 inputs on a CPU: no reading of the paper | 3,618,634 at 64x64 | 0.05 G at 64x64 |
 """
 
@@ -82,6 +89,8 @@ VARIANTS: dict[str, Variant] = {
         norm="local_response",
     ),
     "plain": Variant(_stack((32, 64, 128, 256), (1, 2, 3, 4), (2, 2)), norm="none"),
+    "gender_four": Variant(_stack((32, 64, 128, 256), (1, 2, 3, 4), (2, 2)), norm="none", hidden=(128,)),
+    "gender_three": Variant(_stack((32, 64, 128), (1, 2, 3), (2, 2)), hidden=(128,)),
     "thin": Variant(_stack((24, 48, 96, 192, 256, 256), (1, 2, 3, 4), (2, 2))),
 }
 

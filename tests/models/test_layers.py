@@ -1,4 +1,4 @@
-"""Layers against SciPy, NumPy loops and each other."""
+"""Layers against SciPy, PyTorch, NumPy loops and each other."""
 
 import math
 from collections.abc import Callable
@@ -197,3 +197,132 @@ def test_conv_is_initialised_as_he_et_al_say() -> None:
     kernel = layers.Conv(64, 128, 3, rngs=nnx.Rngs(0)).kernel[...]
     assert float(kernel.std()) == pytest.approx(math.sqrt(2 / (3 * 3 * 64)), rel=0.02)
     assert float(kernel.mean()) == pytest.approx(0.0, abs=0.001)
+
+
+def _wave(*shape: int, start: float = 0.0) -> np.ndarray:
+    """Numbers that PyTorch was given too, in this layout: sin(start), sin(start + 1), ..."""
+    return np.sin(start + np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both formulations, on the CPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+    return request.param
+
+
+# PyTorch 2.13, float64: torch.nn.functional.conv2d(x, kernel, stride=stride, padding=padding), max_pool2d(x, 3, 2, 1),
+# conv2d(..., groups=2) and adaptive_avg_pool2d, of the waves permuted to NCHW and OIHW; outputs permuted back to NHWC.
+# fmt: off
+CONVOLVED = {
+    (3, 2, 1): [1.66587, 1.27339, 0.52318, 0.10045, -0.5362, -0.06046, 2.02987, -0.80981, 0.09993, -0.08514,
+     -0.52808, 0.13668, -0.50443, -1.93635, -0.16437, 0.19781, -0.12473, 0.01486],
+    (5, 3, 2): [-0.57656, -0.09147, -0.98206, 0.40604, 0.32545, -0.27841, 0.82711, -0.44727],
+}
+MAX_POOLED = [-4.0907, -4.15853, -4.00939, -4.34301, -4.01064, -4.34301, -4.08705, -4.00009, -4.00939, -4.00009]
+MAX_POOLED += [-4.23744, -4.0362, -4.01337, -4.00009, -4.01337, -4.00009, -4.00713, -4.0362]
+# Kernel, stride, padding: the first 2 x 3 pixels, sum and sum of squares of all. PyTorch has no SAME for strides, so
+# there torch.nn.functional.pad came first with TensorFlow's zeros, the odd one below and to the right.
+DEPTHWISE: dict[tuple[int, int, layers.Padding], tuple[list[float], float, float]] = {
+    (3, 1, 1): (
+        [-2.21058, -1.14282, 1.82705, 2.22127, 1.51591, 1.11719, -3.40569, -1.93389, 1.0526, 1.596, 3.65589, 3.19831],
+        -8.88852,
+        388.16024,
+    ),
+    (3, 2, 1): (
+        [-2.21058, -1.14282, 1.51591, 1.11719, 1.05482, 1.50546, -3.09126, -1.47937, 4.60394, 4.4261, -2.68612,
+         -2.13615],
+        -0.59619,
+        106.11309,
+    ),
+    (3, 2, "SAME"): (
+        [1.82705, 2.22127, -3.08874, -3.1511, 0.80363, 2.02418, -1.52757, -0.93245, -2.30426, -2.75137, 1.94115,
+         3.43074],
+        -4.06189,
+        85.09331,
+    ),
+    (5, 2, "SAME"): (
+        [0.22, -0.68324, 0.15931, -0.12199, 0.36935, 0.22488, -0.73199, -1.24347, -0.80152, -0.53901, 1.56086,
+         1.69569],
+        0.40992,
+        9.48851,
+    ),
+    (3, 2, "VALID"): (
+        [1.0526, 1.596, -4.09538, -4.25794, -3.63069, -3.1697, 0.20646, -0.38557],
+        -12.68422,
+        61.97753,
+    ),
+}
+AVERAGED = {
+    (7, 5, 3): [-0.32348, 0.23805, 0.36609, 0.09466, -0.34834, -0.15702, 0.16462, 0.34652, -0.10259],
+    (10, 9, 7): [0.17739, 0.05169, -0.12154, -0.11673, 0.10064, 0.18499, 0.09926, -0.18325, -0.1203, 0.05326, 0.14263,
+     -0.02773, -0.16889, -0.15477, -0.16819, 0.05382, 0.22635, 0.0768, -0.2126, -0.20954, -0.01383],
+}
+# fmt: on
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), CONVOLVED)
+def test_convolution_with_so_many_pixels_of_padding_is_pytorchs(
+    backend: str, kernel: int, stride: int, padding: int
+) -> None:
+    weights = _wave(kernel, kernel, 2, 2, start=1.0)
+    got = jax.jit(lambda x: layers.conv2d(x, weights, stride=stride, padding=padding))(_wave(1, 5, 6, 2))
+    np.testing.assert_allclose(got.ravel(), CONVOLVED[kernel, stride, padding], atol=2e-5)
+    assert got.shape[1:3] == tuple(layers.conv_output_size(edge, kernel, stride, padding) for edge in (5, 6))
+
+
+def test_max_pool_with_padding_is_pytorchs(backend: str) -> None:
+    got = jax.jit(lambda x: layers.max_pool(x, 3, 2, padding=1))(_wave(1, 6, 5, 2) - 5)  # below the padding's zero
+    assert got.shape == (1, 3, 3, 2)
+    np.testing.assert_allclose(got.ravel(), MAX_POOLED, atol=2e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), DEPTHWISE)
+def test_depthwise_convolution_is_pytorchs(backend: str, kernel: int, stride: int, padding: layers.Padding) -> None:
+    weights = _wave(kernel, kernel, 1, 2, start=1.0)
+    got = jax.jit(lambda x: layers.depthwise_conv2d(x, weights, stride=stride, padding=padding))(_wave(1, 5, 6, 2))
+    first, total, squares = DEPTHWISE[kernel, stride, padding]
+    np.testing.assert_allclose(got[:, :2, :3].ravel(), first, atol=2e-5)
+    assert float(got.sum()) == pytest.approx(total, abs=1e-4)
+    assert float((got**2).sum()) == pytest.approx(squares, rel=1e-5)
+
+
+def test_gradients_of_both_depthwise_forms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weights = _wave(2, 6, 5, 4), _wave(3, 3, 1, 4, start=1.0)
+    gradients = []
+    for name in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda name=name: name)
+        gradients.append(
+            _gradients(lambda x, w, s, p: layers.depthwise_conv2d(x, w, stride=s, padding=p), x, weights, 2, "SAME")
+        )
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize(("height", "width", "size"), AVERAGED)
+def test_average_to_is_pytorchs(height: int, width: int, size: int) -> None:
+    got = jax.jit(lambda x: layers.average_to(x, size))(_wave(1, height, width, 1))
+    assert got.shape == (1, size, size, 1)
+    np.testing.assert_allclose(got[:, :3].ravel(), AVERAGED[height, width, size], atol=2e-5)
+
+
+def test_average_to_leaves_a_smaller_map_as_it_is() -> None:
+    x = _wave(1, 2, 3, 2)
+    np.testing.assert_array_equal(layers.average_to(x, 3), x)
+
+
+def test_a_map_smaller_than_the_window_is_one_window(backend: str) -> None:
+    x = _wave(1, 2, 3, 1)
+    np.testing.assert_array_equal(jax.jit(lambda x: layers.max_pool(x, 3, 2))(x).ravel(), [x[0, :, :2].max()])
+    one = _wave(1, 1, 1, 3)
+    np.testing.assert_array_equal(jax.jit(layers.max_pool)(one), one)
+    np.testing.assert_array_equal(jax.jit(layers.average_pool)(one), one)
+
+
+def test_conv_without_bias_has_none() -> None:
+    conv = layers.Conv(2, 2, 3, use_bias=False, depthwise=True, rngs=nnx.Rngs(0))
+    assert conv.bias is None
+    assert [leaf.shape for leaf in jax.tree.leaves(nnx.state(conv, nnx.Param))] == [(3, 3, 1, 2)]
+    conv.kernel[...] = jnp.asarray(_wave(3, 3, 1, 2, start=1.0))
+    got = nnx.jit(lambda conv, x: conv(x))(conv, _wave(1, 5, 6, 2))  # stride 1: SAME is a padding of 1
+    np.testing.assert_allclose(got[:, :2, :3].ravel(), DEPTHWISE[3, 1, 1][0], atol=2e-5)

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from agegender_jax.models.heads import GenderHead
 from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
 
-# With heads of 8 and 2 outputs (512 * 10 + 10 = 5,130). Sums on paper of k * k * in * out + out for convolutions,
+# With heads of 8 and 2 outputs (512 * 10 + 10 = 5,130), or of 2 in the gender nets (128 * 2 + 2 = 258).
+# Sums on paper of k * k * in * out + out for convolutions,
 # 2 * width for batch normalisation and in * out + out for dense layers; `thin`, for instance, is
 # 672 + 10,416 + 41,568 + 166,080 + 442,624 + 590,080 (convolutions) + 2 * 872 (normalisation)
 # + 4,096 * 512 + 512 + 262,656 (dense) + 5,130.
-HEADS = 5_130
+HEADS = {"gender_four": 258, "gender_three": 258}
 TOTALS = {
     "a": (256, 11_501_386),
     "b": (256, 11_546_570),
@@ -20,6 +22,10 @@ TOTALS = {
     "d": (256, 11_459_306),
     "levi_hassner": (256, 11_416_074),
     "plain": (128, 9_045_322),  # 896 + 18,496 + 73,856 + 295,168, then 16,384 * 512 + 512 + 262,656 + 5,130
+    # 896 + 18,496 + 73,856 + 295,168 (convolutions) + 8 * 8 * 256 * 128 + 128 (dense) + 258
+    "gender_four": (128, 2_485_954),
+    # 896 + 18,496 + 73,856 + 2 * 224 (normalisation) + 16 * 16 * 128 * 128 + 128 (dense) + 258
+    "gender_three": (128, 4_288_386),
     "thin": (64, 3_618_634),
 }
 
@@ -36,7 +42,7 @@ def test_every_variant_has_its_total_here() -> None:
 def test_parameters_count_what_is_published(variant: str) -> None:
     size, total = TOTALS[variant]
     model = nnx.eval_shape(lambda: SmallCNN(variant, image_size=size, rngs=nnx.Rngs(0)))
-    assert _count(model) + HEADS == total
+    assert _count(model) + HEADS.get(variant, 5_130) == total
 
 
 @pytest.mark.parametrize("variant", TOTALS)
@@ -44,8 +50,9 @@ def test_embedding_has_the_width_that_is_announced(variant: str) -> None:
     size, _ = TOTALS[variant]
     model = nnx.eval_shape(lambda: SmallCNN(variant, image_size=size, rngs=nnx.Rngs(0)))
     out = nnx.eval_shape(lambda model, x: model(x), model, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
-    assert (out.shape, out.dtype) == ((2, 512), jnp.float32)
-    assert model.embedding_size == 512
+    width = 128 if variant.startswith("gender") else 512
+    assert (out.shape, out.dtype) == ((2, width), jnp.float32)
+    assert model.embedding_size == width
 
 
 # Edges below which nothing is left, on paper: `a` and `b` pool five times and `thin` four. `a` halves, so 2**5;
@@ -55,6 +62,36 @@ def test_image_that_would_be_pooled_away_is_refused(variant: str, least: int) ->
     nnx.eval_shape(lambda: SmallCNN(variant, image_size=least, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=f"{variant!r} pools a {least - 1}x{least - 1} image to nothing"):
         nnx.eval_shape(lambda: SmallCNN(variant, image_size=least - 1, rngs=nnx.Rngs(0)))
+
+
+def test_published_initialisation_of_levi_and_hassner() -> None:
+    """Levi & Hassner (2015): deviation 0.01 in convolutions and 0.005 in dense layers; biases of 0 and of 1."""
+
+    def drawn() -> tuple[list, list]:
+        model = SmallCNN("levi_hassner", image_size=63, init="published", rngs=nnx.Rngs(0))
+        parts = [*model.convs, *model.dense]
+        return [(parts[n].kernel[...], deviation) for n, deviation in ((0, 0.01), (4, 0.005))], [
+            part.bias[...] for part in parts
+        ]
+
+    kernels, biases = jax.jit(drawn)()
+    for kernel, deviation in kernels:
+        # Of n normal draws the deviation's relative error is 1 / sqrt(2 n) and the mean's is deviation / sqrt(n).
+        assert float(kernel.std()) == pytest.approx(float(deviation), rel=4 / np.sqrt(2 * kernel.size))
+        assert abs(float(kernel.mean())) < 4 * deviation / np.sqrt(kernel.size)
+    for got, bias in zip(biases, (0, 1, 0, 1, 1), strict=True):
+        np.testing.assert_array_equal(got, np.full(got.shape, bias))
+
+
+def test_only_levi_and_hassner_published_an_initialisation() -> None:
+    with pytest.raises(ValueError, match="no initialisation was published for small_cnn variant 'a'"):
+        nnx.eval_shape(lambda: SmallCNN("a", image_size=64, init="published", rngs=nnx.Rngs(0)))
+
+
+def test_one_sigmoid_node_is_the_gender_head_with_a_first_logit_of_zero() -> None:
+    logits = np.array([-3.0, -0.5, 0.0, 2.0], np.float32)
+    distribution = GenderHead().distribution(np.stack([np.zeros(4, np.float32), logits], axis=-1))
+    np.testing.assert_allclose(distribution[:, 1], 1 / (1 + np.exp(-logits)), rtol=1e-6)
 
 
 Parts = tuple[nnx.GraphDef, nnx.State, nnx.State]
