@@ -5,17 +5,17 @@ evaluator know only the interface `Head`, so a new target is one new head and no
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from agegender_jax import metrics
 from agegender_jax.labels import GENDERS, UNDEFINED_GENDER, UNKNOWN, AgeGroups
+from agegender_jax.models.age_losses import AGE_LOSSES, ORDINAL, refuse_label_smoothing
 
 Columns = Mapping[str, np.ndarray]
 
@@ -49,6 +49,9 @@ class Head(Protocol):
     def answers(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
         """What a user reads, from `distribution`: arrays `[n, ...]`."""
 
+    def apart(self, name: str, answers: Columns, label: np.ndarray) -> "Apart":
+        """What people look at, one thing at a time, by name; only a head that owns several labels is more than one."""
+
     def metrics(self, answers: Columns, label: np.ndarray) -> dict[str, float]:
         """Figures over all examples whose label is known; `n` is their number."""
 
@@ -56,45 +59,66 @@ class Head(Protocol):
         """The best constant predictor fitted on the training labels: its name, and its answers for `count` examples."""
 
 
+Apart = dict[str, tuple[Any, Columns, np.ndarray]]
+"""Heads with their answers and labels, by name."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassHead:
-    """Mutually exclusive classes: softmax cross-entropy, optionally weighted by class.
+    """Mutually exclusive classes.
 
-    Answers: `probability` float32 `[n, classes]` and `class` int32 `[n]`.
+    Answers: `probability` float32 `[n, classes]` and `class` int32 `[n]`: the likeliest, or with an ordinal loss the
+    one that lies in the middle of the distribution.
 
     Attributes:
       names: of the classes.
       ordered: whether being one class off is a smaller error ("1-off" accuracy is reported).
       weight: factor of the loss in the total.
       class_weights: float32 `[classes]`, or None for ones (`labels.class_weights` computes the usual ones).
+      label_smoothing: share of the target that is spread over all classes.
+      loss_name: a name of `AGE_LOSSES` that has probabilities; an ordinal one where the classes are ordered.
     """
 
     names: tuple[str, ...]
     ordered: bool = False
     weight: float = 1.0
     class_weights: np.ndarray | None = None
+    label_smoothing: float = 0.0
+    loss_name: str = "cross_entropy"
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes."""
+        return len(self.names)
 
     @property
     def size(self) -> int:
-        return len(self.names)
+        return AGE_LOSSES[self.loss_name].outputs(self.class_count)
 
     def layer(self, parts: Sequence[int], *, rngs: nnx.Rngs) -> nnx.Module:
-        return nnx.Linear(sum(parts), self.size, rngs=rngs)
+        return _layer(self.loss_name, parts, self.size, rngs)
+
+    def classes(self, label: np.ndarray) -> np.ndarray:
+        """The class of each label, int32 `[n]`, for counting."""
+        return label
 
     def loss(self, logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Cross-entropy; where classes are weighted, w_i = E(m)/m_i is the example's weight (Uraimov & Yoo, eq. 1)."""
+        """The loss; where classes are weighted, w_i = E(m)/m_i is the example's weight (Uraimov & Yoo, eq. 1)."""
         known = label != UNKNOWN
         safe = jnp.where(known, label, 0)
-        weight = known.astype(jnp.float32)
-        if self.class_weights is not None:
-            weight = weight * jnp.asarray(self.class_weights)[safe]
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, safe), weight
+        options = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
+        weight = _example_weight(self.loss_name, known, safe, self.class_count, self.class_weights)
+        return AGE_LOSSES[self.loss_name].loss(logits, safe, **options), weight
 
     def distribution(self, logits: jax.Array) -> jax.Array:
-        return jax.nn.softmax(logits)
+        return AGE_LOSSES[self.loss_name].distribution(logits)
 
     def answers(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
-        return {"probability": distribution, "class": distribution.argmax(-1).astype(np.int32)}
+        decode = rank if self.loss_name in ORDINAL else mode
+        return {"probability": distribution, "class": decode(distribution).astype(np.int32)}
+
+    def apart(self, name: str, answers: Columns, label: np.ndarray) -> Apart:
+        return {name: (self, answers, label)}
 
     def metrics(self, answers: Columns, label: np.ndarray) -> dict[str, float]:
         confusion = self.confusion(answers, label)
@@ -110,12 +134,13 @@ class ClassHead:
     def confusion(self, answers: Columns, label: np.ndarray) -> np.ndarray:
         """Confusion matrix over the examples whose label is known: row = label, column = answer."""
         known = label != UNKNOWN
-        return metrics.confusion_matrix(label[known], answers["class"][known], self.size)
+        return metrics.confusion_matrix(label[known], answers["class"][known], self.class_count)
 
     def constant(self, train_label: np.ndarray, count: int) -> tuple[str, dict[str, np.ndarray]]:
-        counts = np.bincount(train_label[train_label != UNKNOWN], minlength=self.size)
-        share = (counts / max(counts.sum(), 1)).astype(np.float32)
-        return f"always {self.names[counts.argmax()]}", self.answers(np.tile(share, (count, 1)))
+        counts = np.bincount(train_label[train_label != UNKNOWN], minlength=self.class_count)
+        share, commonest = (counts / max(counts.sum(), 1)).astype(np.float32), counts.argmax()
+        answers = {"probability": np.tile(share, (count, 1)), "class": np.full(count, commonest, np.int32)}
+        return f"always {self.names[commonest]}", answers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,7 +151,7 @@ class GenderHead(ClassHead):
 
     def column(self, examples: Columns) -> np.ndarray:
         gender = np.asarray(examples["gender"])
-        return np.where(gender < self.size, gender, UNKNOWN).astype(np.int32)
+        return np.where(gender < self.class_count, gender, UNKNOWN).astype(np.int32)
 
 
 GENDERS_AND_UNDEFINED = (*GENDERS, UNDEFINED_GENDER)
@@ -147,7 +172,11 @@ class JointClassHead(ClassHead):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class AgeGroupHead(ClassHead):
-    """Age group under a named scheme."""
+    """Age group under a named scheme.
+
+    Raises:
+      UserError: labels are to be smoothed for a loss that has none.
+    """
 
     scheme: AgeGroups
     names: tuple[str, ...] = dataclasses.field(init=False)
@@ -155,6 +184,7 @@ class AgeGroupHead(ClassHead):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", self.scheme.names)
+        refuse_label_smoothing("age_group", self.loss_name, self.label_smoothing)
 
     def column(self, examples: Columns) -> np.ndarray:
         return self.scheme.assign_range(examples["age_low"], examples["age_high"])
@@ -162,50 +192,74 @@ class AgeGroupHead(ClassHead):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AgeYearsHead:
-    """Age in years, 0 to 100, as a distribution over whole years (101-way softmax, Rothe et al. 2015, "DEX").
+    """Age in years: a distribution over the whole years 0 to 100, or a regression, as the loss has it.
 
-    Answers: `years` float32 `[n]`, decoded as asked, and `expectation` and `median` float32 `[n]`. The expectation
-    minimises the squared error and the median the absolute error, which is what is reported, so the median is the
-    default.
+    Answers: `years` float32 `[n]`, decoded as asked, and with a distribution also its `expectation` and its `median`.
+    The expectation minimises the squared error and the median the absolute error, which is what is reported, so the
+    median is the default.
 
     Attributes:
-      decoding: which of `median` and `expectation` is `years`.
-      spread: standard deviation in years of the Gaussian that the target is spread over (Gao et al. 2017, "DLDL",
-        eq. 2); 0 gives plain cross-entropy.
+      decoding: a name of `DECODINGS`: how a distribution becomes `years`. A regression has nothing to decode.
+      loss_name: a name of `AGE_LOSSES`.
+      spread: standard deviation in years of the targets of `dldl`.
+      label_smoothing: share of the target of `cross_entropy` that is spread over all years.
       weight: factor of the loss in the total.
+      class_weights: float32 `[101]`, by year, or None for ones.
+
+    Raises:
+      UserError: labels are to be smoothed for a loss that has none.
     """
 
     decoding: str = "median"
-    spread: float = 0.0
+    loss_name: str = "cross_entropy"
+    spread: float = 2.0
+    label_smoothing: float = 0.0
     weight: float = 1.0
+    class_weights: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        refuse_label_smoothing("age", self.loss_name, self.label_smoothing)
+
+    @property
+    def class_count(self) -> int:
+        """Number of whole years."""
+        return 101
 
     @property
     def size(self) -> int:
-        return 101
+        return AGE_LOSSES[self.loss_name].outputs(self.class_count)
 
     def layer(self, parts: Sequence[int], *, rngs: nnx.Rngs) -> nnx.Module:
-        return nnx.Linear(sum(parts), self.size, rngs=rngs)
+        return _layer(self.loss_name, parts, self.size, rngs)
 
     def column(self, examples: Columns) -> np.ndarray:
         return examples["age"]
 
+    def classes(self, label: np.ndarray) -> np.ndarray:
+        """The year of each label, int32 `[n]`, for counting: rounded, and over 100 as 100."""
+        year = np.round(np.clip(np.nan_to_num(label), 0, self.class_count - 1))
+        return np.where(np.isnan(label), UNKNOWN, year).astype(np.int32)
+
     def loss(self, logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Cross-entropy against the label's year, or a Gaussian around it; ages over 100 count as 100."""
+        """The loss; where years are weighted, that of the label's year is the example's weight."""
         known = ~jnp.isnan(label)
-        age = jnp.clip(jnp.where(known, label, 0), 0, self.size - 1)
-        years = jnp.arange(self.size, dtype=jnp.float32)
-        if self.spread:
-            target = jax.nn.softmax(-0.5 * jnp.square((years - age[:, None]) / self.spread))
-        else:
-            target = jax.nn.one_hot(jnp.round(age).astype(jnp.int32), self.size)
-        return optax.losses.softmax_cross_entropy(logits, target), known.astype(jnp.float32)
+        age = jnp.where(known, label, 0)
+        year = jnp.clip(jnp.round(age), 0, self.class_count - 1).astype(jnp.int32)
+        options = {"dldl": {"spread": self.spread}, "cross_entropy": {"label_smoothing": self.label_smoothing}}
+        weight = _example_weight(self.loss_name, known, year, self.class_count, self.class_weights)
+        return AGE_LOSSES[self.loss_name].loss(logits, age, **options.get(self.loss_name, {})), weight
 
     def distribution(self, logits: jax.Array) -> jax.Array:
-        return jax.nn.softmax(logits)
+        return AGE_LOSSES[self.loss_name].distribution(logits)
 
     def answers(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
+        if distribution.shape[-1] == 1:
+            return {"years": distribution[..., 0].astype(np.float32)}
         both = {"expectation": expectation(distribution), "median": median(distribution)}
-        return {"years": both[self.decoding], **both}
+        return {"years": DECODINGS[self.decoding](distribution), **both}
+
+    def apart(self, name: str, answers: Columns, label: np.ndarray) -> Apart:
+        return {name: (self, answers, label)}
 
     def metrics(self, answers: Columns, label: np.ndarray) -> dict[str, float]:
         known = ~np.isnan(label)
@@ -219,7 +273,21 @@ class AgeYearsHead:
     def constant(self, train_label: np.ndarray, count: int) -> tuple[str, dict[str, np.ndarray]]:
         centre = np.float32(np.nanmedian(train_label)) if np.isfinite(train_label).any() else np.float32("nan")
         years = np.full(count, centre)
-        return f"always {centre:g} years", {"years": years, "expectation": years, "median": years}
+        return f"always {centre:g} years", {"years": years}
+
+
+def _layer(loss_name: str, parts: Sequence[int], size: int, rngs: nnx.Rngs) -> nnx.Module:
+    return AGE_LOSSES[loss_name].layer(sum(parts), size, rngs=rngs)
+
+
+def _example_weight(
+    loss_name: str, known: jax.Array, label: jax.Array, class_count: int, class_weights: np.ndarray | None
+) -> jax.Array:
+    """Weight of each example, float32 `[batch]`: the loss's own, times that of the example's class."""
+    weight = known.astype(jnp.float32)
+    if (own := AGE_LOSSES[loss_name].weight) is not None:
+        weight = weight * own(label, class_count)
+    return weight if class_weights is None else weight * jnp.asarray(class_weights)[label]
 
 
 def expectation(probability: np.ndarray) -> np.ndarray:
@@ -246,3 +314,32 @@ def median(probability: np.ndarray) -> np.ndarray:
     mass = np.diff(cumulative, axis=-1, prepend=0.0)[rows, year]
     below = cumulative[rows, year] - mass
     return (year - 0.5 + (0.5 - below) / mass).astype(np.float32)
+
+
+def mode(probability: np.ndarray) -> np.ndarray:
+    """Likeliest age, `[n, years] -> [n]` float32; of equal ones the lowest.
+
+    >>> mode(np.array([[0.2, 0.5, 0.3]])).tolist()
+    [1.0]
+    """
+    return probability.argmax(-1).astype(np.float32)
+
+
+def rank(probability: np.ndarray) -> np.ndarray:
+    """Number of the k with P(age > k) > 1/2, `[n, years] -> [n]` float32: how the ordinal losses are published.
+
+    >>> rank(np.array([[0.25, 0.5, 0.25], [0.5, 0.5, 0.0]])).tolist()
+    [1.0, 0.0]
+    """
+    cumulative = np.cumsum(probability, axis=-1, dtype=np.float64)
+    cumulative /= cumulative[..., -1:]
+    return (cumulative < 0.5).sum(-1).astype(np.float32)
+
+
+DECODINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "median": median,
+    "expectation": expectation,
+    "mode": mode,
+    "rank": rank,
+}
+"""How a distribution over years becomes one number, by `heads.age.decoding`."""

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
 from agegender_jax.labels import GENDERS, age_groups
+from agegender_jax.models import routed
 from agegender_jax.models.backbones import build_backbone
 from agegender_jax.models.heads import (
     GENDERS_AND_UNDEFINED,
@@ -20,7 +21,6 @@ from agegender_jax.models.heads import (
     Head,
     JointClassHead,
 )
-
 
 JOINED = ("age_group", "age")
 """The heads that see the gender's logits where `model.gender_to_age` says so."""
@@ -38,9 +38,7 @@ class Model(nnx.Module):
       rngs: stream `params`.
     """
 
-    def __init__(
-        self, backbone: Any, heads: Mapping[str, Head], *, gender_to_age: str = "off", rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, backbone: Any, heads: Mapping[str, Head], *, gender_to_age: str = "off", rngs: nnx.Rngs) -> None:
         self.backbone = backbone
         self.joined = tuple(name for name in heads if name in JOINED and gender_to_age != "off")
         self.stopped = gender_to_age == "stopped"
@@ -50,9 +48,12 @@ class Model(nnx.Module):
                 "above 0."
             )
         parts = getattr(backbone, "parts", (backbone.embedding_size,))
-        more = {name: (heads["gender"].size,) for name in self.joined}
+        joined_parts = (*parts, heads["gender"].size) if self.joined else parts
         self.heads = nnx.Dict(
-            {name: head.layer((*parts, *more.get(name, ())), rngs=rngs) for name, head in heads.items()}
+            {
+                name: head.layer(joined_parts if name in self.joined else parts, rngs=rngs)
+                for name, head in heads.items()
+            }
         )
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
@@ -78,24 +79,30 @@ def build_heads(
       class_names: the dataset's own classes, which the head `joint` predicts; before the data are read, any.
       class_weights: float32 `[classes]` for each head that weights its classes; only the loss needs them.
     """
+    routed.check(recipe)
     options = recipe.heads
     weights = class_weights or {}
-    heads: dict[str, Head] = {
-        "gender": GenderHead(
-            names=GENDERS_AND_UNDEFINED if options.gender.undefined else GENDERS,
-            weight=options.gender.weight,
-            class_weights=weights.get("gender"),
-        ),
-        "age_group": AgeGroupHead(
-            scheme=age_groups(recipe.age_groups),
-            weight=options.age_group.weight,
-            class_weights=weights.get("age_group"),
-        ),
-        "joint": JointClassHead(
-            names=tuple(class_names), weight=options.joint.weight, class_weights=weights.get("joint")
-        ),
-        "age": AgeYearsHead(decoding=options.age.decoding, spread=options.age.spread, weight=options.age.weight),
+    common = {
+        name: {
+            "weight": options[name].weight,
+            "label_smoothing": options[name].label_smoothing,
+            "class_weights": weights.get(name),
+        }
+        for name in ("gender", "age_group", "joint", "age")
     }
+    gender = GenderHead(names=GENDERS_AND_UNDEFINED if options.gender.undefined else GENDERS, **common["gender"])
+    heads: dict[str, Head] = {
+        "gender": gender,
+        "age_group": AgeGroupHead(
+            scheme=age_groups(recipe.age_groups), loss_name=options.age_group.loss, **common["age_group"]
+        ),
+        "joint": JointClassHead(names=tuple(class_names), **common["joint"]),
+        "age": AgeYearsHead(
+            loss_name=options.age.loss, spread=options.age.spread, decoding=options.age.decoding, **common["age"]
+        ),
+    }
+    if options.routed.weight:
+        heads["routed"] = routed.RoutedHead(heads[options.routed.of], options.routed.weight, gender)
     return {name: head for name, head in heads.items() if head.weight}
 
 

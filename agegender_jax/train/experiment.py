@@ -21,7 +21,7 @@ from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import DISCLAIMER, class_weights
-from agegender_jax.models.heads import ClassHead, Head
+from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
 from agegender_jax.models.model import build_heads
 from agegender_jax.run import Run, write_whole
 from agegender_jax.splits import PARTS, Split, marked
@@ -82,6 +82,9 @@ class Experiment:
             if isinstance(head, ClassHead) and head.class_weights is not None:
                 pairs = zip(head.names, head.class_weights, strict=True)
                 lines.append(f"weights  {name}: " + ", ".join(f"{label} {weight:.2f}" for label, weight in pairs))
+            elif isinstance(head, AgeYearsHead) and head.class_weights is not None:
+                present = head.class_weights[head.class_weights > 0]
+                lines.append(f"weights  {name}: {present.min():.2f} to {present.max():.2f} for {len(present)} years")
         if not self.prepared.drawn:
             lines.append(f"terms    {self.data.terms}")
         return "\n".join(lines)
@@ -126,9 +129,9 @@ def set_up(
                 "use more data or other fractions."
             )
     weights = {
-        name: class_weights(labels[name][split.train], heads[name].size)
-        for name, options in recipe.heads.items()
-        if name in heads and options.get("class_weights")
+        name: class_weights(head.classes(labels[name][split.train]), head.class_count)
+        for name, head in heads.items()
+        if isinstance(head, ClassHead | AgeYearsHead) and recipe.heads[name].class_weights
     }
     heads = build_heads(recipe, names, weights)
     facts = {

@@ -8,7 +8,7 @@ import numpy as np
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
-from agegender_jax.models.heads import ClassHead, Head
+from agegender_jax.models.heads import Apart, ClassHead, Head
 from agegender_jax.train.experiment import Experiment
 from agegender_jax.train.writers import Writers
 
@@ -59,13 +59,17 @@ def measure_part(
 
 
 def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any, writers: Writers, step: int) -> None:
+    things: Apart = {}
     for name, head in experiment.heads.items():
+        things |= head.apart(name, found[name], labels[name])
+    for name, (head, answer, label) in things.items():
         if isinstance(head, ClassHead):
             title = f"{name}, {part}" + (f" ({experiment.recipe.age_groups})" if name == "age_group" else "")
-            picture = confusion_picture(head.confusion(found[name], labels[name]), head.names, title)
+            picture = confusion_picture(head.confusion(answer, label), head.names, title)
             writers.image(f"{part}/{name}", picture, step)
     sample = np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)
-    captions = [_caption(experiment.heads, found, labels, i) for i in sample]
+    heads, found, labels = ({name: thing[i] for name, thing in things.items()} for i in range(3))
+    captions = [_caption(heads, found, labels, i) for i in sample]
     shown = experiment.inputs.pictures(np.stack([experiment.data.content[row] for row in rows[sample]]))
     writers.image(f"{part}/examples", grid_picture(shown, captions), step)
 
@@ -89,7 +93,7 @@ def goodness(name: str, validation: dict[str, float]) -> float:
     """What the best checkpoint has most of: the named figure, or its negative where it is an error."""
     if name not in validation:
         raise UserError(f"config.evaluate.select={name!r} is no figure; choose one of: {', '.join(validation)}.")
-    return -validation[name] if name.endswith("/mae") else validation[name]
+    return -validation[name] if name.endswith(("/mae", "_mae")) else validation[name]
 
 
 def _caption(heads: Mapping[str, Any], found: Any, labels: Any, i: int) -> str:

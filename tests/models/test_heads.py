@@ -1,16 +1,21 @@
 """Losses, answers and metrics of the heads against scikit-learn, NumPy and arithmetic."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
+from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS, UNKNOWN, class_weights
+from agegender_jax.models.age_losses import AGE_LOSSES
 from agegender_jax.models.heads import (
+    DECODINGS,
     GENDERS_AND_UNDEFINED,
     AgeGroupHead,
     AgeYearsHead,
@@ -19,6 +24,8 @@ from agegender_jax.models.heads import (
     JointClassHead,
     expectation,
     median,
+    mode,
+    rank,
 )
 
 RNG = np.random.default_rng(12)
@@ -31,6 +38,14 @@ def _group_head(**options: object) -> AgeGroupHead:
     return AgeGroupHead(scheme=AGE_GROUPS["nearest"], **options)
 
 
+def _loss(head: Head, logits: np.ndarray, label: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    return jax.jit(head.loss)(logits, label)
+
+
+def _distribution(head: Head, logits: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.jit(head.distribution)(logits))
+
+
 def _gradient(head: Head, logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     def total(logits: jax.Array) -> jax.Array:
         loss, weight = head.loss(logits, jnp.asarray(label))
@@ -40,7 +55,7 @@ def _gradient(head: Head, logits: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def test_cross_entropy_matches_scikit_learn() -> None:
-    loss, weight = _group_head().loss(jnp.asarray(LOGITS), jnp.asarray(GROUPS))
+    loss, weight = _loss(_group_head(), LOGITS, GROUPS)
     assert loss.shape == weight.shape == (40,)
     assert loss.dtype == weight.dtype == jnp.float32
     expected = sk.log_loss(GROUPS, softmax(LOGITS.astype(np.float64), -1), labels=range(8))
@@ -50,7 +65,7 @@ def test_cross_entropy_matches_scikit_learn() -> None:
 def test_class_weights_match_scikit_learns_sample_weights() -> None:
     groups = np.minimum(GROUPS, 6)  # class 7 does not occur
     by_class = class_weights(groups, 8)
-    loss, weight = _group_head(class_weights=by_class).loss(jnp.asarray(LOGITS), jnp.asarray(groups))
+    loss, weight = _loss(_group_head(class_weights=by_class), LOGITS, groups)
     expected = sk.log_loss(
         groups, softmax(LOGITS.astype(np.float64), -1), labels=range(8), sample_weight=by_class[groups]
     )
@@ -59,7 +74,7 @@ def test_class_weights_match_scikit_learns_sample_weights() -> None:
 
 
 def test_extreme_logits_give_a_finite_loss() -> None:
-    loss, _ = GenderHead().loss(jnp.array([[1e4, -1e4], [1e4, -1e4]]), jnp.array([0, 1]))
+    loss, _ = _loss(GenderHead(), np.array([[1e4, -1e4], [1e4, -1e4]], np.float32), np.array([0, 1]))
     np.testing.assert_allclose(loss, [0.0, 2e4])
 
 
@@ -68,7 +83,7 @@ def test_unknown_class_has_no_weight_and_no_gradient(weighted: bool) -> None:
     head = _group_head(class_weights=np.arange(1, 9, dtype=np.float32) if weighted else None)
     label = GROUPS.copy()
     label[::4] = UNKNOWN
-    loss, weight = head.loss(jnp.asarray(LOGITS), jnp.asarray(label))
+    loss, weight = _loss(head, LOGITS, label)
     assert np.isfinite(loss).all()
     np.testing.assert_array_equal(np.asarray(weight) == 0, label == UNKNOWN)
     gradient = _gradient(head, LOGITS, label)
@@ -94,7 +109,7 @@ def test_columns_are_each_heads_own_label() -> None:
 
 def test_class_answers_and_metrics_match_scikit_learn() -> None:
     head = _group_head()
-    distribution = np.asarray(head.distribution(jnp.asarray(LOGITS)))
+    distribution = _distribution(head, LOGITS)
     np.testing.assert_allclose(distribution, softmax(LOGITS.astype(np.float64), -1), rtol=1e-4)
     answers = head.answers(distribution)
     assert (answers["class"].dtype, answers["probability"].dtype) == (np.int32, np.float32)
@@ -142,11 +157,7 @@ def test_constant_class_is_the_commonest_of_the_known() -> None:
 def test_constant_age_is_the_median_of_the_known() -> None:
     name, answers = AgeYearsHead().constant(np.array([1, np.nan, 90, 26, 31, np.nan], np.float32), 2)
     assert name == "always 28.5 years"
-    assert {key: value.tolist() for key, value in answers.items()} == {
-        "years": [28.5, 28.5],
-        "expectation": [28.5, 28.5],
-        "median": [28.5, 28.5],
-    }
+    assert {key: value.tolist() for key, value in answers.items()} == {"years": [28.5, 28.5]}
 
 
 def test_constants_without_a_single_label_do_not_fail() -> None:
@@ -159,8 +170,8 @@ def test_constants_without_a_single_label_do_not_fail() -> None:
 AGES = np.array([0.0, 25.0, 24.6, 100.0, 116.0, np.nan, 61.0], np.float32)
 
 
-def test_age_loss_without_spread_is_cross_entropy_of_the_year() -> None:
-    loss, weight = AgeYearsHead().loss(jnp.asarray(YEARS_LOGITS), jnp.asarray(AGES))
+def test_cross_entropy_of_age_is_that_of_the_year() -> None:
+    loss, weight = _loss(AgeYearsHead(), YEARS_LOGITS, AGES)
     year = [0, 25, 25, 100, 100, 0, 61]
     expected = -log_softmax(YEARS_LOGITS.astype(np.float64), -1)[range(7), year]
     assert weight.tolist() == [1, 1, 1, 1, 1, 0, 1]
@@ -169,8 +180,8 @@ def test_age_loss_without_spread_is_cross_entropy_of_the_year() -> None:
 
 
 @pytest.mark.parametrize("spread", [0.5, 2.0])
-def test_age_loss_with_spread_is_cross_entropy_against_a_gaussian(spread: float) -> None:
-    loss, weight = AgeYearsHead(spread=spread).loss(jnp.asarray(YEARS_LOGITS), jnp.asarray(AGES))
+def test_dldl_is_cross_entropy_against_a_gaussian(spread: float) -> None:
+    loss, weight = _loss(AgeYearsHead(loss_name="dldl", spread=spread), YEARS_LOGITS, AGES)
     for row, age in enumerate(np.minimum(AGES.astype(np.float64), 100.0)):
         if np.isnan(age):
             assert float(weight[row]) == 0
@@ -181,14 +192,94 @@ def test_age_loss_with_spread_is_cross_entropy_against_a_gaussian(spread: float)
         assert float(loss[row]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("spread", [0.0, 2.0])
-def test_unknown_age_has_no_gradient_and_poisons_no_other(spread: float) -> None:
-    gradient = _gradient(AgeYearsHead(spread=spread), YEARS_LOGITS, AGES)
+@pytest.mark.parametrize("loss_name", AGE_LOSSES)
+def test_unknown_age_has_no_gradient_and_poisons_no_other(loss_name: str) -> None:
+    head = AgeYearsHead(loss_name=loss_name, class_weights=np.linspace(0.5, 1.5, 101, dtype=np.float32))
+    logits = YEARS_LOGITS[:, : head.size]
+    gradient = _gradient(head, logits, AGES)
     known = ~np.isnan(AGES)
     assert np.isfinite(gradient).all()
     assert (gradient[~known] == 0).all()
-    expected = _gradient(AgeYearsHead(spread=spread), YEARS_LOGITS[known], AGES[known])
+    expected = _gradient(head, logits[known], AGES[known])
     np.testing.assert_allclose(gradient[known], expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("loss_name", AGE_LOSSES)
+def test_every_age_loss_has_its_layer_and_answers_in_years(loss_name: str) -> None:
+    head = AgeYearsHead(loss_name=loss_name)
+    assert head.size == {"l1": 1, "huber": 1, "coral": 100, "corn": 100}.get(loss_name, 101)
+    logits = nnx.eval_shape(lambda: head.layer((3, 2), rngs=nnx.Rngs(0))(jnp.zeros((7, 5))))
+    assert (logits.shape, logits.dtype) == ((7, head.size), jnp.float32)
+    distribution = _distribution(head, YEARS_LOGITS[:, : head.size] / 4)
+    assert distribution.shape == (7, 1 if loss_name in ("l1", "huber") else 101)
+    for decoding in DECODINGS:
+        years = dataclasses.replace(head, decoding=decoding).answers(distribution)["years"]
+        assert (years.shape, years.dtype) == ((7,), np.float32)
+        assert ((years >= 0) & (years <= 100)).all()
+
+
+def test_regression_begins_in_the_middle_and_never_answers_below_zero() -> None:
+    head = AgeYearsHead(loss_name="l1")
+    views = _distribution(head, np.array([[0.0], [-3.0], [1.0]], np.float32))
+    assert head.answers(views)["years"].tolist() == [50.0, 0.0, 75.0]
+    assert head.answers((views[:1] + views[2:]) / 2)["years"].tolist() == [62.5]  # the mean of two views' years
+    assert set(head.answers(views)) == {"years"}
+
+
+@pytest.mark.parametrize("loss_name", AGE_LOSSES)
+def test_year_weights_multiply_the_weight_of_the_example(loss_name: str) -> None:
+    by_year = RNG.uniform(0.5, 2, 101).astype(np.float32)
+    head = AgeYearsHead(loss_name=loss_name)
+    logits = YEARS_LOGITS[:, : head.size]
+    loss, weight = _loss(head, logits, AGES)
+    same_loss, weighted = _loss(dataclasses.replace(head, class_weights=by_year), logits, AGES)
+    np.testing.assert_array_equal(loss, same_loss)
+    year = np.array([0, 25, 25, 100, 100, 0, 61])
+    np.testing.assert_allclose(weighted, np.where(np.isnan(AGES), 0, weight * by_year[year]), rtol=1e-6)
+    if loss_name == "corn":  # as many questions as an example is asked
+        assert weight.tolist() == [1, 26, 26, 100, 100, 0, 62]
+
+
+def test_ages_are_counted_by_their_year() -> None:
+    head = AgeYearsHead()
+    assert head.classes(AGES).tolist() == [0, 25, 25, 100, 100, UNKNOWN, 61]
+    weights = class_weights(head.classes(AGES), head.class_count)
+    assert weights[[0, 25, 61, 100, 50]].tolist() == pytest.approx([1.5, 0.75, 1.5, 0.75, 0.0])  # 6 ages, 4 years
+
+
+@pytest.mark.parametrize("loss_name", ["coral", "corn"])
+def test_age_groups_may_be_ordinal(loss_name: str) -> None:
+    head = _group_head(loss_name=loss_name, class_weights=np.arange(1, 9, dtype=np.float32))
+    assert (head.size, head.class_count) == (7, 8)
+    logits = LOGITS[:, :7]
+    _, weight = _loss(head, logits, GROUPS)
+    asked = np.minimum(GROUPS + 1, 7) if loss_name == "corn" else 1
+    np.testing.assert_allclose(weight, (GROUPS + 1) * asked)
+    older = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    older = np.cumprod(older, -1) if loss_name == "corn" else older
+    answers = head.answers(_distribution(head, logits))
+    assert answers["class"].tolist() == (older > 0.5).sum(-1).tolist()  # as published
+    assert answers["class"].dtype == np.int32
+    assert answers["probability"].shape == (40, 8)
+    assert head.confusion(answers, GROUPS).shape == (8, 8)
+    assert head.constant(np.array([7, 7, 0, 3, 1], np.int32), 2)[1]["class"].tolist() == [7, 7]  # still the commonest
+
+
+def test_smoothed_labels_match_scipy() -> None:
+    loss, _ = _loss(_group_head(label_smoothing=0.2), LOGITS, GROUPS)
+    log_probability = log_softmax(LOGITS.astype(np.float64), -1)
+    expected = -0.8 * log_probability[range(40), GROUPS] - 0.2 * log_probability.mean(-1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    years, _ = _loss(AgeYearsHead(label_smoothing=0.2), YEARS_LOGITS[:1], np.array([25.0]))
+    log_probability = log_softmax(YEARS_LOGITS[0].astype(np.float64))
+    assert float(years[0]) == pytest.approx(-0.8 * log_probability[25] - 0.2 * log_probability.mean(), rel=1e-5)
+
+
+def test_smoothed_labels_are_refused_where_there_are_none() -> None:
+    with pytest.raises(UserError, match=r"heads\.age\.label_smoothing=0\.1 is not for the loss 'dldl'"):
+        AgeYearsHead(loss_name="dldl", label_smoothing=0.1)
+    with pytest.raises(UserError, match=r"heads\.age_group\.label_smoothing=0\.1 is not for the loss 'corn'"):
+        _group_head(loss_name="corn", label_smoothing=0.1)
 
 
 def test_expectation_by_arithmetic() -> None:
@@ -223,14 +314,15 @@ def test_median_does_not_mind_that_float32_sums_to_almost_one() -> None:
     np.testing.assert_allclose(median(probability * np.float32(1.001)), median(probability), atol=1e-3)
 
 
-@pytest.mark.parametrize("decoding", ["median", "expectation"])
+@pytest.mark.parametrize("decoding", DECODINGS)
 def test_age_answers_and_metrics(decoding: str) -> None:
     head = AgeYearsHead(decoding=decoding)
-    distribution = np.asarray(head.distribution(jnp.asarray(YEARS_LOGITS)))
+    distribution = _distribution(head, YEARS_LOGITS)
     answers = head.answers(distribution)
-    decode = {"median": median, "expectation": expectation}[decoding]
+    decode = {"median": median, "expectation": expectation, "mode": mode, "rank": rank}[decoding]
     np.testing.assert_array_equal(answers["years"], decode(distribution))
-    np.testing.assert_array_equal(answers["years"], answers[decoding])
+    np.testing.assert_array_equal(answers["median"], median(distribution))
+    np.testing.assert_array_equal(answers["expectation"], expectation(distribution))
     assert not np.array_equal(answers["median"], answers["expectation"])
 
     known = ~np.isnan(AGES)

@@ -16,7 +16,7 @@ from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, Variant
 def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
     small_recipe.age_groups = "five_year"
     small_recipe.heads.gender.weight = 0.5
-    small_recipe.heads.age.update(decoding="expectation", spread=2.0)
+    small_recipe.heads.age.update(loss="dldl", decoding="expectation", spread=3.0)
     weights = np.arange(24, dtype=np.float32)
     heads = build_heads(small_recipe, class_weights={"age_group": weights})
     assert {name: head.size for name, head in heads.items()} == {"gender": 2, "age_group": 24, "age": 101}
@@ -24,7 +24,26 @@ def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
     assert heads["age_group"].scheme is AGE_GROUPS["five_year"]
     assert heads["age_group"].class_weights is weights
     assert heads["gender"].class_weights is None
-    assert (heads["age"].decoding, heads["age"].spread) == ("expectation", 2.0)
+    age = heads["age"]
+    assert (age.loss_name, age.decoding, age.spread, age.class_weights) == ("dldl", "expectation", 3.0, None)
+
+
+def test_losses_weights_and_smoothing_follow_the_recipe(small_recipe: ConfigDict) -> None:
+    small_recipe.heads.gender.label_smoothing = 0.1
+    small_recipe.heads.age_group.loss = "coral"
+    small_recipe.heads.age.update(loss="l1", weight=0.1)
+    weights = np.arange(101, dtype=np.float32)
+    heads = build_heads(small_recipe, class_weights={"age": weights})
+    assert {name: head.size for name, head in heads.items()} == {"gender": 2, "age_group": 7, "age": 1}
+    assert (heads["gender"].label_smoothing, heads["age_group"].loss_name) == (0.1, "coral")
+    assert (heads["age"].loss_name, heads["age"].weight) == ("l1", 0.1)
+    assert heads["age"].class_weights is weights
+    _, params, _ = model_structure(small_recipe, heads)
+    assert params["heads"]["age_group"]["bias"].shape == (7,)  # one kernel for all of them
+    assert params["heads"]["age_group"]["kernel"].shape[1] == 1
+    small_recipe.heads.age.label_smoothing = 0.1
+    with pytest.raises(UserError, match="is not for the loss 'l1'"):
+        build_heads(small_recipe)
 
 
 def test_head_of_weight_zero_is_left_out(small_recipe: ConfigDict) -> None:
@@ -78,7 +97,7 @@ def test_model_is_a_function_of_its_seed_and_survives_the_split(
 def test_mistakes_in_the_recipe_are_named(small_recipe: ConfigDict) -> None:
     heads = build_heads(small_recipe)
     small_recipe.model.variant = "z"
-    with pytest.raises(UserError, match=r"no variant 'z' of small_cnn; choose one of: a, .*, plain, thin"):
+    with pytest.raises(UserError, match=r"no variant 'z' of small_cnn; choose one of: a, .*plain, .*thin"):
         model_structure(small_recipe, heads)
     small_recipe.model.variant = "b"
     with pytest.raises(UserError, match=r"'b' pools a 32x32 image to nothing; set config\.dataset\.image_size higher"):
