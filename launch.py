@@ -38,10 +38,10 @@ _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Say what would be done, and s
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from agegender_jax import train  # imports JAX: not for --help, nor for a mistyped flag
+    from agegender_jax.train.command import command  # imports JAX: not for --help, nor for a mistyped flag
 
     assert _WORKDIR.value is not None  # `parse` has seen to it
-    code = train.command(
+    code = command(
         _CONFIG.value,
         workdir=Path(_WORKDIR.value).expanduser(),
         manual_dir=Path(_MANUAL_DIR.value).expanduser() if _MANUAL_DIR.value else None,

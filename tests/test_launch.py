@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from agegender_jax import train
+from agegender_jax.train import command as train
 
 ROOT = Path(__file__).parents[1]
 NAME = "26_1_2_20170116174525125.jpg.chip.jpg"

@@ -1,4 +1,4 @@
-"""Training: `command` is what `launch.py` runs, `loop.train` what it does."""
+"""What `launch.py` runs; `loop.train` is what it does."""
 
 import sys
 import time

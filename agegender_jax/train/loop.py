@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from agegender_jax.run import Run
 from agegender_jax.splits import LEAKY
 from agegender_jax.train.experiment import Experiment, set_up
 from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
-from agegender_jax.train.optimizer import learning_rate, make_optimizer
+from agegender_jax.train.optimizer import check_freeze, learning_rate, make_optimizer
 from agegender_jax.train.pace import Every, Pace
-from agegender_jax.train.state import TrainState, initial_state
+from agegender_jax.train.pretraining import load_pretrained, with_normalization
+from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import make_train_steps
 from agegender_jax.train.writers import Progress, Writers
 from tfds_builders.prepare import write_failure
@@ -66,6 +68,7 @@ def train(
       Diverged: the loss is not finite.
     """
     started = time.monotonic() if started is None else started
+    recipe = with_normalization(recipe, workdir)
     mesh = _checked_mesh(recipe)
     run = Run.start(workdir, recipe)
     if summary := run.summary():
@@ -95,7 +98,8 @@ def _checked_mesh(recipe: ConfigDict) -> jax.sharding.Mesh:
     mesh = make_mesh()
     check_batch(mesh, recipe.train.batch_size)
     heads = build_heads(recipe)
-    model_structure(recipe, heads)
+    _, params, _ = model_structure(recipe, heads)
+    check_freeze(recipe.optimizer, params)
     goodness(recipe.evaluate.select, constant_figures(heads))
     return mesh
 
@@ -106,6 +110,7 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
     Raises:
       UserError: as `train`.
     """
+    recipe = with_normalization(recipe)
     _checked_mesh(recipe)
     experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=progress)
     _, params, _ = model_structure(recipe, experiment.heads)
@@ -148,23 +153,32 @@ def _train(
 
     # Shapes first: what is restored, or else initialised, is laid out on the devices from the start.
     everywhere = replicated(mesh)
-    optimizer = make_optimizer(recipe.optimizer, total)
+    optimizer = make_optimizer(recipe.optimizer, total, len(split.train) / batch_size)
     rates = np.asarray(jax.vmap(learning_rate(recipe.optimizer, total))(np.arange(total)))  # to be logged
     graphdef, _, _ = model_structure(recipe, heads)
 
-    def initial() -> TrainState:
+    def fresh() -> tuple[Any, Any]:
         _, params, stats = split_model(build_model(recipe, heads))
-        return initial_state(params, stats, optimizer, average=bool(recipe.train.ema_decay))
+        return params, stats
 
-    initialise = jax.jit(initial, out_shardings=everywhere)
+    begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), jax.eval_shape(initialise)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        jax.eval_shape(lambda: begin(*fresh())),
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     restored = checkpoints.restore_newest("training", abstract)
-    step, state = restored or (0, initialise())
     if restored:
+        step, state = restored
         _say(f"Going on from the checkpoint of step {step} of {total}.")
+    else:
+        params, stats = jax.jit(fresh, out_shardings=everywhere)()
+        if recipe.model.pretrained:
+            params, stats, origin = load_pretrained(recipe, params, stats)
+            run.write("run.json", run.facts() | {"pretrained": origin})
+            _say(f"weights  {origin['description']}")
+        step, state = 0, jax.jit(begin, out_shardings=everywhere)(params, stats)
+        del params, stats
 
     data = place(experiment.data, labels, everywhere)
     sharding = by_batch(mesh)
@@ -183,7 +197,7 @@ def _train(
     evaluator = Evaluator(graphdef, heads, recipe, experiment.inputs, mesh)
     order = BatchOrder(split.train, batch_size, recipe.seed)
     _say(
-        f"model    {recipe.model.backbone} {recipe.model.variant}, {parameters:,} parameters; "
+        f"model    {' '.join(filter(None, (recipe.model.backbone, recipe.model.variant)))}, {parameters:,} parameters; "
         f"{total} steps of {batch_size} ({_epochs(recipe, total, len(split.train))})"
     )
 
@@ -321,8 +335,8 @@ def _progress_line(
     dispatch: int,
     validation: dict[str, float],
 ) -> str:
-    shown = ("gender/accuracy", "age_group/accuracy", "joint/accuracy", "age/mae")
-    text = "  ".join(f"{key} {validation[key]:.3f}" for key in shown if key in validation)
+    shown = [key for key in validation if key.endswith(("accuracy", "mae")) and "balanced" not in key]
+    text = "  ".join(f"{key} {validation[key]:.3f}" for key in shown)
     line = f"step {step}/{total}  epoch {step * batch_size / examples:.1f}  validation: {text}"
     if pace:
         line += f"  {dispatch * batch_size / pace:.0f} images/s  {duration((total - step) / dispatch * pace)} left"

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from agegender_jax import train as training
+from agegender_jax.train import command as training
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.measure import measure

@@ -1,7 +1,9 @@
 """Optimizers and schedules against arithmetic."""
 
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,7 +11,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.train.optimizer import decayed, learning_rate, make_optimizer
+from agegender_jax.errors import UserError
+from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.train.optimizer import check_freeze, decayed, depths, learning_rate, make_optimizer
+
+STEPS_PER_EPOCH = 4.0
 
 PARAMS = {
     "conv": {"kernel": np.array([[1.0, -2.0], [0.5, 4.0]]), "bias": np.array([3.0, -1.0])},
@@ -36,7 +42,7 @@ def _options(**changes: object) -> ConfigDict:
 
 def _run(options: ConfigDict, total_steps: int = 10) -> list[dict]:
     """The parameters after each of two steps."""
-    optimizer = make_optimizer(options, total_steps)
+    optimizer = make_optimizer(options, total_steps, STEPS_PER_EPOCH)
     params = {
         group: {name: jnp.asarray(leaf, jnp.float32) for name, leaf in leaves.items()}
         for group, leaves in PARAMS.items()
@@ -142,3 +148,204 @@ def test_decay_is_not_clipped() -> None:
     # Adam forgets the gradient's size, so the first step is its sign whether clipped or not (0 stays 0).
     kernel, sign = PARAMS["conv"]["kernel"], np.sign(GRADIENTS[0]["conv"]["kernel"])
     np.testing.assert_allclose(clipped, kernel - 0.1 * (sign + 0.5 * kernel), rtol=1e-3, atol=1e-4)
+
+
+NET = {
+    "backbone": {
+        "trunk": {
+            "convs": {0: {"kernel": np.array([[2.0, -1.0]])}, 1: {"kernel": np.array([[0.5, 3.0]])}},
+            "norms": {0: {"scale": np.array([1.0, 0.8])}, 1: {"scale": np.array([1.2, 0.6])}},
+        }
+    },
+    "heads": {"gender": {"kernel": np.array([[-1.5, 1.0]]), "bias": np.array([0.2, -0.3])}},
+}
+DEPTHS = [2, 1, 2, 1, 0, 0]
+"""Of the net's leaves in order, its first convolution being the deepest."""
+FROZEN = [True, True, False, False, False, False]
+"""Which of them `convs` finds."""
+
+
+def _net_gradients(count: int) -> list[Any]:
+    rng = np.random.default_rng(0)
+    return [jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), NET) for _ in range(count)]
+
+
+def _train(options: ConfigDict, gradients: list[Any]) -> list[list[np.ndarray]]:
+    """The net's leaves before the first step and after each."""
+    optimizer = make_optimizer(options, 100, STEPS_PER_EPOCH)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), NET)
+    state, history = optimizer.init(params), [params]
+    update = jax.jit(optimizer.update)
+    for gradient in gradients:
+        updates, state = update(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(params)
+    return [[np.asarray(leaf) for leaf in jax.tree.leaves(params)] for params in history]
+
+
+def _adamw(leaf: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: float) -> np.ndarray:
+    """Loshchilov & Hutter 2019, algorithm 2, with a rate for each step; decay is of kernels alone."""
+    m, v = np.zeros_like(leaf), np.zeros_like(leaf)
+    for step, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        update = m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+        leaf = leaf - rate * (update + (decay * leaf if leaf.ndim > 1 else 0.0))
+    return leaf
+
+
+def test_each_layer_learns_at_a_factor_of_the_one_above() -> None:
+    gradients = _net_gradients(3)
+    after = _train(_options(name="adamw", weight_decay=0.1, layer_decay=0.5), gradients)[-1]
+    leaves = [jax.tree.leaves(tree) for tree in gradients]
+    for i, (before, depth) in enumerate(zip(jax.tree.leaves(NET), DEPTHS, strict=True)):
+        expected = _adamw(before, [step[i] for step in leaves], [0.1 * 0.5**depth] * 3, 0.1)
+        np.testing.assert_allclose(after[i], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_frozen_for_good_stays_exactly_as_it_is(name: str) -> None:
+    options = _options(name=name, weight_decay=0.1, freeze="trunk/convs", clip_norm=1.0, layer_decay=0.9)
+    history = _train(options, _net_gradients(6))
+    for before, after, frozen in zip(history[0], history[-1], FROZEN, strict=True):
+        assert np.array_equal(before, after) == frozen
+
+
+def test_unfrozen_at_its_epoch_it_goes_on_as_a_parameter_group_whose_rate_was_zero() -> None:
+    # Epoch 0.75 of four steps each begins after three steps.
+    gradients = _net_gradients(6)
+    options = _options(name="adamw", weight_decay=0.1, freeze="convs", unfreeze_epoch=0.75, layer_decay=0.5)
+    history = _train(options, gradients)
+    leaves = [jax.tree.leaves(tree) for tree in gradients]
+    for i, (before, depth, frozen) in enumerate(zip(jax.tree.leaves(NET), DEPTHS, FROZEN, strict=True)):
+        rates = [0.1 * 0.5**depth * (not frozen or step >= 3) for step in range(6)]
+        assert np.array_equal(history[3][i], history[0][i]) == frozen
+        expected = _adamw(before, [step[i] for step in leaves], rates, 0.1)
+        np.testing.assert_allclose(history[-1][i], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_epoch_before_the_first_step_still_unfreezes() -> None:
+    history = _train(_options(name="sgd", freeze="convs", unfreeze_epoch=0.01), _net_gradients(2))
+    assert np.array_equal(history[1][0], history[0][0])
+    assert not np.array_equal(history[2][0], history[0][0])
+
+
+def test_the_norm_that_is_clipped_is_of_what_learns() -> None:
+    gradient = _net_gradients(1)[0]
+    gradient["backbone"]["trunk"]["convs"][0]["kernel"] *= 1e6  # frozen, so it must not quench the others
+    leaves = jax.tree.leaves(gradient)
+    norm = math.sqrt(sum((g**2).sum() for g, frozen in zip(leaves, FROZEN, strict=True) if not frozen))
+    before, after = _train(_options(name="sgd", freeze="convs", clip_norm=0.5), [gradient])
+    for i, g in enumerate(leaves):  # the first step of SGD is 1.9 times the gradient
+        expected = before[i] - (0.0 if FROZEN[i] else 0.1 * 1.9 * 0.5 / norm * g)
+        np.testing.assert_allclose(after[i], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_gathers_while_frozen_is_clipped_too() -> None:
+    gradients = _net_gradients(2)
+    for gradient in gradients:
+        gradient["backbone"]["trunk"]["convs"][0]["kernel"] *= 1e6
+    options = _options(name="sgd", freeze="convs", unfreeze_epoch=0.25, clip_norm=0.5)
+    _, middle, after = _train(options, gradients)
+    first, second = (jax.tree.leaves(gradient)[0] for gradient in gradients)
+    # The huge gradient is its own norm: the buffer holds 0.9 of the first direction and all of the second.
+    first, second = 0.5 * first / np.linalg.norm(first), 0.5 * second / np.linalg.norm(second)
+    expected = middle[0] - 0.1 * (second + 0.9 * (0.9 * first + second))
+    np.testing.assert_allclose(after[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_freezing_or_layers_the_state_is_that_of_the_rule_alone() -> None:
+    options = _options(name="adamw")
+    plain: Any = jax.tree.structure(optax.adamw(learning_rate(options, 100), mask=decayed).init(NET))
+    assert plain == jax.tree.structure(make_optimizer(options, 100, 4.0).init(NET))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        ("convs/2", "finds no parameter; parameters are called backbone/trunk/convs/0/kernel, "),
+        ("kernel|scale|bias", "finds every parameter, so nothing would learn"),
+        ("convs(", "is no regular expression"),
+    ],
+)
+def test_a_pattern_that_cannot_be_meant_is_refused(freeze: str, message: str) -> None:
+    with pytest.raises(UserError, match=r"config\.optimizer\.freeze=") as refused:
+        check_freeze(_options(freeze=freeze), NET)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError):
+        make_optimizer(_options(freeze=freeze), 10, 4.0).init(NET)
+
+
+def test_an_epoch_to_unfreeze_needs_something_frozen() -> None:
+    with pytest.raises(UserError, match="nothing to unfreeze"):
+        check_freeze(_options(unfreeze_epoch=2.0), NET)
+    check_freeze(_options(), NET)
+    check_freeze(_options(freeze="^backbone/", unfreeze_epoch=2.0), NET)
+
+
+def _depths(*paths: str) -> list[int]:
+    """The depths of parameters that are called so, among each other."""
+    tree: dict[Any, Any] = {}
+    for path in paths:
+        *groups, last = (int(name) if name.isdecimal() else name for name in path.split("/"))
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = 0
+    found = {jax.tree_util.keystr(k, simple=True, separator="/"): d for k, d in jax.tree.leaves_with_path(depths(tree))}
+    return [found[path] for path in paths]
+
+
+@pytest.mark.parametrize("from_the_top", [
+    # small_cnn and cnn180, which are one piece
+    ["heads/age/kernel", "backbone/dense/1/bias", "backbone/dense/0/kernel", "backbone/convs/10/kernel",
+     "backbone/convs/9/kernel", "backbone/convs/1/kernel", "backbone/convs/0/kernel"],
+    # VGG
+    ["heads/age/kernel", "backbone/top/dense/1/kernel", "backbone/top/dense/0/kernel", "backbone/trunk/convs/1/kernel",
+     "backbone/trunk/convs/0/kernel"],
+    # ResNet, whose blocks have lists of their own
+    ["heads/age/kernel", "backbone/trunk/blocks/1/convs/0/conv/kernel", "backbone/trunk/blocks/0/convs/2/conv/kernel",
+     "backbone/trunk/stem/conv/kernel"],
+    # DenseNet: the first transition follows the sixth layer
+    ["backbone/trunk/last_norm/scale", "backbone/trunk/grows/6/conv/kernel", "backbone/trunk/transitions/0/conv/kernel",
+     "backbone/trunk/reduces/4/conv/kernel", "backbone/trunk/stem_norm/scale"],
+    # EfficientNet with a top that has parameters
+    ["backbone/top/norm/scale", "backbone/trunk/last/kernel", "backbone/trunk/blocks/1/depthwise/kernel",
+     "backbone/trunk/blocks/0/expand/kernel", "backbone/trunk/stem/kernel"],
+    # residual attention, whose modules have trunks of their own
+    ["backbone/attention/trunk/norm/scale", "backbone/attention/trunk/units/1/convs/0/kernel",
+     "backbone/attention/trunk/modules/0/trunk/1/convs/2/kernel", "backbone/attention/trunk/stem/conv/kernel"],
+])  # fmt: skip
+def test_layers_are_in_the_order_of_their_calls(from_the_top: list[str]) -> None:
+    first = 0 if from_the_top[0].startswith("heads") else 1
+    assert _depths(*from_the_top) == list(range(first, first + len(from_the_top)))
+
+
+@pytest.mark.parametrize("layer", [
+    ["convs/3/kernel", "convs/3/bias", "norms/3/scale", "norms/3/bias"],
+    ["dense/1/kernel", "dense_norms/1/scale"],
+    ["trunk/stem/kernel", "trunk/stem_norm/bias"],
+    ["trunk/last/kernel", "trunk/last_norm/bias"],
+    ["trunk/blocks/2/convs/0/conv/kernel", "trunk/blocks/2/shortcut/norm/scale"],
+    ["trunk/reduces/53/conv/kernel", "trunk/grows/53/norm/bias", "trunk/transitions/2/conv/kernel"],
+    ["trunk/units/0/convs/1/kernel", "trunk/modules/0/mask/down/2/norms/0/scale"],
+])  # fmt: skip
+def test_what_belongs_together_is_one_layer(layer: list[str]) -> None:
+    assert _depths(*(f"backbone/{name}" for name in layer)) == [1] * len(layer)
+
+
+@pytest.mark.parametrize("part", ["", "trunk/"])
+def test_nets_side_by_side_are_counted_each_by_itself(part: str) -> None:
+    nets = {"gender": 2, "male": 3}
+    paths = [f"backbone/{net}/{part}convs/{i}/kernel" for net, count in nets.items() for i in range(count)]
+    assert _depths(*paths, "heads/routed/male/kernel") == [2, 1, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("backbone", "deepest"), [("small_cnn", 8), ("vgg11_bn", 10), ("resnet18", 9)])
+def test_every_layer_of_a_real_net_is_counted(backbone: str, deepest: int) -> None:
+    # Six convolutions and two dense layers; eight and two; a stem and eight blocks.
+    recipe = recipes.base()
+    recipe.dataset.image_size = 32
+    recipe.model.backbone = backbone
+    _, params, _ = model_structure(recipe, build_heads(recipe))
+    assert set(jax.tree.leaves(depths(params))) == set(range(deepest + 1))

@@ -91,7 +91,7 @@ def make_setup(recipe: ConfigDict, experiment: Experiment, devices: int = 8, ave
     mesh = jax.make_mesh(
         (devices, 1), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto), devices=jax.devices()[:devices]
     )
-    optimizer = make_optimizer(recipe.optimizer, 50)
+    optimizer = make_optimizer(recipe.optimizer, 50, 10.0)
     graphdef, params, stats = split_model(build_model(recipe, experiment.heads))
     everywhere, traces = replicated(mesh), []
     function = make_train_steps(

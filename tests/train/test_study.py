@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax import train as package
+from agegender_jax.train import command as package
 from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.train import study as module

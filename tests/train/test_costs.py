@@ -1,0 +1,167 @@
+"""What backbones cost, against published counts; and the table of them."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from agegender_jax.errors import UserError
+from agegender_jax.models import layers
+from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.train import costs, costs_command
+
+OUTPUTS = 2 + 8 + 101
+"""Logits of the default heads: gender, age group, age."""
+
+
+def _count(function: Any, *shapes: tuple[int, ...]) -> int:
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return costs.count_multiply_adds(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+# Billions at 224x224 with 1,000 outputs: `_ops` in torchvision's weights (torchvision 0.20); embeddings by the papers.
+@pytest.mark.parametrize(
+    ("backbone", "embedding", "published"),
+    [("alexnet", 4096, 0.714), ("vgg11", 4096, 7.609), ("vgg16", 4096, 15.47), ("resnet18", 512, 1.814)],
+)
+def test_multiply_adds_are_the_published_ones(backbone: str, embedding: int, published: float) -> None:
+    found = costs.forward_costs(costs.recipe_of(backbone, image_size=224, batch_size=32))
+    as_published = found["multiply_adds"] + embedding * (1000 - OUTPUTS)
+    assert as_published / 1e9 == pytest.approx(published, abs=0.005 if published > 10 else 0.0005)
+
+
+def test_parameters_are_counted_with_and_without_the_heads() -> None:
+    found = costs.forward_costs(costs.recipe_of("resnet18", image_size=32, batch_size=32))
+    # 11,689,512 with 1,000 outputs (torchvision), of which the last layer is 512 x 1,000 and 1,000 biases.
+    assert found["backbone_parameters"] == 11_689_512 - 513_000
+    assert found["parameters"] - found["backbone_parameters"] == 513 * OUTPUTS
+
+
+def test_convolutions_count_as_their_operation_on_every_backend() -> None:
+    def both(x: jax.Array, kernel: jax.Array, single: jax.Array) -> jax.Array:
+        x = layers.conv2d(x, kernel, stride=2, padding=1)
+        return layers.depthwise_conv2d(x, single, padding=1)
+
+    with layers.direct_form():
+        count = _count(both, (2, 8, 8, 3), (3, 3, 3, 5), (3, 3, 1, 5))
+    # 2 pictures of 4x4 outputs with 5 channels, each of 3x3x3 products, then each of 3x3.
+    assert count == 2 * 4 * 4 * 5 * 27 + 2 * 4 * 4 * 5 * 9
+
+
+def test_a_batched_product_counts_each_of_the_batch() -> None:
+    assert _count(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), (7, 2, 3), (7, 3, 5)) == 7 * 2 * 3 * 5
+
+
+def test_what_is_inside_counts_too() -> None:
+    @jax.jit
+    def square(x: jax.Array) -> jax.Array:
+        return x @ x
+
+    def repeated(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda carry, _: (jax.checkpoint(square)(carry), None), x, length=4)[0]
+
+    def either(x: jax.Array) -> jax.Array:
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x, lambda x: square(square(x)), x)
+
+    assert _count(repeated, (3, 3)) == 4 * 27
+    assert _count(either, (3, 3)) == 2 * 27
+
+
+class Tiny(nnx.Module):
+    """One layer on the mean colour, which compiles in no time."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(3, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.embedding_size = 4
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.norm(self.dense(x.mean((1, 2))), use_running_average=not train)
+
+
+def test_a_step_takes_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, "small_cnn", lambda recipe, outputs, rngs: Tiny(rngs))  # type: ignore[arg-type]
+    recipe = costs.recipe_of("small_cnn", image_size=32, batch_size=8)
+    found = costs.measure(recipe)
+    assert found["variant"] == "a"
+    assert found["multiply_adds"] == 3 * 4 + 4 * OUTPUTS
+    assert found["backbone_parameters"] == 4 * 4 + 8
+    assert 0 < found["step_seconds"] < 10
+    assert costs.measure(recipe, step_time=False)["step_seconds"] is None
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
+    with pytest.raises(UserError, match="cannot be split evenly over 8 devices"):
+        costs.step_seconds(costs.recipe_of("small_cnn", image_size=32, batch_size=9))
+
+
+def test_the_routed_nets_come_with_their_own_head() -> None:
+    recipe = costs.recipe_of("routed", image_size=64, batch_size=8)
+    assert {name: head.weight for name, head in recipe.heads.items() if head.weight} == {"routed": 1.0}
+
+
+def _run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    costs_command.add_parser(parser.add_subparsers(dest="command", required=True))
+    parsed = parser.parse_args(["models", *arguments])
+    code: int = parsed.function(parsed)
+    return code
+
+
+@pytest.fixture
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own compilation cache stays."""
+    monkeypatch.setattr("agegender_jax.compilation.cache_compilations", lambda: None)
+
+
+@pytest.mark.usefixtures("_no_cache")
+def test_the_command_prints_a_table_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.json"
+    assert _run("resnet18", "small_cnn", "--image_size", "32", "--no_step_time", "--json", str(file)) == 0
+    printed = capsys.readouterr()
+    rows = {line.split()[0]: line.split() for line in printed.out.splitlines()}
+    assert rows["resnet18"][1:3] == ["11,233,455", "11,176,512"]
+    assert rows["small_cnn"][1] == "a"
+    assert "one picture of 32x32" in printed.out
+    assert f"jax {jax.__version__}" in printed.out
+    assert "ms a step" not in printed.out
+    assert "small_cnn (2 of 2) ..." in printed.err
+    written = json.loads(file.read_text())
+    assert list(written["models"]) == ["resnet18", "small_cnn"]
+    assert written["models"]["resnet18"]["step_seconds"] is None
+    assert written["hardware"]["backend"] == jax.default_backend()
+
+
+@pytest.mark.usefixtures("_no_cache")
+def test_the_command_times_a_step_and_names_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(costs, "step_seconds", lambda recipe: 0.004 if recipe.train.batch_size == 16 else 9.0)
+    assert _run("small_cnn", "--image_size", "32", "--batch_size", "16") == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].split()[-2:] == ["4.0", "4000"]  # 16 pictures in 4 ms
+    assert "training on 16 such pictures in float32" in printed
+    assert f"{jax.device_count()} {jax.default_backend()} device(s)" in printed
+
+
+@pytest.mark.usefixtures("_no_cache")
+def test_an_unknown_backbone_and_an_unwritable_file_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no backbone 'resnet19'") as refused:
+        _run("resnet19")
+    assert all(name in str(refused.value) for name in BACKBONES)
+    with pytest.raises(UserError, match="is no folder; choose another --json"):
+        _run("resnet18", "--json", str(tmp_path / "absent" / "models.json"))
+    with pytest.raises(UserError, match=r"cannot be written .*; choose another --json"):
+        _run("resnet18", "--image_size", "32", "--no_step_time", "--json", str(tmp_path))
+
+
+@pytest.mark.parametrize("arguments", [("--image_size", "31"), ("--batch_size", "0"), ("--dtype", "float64")])
+def test_bad_options_are_refused(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _run(*arguments)
+    assert arguments[1] in capsys.readouterr().err
