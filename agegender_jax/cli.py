@@ -4,19 +4,33 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from agegender_jax.describe import commands as data_commands
 from agegender_jax.errors import UserError, quiet_libraries
+from agegender_jax.evaluate import attention_command
 from agegender_jax.labels import DISCLAIMER
+from agegender_jax.train import costs_command
 
-_EXAMPLES = """examples:
+_EVALUATE_EXAMPLES = """examples:
   agegender evaluate runs/cpu
   agegender evaluate runs/cpu --split validation --json validation.json
+  agegender evaluate runs/small runs/resnet                # each of them, and their average
   agegender evaluate runs/cpu --dataset utkface --manual_dir DIR
   agegender evaluate runs/voices --dataset voice_age_gender --config ravdess --manual_dir DIR
 """
+_FEATURES_EXAMPLES = """examples:
+  agegender features runs/cpu --out features.npz
+  agegender features runs/cpu --out test.npz --split test --manual_dir DIR
+"""
+_CLASSICAL_EXAMPLES = """examples:
+  agegender classical features.npz
+  agegender classical features.npz --only forest --json forest.json
+"""
+_SPLITS = ("train", "val", "validation", "test", "all")
+_CLASSICAL = ("svm", "forest")  # as in evaluate/classical.py, which takes seconds to import
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,75 +51,202 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
+    examples = (
+        _EVALUATE_EXAMPLES,
+        _FEATURES_EXAMPLES,
+        _CLASSICAL_EXAMPLES,
+        attention_command.EXAMPLES,
+        costs_command.EXAMPLES,
+        data_commands.EXAMPLES,
+    )
     parser = argparse.ArgumentParser(
         prog="agegender",
-        description="Measures finished runs, and describes and draws datasets.",
-        epilog=_EXAMPLES + data_commands.EXAMPLES.partition("\n")[2],
-        formatter_class=form,
+        description="Measures and explains finished runs, lists models, describes and draws datasets.",
+        epilog="examples:\n" + "".join(each.partition("\n")[2] for each in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="measure a finished run",
-        description="Measures a finished run on a part of its own split, or on another archive: there, files that "
-        "the run was trained on (found by content) are left out and counted.",
-        epilog=_EXAMPLES,
-        formatter_class=form,
-    )
-    evaluate.add_argument("run", type=Path, help="the run's directory (the --workdir of launch.py)")
-    evaluate.add_argument("--split", choices=("train", "val", "validation", "test", "all"), help="[test]")
-    evaluate.add_argument("--dataset", help="format of another archive, such as utkface")
-    evaluate.add_argument("--config", metavar="NAME", help="configuration of the other archive's builder [the first]")
-    evaluate.add_argument(
-        "--manual_dir", type=Path, metavar="DIR", help="where it lies, or where the run's own lies now"
-    )
-    evaluate.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as in the run]")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    evaluate.set_defaults(function=_evaluate)
+    _add_evaluate(commands)
+    _add_features(commands)
+    _add_classical(commands)
+    attention_command.add_parser(commands)
+    costs_command.add_parser(commands)
     data_commands.add_parsers(commands)
     return parser
 
 
+def _add(commands: Any, name: str, text: str, description: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "evaluate",
+        "measure a finished run, or the average of several",
+        "Measures a finished run on a part of its own split, or on another archive: there, files that the run was "
+        "trained on (found by content) are left out and counted. Several runs are measured each, and averaged: what "
+        "their heads say, probability by probability. They must have one split.",
+        _EVALUATE_EXAMPLES,
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's directory (the --workdir of launch.py)"
+    )
+    parser.add_argument("--split", choices=_SPLITS, help="[test]")
+    parser.add_argument("--dataset", help="format of another archive, such as utkface")
+    parser.add_argument("--config", metavar="NAME", help="configuration of the other archive's builder [the first]")
+    parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where it lies, or where the run's own lies now")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as in the run]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.set_defaults(function=_evaluate)
+
+
+def _add_features(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "features",
+        "write what a run's backbone makes of each example",
+        "Writes the embeddings of a finished run's own examples, with their names, parts of the split and labels, as "
+        "an .npz of plain arrays: `agegender classical` learns from it, and so may anything else.",
+        _FEATURES_EXAMPLES,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="new file, named *.npz")
+    parser.add_argument("--split", choices=_SPLITS, default="all", help="[all]")
+    parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the run's data lie now")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as in the run]")
+    parser.set_defaults(function=_features)
+
+
+def _add_classical(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "classical",
+        "fit an SVM and a random forest on embeddings",
+        "Fits scikit-learn's support vector machine and random forest on the training part of a file that `agegender "
+        "features` wrote, one for each head, and measures them on its test part. Embeddings are standardised by the "
+        "training part, and the settings are scikit-learn's own: nothing is chosen. 14,000 examples take minutes.",
+        _CLASSICAL_EXAMPLES,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="what `agegender features` wrote")
+    parser.add_argument("--only", type=_models, default=_CLASSICAL, help="svm, forest or both [svm,forest]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.set_defaults(function=_classical)
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from agegender_jax.compilation import cache_compilations
+    _prepare()
     from agegender_jax.evaluate.measure import as_columns, measure
     from agegender_jax.evaluate.report import table
-    from agegender_jax.run import Run, write_whole
-    from agegender_jax.splits import marked
+    from agegender_jax.run import Run
 
-    quiet_libraries()
-    cache_compilations()
     result = measure(
-        Run.load(arguments.run),
-        split="validation" if arguments.split == "val" else arguments.split,
+        [Run.load(directory) for directory in arguments.runs],
+        split=_part(arguments.split),
         dataset=arguments.dataset,
         config=arguments.config,
         manual_dir=arguments.manual_dir,
         data_dir=arguments.data_dir,
     )
+    several = "runs" in result
+    print(_title(result))
+    if result["left_out"]:
+        who = "a run" if several else "the run"
+        print(f"{result['left_out']} files were left out: {who} was trained or chosen on their very content.")
+    if seen := result["files_of_seen_subjects"]:
+        who = "those that a run" if several else "those it"
+        print(f"{seen} files are of subjects named like {who} learnt from: if they are the same people, this is leaky.")
+    if several:
+        print(f"ensemble: the mean of what {len(result['runs'])} runs say, all figures of the part {result['split']}")
+    print(table(as_columns(result)))
+    _write_json(arguments.json, result)
+    return 0
+
+
+def _features(arguments: argparse.Namespace) -> int:
+    _prepare()
+    from agegender_jax.evaluate.features import write_features
+    from agegender_jax.run import Run
+
+    facts, (count, size) = write_features(
+        Run.load(arguments.run),
+        arguments.out,
+        split=_part(arguments.split),
+        manual_dir=arguments.manual_dir,
+        data_dir=arguments.data_dir,
+    )
+    print(_title(facts))
+    print(
+        f"{arguments.out}: embeddings of {size} numbers, {count} examples, the part {_part(arguments.split)} (it holds "
+        "people's data: mind the terms)"
+    )
+    return 0
+
+
+def _classical(arguments: argparse.Namespace) -> int:
+    _prepare()
+    from agegender_jax.evaluate.classical import CLASSICAL, classical
+    from agegender_jax.evaluate.features import read_features
+    from agegender_jax.evaluate.report import table
+
+    result = classical(read_features(arguments.file), arguments.only)
+    print(_title(result))
+    print(f"fitted on {result['train_examples']} examples, tested on {result['test_examples']}")
+    if result["heads_left_out"]:
+        print(f"left out for want of one class or years to learn: {', '.join(result['heads_left_out'])}")
+    print(table({name: result[name] for name in (*CLASSICAL, "constant") if name in result}))
+    print(f"constant: the best guess without looking ({', '.join(result['constant_names'].values())})")
+    _write_json(arguments.json, result)
+    return 0
+
+
+def _prepare() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from agegender_jax.compilation import cache_compilations
+
+    quiet_libraries()
+    cache_compilations()
+
+
+def _part(name: str | None) -> Any:
+    return "validation" if name == "val" else name
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    """What figures are of, as a line."""
+    from agegender_jax.splits import marked
+
     split = f", split {result['split_sha256'][:16]}" if result["split_sha256"] else ""
     drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
-    print(
+    return (
         f"{result['run']}: {result['dataset']}{drawn}, protocol {marked(result['protocol'])}, "
         f"age groups {result['age_groups']}{split}"
     )
-    if result["left_out"]:
-        print(f"{result['left_out']} files were left out: the run was trained or chosen on their very content.")
-    if seen := result["files_of_seen_subjects"]:
-        print(
-            f"{seen} files are of subjects named like those it learnt from: if they are the same people, this is leaky."
-        )
-    print(table(as_columns(result)))
-    if arguments.json:
-        try:
-            write_whole(arguments.json, json.dumps(result, indent=1))
-        except OSError as error:
-            raise UserError(
-                f"{arguments.json}: cannot be written ({error.strerror}); choose another --json."
-            ) from error
-    return 0
+
+
+def _write_json(path: Path | None, result: Mapping[str, Any]) -> None:
+    from agegender_jax.run import write_whole
+
+    if path is None:
+        return
+    try:
+        write_whole(path, json.dumps(result, indent=1))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --json.") from error
+
+
+def _models(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if not set(names) <= set(_CLASSICAL):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of: svm, forest, svm,forest")
+    return tuple(name for name in _CLASSICAL if name in names)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,51 @@ def test_a_leaky_protocol_is_never_printed_without_the_word(
     assert "protocol paper (leaky), " in capsys.readouterr().out
 
 
+def test_several_runs_are_measured_each_and_averaged(
+    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, run = tmp_path / "figures.json", str(finished.workdir)
+    assert cli.main(["evaluate", run, run, "--json", str(target)]) == 0
+    written = json.loads(target.read_text())
+    assert written["test"] == finished.summary["test"] == written["runs"]["finished (2)"]["test"]
+    printed = capsys.readouterr().out
+    assert printed.startswith("finished + finished: utkface, protocol disjoint, ")
+    assert "the mean of what 2 runs say, all figures of the part test" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("age/mae"))
+    assert row.split()[1:] == [f"{finished.summary[part]['age/mae']:.4f}" for part in ("test",) * 3 + ("constant",)]
+
+
+def test_features_are_written_and_classical_models_learn_from_them(
+    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, target = tmp_path / "features.npz", tmp_path / "figures.json"
+    assert cli.main(["features", str(finished.workdir), "--out", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("finished: utkface, protocol disjoint, age groups nearest, split ")
+    assert "600 examples, the part all" in printed
+    assert cli.main(["classical", str(file), "--only", "forest", "--json", str(target)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(printed.splitlines()[0])  # of what, in the same words
+    summary, written = finished.summary, json.loads(target.read_text())
+    assert f"fitted on {600 - 120 - summary['validation']['n']} examples, tested on 120" in said.out
+    assert written["constant"] == summary["constant"]
+    assert written["forest"].keys() == summary["test"].keys()
+    assert written["forest"]["gender/accuracy"] > summary["constant"]["gender/accuracy"]
+    row = next(line for line in said.out.splitlines() if line.startswith("age/mae"))
+    assert row.split()[1:] == [f"{written[name]['age/mae']:.4f}" for name in ("forest", "constant")]
+    assert [line.split(" from ")[0] for line in said.err.splitlines()] == [
+        "forest for gender,", "forest for age_group,", "forest for age,"
+    ]  # fmt: skip
+    assert cli.main(["features", str(finished.workdir), "--out", str(file)]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+
+
+def test_classical_names_the_file_that_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.npz").write_text("something else")
+    assert cli.main(["classical", str(tmp_path / "other.npz")]) == 2
+    assert "other.npz is no file of features of this version" in capsys.readouterr().err
+
+
 def test_describe_prints_and_writes_a_page(
     drawn_dir: Path,
     data_dir: Path,
@@ -193,6 +238,9 @@ def test_what_is_wrong_with_data_is_one_sentence(
         ([], "agegender evaluate runs/cpu --split validation"),
         ([], "agegender data draw adience --out drawn/adience"),
         (["evaluate"], "agegender evaluate runs/cpu --split validation"),
+        (["evaluate"], "agegender evaluate runs/small runs/resnet"),
+        (["features"], "agegender features runs/cpu --out features.npz"),
+        (["classical"], "agegender classical features.npz --only forest"),
         (["data"], "agegender data describe utkface --manual_dir DIR"),
         (["data", "describe"], "agegender data describe adience --age_groups levi_hassner"),
         (["data", "draw"], "agegender data draw utkface --out drawn/utkface --count 600"),
@@ -209,6 +257,9 @@ def test_help_shows_examples(arguments: list[str], example: str, capsys: pytest.
     "arguments",
     [
         ["evaluate", "run", "--split", "tset"],
+        ["evaluate"],
+        ["features", "run"],
+        ["classical", "file", "--only", "svm,tree"],
         ["data", "draw", "utkface", "--out", "x", "--count", "0"],
         ["data", "draw", "utkface", "--out", "x", "--seed", "-1"],
         ["data", "describe", "utkface", "--max_bad", "2"],

@@ -18,6 +18,18 @@ SHIPPED = [
     ("quickstart", ()),
     *(("utkface_small", (a,)) for a in ("paper", "weighted", "cpu")),
     *(("adience_cnn", (a,)) for a in ("levi_hassner", "epochs20", "epochs40", "cpu", "drawn")),
+    *(("adience_attention", (a,)) for a in ("ensemble", "attention", "residual", "cpu", "drawn")),
+    *(("utkface_baselines", (a,)) for a in ("alexnet", "vgg11", "resnet18", "densenet161", "ours", "ours_weighted")),
+    *(("utkface_baselines", (f"{a}_cpu",)) for a in ("alexnet", "alexnet_weighted", "ours")),
+    *(("utkface_years", (a,)) for a in ("paper", "cpu", "thin")),
+    *(("utkface_age24", (a,)) for a in ("paper", "cpu")),
+    *(("utkface_routed", (a,)) for a in ("paper", "shared", "cpu", "cpu_shared")),
+    ("utkface_pretrained", ()),
+    *(
+        (name, (a,))
+        for name in ("voice_vgg16", "voice_resnet")
+        for a in ("folders", "literal", "scratch", "emodb", "emodb_classes")
+    ),
     *(("voice_small", (a,)) for a in ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", "drawn")),
 ]
 

@@ -1,5 +1,7 @@
 """Measuring a finished run: its own split, and archives that it has partly seen."""
 
+import dataclasses
+import hashlib
 import io
 import json
 import shutil
@@ -7,14 +9,19 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
+from scipy.special import softmax
 
 from agegender_jax import recipe as recipes
+from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.measure import as_columns, measure
+from agegender_jax.evaluate.measure import as_columns, evaluated_model, measure, open_run
 from agegender_jax.run import Run
+from agegender_jax.splits import Split, make_split
 from agegender_jax.train.loop import train
 
 
@@ -162,3 +169,114 @@ def test_another_corpus_is_measured_whole_and_what_was_learnt_from_is_left_out(v
 def test_a_run_on_voices_is_not_shown_faces(voices: tuple[Run, Path, Path], finished: Any) -> None:
     with pytest.raises(UserError, match="kind 'image', and 'audio' is wanted"):
         measure(voices[0], dataset="utkface", manual_dir=finished.manual_dir, progress=False)
+
+
+@pytest.fixture(scope="module")
+def second(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Another run on the same split: an earlier checkpoint, other sizes of pictures, not flip-averaged."""
+    run = copy(finished, tmp_path_factory.mktemp("runs") / "second")
+    checkpoints = run.checkpoints()
+    step = min(checkpoints.steps)
+    checkpoints.close()
+    assert step < 76
+    run.write("summary.json", finished.summary | {"evaluated_step": step})
+    run.recipe.dataset.image_size = 40
+    run.recipe.evaluate.flip = False
+    return run
+
+
+def said(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A run's probabilities on its test part, [n, classes] by head, and the labels: the model called by hand."""
+    opened = open_run(run, progress=False)
+    assert opened.split is not None
+    state, graphdef = evaluated_model(run, opened.summary["evaluated_step"])
+    call = jax.jit(lambda content, mirrored: nnx.merge(graphdef, *state)(opened.inputs.plain(content, mirrored)))
+    content = opened.data.content[opened.split.test]
+    views = [call(content, mirrored) for mirrored in ([False, True] if run.recipe.evaluate.flip else [False])]
+    labels = {name: head.column(opened.data.columns)[opened.split.test] for name, head in opened.heads.items()}
+    return {name: np.mean([softmax(view[name], -1) for view in views], 0) for name in opened.heads}, labels
+
+
+def test_an_ensemble_averages_what_the_heads_say(finished: Any, second: Run) -> None:
+    first = Run.load(finished.workdir)
+    result = measure([first, second], progress=False)
+    (one, labels), (other, _) = said(first), said(second)
+    mean = {name: (one[name] + other[name]) / 2 for name in one}
+    for name in ("gender", "age_group"):
+        known = labels[name] >= 0
+        right = (mean[name].argmax(-1) == labels[name])[known].mean()
+        assert result["test"][f"{name}/accuracy"] == pytest.approx(right)
+    middle = [np.interp(0.5, np.cumsum(p), np.arange(101) + 0.5) for p in mean["age"]]  # the median
+    assert result["test"]["age/mae"] == pytest.approx(np.abs(middle - labels["age"]).mean(), rel=1e-4)
+    assert result["run"] == "finished + second"
+    assert (result["split_sha256"], result["protocol"]) == (finished.summary["split_sha256"], "disjoint")
+    own = result["runs"]["finished"]
+    assert own == {"flip_averaged": True, "evaluated_step": 76, "test": finished.summary["test"]}
+    assert result["runs"]["second"]["test"] == measure(second, progress=False)["test"]
+    assert result["constant"] == finished.summary["constant"]
+    columns = as_columns(result)
+    assert list(columns) == ["ensemble", "finished", "second", "constant"]
+    assert columns["ensemble"]["age/mae"] not in (columns["finished"]["age/mae"], columns["second"]["age/mae"])
+
+
+def test_an_ensemble_of_one_run_twice_is_that_run(finished: Any) -> None:
+    run = Run.load(finished.workdir)
+    result = measure([run, run], split="validation", progress=False)
+    assert result["validation"] == finished.summary["validation"]
+    assert list(as_columns(result)) == ["ensemble", "finished", "finished (2)", "constant"]
+    assert measure([run], progress=False) == measure(run, progress=False)
+
+
+def test_runs_of_two_splits_are_not_averaged_on_their_own_data(finished: Any, tmp_path: Path) -> None:
+    run, other = Run.load(finished.workdir), copy(finished, tmp_path / "other")
+    split = Split.load(other.directory / "split.json")
+    moved = dataclasses.replace(
+        split,
+        train=np.sort(np.append(split.train[1:], split.test[0])),
+        test=np.sort(np.append(split.test[1:], split.train[0])),
+    )
+    moved.save(other.directory / "split.json")
+    with pytest.raises(UserError, match=f"{split.sha256[:16]} and {moved.sha256[:16]}.*would leak"):
+        measure([run, other], progress=False)
+
+
+def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(finished: Any, tmp_path: Path) -> None:
+    run, other = Run.load(finished.workdir), copy(finished, tmp_path / "other")
+    files = members(finished.manual_dir)
+    more = {hashlib.sha256(files[name]).hexdigest() for name in names_in(finished, "test")[:20]}
+    (other.directory / "seen_sha256.txt").write_text("\n".join(more))
+    archive = {"dataset": "utkface", "manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
+    result = measure([other, run], **archive, progress=False)
+    seen = sum(hashlib.sha256(content).hexdigest() in more | run.seen() for content in files.values())
+    assert result["left_out"] == seen > measure(run, **archive, progress=False)["left_out"]
+    assert result["test"]["n"] == len(files) - seen
+    assert result["test"] == result["runs"]["other"]["test"]
+    assert list(as_columns(result)) == ["ensemble", "other", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("heads.age.weight", 0.0, "one has the heads age, age_group, gender, the other age_group, gender"),
+        ("heads.gender.undefined", True, "the list of classes of the head gender is male, female in one and"),
+        ("age_groups", "lower", "the scheme of age groups of the head age_group is nearest in one and lower in"),
+        ("heads.age.loss", "l1", r"the distribution of the head age is AgeYearsHead \[101\] in one and .* \[1\] in"),
+    ],
+)
+def test_heads_that_mean_something_else_are_not_averaged(
+    key: str, value: Any, reason: str, finished: Any, tmp_path: Path
+) -> None:
+    other = copy(finished, tmp_path / "other", "checkpoints")
+    other.recipe.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"finished and .*other cannot be averaged: {reason}"):
+        measure([Run.load(finished.workdir), other], progress=False)
+
+
+def test_runs_on_other_data_are_not_averaged(finished: Any, drawn_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    other = copy(finished, tmp_path / "other", "checkpoints")
+    other.write("run.json", other.facts() | {"manual_dir": str(drawn_dir)})
+    _, data, _ = open_dataset(other.recipe, manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    none = np.zeros(len(data), np.int64)
+    make_split(data.columns["key"], none, np.arange(len(data)), conflicted=none).save(other.directory / "split.json")
+    with pytest.raises(UserError, match=r"are of other data \(600 and 160 examples, not of the same names"):
+        measure([Run.load(finished.workdir), other], progress=False)

@@ -1,0 +1,114 @@
+"""Classical models on a run's embeddings: a support vector machine and a random forest, by scikit-learn.
+
+They learn from the training part of the run's split and are measured on its test part. Nothing is chosen, so the
+validation part is not used. Embeddings are standardised with mean and standard deviation of the training part. Settings
+are scikit-learn's own: an RBF kernel with C = 1 and gamma = 1 / (numbers in an embedding), 100 trees.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, SVR
+
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.evaluator import constant_answers, figures
+from agegender_jax.evaluate.features import Features
+from agegender_jax.evaluate.report import duration
+from agegender_jax.labels import UNKNOWN
+from agegender_jax.models.heads import AgeYearsHead, ClassHead
+
+CLASSICAL = ("svm", "forest")
+"""Names of the models."""
+
+_SEED = 0  # of the forest: the same file gives the same figures
+_CACHE = 500  # MB of kernel rows that the support vector machine keeps: a matter of time alone
+
+
+def build_classical(name: str, *, of_classes: bool) -> Any:
+    """An estimator of scikit-learn that is not fitted yet.
+
+    Args:
+      name: of `CLASSICAL`.
+      of_classes: whether it tells classes apart; otherwise it predicts years. The support vector machine sees years
+        standardised, since its settings C and epsilon are of their size.
+    """
+    if name == "svm":
+        if of_classes:
+            return SVC(cache_size=_CACHE)
+        return TransformedTargetRegressor(SVR(cache_size=_CACHE), transformer=StandardScaler())
+    forest = RandomForestClassifier if of_classes else RandomForestRegressor
+    return forest(random_state=_SEED, n_jobs=-1)
+
+
+def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: bool = True) -> dict[str, Any]:
+    """Fits classical models for every head on the training part; their figures on the test part.
+
+    Examples whose label is unknown are left out of a fit. A head is left out where there is nothing to learn (fewer
+    than two classes, or no known years), or where its label is neither one class nor years.
+
+    Args:
+      features: of `read_features`.
+      only: which of `CLASSICAL`.
+      progress: whether to print a line a fit to standard error.
+
+    Returns:
+      What the figures are of, the number of examples, the names of the heads that were left out, and the figures by
+      model and of `constant`.
+
+    Raises:
+      UserError: the features hold no training or no test part, or nothing to learn.
+    """
+    train, test = features.part == "train", features.part == "test"
+    for name, rows in (("train", train), ("test", test)):
+        if not rows.any():
+            raise UserError(f"These features hold nothing of the part {name}; write them with --split all.")
+    known = {name: _known(head, features.labels[name]) for name, head in features.heads.items()}
+    heads = {name: head for name, head in features.heads.items() if _learnable(head, features.labels[name][train])}
+    if not heads:
+        raise UserError("These features hold no label, one class or years, to learn from; write those of another run.")
+    scaler = StandardScaler().fit(features.embedding[train])
+    scaled = scaler.transform(features.embedding)
+    result: dict[str, Any] = {
+        name: features.facts[name] for name in ("run", "dataset", "drawn", "protocol", "age_groups", "split_sha256")
+    }
+    result |= {
+        "train_examples": int(train.sum()),
+        "test_examples": int(test.sum()),
+        "heads_left_out": [name for name in features.heads if name not in heads],
+    }
+    labels = {name: features.labels[name][test] for name in heads}
+    for model_name in only:
+        found = {}
+        for name, head in heads.items():
+            of_classes, rows = isinstance(head, ClassHead), train & known[name]
+            model = build_classical(model_name, of_classes=of_classes)
+            started = time.monotonic()
+            if progress:
+                text = f"{model_name} for {name}, from {rows.sum()} examples of {scaled.shape[1]} numbers"
+                print(text, end=" ... ", file=sys.stderr, flush=True)
+            model.fit(scaled[rows], features.labels[name][rows])
+            said = model.predict(scaled[test])
+            found[name] = {"class": said} if of_classes else {"years": said.astype(np.float32)}
+            if progress:
+                print(duration(time.monotonic() - started), file=sys.stderr)
+        result[model_name] = figures(heads, found, labels)
+    train_labels = {name: features.labels[name][train] for name in heads}
+    names, constant = constant_answers(heads, train_labels, int(test.sum()))
+    return result | {"constant": figures(heads, constant, labels), "constant_names": names}
+
+
+def _known(head: Any, label: np.ndarray) -> np.ndarray:
+    return label != UNKNOWN if isinstance(head, ClassHead) else ~np.isnan(label)
+
+
+def _learnable(head: Any, label: np.ndarray) -> bool:
+    known = label[_known(head, label)]
+    if isinstance(head, ClassHead):
+        return len(np.unique(known)) > 1
+    return isinstance(head, AgeYearsHead) and label.ndim == 1 and known.size > 0

@@ -1,0 +1,252 @@
+"""A run's embeddings as a file, for other kinds of models to learn from.
+
+The file is an `.npz` of plain arrays, one row an example:
+
+embedding     float32 [n, embedding_size], what the backbone makes of the picture or recording as it is
+key           str [n], the example's name in its dataset
+part          str [n], `train`, `validation` or `test` of the run's split
+label_<head>  [n] or [n, k], the label of each head; unknown is -1 (classes) or NaN (numbers)
+facts         str, a JSON object: see `FACTS`
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.resident import place
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.measure import SPLITS, Opened, evaluated_model, open_run
+from agegender_jax.labels import UNKNOWN
+from agegender_jax.mesh import make_mesh, replicated
+from agegender_jax.models.heads import ClassHead, Head
+from agegender_jax.models.model import Model, build_heads, build_model, split_model
+from agegender_jax.run import Run
+from agegender_jax.splits import LEAKY, PARTS
+
+SUFFIX = ".npz"
+LABEL = "label_"
+"""What the names of the labels' arrays begin with; the head's name follows."""
+
+FACTS: dict[str, type] = {
+    "run": str,
+    "evaluated_step": int,
+    "dataset": str,
+    "config": str,
+    "drawn": bool,
+    "protocol": str,
+    "leaky": bool,
+    "split_sha256": str,
+    "age_groups": str,
+    "class_names": list,
+    "recipe": dict,
+}
+"""Keys of `facts`: what the embeddings are of, and all that the heads are built from again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What a file of features holds, checked.
+
+    Attributes:
+      embedding: float32 `[n, embedding_size]`, finite.
+      key: str `[n]`.
+      part: str `[n]`, of `splits.PARTS`.
+      labels: of every head, by its name, `[n]` or `[n, k]`.
+      heads: by name.
+      facts: see `FACTS`.
+    """
+
+    embedding: np.ndarray
+    key: np.ndarray
+    part: np.ndarray
+    labels: dict[str, np.ndarray]
+    heads: dict[str, Head]
+    facts: dict[str, Any]
+
+
+class Embedder(nnx.Module):
+    """A model without its heads: `[batch, size, size, 3] -> {"embedding": float32 [batch, embedding_size]}`."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
+        """The embedding."""
+        return {"embedding": self.model.backbone(x, train=False).astype(jnp.float32)}
+
+
+class _AsItIs:
+    """Of a head, what the evaluator needs to run: the embedding is its own distribution."""
+
+    def distribution(self, embedding: jax.Array) -> jax.Array:
+        return embedding
+
+
+def write_features(
+    run: Run,
+    out: Path,
+    *,
+    split: str = "all",
+    manual_dir: Path | None = None,
+    data_dir: Path | None = None,
+    progress: bool = True,
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Writes the embeddings of a run's own examples, whole or not at all; see the top of this module.
+
+    They are of the parameters that the run's figures are of, and of the examples as they are, never of mirror images.
+
+    Args:
+      run: a complete run.
+      out: the file, which must not be there; its name ends in `.npz`.
+      split: of `SPLITS`.
+      manual_dir: where the run's data lie now.
+      data_dir: where prepared data and caches lie; None is where the run had them.
+      progress: whether to draw progress bars.
+
+    Returns:
+      The facts, and the shape of the embeddings.
+
+    Raises:
+      UserError: the file is there, or cannot be written; the run is not complete; the data are not the run's.
+    """
+    if out.suffix != SUFFIX:
+        raise UserError(f"{out}: features are written as {SUFFIX}; choose a name that ends so.")
+    if split not in SPLITS:
+        raise UserError(f"A run's split has no part {split!r}; choose one of: {', '.join(SPLITS)}.")
+    if out.exists():  # before minutes of computing
+        raise UserError(f"{out} is there already, and nothing is overwritten; choose another --out.")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder; make it, or choose another --out.")
+    opened = open_run(run, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+    if opened.split is None:
+        raise UserError(
+            f"What lies in {manual_dir} are not the files of {run.directory}, and features are of a run's own split; "
+            "give the --manual_dir where they are, or leave it out."
+        )
+    part = np.empty(len(opened.data), f"<U{max(map(len, PARTS))}")
+    for name in PARTS:
+        part[getattr(opened.split, name)] = name
+    rows = np.arange(len(part)) if split == "all" else getattr(opened.split, split)
+    columns = opened.data.columns
+    facts = _facts(opened)
+    arrays: dict[str, np.ndarray] = {
+        "embedding": _embeddings(opened, rows),
+        "key": columns["key"][rows],
+        "part": part[rows],
+        **{LABEL + name: head.column(columns)[rows] for name, head in opened.heads.items()},
+        "facts": np.array(json.dumps(facts)),
+    }
+    _write_whole(out, arrays)
+    return facts, arrays["embedding"].shape
+
+
+def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
+    """Float32 `[n, embedding_size]`."""
+    recipe, mesh = opened.run.recipe, make_mesh()
+    (params, stats), _ = evaluated_model(opened.run, opened.summary["evaluated_step"])
+    embedder: Embedder = nnx.eval_shape(lambda: Embedder(build_model(recipe, opened.heads)))
+    graphdef, _, _ = split_model(embedder)
+    heads: Any = {"embedding": _AsItIs()}
+    with jax.set_mesh(mesh):
+        content = place(opened.data, {}, replicated(mesh))["content"]
+        evaluator = Evaluator(graphdef, heads, recipe, opened.inputs, mesh)
+        state = {"model": params}, ({"model": stats} if stats else {})
+        return evaluator.distributions(state, content, rows)["embedding"]
+
+
+def _facts(opened: Opened) -> dict[str, Any]:
+    run, summary = opened.run, opened.summary
+    facts = {
+        "run": run.name,
+        "evaluated_step": summary["evaluated_step"],
+        "dataset": opened.options.name,
+        "config": opened.options.config,
+        "drawn": opened.prepared.drawn,
+        "protocol": summary["protocol"],
+        "leaky": summary["protocol"] in LEAKY,
+        "split_sha256": summary["split_sha256"],
+        "age_groups": run.recipe.age_groups,
+        "class_names": run.facts().get("class_names", []),
+        "recipe": json.loads(recipes.to_json(run.recipe)),
+    }
+    return {name: facts[name] for name in FACTS}
+
+
+def _write_whole(out: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes under a temporary name and renames, so that the file is never half there."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_features(path: Path) -> Features:
+    """Reads a file that `write_features` wrote, and checks all that is in it; nothing is unpickled.
+
+    Raises:
+      UserError: there is no such file, or it is damaged or another kind of file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # as NumPy writes it uncompressed, it can hold no more than its own size
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise ValueError("its arrays are compressed")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return _checked(arrays)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
+    except Exception as error:  # NumPy, zipfile and json raise many kinds on damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{path} is no file of features of this version ({reason}); write it again with `agegender features`."
+        ) from error
+
+
+def _checked(arrays: dict[str, np.ndarray]) -> Features:
+    """Raises ValueError or another error where the arrays are not what `write_features` writes."""
+    for name in ("embedding", "key", "part", "facts"):
+        _demand(name in arrays, f"it holds no {name}")
+    embedding, key, part = arrays["embedding"], arrays["key"], arrays["part"]
+    _demand(embedding.dtype == np.float32 and embedding.ndim == 2 and embedding.size, "embedding is no float32 [n, e]")
+    _demand(np.isfinite(embedding).all(), "embedding is not finite everywhere")
+    for name, column in (("key", key), ("part", part)):
+        _demand(column.dtype.kind == "U" and column.shape == embedding.shape[:1], f"{name} is not a text a row")
+    _demand(np.isin(part, PARTS).all(), f"part is something else than {', '.join(PARTS)}")
+    facts = json.loads(str(arrays["facts"]))
+    _demand(isinstance(facts, dict), "facts are no JSON object")
+    for name, kind in FACTS.items():
+        _demand(isinstance(facts.get(name), kind), f"facts hold no {name}")
+    recipe = recipes.from_json(json.dumps(facts["recipe"]))
+    recipes.check(recipe)
+    heads = build_heads(recipe, tuple(map(str, facts["class_names"])) or ("unknown",))
+    labels = {}
+    for name, head in heads.items():
+        _demand(LABEL + name in arrays, f"it holds no {LABEL + name}")
+        label = labels[name] = arrays[LABEL + name]
+        _demand(label.shape[:1] == embedding.shape[:1], f"{LABEL + name} is not a label a row")
+        if isinstance(head, ClassHead):
+            right = label.ndim == 1 and label.dtype.kind == "i" and label.min() >= UNKNOWN
+            _demand(right and label.max() < head.class_count, f"{LABEL + name} is something else than a class a row")
+        else:
+            _demand(label.dtype.kind in "if" and not np.isinf(label).any(), f"{LABEL + name} is not made of numbers")
+    return Features(embedding, key, part, labels, heads, facts)
+
+
+def _demand(right: Any, complaint: str) -> None:
+    if not right:
+        raise ValueError(complaint)

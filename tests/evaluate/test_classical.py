@@ -1,0 +1,180 @@
+"""Classical models on embeddings, against scikit-learn called by hand; and files that are not what they should be."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, mean_absolute_error
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, SVR
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.classical import classical
+from agegender_jax.evaluate.features import read_features
+from agegender_jax.labels import AGE_GROUPS
+
+COUNT = 160
+
+
+def some_arrays() -> dict[str, np.ndarray]:
+    """A file's arrays: embeddings of six numbers in which gender and age can be seen, some labels unknown."""
+    random = np.random.default_rng(0)
+    gender, age = random.integers(0, 2, COUNT), random.uniform(1, 90, COUNT)
+    seen = np.stack([gender * 3, age / 10, age / 20], -1) + random.normal(size=(COUNT, 3))
+    group = AGE_GROUPS["nearest"].assign(age)
+    gender[::9], age[::7], group[::5] = -1, np.nan, -1
+    facts = {
+        "run": "small", "evaluated_step": 7, "dataset": "utkface", "config": "", "drawn": True, "protocol": "paper",
+        "leaky": True, "split_sha256": "ab" * 32, "age_groups": "nearest", "class_names": [],
+        "recipe": json.loads(recipes.to_json(recipes.base())),
+    }  # fmt: skip
+    return {
+        "embedding": np.concatenate([seen, random.normal(size=(COUNT, 3)) * 100], -1).astype(np.float32),
+        "key": np.array([f"{i}.jpg" for i in range(COUNT)]),
+        "part": np.array(["train", "train", "test", "validation"] * (COUNT // 4)),
+        "label_gender": gender.astype(np.int32),
+        "label_age_group": group,
+        "label_age": age.astype(np.float32),
+        "facts": np.array(json.dumps(facts)),
+    }
+
+
+def written(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
+    path = folder / "features.npz"
+    np.savez(path, allow_pickle=True, **arrays)
+    return path
+
+
+def test_figures_are_scikit_learn_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = some_arrays()
+    result = classical(read_features(written(tmp_path, arrays)))
+    x, train, test = arrays["embedding"], arrays["part"] == "train", arrays["part"] == "test"
+    scaler, years = StandardScaler().fit(x[train]), arrays["label_age"]  # of all training rows, known label or not
+    for name, model in (("svm", SVC()), ("forest", RandomForestClassifier(random_state=0))):
+        for head in ("gender", "age_group"):
+            y = arrays[f"label_{head}"]
+            rows, learnt = test & (y >= 0), train & (y >= 0)
+            said = model.fit(scaler.transform(x[learnt]), y[learnt]).predict(scaler.transform(x[rows]))
+            assert result[name][f"{head}/accuracy"] == accuracy_score(y[rows], said)
+            assert result[name][f"{head}/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y[rows], said))
+            assert result[name][f"{head}/n"] == rows.sum()
+    rows, learnt = test & ~np.isnan(years), train & ~np.isnan(years)
+    forest = RandomForestRegressor(random_state=0).fit(scaler.transform(x[learnt]), years[learnt])
+    assert result["forest"]["age/mae"] == pytest.approx(
+        mean_absolute_error(years[rows], forest.predict(scaler.transform(x[rows]))), rel=1e-5
+    )
+    mean, deviation = years[learnt].mean(), years[learnt].std()
+    machine = SVR().fit(scaler.transform(x[learnt]), (years[learnt] - mean) / deviation)
+    said = machine.predict(scaler.transform(x[rows])) * deviation + mean
+    assert result["svm"]["age/mae"] == pytest.approx(mean_absolute_error(years[rows], said), rel=1e-4)
+    assert result["constant"]["age/mae"] == pytest.approx(
+        np.abs(np.median(years[learnt]) - years[rows]).mean(), rel=1e-5
+    )
+    assert (result["train_examples"], result["test_examples"]) == (COUNT // 2, COUNT // 4)
+    assert (result["protocol"], result["drawn"], result["heads_left_out"]) == ("paper", True, [])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6  # one a fit
+    assert lines[0].startswith(f"svm for gender, from {(train & (arrays['label_gender'] >= 0)).sum()} examples of 6")
+
+
+def test_one_model_alone_gives_the_same_figures_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    features = read_features(written(tmp_path, some_arrays()))
+    once, again = (classical(features, ["forest"], progress=False) for _ in range(2))
+    assert once == again
+    assert "svm" not in once
+    assert capsys.readouterr().err == ""
+
+
+def test_the_test_and_validation_parts_are_not_learnt_from(tmp_path: Path) -> None:
+    arrays = some_arrays()
+    before = classical(read_features(written(tmp_path, arrays)), ["svm"], progress=False)
+    arrays["embedding"][arrays["part"] == "validation"] = 1e6
+    unknown = arrays["part"] != "train"
+    swapped = arrays["label_gender"].copy()
+    swapped[unknown] = np.where(swapped[unknown] >= 0, 1 - swapped[unknown], -1)
+    after = classical(read_features(written(tmp_path, arrays | {"label_gender": swapped})), ["svm"], progress=False)
+    assert after["svm"]["gender/accuracy"] == pytest.approx(1 - before["svm"]["gender/accuracy"])
+    assert after["svm"]["age/mae"] == before["svm"]["age/mae"]
+
+
+def test_a_head_with_nothing_to_learn_is_left_out_and_named(tmp_path: Path) -> None:
+    arrays = some_arrays()
+    arrays["label_gender"][arrays["part"] == "train"] = 1
+    arrays["label_age"][:] = np.nan
+    result = classical(read_features(written(tmp_path, arrays)), ["forest"], progress=False)
+    assert result["heads_left_out"] == ["gender", "age"]
+    assert "gender/accuracy" not in result["forest"]
+    arrays["label_age_group"][:] = -1
+    with pytest.raises(UserError, match="no label, one class or years, to learn from"):
+        classical(read_features(written(tmp_path, arrays)), progress=False)
+
+
+def test_both_parts_are_needed(tmp_path: Path) -> None:
+    arrays = some_arrays()
+    arrays["part"][arrays["part"] == "test"] = "train"
+    with pytest.raises(UserError, match="hold nothing of the part test; write them with --split all"):
+        classical(read_features(written(tmp_path, arrays)), progress=False)
+
+
+def changed(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[dict[str, np.ndarray]], None]:
+    def apply(arrays: dict[str, np.ndarray]) -> None:
+        arrays[name] = np.array(change(arrays[name]))
+
+    return apply
+
+
+def with_facts(**values: Any) -> Callable[[dict[str, np.ndarray]], None]:
+    return changed("facts", lambda text: json.dumps(json.loads(str(text)) | values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda arrays: arrays.pop("embedding"), "it holds no embedding"),
+        (lambda arrays: arrays.pop("label_age"), "it holds no label_age"),
+        (changed("embedding", lambda e: e * np.nan), "embedding is not finite"),
+        (changed("embedding", lambda e: e[:, 0]), "embedding is no float32"),
+        (changed("embedding", lambda e: e[:, :0]), "embedding is no float32"),
+        (changed("key", lambda keys: keys.astype(object)), "Object arrays cannot be loaded"),
+        (changed("key", lambda keys: keys[1:]), "key is not a text a row"),
+        (changed("part", lambda part: np.where(part == "test", "exam", part)), "part is something else than train"),
+        (changed("label_gender", lambda label: label + 1), "label_gender is something else than a class"),
+        (changed("label_gender", lambda label: label.astype(np.float32)), "label_gender is something else"),
+        (changed("label_age", lambda label: label[1:]), "label_age is not a label a row"),
+        (changed("label_age", lambda label: label / 0), "label_age is not made of numbers"),
+        (changed("facts", lambda text: "[]"), "facts are no JSON object"),
+        (changed("facts", lambda text: "{"), "Expecting"),
+        (with_facts(drawn="no"), "facts hold no drawn"),
+        (with_facts(recipe={"heads": {"age": {"loss": "l1", "none": 1}}}), "none"),
+        (with_facts(recipe={"age_groups": "ten", "heads": {"age": {"loss": "l1"}}}), "age_groups='ten'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_damaged_file_is_one_sentence(damage: Callable, reason: str, tmp_path: Path) -> None:
+    arrays = some_arrays()
+    damage(arrays)
+    path = written(tmp_path, arrays)
+    with pytest.raises(UserError, match=f"features.npz is no file of features .*{reason}.*write it again") as error:
+        read_features(path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_is_no_such_archive_is_one_sentence(tmp_path: Path) -> None:
+    whole = written(tmp_path, some_arrays()).read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[len(whole) // 10] ^= 255
+    (tmp_path / "flipped.npz").write_bytes(flipped)
+    np.savez_compressed(tmp_path / "bomb.npz", embedding=np.zeros((10**6, 2), np.float32))
+    np.save(tmp_path / "array.npz", np.zeros(3))
+    (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
+    for name in ("cut", "flipped", "bomb", "array"):
+        with pytest.raises(UserError, match=f"{name}.npz is no file of features of this version"):
+            read_features(tmp_path / f"{name}.npz")
+    with pytest.raises(UserError, match=r"none.npz: cannot be read \(No such file or directory\); check the path"):
+        read_features(tmp_path / "none.npz")

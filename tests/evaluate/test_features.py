@@ -1,0 +1,92 @@
+"""Embeddings as a file: what is in it, against the model called by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.features import FACTS, read_features, write_features
+from agegender_jax.evaluate.measure import evaluated_model, open_run
+from agegender_jax.run import Run
+
+
+@pytest.fixture(scope="module")
+def file(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("features") / "features.npz"
+    write_features(Run.load(finished.workdir), path, progress=False)
+    return path
+
+
+def test_embeddings_are_what_the_heads_see(finished: Any, file: Path) -> None:
+    run = Run.load(finished.workdir)
+    (params, stats), graphdef = evaluated_model(run, 76)
+    opened = open_run(run, progress=False)
+    found = read_features(file)
+    model = jax.jit(lambda content: nnx.merge(graphdef, params, stats)(opened.inputs.plain(content, np.array(False))))
+    logits = model(opened.data.content[:50])
+    for name in ("gender", "age"):
+        layer = params["heads"][name]
+        by_hand = found.embedding[:50] @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+        np.testing.assert_allclose(by_hand, logits[name], rtol=1e-4, atol=1e-4)
+
+
+def test_keys_parts_and_labels_are_the_run_s(finished: Any, file: Path) -> None:
+    found = read_features(file)
+    parts = json.loads((finished.workdir / "split.json").read_text())["parts"]
+    for part, keys in parts.items():
+        assert set(found.key[found.part == part].tolist()) == set(keys)
+    assert len(found.key) == 600 == len(found.embedding)
+    names = [Path(key).name.split("_") for key in found.key.tolist()]
+    full = np.array([len(name) == 4 for name in names])
+    ages = [float(name[0]) for name in names]
+    genders = [int(name[1]) for name in names]
+    np.testing.assert_array_equal(found.labels["age"][full], np.array(ages)[full])
+    np.testing.assert_array_equal(found.labels["gender"][full], np.array(genders)[full])
+    assert found.labels["age_group"].dtype == np.int32
+
+
+def test_facts_say_what_the_embeddings_are_of(finished: Any, file: Path) -> None:
+    facts = read_features(file).facts
+    assert facts.keys() == FACTS.keys()
+    assert (facts["run"], facts["evaluated_step"], facts["drawn"]) == ("finished", 76, False)
+    assert (facts["protocol"], facts["leaky"]) == ("disjoint", False)
+    assert facts["split_sha256"] == finished.summary["split_sha256"]
+    assert str(finished.manual_dir) not in json.dumps(facts)
+
+
+def test_a_part_alone_is_those_rows_of_the_whole(finished: Any, file: Path, tmp_path: Path) -> None:
+    facts, shape = write_features(Run.load(finished.workdir), tmp_path / "test.npz", split="test", progress=False)
+    whole, part = read_features(file), read_features(tmp_path / "test.npz")
+    assert facts == whole.facts
+    assert shape == part.embedding.shape
+    rows = whole.part == "test"
+    np.testing.assert_array_equal(part.key, whole.key[rows])
+    np.testing.assert_allclose(part.embedding, whole.embedding[rows], rtol=1e-5, atol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["test.npz"]  # nothing temporary is left
+
+
+def test_nothing_is_overwritten_and_bad_names_are_refused_first(finished: Any, tmp_path: Path) -> None:
+    run = Run.load(finished.workdir)
+    (tmp_path / "taken.npz").write_text("mine")
+    for name, reason in (
+        ("taken.npz", "is there already"),
+        ("features.parquet", r"written as \.npz"),
+        ("nowhere/features.npz", "is no folder"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            write_features(run, tmp_path / name, progress=False)
+    with pytest.raises(UserError, match="no part 'half'"):
+        write_features(run, tmp_path / "new.npz", split="half", progress=False)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_features_are_of_the_run_s_own_data(finished: Any, drawn_dir: Path, tmp_path: Path) -> None:
+    run = Run.load(finished.workdir)
+    with pytest.raises(UserError, match=r"are not the files of .*finished, and features are of a run's own split"):
+        write_features(run, tmp_path / "new.npz", manual_dir=drawn_dir, progress=False)
+    assert not list(tmp_path.iterdir())
