@@ -47,7 +47,7 @@ def shipped() -> list[tuple[str, str | None]]:
         except UserError as error:
             arguments = str(error).split("choose one of: ")[1].rstrip(".").split(", ")
             found += [(path.name, argument) for argument in arguments]
-    return found + [("utkface_baselines.py", "ours_weighted_cpu")]  # its message says how arguments are put together
+    return [*found, ("utkface_baselines.py", "ours_weighted_cpu")]  # whose message says how arguments are put together
 
 
 @pytest.fixture(scope="session")

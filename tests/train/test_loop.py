@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from agegender_jax.train import command as training
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.measure import measure
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
+from agegender_jax.train import command as training
 from agegender_jax.train import loop
 from agegender_jax.train.loop import schedule, train
 from agegender_jax.train.state import TrainState

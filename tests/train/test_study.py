@@ -11,9 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.train import command as package
 from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import Preempted, UserError
+from agegender_jax.train import command as package
 from agegender_jax.train import study as module
 from agegender_jax.train.loop import termination
 from agegender_jax.train.study import plan, report, summarize, train_all
