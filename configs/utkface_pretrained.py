@@ -20,6 +20,6 @@ def get_config() -> ConfigDict:
     config.optimizer.update(
         name="adamw", learning_rate=1e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
     )
-    config.train.update(batch_size=64, epochs=12.0, ema_decay=0.998)
+    config.train.update(batch_size=64, epochs=10.0, ema_decay=0.998)
     config.evaluate.update(every_epochs=2.0, flip=True, batch_size=128)
     return config
