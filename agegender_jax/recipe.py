@@ -279,16 +279,22 @@ def from_json(text: str) -> ConfigDict:
     recipe = base()
     try:
         stored = json.loads(text)
-        age = stored["heads"]["age"]
-        if "loss" not in age:  # once the spread alone chose it
-            age["loss"] = "dldl" if age["spread"] else "cross_entropy"
-            age["spread"] = age["spread"] or recipe.heads.age.spread
+        _modernise(stored)
         recipe.update(stored)
     except (AttributeError, KeyError, TypeError) as error:  # ConfigDict's messages may have several lines
         raise ValueError(" ".join(str(error.args[0] if error.args else error).split())) from error
     for key in ("mean", "std"):
         recipe.preprocess[key] = tuple(recipe.preprocess[key])
     return recipe
+
+
+def _modernise(stored: Any) -> None:
+    """What an older version stored, in the words of this one."""
+    age = stored.get("heads", {}).get("age", {})
+    if "spread" in age and "loss" not in age:  # once the spread alone chose the loss, and 0 was none
+        age["loss"] = "dldl" if age["spread"] else "cross_entropy"
+        if not age["spread"]:
+            del age["spread"]
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -9,7 +9,7 @@
 DIR holds fold_0_data.txt to fold_4_data.txt and aligned/ (or faces/, with --config.dataset.config=faces). Each fold
 is tested on once; validation is a part of the other four with no photographer in common (`disjoint`).
 
-Without an argument it is Levi & Hassner's training: 227x227, batch 50, momentum, a tenth of the rate after each fifth
+Without an argument it is Levi & Hassner's training: 227x227, their initialisation, batch 50, momentum, a tenth of the rate after each fifth
 of about 50,000 steps; one net for both labels, where they trained one for each, and random shifts instead of crops.
 `epochs20` and `epochs40` are the two trainings of a report on Adience that gives little more than their epochs and
 their batches of 256 and 512: the variant `plain` of small_cnn. `cpu` is for two cores. `drawn` is `cpu` on 2,000 drawn
@@ -36,7 +36,7 @@ def get_config(argument: str = "levi_hassner") -> ConfigDict:
     config.augment.flip = True
     if argument == "levi_hassner":
         config.dataset.image_size = 227
-        config.model.variant = "levi_hassner"
+        config.model.update(variant="levi_hassner", init="published")
         config.augment.shift = 0.06  # 256 to 227 pixels
         config.optimizer.update(name="sgd", learning_rate=1e-3, schedule="step", weight_decay=5e-4)
         config.train.update(batch_size=50, epochs=179.0)

@@ -97,7 +97,12 @@ def test_a_config_says_which_arguments_it_knows() -> None:
         ("split.protocol", "random"),
         ("model.backbone", "vgg"),
         ("model.dtype", "float16"),
-        ("heads.age.decoding", "mode"),
+        ("heads.age.decoding", "argmax"),
+        ("heads.age.loss", "l2"),
+        ("model.top", "min"),
+        ("model.width", 0.0),
+        ("optimizer.layer_decay", 0.0),
+        ("heads.age.label_smoothing", 1.0),
         ("optimizer.name", "lion"),
         ("optimizer.schedule", "linear"),
         ("evaluate.use", "first"),
@@ -251,6 +256,13 @@ def test_a_text_that_is_no_recipe_of_this_version_is_refused(text: str) -> None:
 def test_an_unknown_key_is_named() -> None:
     with pytest.raises(ValueError, match="batchsize"):
         recipes.from_json('{"train": {"batchsize": 1}}')
+
+
+@pytest.mark.parametrize(("spread", "loss", "now"), [(2.5, "dldl", 2.5), (0.0, "cross_entropy", 2.0)])
+def test_a_recipe_from_before_the_losses_had_names_means_the_same(spread: float, loss: str, now: float) -> None:
+    age = {"weight": 1.0, "decoding": "median", "spread": spread}
+    recipe = recipes.from_json(json.dumps({"heads": {"age": age}}))
+    assert (recipe.heads.age.loss, recipe.heads.age.spread) == (loss, now)
 
 
 def test_differences_name_what_changed_and_what_is_missing() -> None:
