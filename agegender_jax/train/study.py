@@ -20,6 +20,7 @@ from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run, write_whole
 from agegender_jax.splits import PROTOCOLS, marked
 from agegender_jax.train.loop import termination, train
+from agegender_jax.train.pretraining import with_normalization
 
 _MAX_REPEATS = 100
 
@@ -170,8 +171,9 @@ def _start(workdir: Path, members: Sequence[Member]) -> Path:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for member in members:
-            if (workdir / member.name / "split.json").exists():
-                Run.start(workdir / member.name, member.recipe)
+            directory = workdir / member.name
+            if (directory / "split.json").exists():
+                Run.start(directory, with_normalization(member.recipe, directory))
         path = workdir / "study.json"
         path.unlink(missing_ok=True)
     except OSError as error:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.run import Run
+from agegender_jax.train import study
 from agegender_jax.train.loop import train
 from agegender_jax.train.pretraining import with_normalization
 
@@ -79,3 +80,12 @@ def test_weights_of_an_unfinished_run_or_another_net_are_refused(
     recipe.model.update(pretrained=str(finished.workdir), variant="plain")
     with pytest.raises(UserError, match=r"backbone/convs/0/kernel"):
         train(recipe, tmp_path / "b", **paths)
+
+
+def test_several_runs_with_pretrained_weights_go_on(small_recipe: ConfigDict, tmp_path: Path) -> None:
+    small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
+    members = study.plan(small_recipe, repeats=2)
+    begun = tmp_path / members[0].name
+    Run.start(begun, with_normalization(members[0].recipe))
+    (begun / "split.json").write_text("{}")
+    assert study._start(tmp_path, members) == tmp_path / "study.json"  # and does not call it another recipe's
