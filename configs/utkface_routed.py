@@ -21,7 +21,7 @@ Both age nets see every picture, so a routed step costs about what one of the sh
 multiply-adds a picture forwards. It has not been run whole yet: it wants a GPU.
 
 `cpu` and `cpu_shared` are for two cores: 32x32, half the width, batch normalisation so that the nets learn from scratch
-in five epochs, AdamW. A normalisation of an age net has the statistics of pictures of both genders.
+in three epochs, AdamW. A normalisation of an age net has the statistics of pictures of both genders.
 """
 
 from ml_collections import ConfigDict
@@ -60,5 +60,5 @@ def _two_cores(config: ConfigDict) -> None:
     config.optimizer.update(
         name="adamw", learning_rate=1e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
     )
-    config.train.update(batch_size=64, epochs=5.0, ema_decay=0.99)
+    config.train.update(batch_size=64, epochs=3.0, ema_decay=0.99)
     config.evaluate.update(flip=True, batch_size=128)
