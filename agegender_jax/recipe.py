@@ -51,10 +51,11 @@ def base() -> ConfigDict:
                 "backbone": "small_cnn",  # a name of models/backbones.py
                 "variant": "",  # of the backbone, where it has several; "" is its first
                 "width": 1.0,  # factor of the channels, where the backbone has it
-                "top": "published",  # how the last feature map becomes an embedding, a name of models/tops.py
+                "top": "published",  # how the last feature map becomes an embedding; `average` puts dropout behind the mean
                 "init": "default",  # `published`: the initialisation of the paper, where a better one is the default
-                "dropout": 0.5,  # after or before dense layers
+                "dropout": 0.5,  # after or before dense layers, where the backbone has it
                 "spatial_dropout": 0.15,  # of whole channels, where the backbone has it
+                "drop_path": 0.0,  # of whole residual branches, where the backbone has it (stochastic depth)
                 "gender_to_age": "off",  # `joined`: the age heads see the gender's logits; `stopped`: without gradient
                 "pretrained": "",  # weights to begin with: a file, a run's directory, or a name of models/pretrained
                 "dtype": "float32",  # of the arithmetic; parameters and statistics are always float32
@@ -207,6 +208,7 @@ _SHARES = (
 _BELOW_ONE = (  # 1 would divide by zero, or leave nothing
     "model.dropout",
     "model.spatial_dropout",
+    "model.drop_path",
     "optimizer.b1",
     "optimizer.b2",
     "heads.gender.label_smoothing",
@@ -290,6 +292,9 @@ def from_json(text: str) -> ConfigDict:
 
 def _modernise(stored: Any) -> None:
     """What an older version stored, in the words of this one."""
+    model = stored.get("model", {})
+    if "top" not in model and model.get("variant") == "a":  # once the default, which is now the backbone's first
+        model["variant"] = ""
     age = stored.get("heads", {}).get("age", {})
     if "spread" in age and "loss" not in age:  # once the spread alone chose the loss, and 0 was none
         age["loss"] = "dldl" if age["spread"] else "cross_entropy"

@@ -125,7 +125,7 @@ class Run:
         """
         path = self.directory / name
         try:
-            write_whole(path, json.dumps(_without_nan(content), indent=1, allow_nan=False))
+            write_whole(path, json.dumps(without_nan(content), indent=1, allow_nan=False))
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or check it.") from error
 
@@ -192,10 +192,10 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON knows no NaN: a figure that there is no example for becomes null."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

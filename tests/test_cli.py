@@ -7,9 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from agegender_jax import cli
+from agegender_jax.models.backbones import BACKBONES
+
+
+RESULT: dict[str, Any] = {
+    **dict.fromkeys(("run", "dataset", "age_groups", "split_sha256"), "x"),
+    **{"protocol": "paper", "drawn": False, "left_out": 0, "files_of_seen_subjects": 0, "test": {"n": 1}},
+}
+"""What `measure` might return."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +66,6 @@ def test_another_archive_is_measured_and_what_was_seen_is_counted(
     ("arguments", "sentence"),
     [
         (["nowhere"], "holds no run"),
-        (["RUN", "--json", "RUN/recipe.json/x.json"], "cannot be written"),
         (["RUN", "--manual_dir", "nowhere"], "check the path of --manual_dir"),
         (["RUN", "--dataset", "faces"], "There is no dataset 'faces'; choose one of: "),
     ],
@@ -71,6 +79,72 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_2(
     assert error.startswith("agegender: ")
     assert sentence in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["evaluate", "classical", "models"])
+def test_a_json_file_that_cannot_be_or_is_there_is_refused_before_the_work(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    (tmp_path / "link.json").symlink_to("nothing")
+    for name, sentence in (
+        ("absent/figures.json", "absent is no folder; make it, or choose another --json"),
+        ("mine.json/figures.json", "mine.json is no folder"),
+        ("mine.json", "mine.json is there already, and nothing is overwritten; choose another --json"),
+        ("link.json", "link.json is there already"),
+        ("", f"{tmp_path} is there already"),
+    ):
+        assert cli.main([command, "nothing-that-there-is", "--json", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert len(error.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "mine.json"]
+    assert (tmp_path / "mine.json").read_text() == "mine"
+
+
+def test_a_folder_that_nothing_may_be_written_to_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # whoever runs the tests may write everywhere
+    assert cli.main(["evaluate", "nowhere", "--json", str(tmp_path / "figures.json")]) == 2
+    assert "nothing may be written there; choose another --json" in capsys.readouterr().err
+
+
+def test_a_file_that_came_in_the_meantime_is_left_alone_and_a_full_disk_is_one_sentence(
+    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "figures.json"
+
+    def meanwhile(*_: Any, **__: Any) -> dict[str, Any]:
+        target.write_text("mine")
+        return RESULT
+
+    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", meanwhile)
+    arguments = ["evaluate", str(finished.workdir), "--json", str(target)]
+    assert cli.main(arguments) == 2
+    assert "figures.json is there already" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    target.unlink()
+    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: RESULT)
+    monkeypatch.setattr("os.replace", full)
+    assert cli.main(arguments) == 2
+    assert "cannot be written (No space left on device); choose another --json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_without_examples_is_null_in_json(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = RESULT | {"test": {"gender/accuracy": float("nan"), "gender/n": 0}}
+    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: result)
+    target = tmp_path / "figures.json"
+    assert cli.main(["evaluate", str(finished.workdir), "--json", str(target)]) == 0
+    assert "NaN" not in target.read_text()
+    assert json.loads(target.read_text())["test"] == {"gender/accuracy": None, "gender/n": 0}
 
 
 def test_an_incomplete_run_is_an_error(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,10 +162,7 @@ def test_config_is_of_the_other_archive_s_builder(finished: Any, capsys: pytest.
 def test_a_leaky_protocol_is_never_printed_without_the_word(
     finished: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = ("run", "dataset", "age_groups", "split_sha256")
-    result = dict.fromkeys(keys, "x") | {"protocol": "paper", "drawn": False, "left_out": 0, "test": {"n": 1}}
-    result["files_of_seen_subjects"] = 0
-    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: result)
+    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: RESULT)
     assert cli.main(["evaluate", str(finished.workdir)]) == 0
     assert "protocol paper (leaky), " in capsys.readouterr().out
 
@@ -139,6 +210,44 @@ def test_classical_names_the_file_that_it_cannot_read(tmp_path: Path, capsys: py
     (tmp_path / "other.npz").write_text("something else")
     assert cli.main(["classical", str(tmp_path / "other.npz")]) == 2
     assert "other.npz is no file of features of this version" in capsys.readouterr().err
+
+
+def test_models_prints_a_table_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.json"
+    arguments = ["resnet18", "small_cnn", "--image_size", "32", "--no_step_time", "--json", str(file)]
+    assert cli.main(["models", *arguments]) == 0
+    printed = capsys.readouterr()
+    rows = {line.split()[0]: line.split() for line in printed.out.splitlines()}
+    # 11,689,512 with 1,000 outputs (torchvision), of which the last layer is 513 x 1,000; here 513 x (2 + 8 + 101).
+    assert rows["resnet18"][1:3] == ["11,233,455", "11,176,512"]
+    assert rows["small_cnn"][1] == "a"
+    assert "one picture of 32x32" in printed.out
+    assert f"jax {jax.__version__}" in printed.out
+    assert "ms a step" not in printed.out
+    assert "small_cnn (2 of 2) ..." in printed.err
+    written = json.loads(file.read_text())
+    assert list(written["models"]) == ["resnet18", "small_cnn"]
+    assert written["models"]["resnet18"]["step_seconds"] is None
+    assert (written["image_size"], written["hardware"]["backend"]) == (32, jax.default_backend())
+
+
+def test_models_times_a_step_and_names_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = "agegender_jax.train.costs.step_seconds"
+    monkeypatch.setattr(seconds, lambda recipe: 0.004 if recipe.train.batch_size == 16 else 9.0)
+    assert cli.main(["models", "small_cnn", "--image_size", "32", "--batch_size", "16"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].split()[-2:] == ["4.0", "4000"]  # 16 pictures in 4 ms
+    assert "training on 16 such pictures in float32" in printed
+    assert f"{jax.device_count()} {jax.default_backend()} device(s)" in printed
+
+
+def test_models_names_the_backbones_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "resnet19"]) == 2
+    error = capsys.readouterr().err
+    assert "There is no backbone 'resnet19'" in error
+    assert all(name in error for name in BACKBONES)
 
 
 def test_describe_prints_and_writes_a_page(
@@ -241,6 +350,8 @@ def test_what_is_wrong_with_data_is_one_sentence(
         (["evaluate"], "agegender evaluate runs/small runs/resnet"),
         (["features"], "agegender features runs/cpu --out features.npz"),
         (["classical"], "agegender classical features.npz --only forest"),
+        (["attention"], "agegender attention runs/ensemble --out maps --count 40 --split validation"),
+        (["models"], "agegender models --no_step_time --json models.json"),
         (["data"], "agegender data describe utkface --manual_dir DIR"),
         (["data", "describe"], "agegender data describe adience --age_groups levi_hassner"),
         (["data", "draw"], "agegender data draw utkface --out drawn/utkface --count 600"),
@@ -259,6 +370,10 @@ def test_help_shows_examples(arguments: list[str], example: str, capsys: pytest.
         ["evaluate", "run", "--split", "tset"],
         ["evaluate"],
         ["features", "run"],
+        ["attention", "run"],
+        ["models", "--image_size", "31"],
+        ["models", "--batch_size", "0"],
+        ["models", "--dtype", "float64"],
         ["classical", "file", "--only", "svm,tree"],
         ["data", "draw", "utkface", "--out", "x", "--count", "0"],
         ["data", "draw", "utkface", "--out", "x", "--seed", "-1"],

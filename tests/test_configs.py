@@ -19,7 +19,7 @@ from agegender_jax.models.backbones import WITH_WIDTH
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.models.pretrained.sources import PACKAGES
 from agegender_jax.train import loop
-from agegender_jax.train.loop import train
+from agegender_jax.train.command import command
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -150,8 +150,8 @@ def test_a_shipped_recipe_trains(
         mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
         monkeypatch.setattr(loop, "make_mesh", lambda: mesh)
     manual_dir = manual_dirs[recipe.dataset.name]
-    summary = train(recipe, tmp_path / "run", manual_dir=manual_dir, data_dir=data_dir, progress=False)
+    assert command(recipe, workdir=tmp_path / "run", manual_dir=manual_dir, data_dir=data_dir) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 2
     parts = json.loads((tmp_path / "run" / "split.json").read_text())["parts"]
     assert summary["test"]["n"] == len(parts["test"]) > 0
-    assert (tmp_path / "run" / "summary.json").exists()

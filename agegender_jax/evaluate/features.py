@@ -7,6 +7,8 @@ key           str [n], the example's name in its dataset
 part          str [n], `train`, `validation` or `test` of the run's split
 label_<head>  [n] or [n, k], the label of each head; unknown is -1 (classes) or NaN (numbers)
 facts         str, a JSON object: see `FACTS`
+
+No path of the machine where it was written stands in it.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data.resident import place
@@ -166,6 +169,8 @@ def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
 
 def _facts(opened: Opened) -> dict[str, Any]:
     run, summary = opened.run, opened.summary
+    recipe = ConfigDict(run.recipe.to_dict())
+    recipe.model.pretrained = recipe.dataset.csv = ""  # which may be paths, and build no head
     facts = {
         "run": run.name,
         "evaluated_step": summary["evaluated_step"],
@@ -177,7 +182,7 @@ def _facts(opened: Opened) -> dict[str, Any]:
         "split_sha256": summary["split_sha256"],
         "age_groups": run.recipe.age_groups,
         "class_names": run.facts().get("class_names", []),
-        "recipe": json.loads(recipes.to_json(run.recipe)),
+        "recipe": json.loads(recipes.to_json(recipe)),
     }
     return {name: facts[name] for name in FACTS}
 

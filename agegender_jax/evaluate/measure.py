@@ -17,7 +17,8 @@ from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.mesh import make_mesh, replicated
-from agegender_jax.models.heads import Head
+from agegender_jax.models.age_losses import ORDINAL
+from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
 from agegender_jax.splits import LEAKY, Split
@@ -67,9 +68,10 @@ def measure(
     in `manual_dir` are not the run's files) they are of all its examples but those whose very file the run learned or
     chose from, which are left out and counted.
 
-    Of several runs every head's distributions are averaged, each run weighing the same. Each sees the examples at its
-    own size and with its own preprocessing. On their own data they must have one split; on another archive, what any
-    of them has seen is left out. `runs` in the result holds the figures of each.
+    Of several runs every head's distributions are averaged, each run weighing the same, and decoded as they all decode
+    them: runs that decode differently are refused. Each sees the examples at its own size and with its own
+    preprocessing. On their own data they must have one split; on another archive, what any of them has seen is left
+    out. `runs` in the result holds the figures of each, which are those of that run measured alone.
 
     Args:
       runs: one complete run, or several with the same heads.
@@ -90,7 +92,7 @@ def measure(
     first = opened[0]
     for other in opened[1:]:
         _check_heads(first, other)
-        _check_keys(first, other)
+        _check_data(first, other)
     saved = None if any(each.split is None for each in opened) else first.split
     if saved is None and split not in (None, "all"):
         raise UserError(f"Another archive has no part {split!r}: it is measured whole; leave --split out.")
@@ -122,18 +124,20 @@ def measure(
     keys = first.data.columns["key"][rows]
     part = "test" if saved is None else split
 
-    def measured(distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        return {part: figures(first.heads, answers(first.heads, distributions), chosen)}
+    def measured(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        return {part: figures(heads, answers(heads, distributions), chosen)}
 
     found = [_distributions(each, keys) for each in opened]  # one after another: one dataset at a time on the devices
     own = [
-        {"flip_averaged": each.run.recipe.evaluate.flip, "evaluated_step": each.summary["evaluated_step"]} | measured(d)
-        for each, d in zip(opened, found, strict=True)
+        {"flip_averaged": each.run.recipe.evaluate.flip, "evaluated_step": each.summary["evaluated_step"]}
+        | measured(each.heads, distributions)
+        for each, distributions in zip(opened, found, strict=True)
     ]
     if len(opened) == 1:
         result |= own[0]
     else:
-        result |= measured({name: np.mean([each[name] for each in found], axis=0) for name in first.heads})
+        mean = {name: np.mean([each[name] for each in found], axis=0) for name in first.heads}
+        result |= measured(first.heads, mean)  # whose decoding is that of all, see _check_heads
         result["runs"] = dict(zip(_column_names([each.run.name for each in opened]), own, strict=True))
     if saved is not None:
         train_labels = {name: label[saved.train] for name, label in labels.items()}
@@ -256,7 +260,7 @@ def _new_to_all(opened: Sequence[Opened]) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def _check_heads(first: Opened, other: Opened) -> None:
-    """Averages are of distributions that mean the same."""
+    """Averages are of distributions that mean the same, and that become an answer in the same way."""
     both = f"{first.run.directory} and {other.run.directory} cannot be averaged"
     if first.heads.keys() != other.heads.keys():
         raise UserError(
@@ -275,23 +279,50 @@ def _check_heads(first: Opened, other: Opened) -> None:
 
 def _meaning(head: Head) -> dict[str, str]:
     """What two heads must have in common for their distributions to be averaged."""
-    shape = jax.eval_shape(head.distribution, jax.ShapeDtypeStruct((1, head.size), jnp.float32)).shape[1:]
     inner = getattr(head, "inner", head)  # of a head that owns another one
     kinds = dict.fromkeys((type(head).__name__, type(inner).__name__))
     return {
         "scheme of age groups": getattr(getattr(inner, "scheme", None), "name", ""),
         "list of classes": ", ".join(getattr(inner, "names", ())),
-        "distribution": f"{' of '.join(kinds)} {list(shape)}",
+        "distribution": f"{' of '.join(kinds)} {_shape(head)}",
+        "decoding": _decoding(inner),
     }
 
 
-def _check_keys(first: Opened, other: Opened) -> None:
-    if set(first.data.columns["key"].tolist()) != set(other.data.columns["key"].tolist()):
+def _decoding(head: Head) -> str:
+    """What decides how a head's distribution becomes its answer; "" where there is nothing to decide."""
+    if isinstance(head, ClassHead):
+        return "rank" if head.loss_name in ORDINAL else "mode"
+    return "" if _shape(head) == [1] else getattr(head, "decoding", "")  # a regression's is the answer already
+
+
+def _shape(head: Head) -> list[int]:
+    """Shape of a head's distribution of one example."""
+    return list(jax.eval_shape(head.distribution, jax.ShapeDtypeStruct((1, head.size), jnp.float32)).shape[1:])
+
+
+def _check_data(first: Opened, other: Opened) -> None:
+    """Averages are of what runs say of the same files, under the same labels."""
+    both = f"{first.run.directory} and {other.run.directory}"
+    mine, its = first.data.columns, other.data.columns
+    place = {key: row for row, key in enumerate(its["key"].tolist())}
+    if place.keys() != set(mine["key"].tolist()):
         raise UserError(
-            f"{first.run.directory} and {other.run.directory} are of other data ({len(first.data)} and "
-            f"{len(other.data)} examples, not of the same names); name one archive for them, with --dataset and "
-            "--manual_dir."
+            f"{both} are of other data ({len(first.data)} and {len(other.data)} examples, not of the same names); "
+            "name one archive for them, with --dataset and --manual_dir."
         )
+    rows = np.array([place[key] for key in mine["key"].tolist()])
+    if differing := int((mine["sha256"] != its["sha256"][rows]).sum()):
+        raise UserError(
+            f"{both} are of other files: {differing} of the {len(rows)} names stand on other content; name one archive "
+            "for them, with --dataset and --manual_dir."
+        )
+    for name, head in first.heads.items():
+        if not np.array_equal(head.column(mine), head.column(its)[rows], equal_nan=True):
+            raise UserError(
+                f"{both} label the same files in two ways, by the head {name}; give runs of one labelling, or name one "
+                "archive for them, with --dataset and --manual_dir."
+            )
 
 
 def _check_splits(opened: Sequence[Opened]) -> None:

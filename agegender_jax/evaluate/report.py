@@ -53,6 +53,39 @@ def report(summary: Mapping[str, Any]) -> str:
     )
 
 
+def costs_report(result: Mapping[str, Any]) -> str:
+    """What backbones cost as a table, and under it what it was measured with.
+
+    Args:
+      result: `image_size`, `batch_size`, `dtype`, `models` (by name, what `costs.measure` returns), and what
+        `experiment.environment` returns.
+    """
+    models = result["models"]
+    columns = {
+        "variant": {name: costs["variant"] for name, costs in models.items()},
+        "parameters": {name: f"{costs['parameters']:,}" for name, costs in models.items()},
+        "of the backbone": {name: f"{costs['backbone_parameters']:,}" for name, costs in models.items()},
+        "multiply-adds": {name: f"{costs['multiply_adds'] / 1e9:.3f} G" for name, costs in models.items()},
+    }
+    timed = {name: costs["step_seconds"] for name, costs in models.items() if costs["step_seconds"] is not None}
+    if timed:
+        columns["ms a step"] = {name: f"{1000 * seconds:.1f}" for name, seconds in timed.items()}
+        columns["pictures/s"] = {name: f"{result['batch_size'] / seconds:.0f}" for name, seconds in timed.items()}
+    size, hardware, versions = result["image_size"], result["hardware"], result["versions"]
+    lines = [
+        text_table(columns),
+        f"Multiply-adds are of one picture of {size}x{size} going forward.",
+    ]
+    if timed:
+        lines.append(
+            f"A step is one of training on {result['batch_size']} such pictures in {result['dtype']}, the median of "
+            f"several, dispatched one by one on {hardware['devices']} {hardware['backend']} device(s) "
+            f"({hardware['device']}; {hardware['processor']}, {hardware['cores']} cores)."
+        )
+    lines.append(", ".join(f"{package} {version}" for package, version in versions.items()))
+    return "\n".join(lines)
+
+
 def duration(seconds: float) -> str:
     """A time for people.
 

@@ -51,6 +51,11 @@ def build_backbone(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> Any:
         raise UserError(
             f"config.model.width={options.width} is not for {options.backbone}; it is for: {', '.join(WITH_WIDTH)}."
         )
+    if options.init == "published" and options.variant not in WITH_INIT.get(options.backbone, ()):
+        raise UserError(
+            f"config.model.init='published' is not for {options.backbone} {options.variant}".rstrip()
+            + ", whose published initialisation is the default or is not known; set it to default."
+        )
     return BACKBONES[options.backbone](recipe, outputs, rngs)
 
 
@@ -66,8 +71,7 @@ def _small_cnn(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
             rngs=rngs,
         )
     except ValueError as error:
-        way = "config.model.init=default" if "initialisation" in str(error) else "config.dataset.image_size higher"
-        raise UserError(f"{error}; set {way}.") from error
+        raise UserError(f"{error}; set config.dataset.image_size higher.") from error
 
 
 def _alexnet(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -88,7 +92,7 @@ def _vgg(depth: int, norm: bool, recipe: ConfigDict, outputs: int, rngs: nnx.Rng
     options = recipe.model
     dtype = jnp.dtype(options.dtype)
     trunk = vgg.VGG(depth, norm=norm, width=options.width, init=options.init, dtype=dtype, rngs=rngs)
-    dense = partial(tops.Dense, grid=7, widths=(round(4096 * options.width),) * 2)
+    dense = partial(tops.Dense, grid=7, widths=(max(1, round(4096 * options.width)),) * 2)
     return _topped(trunk, dense, recipe, outputs, rngs)
 
 
@@ -109,7 +113,8 @@ def _efficientnet_lite0(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx
     def average(shape: tuple[int, int, int], dropout: float, **_: Any) -> nnx.Module:
         return tops.Average(shape[-1], dropout)
 
-    trunk = efficientnet.EfficientNetLite0(dtype=jnp.dtype(recipe.model.dtype), rngs=rngs)
+    options = recipe.model
+    trunk = efficientnet.EfficientNetLite0(drop_path=options.drop_path, dtype=jnp.dtype(options.dtype), rngs=rngs)
     return _topped(trunk, average, recipe, outputs, rngs)
 
 
@@ -222,3 +227,10 @@ VARIANTS: Mapping[str, Collection[str]] = {
 
 WITH_WIDTH = ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "routed")
 """Backbones that have `model.width`."""
+
+WITH_INIT: Mapping[str, Collection[str]] = {
+    "small_cnn": ("levi_hassner",),
+    **dict.fromkeys(("alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"), ("",)),
+    "routed": ("", *VARIANTS["routed"]),
+}
+"""Backbones, and their variants, with a published initialisation that is not the default: `model.init`."""

@@ -42,10 +42,10 @@ class Model(nnx.Module):
         self.backbone = backbone
         self.joined = tuple(name for name in heads if name in JOINED and gender_to_age != "off")
         self.stopped = gender_to_age == "stopped"
-        if self.joined and "gender" not in heads:
+        if gender_to_age != "off" and not (self.joined and "gender" in heads):
             raise UserError(
-                f"config.model.gender_to_age={gender_to_age!r} needs the head gender; set config.heads.gender.weight "
-                "above 0."
+                f"config.model.gender_to_age={gender_to_age!r} needs the head gender and a head of age; set their "
+                "weights above 0, or it to off."
             )
         parts = getattr(backbone, "parts", (backbone.embedding_size,))
         joined_parts = (*parts, heads["gender"].size) if self.joined else parts

@@ -122,9 +122,9 @@ class SmallCNN(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         layout = VARIANTS[variant]
-        if init == "published" and variant != "levi_hassner":
-            raise ValueError(f"no initialisation was published for small_cnn variant {variant or 'a'!r}")
         published = init == "published"
+        if published and variant != "levi_hassner":
+            raise ValueError(f"no initialisation was published for small_cnn variant {variant!r}")
         self.blocks, self.norm, self.dtype = layout.blocks, layout.norm, dtype
         convs, norms = [], []
         channels, size = 3, image_size

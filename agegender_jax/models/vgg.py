@@ -43,7 +43,7 @@ class VGG(nnx.Module):
         kernel_init = nnx.initializers.glorot_normal() if init == "published" else layers.he_normal_out
         convs, norms = [], []
         channels = 3
-        for count, filters in zip(self.stages, (round(n * width) for n in WIDTHS), strict=True):
+        for count, filters in zip(self.stages, (max(1, round(n * width)) for n in WIDTHS), strict=True):
             for _ in range(count):
                 convs.append(layers.Conv(channels, filters, padding=1, kernel_init=kernel_init, dtype=dtype, rngs=rngs))
                 channels = filters

@@ -68,8 +68,7 @@ def train(
       Diverged: the loss is not finite.
     """
     started = time.monotonic() if started is None else started
-    recipe = with_normalization(recipe, workdir)
-    mesh = _checked_mesh(recipe)
+    recipe, mesh = _checked(recipe, workdir)
     run = Run.start(workdir, recipe)
     if summary := run.summary():
         _say(f"{workdir} is complete:\n{report(summary)}")
@@ -92,16 +91,22 @@ def train(
         raise
 
 
-def _checked_mesh(recipe: ConfigDict) -> jax.sharding.Mesh:
-    """The devices, once all is checked that can be without data: a refused recipe leaves no trace."""
+def _checked(recipe: ConfigDict, workdir: Path | None = None) -> tuple[ConfigDict, jax.sharding.Mesh]:
+    """The recipe whole, and the devices, once all is checked that can be without data: what is refused leaves no trace.
+
+    A run that has begun in `workdir` needs its pretrained weights no more.
+    """
     recipes.check(recipe)
+    recipe = with_normalization(recipe, workdir)
     mesh = make_mesh()
     check_batch(mesh, recipe.train.batch_size)
     heads = build_heads(recipe)
-    _, params, _ = model_structure(recipe, heads)
+    _, params, stats = model_structure(recipe, heads)
     check_freeze(recipe.optimizer, params)
     goodness(recipe.evaluate.select, constant_figures(heads))
-    return mesh
+    if recipe.model.pretrained and not (workdir is not None and (workdir / "split.json").exists()):
+        load_pretrained(recipe, params, stats)
+    return recipe, mesh
 
 
 def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Path, progress: bool = True) -> str:
@@ -110,8 +115,7 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
     Raises:
       UserError: as `train`.
     """
-    recipe = with_normalization(recipe)
-    _checked_mesh(recipe)
+    recipe, _ = _checked(recipe)
     experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=progress)
     _, params, _ = model_structure(recipe, experiment.heads)
     total, every = schedule(recipe, len(experiment.split.train))
@@ -174,7 +178,7 @@ def _train(
     else:
         params, stats = jax.jit(fresh, out_shardings=everywhere)()
         if recipe.model.pretrained:
-            params, stats, origin = load_pretrained(recipe, params, stats)
+            params, stats, origin = load_pretrained(recipe, params, stats, experiment.facts["class_names"])
             run.write("run.json", run.facts() | {"pretrained": origin})
             _say(f"weights  {origin['description']}")
         step, state = 0, jax.jit(begin, out_shardings=everywhere)(params, stats)

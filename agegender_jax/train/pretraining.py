@@ -1,5 +1,6 @@
 """Beginning with pretrained weights: what comes with them into the recipe, and how they get into a fresh model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.measure import evaluated_model
 from agegender_jax.models import pretrained
+from agegender_jax.models.backbones import VARIANTS
 from agegender_jax.run import Run
 
 
@@ -17,32 +20,35 @@ def with_normalization(recipe: ConfigDict, workdir: Path | None = None) -> Confi
     Args:
       recipe: not changed.
       workdir: of a run that may have begun; what it began with is kept, so that the weights are not needed any more.
+
+    Raises:
+      UserError: there are no such weights.
     """
     source = recipe.model.pretrained
-    default = recipes.base().preprocess
-    if not source or recipe.preprocess != default:
+    if not source or recipe.preprocess != recipes.base().preprocess:
         return recipe
     recipe = ConfigDict(recipe.to_dict())
-    if workdir is not None and (workdir / "recipe.json").exists():
-        began = Run.load(workdir).recipe
-        if began.model.pretrained == source:
-            recipe.preprocess = began.preprocess
-            return recipe
-    if run := _run(source):
+    began = Run.load(workdir).recipe if workdir is not None and (workdir / "recipe.json").exists() else None
+    if began is not None and began.model.pretrained == source:
+        recipe.preprocess = began.preprocess
+    elif run := _run(recipe):
         recipe.preprocess = run.recipe.preprocess
-        return recipe
-    mean, std = pretrained.normalization(source, recipe.model.backbone)
-    recipe.preprocess = {"mean": tuple(mean), "std": tuple(std)}
+    else:
+        mean, std = pretrained.normalization(source, recipe.model.backbone)
+        recipe.preprocess = {"mean": tuple(mean), "std": tuple(std)}
     return recipe
 
 
-def load_pretrained(recipe: ConfigDict, params: Any, stats: Any) -> tuple[Any, Any, dict[str, str]]:
+def load_pretrained(
+    recipe: ConfigDict, params: Any, stats: Any, class_names: Sequence[str] = ()
+) -> tuple[Any, Any, dict[str, str]]:
     """Puts the recipe's pretrained weights into a fresh model.
 
     Args:
       recipe: `model` is used.
-      params: of the fresh model, see `split_model`.
+      params: of the fresh model, see `split_model`; shapes alone show whether the weights are those of the model.
       stats: likewise.
+      class_names: the dataset's own classes, in whose order the head `joint` of another run must have been trained.
 
     Returns:
       Parameters, statistics, and where they came from, with a `description` of one line.
@@ -51,25 +57,32 @@ def load_pretrained(recipe: ConfigDict, params: Any, stats: Any) -> tuple[Any, A
       UserError: the weights are missing, damaged, or not those of this model.
     """
     source, backbone, variant = recipe.model.pretrained, recipe.model.backbone, recipe.model.variant
-    run = _run(source)
+    run = _run(recipe)
     if run is None:
         params, stats = pretrained.load(source, backbone, params, stats, variant=variant)
         return params, stats, pretrained.facts(source, backbone)
+    theirs = run.recipe.model
+    if (theirs.backbone, _variant(theirs)) != (backbone, _variant(recipe.model)):
+        raise UserError(
+            f"{source} is a run of {theirs.backbone} {_variant(theirs)}".rstrip()
+            + f", and this recipe is of {backbone} {_variant(recipe.model)}".rstrip()
+            + "; set config.model.backbone and config.model.variant to those of the run."
+        )
     summary = run.summary()
     if summary is None:
         raise UserError(f"{source} is not complete; finish that run, or give another config.model.pretrained.")
     step = summary["evaluated_step"]
-    checkpoints = run.checkpoints()
-    try:
-        if step not in checkpoints.steps:
-            raise UserError(f"{source} has no checkpoint of step {step}; restore it from a copy.")
-        their_params, their_stats = checkpoints.restore(step, "model", None)
-    finally:
-        checkpoints.close()
-    params, stats, said = pretrained.load_tree(their_params, their_stats, params, stats)
+    (their_params, their_stats), _ = evaluated_model(run, step)
+    others = () if tuple(run.facts().get("class_names", ())) == tuple(class_names) else ("joint",)
+    params, stats, said = pretrained.load_tree(their_params, their_stats, params, stats, skip=others)
     return params, stats, {"source": source, "step": str(step), "description": f"run {run.name}: {said}"}
 
 
-def _run(source: str) -> Run | None:
-    path = Path(source).expanduser()
-    return Run.load(path) if (path / "recipe.json").exists() else None
+def _variant(model: ConfigDict) -> str:
+    """The variant that a recipe's `model` means."""
+    return model.variant or next(iter(VARIANTS.get(model.backbone, ("",))))
+
+
+def _run(recipe: ConfigDict) -> Run | None:
+    weights = pretrained.locate(recipe.model.pretrained, recipe.model.backbone)
+    return Run.load(weights.path) if weights.kind == "run" else None

@@ -287,13 +287,18 @@ def test_depthwise_convolution_is_pytorchs(backend: str, kernel: int, stride: in
     assert float((got**2).sum()) == pytest.approx(squares, rel=1e-5)
 
 
-def test_gradients_of_both_depthwise_forms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weights = _wave(2, 6, 5, 4), _wave(3, 3, 1, 4, start=1.0)
+@pytest.mark.parametrize(("kernel", "stride", "padding"), DEPTHWISE)
+def test_gradients_of_both_depthwise_forms_agree(
+    kernel: int, stride: int, padding: layers.Padding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weights = _wave(2, 6, 5, 4), _wave(kernel, kernel, 1, 4, start=1.0)
     gradients = []
     for name in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda name=name: name)
         gradients.append(
-            _gradients(lambda x, w, s, p: layers.depthwise_conv2d(x, w, stride=s, padding=p), x, weights, 2, "SAME")
+            _gradients(
+                lambda x, w, s, p: layers.depthwise_conv2d(x, w, stride=s, padding=p), x, weights, stride, padding
+            )
         )
     for a, b in zip(*gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))

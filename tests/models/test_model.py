@@ -102,3 +102,34 @@ def test_mistakes_in_the_recipe_are_named(small_recipe: ConfigDict) -> None:
     small_recipe.model.variant = "b"
     with pytest.raises(UserError, match=r"'b' pools a 32x32 image to nothing; set config\.dataset\.image_size higher"):
         model_structure(small_recipe, heads)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("init", "published", r"model\.init='published' is not for small_cnn, .*set it to default"),
+        ("top", "max", r"model\.top='max' is not for small_cnn"),
+        ("width", 0.5, r"model\.width=0\.5 is not for small_cnn; it is for: vgg11"),
+    ],
+)
+def test_what_a_backbone_does_not_have_is_refused(small_recipe: ConfigDict, key: str, value: object, said: str) -> None:
+    small_recipe.model.variant = ""
+    small_recipe.model[key] = value
+    with pytest.raises(UserError, match=said):
+        model_structure(small_recipe, build_heads(small_recipe))
+
+
+@pytest.mark.parametrize("missing", [("gender",), ("age", "age_group")])
+def test_a_gender_that_joins_nothing_is_refused(small_recipe: ConfigDict, missing: tuple[str, ...]) -> None:
+    small_recipe.model.gender_to_age = "joined"
+    for name in missing:
+        small_recipe.heads[name].weight = 0.0
+    with pytest.raises(UserError, match=r"gender_to_age='joined' needs the head gender and a head of age"):
+        model_structure(small_recipe, build_heads(small_recipe))
+
+
+@pytest.mark.parametrize("backbone", ["vgg11", "vgg16_bn"])
+def test_a_tiny_width_leaves_a_channel(small_recipe: ConfigDict, backbone: str) -> None:
+    small_recipe.model.update(backbone=backbone, variant="", width=1e-4)
+    _, params, _ = model_structure(small_recipe, build_heads(small_recipe))
+    assert params["backbone"]["trunk"]["convs"][0]["kernel"].shape == (3, 3, 3, 1)

