@@ -13,7 +13,6 @@ import pytest
 from agegender_jax import cli
 from agegender_jax.models.backbones import BACKBONES
 
-
 RESULT: dict[str, Any] = {
     **dict.fromkeys(("run", "dataset", "age_groups", "split_sha256"), "x"),
     **{"protocol": "paper", "drawn": False, "left_out": 0, "files_of_seen_subjects": 0, "test": {"n": 1}},

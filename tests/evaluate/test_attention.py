@@ -4,8 +4,10 @@ import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
@@ -17,29 +19,32 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.attention import SIDE, attention_maps, export
 from agegender_jax.evaluate.measure import open_run
 from agegender_jax.models.attention import VARIANTS, Variant
+from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
-from agegender_jax.train.loop import train
 
 
 @pytest.fixture(scope="module")
-def attentive(drawn_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A run of two steps with one small attention module on 32 pixels."""
+def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The finished run with another net, one small attention module whose parameters are drawn, not learned."""
     with pytest.MonkeyPatch.context() as patch:
         tiny = Variant(8, (8, 16), (1,), outer_units=0, trunk_units=1, last_units=1, residual=18)
         patch.setitem(VARIANTS, "tiny", tiny)  # type: ignore[arg-type]
-        recipe = recipes.base()
-        recipe.dataset.image_size = 32
-        recipe.model.update(backbone="residual_attention", variant="tiny")
-        recipe.heads.age.weight = recipe.heads.age_group.weight = 0.0
-        recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
-        recipe.evaluate.update(batch_size=8, select="gender/accuracy")
         # One device: what eight of them add is tested elsewhere, and costs compile time.
         mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-        for module in ("train.loop", "evaluate.measure"):
-            patch.setattr(f"agegender_jax.{module}.make_mesh", lambda: mesh)
+        patch.setattr("agegender_jax.evaluate.measure.make_mesh", lambda: mesh)
         folder = tmp_path_factory.mktemp("attentive") / "run"
-        train(recipe, folder, manual_dir=drawn_dir, data_dir=data_dir, progress=False)
-        yield Run.load(folder)
+        shutil.copytree(finished.workdir, folder, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+        run = Run.load(folder)
+        run.recipe.model.update(backbone="residual_attention", variant="tiny")
+        run.recipe.evaluate.batch_size = 8
+        (folder / "recipe.json").write_text(recipes.to_json(run.recipe))
+        _, *model = model_structure(run.recipe, run.heads())
+        random = np.random.default_rng(0)
+        params, stats = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0, 0.2, leaf.shape), leaf.dtype), model)
+        checkpoints = run.checkpoints()
+        checkpoints.save(finished.summary["evaluated_step"], {"params": params}, (params, stats), None)
+        checkpoints.close()
+        yield run
 
 
 def test_a_picture_an_example_and_a_sheet(attentive: Run, tmp_path: Path) -> None:

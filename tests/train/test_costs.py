@@ -1,8 +1,5 @@
 """What backbones cost, against published counts; and the table of them."""
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +10,7 @@ from flax import nnx
 from agegender_jax.errors import UserError
 from agegender_jax.models import layers
 from agegender_jax.models.backbones import BACKBONES
-from agegender_jax.train import costs, costs_command
+from agegender_jax.train import costs
 
 OUTPUTS = 2 + 8 + 101
 """Logits of the default heads: gender, age group, age."""
@@ -103,65 +100,3 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
 def test_the_routed_nets_come_with_their_own_head() -> None:
     recipe = costs.recipe_of("routed", image_size=64, batch_size=8)
     assert {name: head.weight for name, head in recipe.heads.items() if head.weight} == {"routed": 1.0}
-
-
-def _run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    costs_command.add_parser(parser.add_subparsers(dest="command", required=True))
-    parsed = parser.parse_args(["models", *arguments])
-    code: int = parsed.function(parsed)
-    return code
-
-
-@pytest.fixture
-def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' own compilation cache stays."""
-    monkeypatch.setattr("agegender_jax.compilation.cache_compilations", lambda: None)
-
-
-@pytest.mark.usefixtures("_no_cache")
-def test_the_command_prints_a_table_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "models.json"
-    assert _run("resnet18", "small_cnn", "--image_size", "32", "--no_step_time", "--json", str(file)) == 0
-    printed = capsys.readouterr()
-    rows = {line.split()[0]: line.split() for line in printed.out.splitlines()}
-    assert rows["resnet18"][1:3] == ["11,233,455", "11,176,512"]
-    assert rows["small_cnn"][1] == "a"
-    assert "one picture of 32x32" in printed.out
-    assert f"jax {jax.__version__}" in printed.out
-    assert "ms a step" not in printed.out
-    assert "small_cnn (2 of 2) ..." in printed.err
-    written = json.loads(file.read_text())
-    assert list(written["models"]) == ["resnet18", "small_cnn"]
-    assert written["models"]["resnet18"]["step_seconds"] is None
-    assert written["hardware"]["backend"] == jax.default_backend()
-
-
-@pytest.mark.usefixtures("_no_cache")
-def test_the_command_times_a_step_and_names_the_machine(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(costs, "step_seconds", lambda recipe: 0.004 if recipe.train.batch_size == 16 else 9.0)
-    assert _run("small_cnn", "--image_size", "32", "--batch_size", "16") == 0
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[1].split()[-2:] == ["4.0", "4000"]  # 16 pictures in 4 ms
-    assert "training on 16 such pictures in float32" in printed
-    assert f"{jax.device_count()} {jax.default_backend()} device(s)" in printed
-
-
-@pytest.mark.usefixtures("_no_cache")
-def test_an_unknown_backbone_and_an_unwritable_file_are_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is no backbone 'resnet19'") as refused:
-        _run("resnet19")
-    assert all(name in str(refused.value) for name in BACKBONES)
-    with pytest.raises(UserError, match="is no folder; choose another --json"):
-        _run("resnet18", "--json", str(tmp_path / "absent" / "models.json"))
-    with pytest.raises(UserError, match=r"cannot be written .*; choose another --json"):
-        _run("resnet18", "--image_size", "32", "--no_step_time", "--json", str(tmp_path))
-
-
-@pytest.mark.parametrize("arguments", [("--image_size", "31"), ("--batch_size", "0"), ("--dtype", "float64")])
-def test_bad_options_are_refused(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        _run(*arguments)
-    assert arguments[1] in capsys.readouterr().err

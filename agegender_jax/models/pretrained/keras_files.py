@@ -6,7 +6,7 @@ here both are refused.
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,13 @@ from agegender_jax.models.pretrained.torch_files import Refused
 
 _WITHIN = "model.weights.h5"
 """The weights in a `.keras` archive."""
+
+_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
+_MAX_NAME = 1024
+_MAX_DEPTH = 32
+_MAX_OBJECTS = 100_000
+"""Of a name in characters, of groups within each other, of groups and arrays; ResNet101's file has about 2,000."""
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -48,63 +55,72 @@ def _hdf5(path: Path) -> Any:
 
 
 def _read(file: Any) -> dict[str, np.ndarray]:
-    datasets: dict[str, Any] = {}
-    groups: dict[str, Any] = {}
-
-    def collect(name: str, item: Any) -> None:
-        (datasets if isinstance(item, h5py.Dataset) else groups)[name] = item
-
-    # Visiting stops at the first name that is returned.
-    elsewhere = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
-    if elsewhere is not None:
-        raise Refused(f"{elsewhere} points elsewhere, which stored weights do not need")
-    file.visititems(collect)
-    layers = _by_names(file, datasets, groups) or _by_numbers(datasets, groups)
+    datasets, groups = _walked(file)
+    layers = _by_numbers(datasets, groups) or _by_names(datasets)
     if not layers:
         raise ValueError("it holds no weights of Keras' layers")
-    total = sum(_checked(dataset).nbytes for several in layers.values() for dataset in several)
+    total = sum(_checked(dataset).nbytes for several in layers.values() for dataset in several.values())
     if total > file.id.get_filesize():
         raise Refused("its arrays overlap")
     return {
-        f"{layer}/{leaf}": dataset[()]
-        for layer, several in layers.items()
-        for leaf, dataset in zip(_leaf_names(several), several, strict=True)
+        f"{layer}/{leaf}": dataset[()] for layer, several in layers.items() for leaf, dataset in _leaves(several).items()
     }
 
 
-def _by_names(file: Any, datasets: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The form of `.h5`: attributes list the layers, and each layer's arrays in order."""
-    prefix = "model_weights/" if "model_weights" in groups else ""
-    layers = {}
-    for layer in _listed(groups["model_weights"] if prefix else file, "layer_names"):
-        names = _listed(groups[prefix + layer], "weight_names")
-        if names:
-            layers[layer] = [datasets[f"{prefix}{layer}/{name}"] for name in names]
+def _walked(file: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Datasets and groups by path. HDF5's own walk overflows the stack where groups lie deep within each other."""
+    datasets: dict[str, Any] = {}
+    groups: dict[str, Any] = {}
+    waiting = [("", file)]
+    while waiting:
+        prefix, group = waiting.pop()
+        for name in group:
+            path = f"{prefix}{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise Refused(f"{path!r} points elsewhere, which stored weights do not need")
+            if path.count("/") > _MAX_DEPTH or len(path) > _MAX_NAME or len(datasets) + len(groups) >= _MAX_OBJECTS:
+                raise Refused("its groups are too many or too deep within each other for stored weights")
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                datasets[path] = item
+            elif isinstance(item, h5py.Group):
+                groups[path] = item
+                waiting.append((f"{path}/", item))
+    return datasets, groups
+
+
+def _by_names(datasets: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The form of `.h5`: `LAYER/.../kernel:0`, in a whole model's file below `model_weights`.
+
+    Attributes list the same names again. They are not read: their texts may all be one and the same in the file, and
+    fill the memory when they are read.
+    """
+    prefix = "model_weights/" if any(path.startswith("model_weights/") for path in datasets) else ""
+    layers: dict[str, dict[str, Any]] = {}
+    for path, dataset in datasets.items():
+        layer, slash, array = path.removeprefix(prefix).partition("/")
+        if path.startswith(prefix) and slash:
+            layers.setdefault(layer, {})[array] = dataset
     return layers
 
 
-def _listed(group: Any, name: str) -> list[str]:
-    """A list of names among the attributes; Keras cuts a long one into `name0`, `name1`, ..."""
-    if name in group.attrs:
-        parts: Iterable[str] = (name,)
-    else:
-        parts = sorted((key for key in group.attrs if key.startswith(name)), key=lambda key: (len(key), key))
-    texts = [text for part in parts for text in np.asarray(group.attrs[part]).ravel().tolist()]
-    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
-
-
-def _by_numbers(datasets: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _by_numbers(datasets: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The form of `.weights.h5`: each layer has a group `vars`, with its name and its arrays by number."""
-    layers: dict[str, list[Any]] = {}
+    layers: dict[str, dict[str, Any]] = {}
     for path, group in groups.items():
         if path.rpartition("/")[2] != "vars" or path.startswith("optimizer/") or not len(group):
             continue
         if "name" not in group.attrs:
             raise ValueError("its layers have numbers but no names; save it again with a newer Keras, or as .h5")
+        attribute = group.attrs.get_id("name")
+        if attribute.shape != () or attribute.get_type().get_size() > _MAX_NAME:
+            raise Refused(f"the name of {path!r} is not one short text")
         layer = str(group.attrs["name"])
+        if len(layer) > _MAX_NAME:
+            raise Refused(f"the name of {path!r} has {len(layer)} characters")
         if layer in layers:
-            raise ValueError(f"two of its layers are called {layer}")
-        layers[layer] = [datasets[f"{path}/{number}"] for number in range(len(group))]
+            raise ValueError(f"two of its layers are called {layer!r}")
+        layers[layer] = {str(number): datasets[f"{path}/{number}"] for number in range(len(group))}
     return layers
 
 
@@ -118,15 +134,21 @@ def _checked(dataset: Any) -> Any:
         and dataset.id.get_storage_size() == dataset.nbytes
     )
     if not plain:
-        raise Refused(f"{dataset.name} is compressed, in another file, or no array of numbers")
+        raise Refused(f"{dataset.name!r} is compressed, in another file, or no array of numbers")
     return dataset
 
 
-def _leaf_names(arrays: list[Any]) -> list[str]:
-    """What the arrays of a layer are, which Keras tells by their order alone (as its own loading does)."""
-    ranks = [array.ndim for array in arrays]
-    if ranks == [1, 1, 1, 1]:
-        return ["gamma", "beta", "moving_mean", "moving_variance"]
-    if ranks and ranks[0] > 1 and ranks[1:] in ([], [1]):
-        return ["kernel", "bias"][: len(ranks)]
-    return [str(number) for number in range(len(ranks))]
+def _leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a layer by what they are.
+
+    Keras 2's names differ between versions (`b_1:0` is a bias); so a kernel and its bias are told by their ranks. The
+    four of a normalisation have telling names in `.h5`, and in `.weights.h5` an order, as in Keras' own loading.
+    """
+    kernels = [array for array in arrays.values() if array.ndim > 1]
+    vectors = [array for array in arrays.values() if array.ndim == 1]
+    if len(kernels) == 1 and len(vectors) <= 1 and len(arrays) == 1 + len(vectors):
+        return dict(zip(("kernel", "bias"), kernels + vectors, strict=False))
+    if list(arrays) == ["0", "1", "2", "3"] and len(vectors) == 4:
+        return dict(zip(_NORM, vectors, strict=True))
+    short = {name.rpartition("/")[2].partition(":")[0]: array for name, array in arrays.items()}
+    return short if len(short) == len(arrays) else dict(arrays)

@@ -1,13 +1,13 @@
 """From a source of weights to a model's trees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors
 
-from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.models.pretrained import keras_files, naming, torch_files
 from agegender_jax.models.pretrained.matching import flatten, match, replaced
@@ -30,38 +30,57 @@ def normalization(source: str, backbone: str) -> Normalization:
     """The mean and the standard deviation that the weights expect of the input.
 
     Args:
-      source: `config.model.pretrained`.
+      source: `config.model.pretrained`; not a run's directory, whose recipe says it.
       backbone: `config.model.backbone`.
 
     Raises:
       UserError: there are no such weights.
     """
+    return _normalization(locate(source, backbone), backbone)
+
+
+def _normalization(weights: Weights, backbone: str) -> Normalization:
+    return CAFFE if weights.kind == "keras" else NORMALIZATIONS.get(backbone, IMAGENET)
+
+
+def facts(
+    source: str, backbone: str, params: Mapping[Any, Any] | None = None, loaded: Mapping[Any, Any] | None = None
+) -> dict[str, str]:
+    """What a run keeps of where its weights came from.
+
+    Args:
+      source: `config.model.pretrained`; not a run's directory.
+      backbone: `config.model.backbone`.
+      params: as they were given to `load`.
+      loaded: the parameters that `load` returned for them. With both, the description names what stayed fresh.
+
+    Returns:
+      `source`, `file`, `sha256`, and a `description` of one line: of what and from where, the normalisation of the
+      input that the weights were trained with, and the parts that stayed fresh.
+
+    Raises:
+      UserError: there are no such weights.
+    """
     weights = locate(source, backbone)
-    if weights.kind == "run":
-        preprocess = _run_recipe(weights.path).preprocess
-        return tuple(preprocess.mean), tuple(preprocess.std)
-    if weights.kind == "keras":
-        return CAFFE
-    return NORMALIZATIONS.get(backbone, IMAGENET)
-
-
-def _run_recipe(path: Path) -> Any:
-    try:
-        return recipes.from_json((path / "recipe.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / 'recipe.json'} is no recipe ({error}); give the directory of a run.") from error
-
-
-def facts(source: str, backbone: str) -> dict[str, str]:
-    """What a run keeps of where its weights came from: `source`, `file`, `sha256` and a `description` of one line."""
-    weights = locate(source, backbone)
-    kinds = {"keras": "Keras", "torch": "PyTorch", "safetensors": "safetensors", "run": "an earlier run"}
+    digest = weights.sha256()
+    kind = {"keras": "Keras", "torch": "PyTorch", "safetensors": "safetensors"}[weights.kind]
+    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in _normalization(weights, backbone))
+    fresh = "the heads, and a top that the file does not have"
+    if params is not None and loaded is not None:
+        fresh = ", ".join(_unchanged(params, loaded)) or "none"
     return {
         "source": source,
         "file": weights.path.name,
-        "sha256": weights.sha256(),
-        "description": f"{backbone} from {weights.path.name} ({kinds[weights.kind]})",
+        "sha256": digest,
+        "description": f"{backbone} from {weights.path.name} ({kind}), of input less mean {mean} over {std}; "
+        f"fresh: {fresh}",
     }
+
+
+def _unchanged(params: Mapping[Any, Any], loaded: Mapping[Any, Any]) -> list[str]:
+    """The parts with arrays that loading left as they were: `backbone/top`, `heads/NAME`."""
+    after = flatten(loaded)
+    return sorted({"/".join(path[:2]) for path, leaf in flatten(params).items() if after[path] is leaf})
 
 
 def load(
@@ -74,12 +93,13 @@ def load(
     Args:
       source: `config.model.pretrained`; not a run's directory, whose trees `load_tree` takes.
       backbone: `config.model.backbone`.
-      params: nested dictionaries from `models.model.split_model`.
+      params: nested dictionaries from `models.model.split_model`, or their shapes (`jax.ShapeDtypeStruct`), which is
+        enough to see whether the file is this net's.
       stats: likewise.
       variant: `config.model.variant`.
 
     Returns:
-      New trees, float32: `(params, stats)`.
+      New trees, float32: `(params, stats)`; what stayed as it was is the same object.
 
     Raises:
       UserError: the file cannot be read, asks for code, or does not hold this net, leaf by leaf.
@@ -140,18 +160,21 @@ def _read(weights: Weights) -> dict[str, np.ndarray]:
         "torch": torch_files.read,
         "safetensors": _read_safetensors,
     }
-    if weights.kind not in readers:
-        raise UserError(f"{weights.path} is a run's directory, not a file of weights; give a file.")
     try:
         return readers[weights.kind](weights.path)
     except torch_files.Refused as error:
         raise UserError(
-            f"{weights.path} is refused: {error}; nothing of it was run. Give a file from a source that you trust, "
+            f"{weights.path} is refused: {_one_line(error)}; nothing of it was run. Give a file from a source that you trust, "
             "best in the form .safetensors."
         ) from error
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{weights.path} cannot be read as weights: {reason}; give another file.") from error
+        raise UserError(f"{weights.path} cannot be read as weights: {_one_line(error)}; give another file.") from error
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says, without the line breaks and control characters that a file may have brought into it."""
+    text = "".join(character if character.isprintable() else " " for character in str(error)[:1000])
+    return " ".join(text.split())[:300]
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -167,16 +190,19 @@ def load_tree(
     source_stats: Mapping[Any, Any],
     params: Mapping[Any, Any],
     stats: Mapping[Any, Any],
+    *,
+    skip: Collection[str] = (),
 ) -> tuple[dict[Any, Any], dict[Any, Any], str]:
     """A model's trees with the weights of another model of this project.
 
     The backbone must match leaf by leaf. A head is taken where all its leaves match, and stays as it is otherwise.
 
     Args:
-      source_params: nested dictionaries, of the other model.
+      source_params: nested dictionaries, of the other model; arrays, or their shapes to see whether they match.
       source_stats: likewise.
-      params: of the model.
-      stats: of the model.
+      params: of the model, likewise.
+      stats: of the model, likewise.
+      skip: names of heads that stay as they are, as those that mean something else in the other model.
 
     Returns:
       New trees, float32, and one line that says which heads were taken.
@@ -187,7 +213,7 @@ def load_tree(
     theirs = flatten(source_params) | flatten(source_stats)
     ours = flatten(params) | flatten(stats)
     heads = {path[:2] for path in ours if path[0] == "heads"}
-    taken = {head for head in heads if _shapes(theirs, head) == _shapes(ours, head)}
+    taken = {head for head in heads if head[1] not in skip and _shapes(theirs, head) == _shapes(ours, head)}
     theirs_below, ours_below = _shapes(theirs, ("backbone",)), _shapes(ours, ("backbone",))
     different = sorted(
         "/".join(path)
@@ -201,7 +227,7 @@ def load_tree(
             f"another shape ({shown}); use the same config.model and config.dataset.image_size."
         )
     leaves = {
-        path: np.asarray(value, np.float32)
+        path: value if isinstance(value, jax.ShapeDtypeStruct) else np.asarray(value, np.float32)
         for path, value in theirs.items()
         if path[0] == "backbone" or path[:2] in taken
     }

@@ -79,7 +79,7 @@ def match(
             # Normalising x + b by a mean of m is normalising x by m - b.
             array = array - arrays[bias].astype(np.float32, copy=False)
             used.add(bias)
-        found[path] = _fitted(array, keras, path, tuple(leaf.shape), f"{name} of {where}")
+        found[path] = _fitted(array, keras, path, tuple(leaf.shape), names.grid, f"{name!r} of {where}")
     top_used = any(path[1] == "top" for path in found)
     spare = {*names.classifier, *(() if top_used else names.dense)}
     left = [
@@ -92,7 +92,7 @@ def match(
     if missing or left:
         raise UserError(
             f"{where} does not hold this net: {_listed(missing, 'without a counterpart in the file')} and "
-            f"{_listed(left, 'left over in the file')}; choose the backbone that the file is of."
+            f"{_listed(map(repr, left), 'left over in the file')}; choose the backbone that the file is of."
         )
     return found
 
@@ -110,20 +110,23 @@ def _bias_before(path: Path, names: Names, by_layer: Mapping[str, Mapping[str, s
     return None
 
 
-def _fitted(array: np.ndarray, keras: bool, path: Path, shape: tuple[int, ...], name: str) -> np.ndarray:
+def _fitted(array: np.ndarray, keras: bool, path: Path, shape: tuple[int, ...], grid: int, name: str) -> np.ndarray:
     """The array in our layout.
 
     Convolutions are stored out, in, height, width by PyTorch and height, width, in, out by Keras and by us; dense
     layers out, in by PyTorch and in, out by the others. The first dense layer sees a map that PyTorch flattens
-    channels first.
+    channels first; it is `grid` pixels wide and high.
     """
     dense = path[1] == "top"
+    first = dense and path[-2] == "0"
     if not keras and array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)  # a depthwise one has one channel in
+        if first and array.shape[:2] != (grid, grid):
+            raise UserError(f"{name} is of a map of {array.shape[:2]} pixels, not {(grid, grid)}; give another file.")
         if dense:  # timm keeps VGG's dense layers as convolutions
             array = array.reshape(-1, array.shape[-1])
     elif not keras and array.ndim == 2:
-        array = _channels_last(array) if path[-2] == "0" else array.T
+        array = _channels_last(array, grid, name) if first else array.T
     if array.shape != shape:
         way = (
             ": on images of this size the map before it is smaller than the published one; choose a larger "
@@ -137,12 +140,12 @@ def _fitted(array: np.ndarray, keras: bool, path: Path, shape: tuple[int, ...], 
     return np.ascontiguousarray(array)
 
 
-def _channels_last(array: np.ndarray) -> np.ndarray:
-    """`[out, channels * h * w]` to `[h * w * channels, out]`: 256 channels of 6x6 (AlexNet), 512 of 7x7 (VGG)."""
-    for channels, size in ((256, 6), (512, 7)):
-        if array.shape[1] == channels * size * size:
-            return array.reshape(-1, channels, size, size).transpose(2, 3, 1, 0).reshape(-1, len(array))
-    return array.T
+def _channels_last(array: np.ndarray, grid: int, name: str) -> np.ndarray:
+    """`[out, channels * grid * grid]` to `[grid * grid * channels, out]`."""
+    channels, rest = divmod(array.shape[1], grid * grid)
+    if rest:
+        raise UserError(f"{name} has {array.shape[1]} inputs, which are no channels of {grid}x{grid}; give another file.")
+    return array.reshape(-1, channels, grid, grid).transpose(2, 3, 1, 0).reshape(-1, len(array))
 
 
 def _listed(names: Iterable[str], what: str) -> str:

@@ -34,11 +34,13 @@ class Names(NamedTuple):
       layer: from a layer's path to its possible names, none if the file's net has no such layer.
       dense: names of the dense layers before the classifier.
       classifier: names of the last layer.
+      grid: edge of the map that the first dense layer sees.
     """
 
     layer: Callable[[tuple[str, ...]], Iterable[str]]
     dense: tuple[str, ...]
     classifier: tuple[str, ...]
+    grid: int = 0
 
 
 def _alexnet(path: tuple[str, ...]) -> Iterable[str]:
@@ -190,11 +192,11 @@ _VGG_DENSE = ("classifier.0", "classifier.3", "pre_logits.fc1", "pre_logits.fc2"
 _VGG_CLASSIFIER = ("classifier.6", "head.fc")
 
 TORCH: Mapping[str, Names] = {
-    "alexnet": Names(_alexnet, ("classifier.1", "classifier.4"), ("classifier.6",)),
-    "vgg11": Names(_vgg(11, False), _VGG_DENSE, _VGG_CLASSIFIER),
-    "vgg11_bn": Names(_vgg(11, True), _VGG_DENSE, _VGG_CLASSIFIER),
-    "vgg16": Names(_vgg(16, False), _VGG_DENSE, _VGG_CLASSIFIER),
-    "vgg16_bn": Names(_vgg(16, True), _VGG_DENSE, _VGG_CLASSIFIER),
+    "alexnet": Names(_alexnet, ("classifier.1", "classifier.4"), ("classifier.6",), 6),
+    "vgg11": Names(_vgg(11, False), _VGG_DENSE, _VGG_CLASSIFIER, 7),
+    "vgg11_bn": Names(_vgg(11, True), _VGG_DENSE, _VGG_CLASSIFIER, 7),
+    "vgg16": Names(_vgg(16, False), _VGG_DENSE, _VGG_CLASSIFIER, 7),
+    "vgg16_bn": Names(_vgg(16, True), _VGG_DENSE, _VGG_CLASSIFIER, 7),
     "resnet18": Names(_resnet(18), (), ("fc",)),
     "resnet34": Names(_resnet(34), (), ("fc",)),
     "resnet50": Names(_resnet(50), (), ("fc",)),
@@ -205,7 +207,7 @@ TORCH: Mapping[str, Names] = {
 """torchvision's names, and timm's where they differ, by our name of the backbone."""
 
 KERAS: Mapping[str, Names] = {
-    "vgg16": Names(_keras_vgg(16), ("fc1", "fc2"), ("predictions",)),
+    "vgg16": Names(_keras_vgg(16), ("fc1", "fc2"), ("predictions",), 7),
     "resnet50": Names(_keras_resnet(50), (), ("predictions",)),
     "resnet101": Names(_keras_resnet(101), (), ("predictions",)),
 }

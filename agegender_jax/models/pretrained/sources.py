@@ -28,6 +28,7 @@ MAX_BYTES = 4 << 30
 """Of a file of weights; VGG16's have 553 MB."""
 
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?", re.ASCII)
+_SHOWN = 200
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -45,15 +46,22 @@ class Weights(NamedTuple):
     path: Path
 
     def sha256(self) -> str:
-        """Of the file; of a run's directory there is none: the run's own record says what it is."""
-        if self.kind == "run":
-            return ""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """Of the file, in hexadecimal digits.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({error.strerror}); give another file.") from error
 
 
 def locate(source: str, backbone: str) -> Weights:
     """Finds the weights that `config.model.pretrained` asks for.
+
+    A run is a directory with a recipe.json; of one, only `load_tree` takes the weights.
 
     Args:
       source: path of a file or of a run's directory; `hf:OWNER/NAME` or `hf:OWNER/NAME/FILE` of the Hugging Face hub
@@ -74,8 +82,14 @@ def locate(source: str, backbone: str) -> Weights:
     elif source.startswith("hf:"):
         path = _hub_file(source, source)
     else:
-        path = Path(source).expanduser()
-    return Weights(source, _kind(source, path), path)
+        path = Path(source)
+    try:
+        path = path.expanduser()
+        return Weights(source, _kind(source, path), path)
+    except (OSError, RuntimeError) as error:  # of a home that nobody has, of a path too long, of permissions
+        shown = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"config.model.pretrained={shown!r} cannot be read ({reason}); give another file.") from error
 
 
 def _kind(source: str, path: Path) -> str:

@@ -19,8 +19,14 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-MAX_PICKLE_BYTES = 1 << 25
-"""Of the description of the tensors; the largest known nets need less than a hundredth."""
+MAX_PICKLE_BYTES = 1 << 22
+"""Of the description of the tensors; ResNet101's has 0.1 MB, and its training state three times that."""
+
+MAX_OPERATIONS = 1 << 19
+"""Of one description, each of which may cost some hundred bytes of memory; a tensor needs about 40."""
+
+MAX_DEPTH = 8
+"""Of tuples within tuples; a state dictionary needs 2."""
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 """The numbers with which the stream form begins: its magic number, and its version."""
@@ -61,6 +67,12 @@ class _Storage(NamedTuple):
     key: str
     dtype: Any
     length: int
+
+
+class _Tuple(tuple[Any, ...]):
+    """A tuple that knows how many tuples lie within each other in it: following them could overflow the stack."""
+
+    depth: int
 
 
 class _Tensor(NamedTuple):
@@ -107,7 +119,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             raise Refused(f"its description has more than {MAX_PICKLE_BYTES} bytes")
         if f"{folder}/byteorder" in members and archive.read(f"{folder}/byteorder") != b"little":
             raise ValueError("its numbers are stored big end first")
-        tensors = _state_dict(_interpret(io.BytesIO(archive.read(descriptions[0]))))
+        tensors = _state_dict(_interpret(io.BytesIO(archive.read(descriptions[0])))[0])
 
         def stored(storage: _Storage) -> bytes:
             return archive.read(f"{folder}/data/{storage.key}")
@@ -119,22 +131,28 @@ def _read_stream(path: Path) -> dict[str, np.ndarray]:
     size = os.path.getsize(path)
     with path.open("rb") as file:
         start = io.BytesIO(file.read(MAX_PICKLE_BYTES))
-        if tuple(_interpret(start) for _ in range(2)) != _LEGACY:
+        if tuple(_interpret(start)[0] for _ in range(2)) != _LEGACY:
             raise ValueError("it is no file of torch.save")
-        if _interpret(start).get("little_endian") is not True:
+        if _of(dict, _interpret(start)[0]).get("little_endian") is not True:
             raise ValueError("its numbers are stored big end first")
-        tensors = _state_dict(_interpret(start))
-        keys = _interpret(start)
-        storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+        value, met = _interpret(start)
+        tensors = _state_dict(value)
+        wanted = {tensor.storage.key for tensor in tensors.values()}
+        storages = {storage.key: storage for storage in met}
+        if any(storages[storage.key] != storage for storage in met):
+            raise ValueError("it says different things of one storage")
+        keys = _of(list, _interpret(start)[0])
         file.seek(start.tell())
         data = {}
         for key in keys:
             count = int.from_bytes(file.read(8), "little")
-            # A storage of which nothing is in the state dictionary has an unknown type, and so an unknown length.
-            storage = storages[key]
-            if count != storage.length or file.tell() + count * _itemsize(storage) > size:
+            storage = storages[_of(str, key)]
+            end = file.tell() + count * _itemsize(storage)
+            if count != storage.length or end > size:
                 raise ValueError("it is cut short, or damaged")
-            data[key] = file.read(count * _itemsize(storage))
+            if key in wanted:
+                data[key] = file.read(count * _itemsize(storage))
+            file.seek(end)
         return _arrays(tensors, lambda storage: data[storage.key])
 
 
@@ -162,23 +180,24 @@ def _arrays(tensors: Mapping[str, _Tensor], stored: Callable[[_Storage], bytes])
         if storage not in flat:
             data = stored(storage)
             if len(data) != storage.length * _itemsize(storage):
-                raise ValueError(f"the numbers of {name} are cut short")
+                raise ValueError(f"the numbers of {name!r} are cut short")
             flat[storage] = np.frombuffer(data, storage.dtype)
         numbers = flat[storage]
-        if len(shape) != len(strides) or len(shape) > 8 or min((offset, *shape, *strides)) < 0:
-            raise ValueError(f"the shape {shape} of {name} is not possible")
+        if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
+            raise ValueError(f"the shape {shape} of {name!r} is not possible")
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         # Equal strides may repeat a number without end: no weight needs more numbers than are stored.
         if math.prod(shape) and (last >= numbers.size or math.prod(shape) > numbers.size):
-            raise Refused(f"{name} reaches beyond the numbers that are stored for it")
+            raise Refused(f"{name!r} reaches beyond the numbers that are stored for it")
         steps = [stride * numbers.itemsize for stride in strides]
         arrays[name] = np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
     return arrays
 
 
-def _interpret(stream: BinaryIO) -> Any:
-    """Follows one pickle up to its end; see the module's description."""
+def _interpret(stream: BinaryIO) -> tuple[Any, list[_Storage]]:
+    """Follows one pickle up to its end: what it describes, and all storages that it met."""
     stack: list[Any] = []
+    met: list[_Storage] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
 
@@ -189,8 +208,10 @@ def _interpret(stream: BinaryIO) -> Any:
         return items
 
     operations: Iterable[tuple[pickletools.OpcodeInfo, Any, int | None]] = pickletools.genops(stream)
-    for opcode, argument, _ in operations:
+    for number, (opcode, argument, _) in enumerate(operations):
         name = opcode.name
+        if number >= MAX_OPERATIONS:
+            raise Refused(f"its description has more than {MAX_OPERATIONS} operations")
         if name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in _LITERALS:
@@ -205,30 +226,31 @@ def _interpret(stream: BinaryIO) -> Any:
             marks.append(len(stack))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
+            stack[-count:] = [_tuple(stack[-count:])]
         elif name == "TUPLE":
-            stack.append(tuple(since_mark()))
+            stack.append(_tuple(since_mark()))
         elif name in ("APPENDS", "APPEND"):
             items = since_mark() if name == "APPENDS" else [stack.pop()]
             _of(list, stack[-1]).extend(items)
         elif name in ("SETITEMS", "SETITEM"):
             items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _of(dict, stack[-1]).update(zip(items[::2], items[1::2], strict=True))
+            _put(_of(dict, stack[-1]), zip(items[::2], items[1::2], strict=True))
         elif name == "GLOBAL":
             stack.append(_known(argument.replace(" ", ".")))
         elif name == "STACK_GLOBAL":
             last = _of(str, stack.pop())
             stack.append(_known(f"{_of(str, stack.pop())}.{last}"))
         elif name == "BINPERSID":
-            stack.append(_storage(stack.pop()))
+            met.append(_storage(stack.pop()))
+            stack.append(met[-1])
         elif name == "REDUCE":
-            arguments = _of(tuple, stack.pop())
+            arguments = _short(stack.pop())
             stack.append(_CALLS[_of(_Name, stack.pop()).text](*arguments))
         elif name == "BUILD":  # the attribute _metadata, versions of the layers, which a state dictionary has
             stack.pop()
             _of(dict, stack[-1])
         elif name == "STOP":
-            return stack.pop()
+            return stack.pop(), met
         elif name not in ("PROTO", "FRAME"):
             raise Refused(f"it contains the operation {name}, which stored weights do not need")
     raise ValueError("its description has no end")
@@ -240,7 +262,7 @@ _CONSTANTS: Mapping[str, Callable[[], Any]] = {
     "NEWFALSE": lambda: False,
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
+    "EMPTY_TUPLE": lambda: _tuple([]),
 }
 _LITERALS = (
     *("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"),
@@ -250,8 +272,44 @@ _LITERALS = (
 
 def _of(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"it has a {type(value).__name__} where a {kind.__name__} belongs")
+        raise ValueError(f"it has a {_kind(value)} where a {kind.__name__} belongs")
     return value
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__.lstrip("_").lower()
+
+
+def _tuple(items: list[Any]) -> _Tuple:
+    value = _Tuple(items)
+    value.depth = 1 + max((item.depth for item in items if isinstance(item, _Tuple)), default=0)
+    if value.depth > MAX_DEPTH:
+        raise Refused(f"it has more than {MAX_DEPTH} tuples within each other, which stored weights do not need")
+    return value
+
+
+def _short(value: Any) -> tuple[Any, ...]:
+    """A tuple of few items, as arguments and shapes are: copying a long one again and again could take hours."""
+    if len(_of(tuple, value)) > 8:
+        raise ValueError(f"it has a tuple of {len(value)} items where at most 8 belong")
+    return tuple(value)
+
+
+def _put(target: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Only text and numbers are keys: to look up anything else would call code of its own, or run without end."""
+    for key, value in pairs:
+        if type(key) not in (str, int):
+            raise Refused(f"it has a {_kind(key)} as a key, which stored weights do not need")
+        target[key] = value
+
+
+def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
+    """A dictionary of a list of pairs (so Python 2 stored it), which is used up: many copies could fill the memory."""
+    made: dict[Any, Any] = {}
+    if items:
+        _put(made, ((pair[0], pair[1]) for pair in _of(list, items)))
+        items.clear()
+    return made
 
 
 def _known(name: str) -> _Name:
@@ -262,23 +320,24 @@ def _known(name: str) -> _Name:
 
 def _storage(identifier: Any) -> _Storage:
     """A storage from its persistent identifier: ("storage", type, key, device, count), and perhaps a view of it."""
-    kind, dtype, key, _, count, *view = identifier
+    kind, dtype, key, _, count, *view = _short(identifier)
     if kind != "storage" or view not in ([], [None]):
         raise ValueError("it holds views of storages, which is not supported")
     if not 0 <= _of(int, count) < 1 << 40:
         raise ValueError(f"a storage of {count} numbers is not possible")
-    return _Storage(str(key), _STORAGES[_of(_Name, dtype).text], count)
+    return _Storage(_of(str, key), _STORAGES[_of(_Name, dtype).text], count)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    numbers = (_of(int, offset), *_of(tuple, shape), *_of(tuple, strides))
+    shape, strides = _short(shape), _short(strides)
+    numbers = (offset, *shape, *strides)
     if not all(type(number) is int for number in numbers):
         raise ValueError("it has a tensor whose shape is no numbers")
     return _Tensor(_of(_Storage, storage), offset, shape, strides)
 
 
 _CALLS: Mapping[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda items=(): dict(items),
+    "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *_: _of(_Tensor, tensor),

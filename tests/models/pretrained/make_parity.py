@@ -56,6 +56,10 @@ CASES = (
 )
 
 
+NAMES = ("vgg11", "vgg11_bn", "vgg16_bn", "resnet34", "resnet101")
+"""Further nets of torchvision's, of which only names and shapes are stored."""
+
+
 def images(case: Case, seed: int = SEED) -> np.ndarray:
     """Images of noise, RGB from 0 to 1, float32 `[batch, size, size, 3]`."""
     return np.random.default_rng(seed).random((case.batch, case.size, case.size, 3), np.float32)
@@ -109,6 +113,19 @@ def _torchvision(case: Case, seed: int) -> tuple[dict[str, list[int]], np.ndarra
         return shapes, net(torch.from_numpy(np.ascontiguousarray(x))).numpy()
 
 
+def _names(net: str) -> dict[str, list[int]]:
+    import torch
+    import torchvision
+
+    with torch.device("meta"):
+        state = getattr(torchvision.models, net)(num_classes=CLASSES).state_dict()
+    return {name: list(value.shape) for name, value in state.items()}
+
+
+def _text(shapes: Mapping[str, list[int]]) -> np.ndarray:
+    return np.frombuffer(json.dumps(shapes).encode(), np.uint8)
+
+
 def _keras_net(case: Case) -> Any:
     import keras
 
@@ -142,6 +159,13 @@ def small_files(folder: Path) -> None:
         value.copy_(torch.arange(value.numel()).reshape(value.shape) / 8)
     torch.save(state, folder / "zip.pth")
     torch.save(state, folder / "stream.pth", _use_new_zipfile_serialization=False)
+    # The form of one stream, with storages besides those of the net: the momentum of a step.
+    optimizer = torch.optim.SGD(net.parameters(), 0.0, momentum=0.9)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    training = {"optimizer": optimizer.state_dict(), "epoch": 3, "state_dict": state}
+    torch.save(training, folder / "training.pth", _use_new_zipfile_serialization=False)
     halves = {k: torch.nn.Parameter(v.half()) if v.is_floating_point() else v for k, v in state.items()}
     torch.save({"state_dict": halves, "epoch": 3}, folder / "half.pth")
     torch.save(
@@ -168,8 +192,9 @@ def main() -> None:
     for case in CASES:
         shapes, logits = original(case)
         print(case.name, f"{len(shapes)} arrays, logits of deviation {logits.std():.3f}")
-        text = np.frombuffer(json.dumps(shapes).encode(), np.uint8)
-        np.savez_compressed(HERE / f"{case.name}.npz", shapes=text, logits=logits)
+        np.savez_compressed(HERE / f"{case.name}.npz", shapes=_text(shapes), logits=logits)
+    for net in NAMES:
+        np.savez_compressed(HERE / f"torchvision_{net}.npz", shapes=_text(_names(net)))
     with tempfile.TemporaryDirectory() as folder:
         small_files(Path(folder))
         with zipfile.ZipFile(HERE / "small_files.zip", "w", zipfile.ZIP_DEFLATED) as archive:

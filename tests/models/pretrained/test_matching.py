@@ -1,5 +1,6 @@
 """Every array is matched by name and shape, and what is left over on either side is an error that lists it."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -97,27 +98,27 @@ def test_an_array_that_is_renamed_is_named_on_both_sides(resnet18: Trees) -> Non
     with pytest.raises(UserError) as caught:
         _load(arrays, "resnet18", resnet18)
     assert "backbone/trunk/blocks/0/convs/1/conv/kernel" in str(caught.value)
-    assert "1 left over in the file (layer1.0.conv9.weight)" in str(caught.value)
+    assert "1 left over in the file ('layer1.0.conv9.weight')" in str(caught.value)
 
 
 def test_an_array_of_another_shape_is_named_with_both(resnet18: Trees) -> None:
     arrays = _file("torchvision_resnet18")
     arrays["conv1.weight"] = arrays["conv1.weight"][:32]
-    with pytest.raises(UserError, match=r"conv1.weight of the file has the shape \(7, 7, 3, 32\), and .*, 64\)"):
+    with pytest.raises(UserError, match=r"'conv1.weight' of the file has the shape \(7, 7, 3, 32\), and .*, 64\)"):
         _load(arrays, "resnet18", resnet18)
 
 
 def test_an_array_that_is_not_finite_is_named(resnet18: Trees) -> None:
     arrays = _file("torchvision_resnet18")
     arrays["bn1.running_mean"] = np.full(64, np.nan, np.float32)
-    with pytest.raises(UserError, match=r"bn1\.running_mean of the file holds numbers that are not finite"):
+    with pytest.raises(UserError, match=r"'bn1\.running_mean' of the file holds numbers that are not finite"):
         _load(arrays, "resnet18", resnet18)
 
 
 def test_another_net_is_an_error_that_counts_and_lists_a_few(resnet18: Trees) -> None:
-    with pytest.raises(UserError) as caught:
+    differs = r"^'layer1\.0\.conv1\.weight' of the file has the shape \(1, 1, 64, 64\), and .* has \(3, 3, 64, 64\); choose"
+    with pytest.raises(UserError, match=differs):
         _load(_file("torchvision_resnet50"), "resnet18", resnet18)
-    assert "left over in the file" in str(caught.value) or "has the shape" in str(caught.value)
     with pytest.raises(UserError, match=r"100 without a counterpart .* and 95 more\) and 16 left over"):
         _load(_file("torchvision_alexnet"), "resnet18", resnet18)
 
@@ -129,13 +130,16 @@ def test_dense_layers_of_small_images_do_not_fit_and_the_error_says_what_does() 
             _load(_file(name), "vgg16", trees, keras=name.startswith("keras"))
 
 
-@pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn", "vgg16_bn", "resnet34", "efficientnet_lite0"])
-def test_every_layer_has_a_name_of_its_own(backbone: str) -> None:
-    params, stats = _structure(_recipe(backbone))
-    layers = {path[1:-1] for path in flatten(params) | flatten(stats) if path[0] == "backbone"}
-    names = [tuple(naming.TORCH[backbone].layer(layer)) for layer in layers]
-    assert all(names)
-    assert len({name for several in names for name in several}) == sum(map(len, names))
+@pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn", "vgg16_bn", "resnet34", "resnet101"])
+def test_every_name_is_torchvisions(backbone: str) -> None:
+    arrays = _file(f"torchvision_{backbone}")
+    trees = _structure(_recipe(backbone, top="average"))
+    assert _fresh(trees, _load(arrays, backbone, trees)) == HEADS
+    for number, shape in enumerate([(4096, 25088), (4096, 4096)] if backbone.startswith("vgg") else []):
+        name, of_timm = naming.TORCH[backbone].layer(("top", "dense", str(number)))
+        assert arrays[f"{name}.weight"].shape == shape
+        assert arrays[f"{name}.bias"].shape == (4096,)
+        assert of_timm == f"pre_logits.fc{number + 1}"
 
 
 def test_names_of_timm_and_of_old_files_are_known() -> None:
@@ -157,6 +161,26 @@ def test_dense_layers_kept_as_convolutions_are_the_same() -> None:
     assert kernel[(3 * 7 + 5) * 512 + 9, 1] == weight[1, 9 * 49 + 3 * 7 + 5]  # row 3, column 5, channel 9
 
 
+@pytest.mark.parametrize(("backbone", "layer", "channels", "grid"), [("vgg16", 0, 128, 7), ("alexnet", 1, 64, 6)])
+def test_the_first_dense_layer_of_a_net_of_another_width_sees_channels_last(
+    backbone: str, layer: int, channels: int, grid: int
+) -> None:
+    inputs = channels * grid * grid
+    shape = {"backbone": {"top": {"dense": {0: {"kernel": np.empty((inputs, 2), np.float32)}}}}}
+    weight = np.arange(2 * inputs, dtype=np.float32).reshape(2, inputs)
+    params, _ = _load({f"classifier.{layer}.weight": weight}, backbone, (shape, {}))
+    kernel = params["backbone"]["top"]["dense"][0]["kernel"]
+    assert kernel[(3 * grid + 5) * channels + 9, 1] == weight[1, 9 * grid * grid + 3 * grid + 5]
+    with pytest.raises(UserError, match=rf"{inputs + 1} inputs, which are no channels of {grid}x{grid}"):
+        _load({f"classifier.{layer}.weight": np.ones((2, inputs + 1), np.float32)}, backbone, (shape, {}))
+
+
+def test_a_dense_layer_kept_as_a_convolution_of_another_map_is_an_error() -> None:
+    shape = {"backbone": {"top": {"dense": {0: {"kernel": np.empty((196 * 4, 2), np.float32)}}}}}
+    with pytest.raises(UserError, match=r"of a map of \(14, 14\) pixels, not \(7, 7\)"):
+        _load({"pre_logits.fc1.weight": np.ones((2, 4, 14, 14), np.float32)}, "vgg16", (shape, {}))
+
+
 def test_the_variant_of_the_strides_must_be_the_files(tmp_path: Path) -> None:
     h5py.File(tmp_path / "w.h5", "w").close()
     with pytest.raises(UserError, match=r"set config.model.variant=v1"):
@@ -173,8 +197,14 @@ def test_a_file_goes_through_to_the_trees(resnet18: Trees, tmp_path: Path) -> No
     assert _fresh(resnet18, pretrained.load(source, "resnet18", *resnet18)) == HEADS
     assert pretrained.normalization(source, "resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     facts = pretrained.facts(source, "resnet18")
-    assert facts["description"] == "resnet18 from w.safetensors (safetensors)"
-    assert len(facts["sha256"]) == 64
+    said = "resnet18 from w.safetensors (safetensors), of input less mean 0.485 0.456 0.406 over 0.229 0.224 0.225; "
+    assert facts["description"] == said + "fresh: the heads, and a top that the file does not have"
+    assert facts["sha256"] == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    max_top = _structure(_recipe("resnet18", top="max"))
+    for (params, stats), fresh in ((resnet18, ""), (max_top, "backbone/top, ")):
+        loaded, _ = pretrained.load(source, "resnet18", params, stats)
+        description = pretrained.facts(source, "resnet18", params, loaded)["description"]
+        assert description == f"{said}fresh: {fresh}heads/age, heads/age_group, heads/gender"
 
 
 def test_a_run_gives_its_backbone_and_the_heads_that_match() -> None:
@@ -199,18 +229,33 @@ def test_a_run_of_another_backbone_is_an_error(resnet18: Trees) -> None:
         pretrained.load_tree(*other, *resnet18)
 
 
-def test_a_run_brings_its_own_normalization(tmp_path: Path) -> None:
-    recipe = _recipe("resnet18")
-    recipe.preprocess.mean = (0.1, 0.2, 0.3)
-    (tmp_path / "recipe.json").write_text(recipes.to_json(recipe))
-    assert pretrained.locate(str(tmp_path), "resnet18").kind == "run"
-    assert pretrained.normalization(str(tmp_path), "resnet18") == ((0.1, 0.2, 0.3), (0.25, 0.25, 0.25))
-    assert pretrained.facts(str(tmp_path), "resnet18")["sha256"] == ""
-    with pytest.raises(UserError, match="run's directory"):
-        pretrained.load(str(tmp_path), "resnet18", {}, {})
-    (tmp_path / "recipe.json").write_text("[]")
-    with pytest.raises(UserError, match="is no recipe"):
-        pretrained.normalization(str(tmp_path), "resnet18")
+def test_a_head_to_skip_stays_fresh_and_shapes_are_enough_to_see_a_match() -> None:
+    shapes = _structure(_recipe("small_cnn", variant="thin"))
+    theirs = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+
+    for source in (theirs, shapes):
+        params, _, description = pretrained.load_tree(*source, *shapes, skip=["age", "joint"])
+        assert description == "backbone; heads taken: age_group, gender; fresh: age"
+        assert params["heads"]["age"]["kernel"] is shapes[0]["heads"]["age"]["kernel"]
+    assert params == shapes[0]
+    taken, _, _ = pretrained.load_tree(*theirs, *shapes, skip=["age"])
+    assert taken["heads"]["gender"]["kernel"].dtype == np.float32
+
+
+def test_a_directory_with_a_recipe_is_a_run_unless_a_short_name_is_meant(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("efficientnet_lite0", "hf:someone/net"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "recipe.json").write_text("{}")
+    (tmp_path / "w").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    monkeypatch.chdir(tmp_path)
+    hub = SimpleNamespace(hf_hub_download=lambda **_: str(tmp_path / "w"))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setattr("agegender_jax.models.pretrained.sources._package_file", lambda _: tmp_path / "w")
+    for name in ("efficientnet_lite0", "hf:someone/net"):
+        assert pretrained.locate(f"./{name}", "efficientnet_lite0").kind == "run"
+        assert pretrained.locate(name, "efficientnet_lite0").kind == "safetensors"
 
 
 def test_the_hub_is_asked_for_the_right_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -53,7 +54,7 @@ def _eighths(shape: tuple[int, ...]) -> np.ndarray:
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 8
 
 
-@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "half.pth", "bf.pth"])
+@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "half.pth", "bf.pth", "training.pth"])
 def test_state_dicts_of_pytorch(small: Path, name: str) -> None:
     arrays = torch_files.read(small / name)
 
@@ -148,6 +149,61 @@ def test_operations_that_weights_do_not_need_are_refused(tmp_path: Path, opcodes
     message = _refusal(_zipped(tmp_path / "weights.pth", b"\x80\x02" + opcodes))
     assert message.count(". ") <= 1
     assert "Traceback" not in message
+
+
+def _put_into_a_dictionary(key: bytes) -> bytes:
+    return b"\x80\x02}" + key + b"Ns."
+
+
+TWICE = b"q\x00h\x00\x86"
+"""Of what is on top of the stack, the tuple of it and itself."""
+STORAGE = b"(\x8c\x07storagectorch\nFloatStorage\n%s\x8c\x03cpuK\x06tQ"
+
+
+@pytest.mark.parametrize(
+    ("description", "reason"),
+    [
+        (_put_into_a_dictionary(b")" + b"\x85" * 2_000_000), "tuples within each other"),  # hashing overflows the stack
+        (_put_into_a_dictionary(b")"), "a tuple as a key"),
+        (_put_into_a_dictionary(b"N"), "a NoneType as a key"),
+        (_put_into_a_dictionary(b"G?\xf0\0\0\0\0\0\0"), "a float as a key"),
+        (b"\x80\x02ccollections\nOrderedDict\n](]()Nee\x85R.", "a tuple as a key"),
+        (b"\x80\x02ccollections\nOrderedDict\n](](NNee\x85R.", "a NoneType as a key"),
+        (b"\x80\x02}" + STORAGE % (b")" + TWICE * 200) + b".", "tuples within each other"),
+        (b"\x80\x02}" + STORAGE % (b")" + TWICE * 5) + b".", "a tuple where a str belongs"),  # its text has no end
+        (b"\x80\x02}" + STORAGE % b"K\x01" + b".", "an? int where a str belongs"),
+        (b"\x80\x02}" + b"N0" * 300_000 + b".", "operation POP"),
+        (b"\x80\x02}" + b"(NNNNt" * 150_000 + b".", "more than 524288 operations"),
+        (b"\x80\x02}" + bytes(1 << 22) + b".", "more than 4194304 bytes"),
+        (b"\x80\x02ccollections\nOrderedDict\n(NNNNNNNNNtR.", "9 items where at most 8 belong"),
+    ],
+    ids=range(13),
+)
+def test_descriptions_that_would_fill_the_stack_or_the_memory_are_refused(
+    tmp_path: Path, description: bytes, reason: str
+) -> None:
+    assert re.search(reason, _refusal(_zipped(tmp_path / "weights.pth", description)))
+
+
+def test_an_ordered_dictionary_of_python_2_is_read() -> None:
+    pairs = b"](](\x8c\x01aK\x01ee"
+    assert torch_files._interpret(io.BytesIO(b"\x80\x02ccollections\nOrderedDict\n" + pairs + b"\x85R.")) == (
+        {"a": 1},
+        [],
+    )
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    name = "a\x1b[2J\r\nb"
+    state = _tensor(6, 0, (7,), (1,)).replace(b"\x8c\x01w", b"\x8c\x08" + name.encode())
+    _zipped(tmp_path / "beyond.pth", state, **{"0": bytes(24)})
+    save_file({name: np.ones(3, np.float32)}, tmp_path / "left.safetensors")
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file[name] = h5py.SoftLink("/x")
+    for path in ("beyond.pth", "left.safetensors", "link.h5"):
+        message = _refusal_of(tmp_path / path)
+        assert message.isprintable(), path
+        assert r"\x1b[2J\r\nb" in message, path
 
 
 def _tensor(count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
@@ -272,6 +328,36 @@ def test_hdf5_that_points_to_other_files_is_refused(tmp_path: Path) -> None:
         assert "is refused" in _refusal_of(tmp_path / f"{name}.h5"), name
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_hdf5_of_keras_2_is_read_by_its_names_and_ranks(tmp_path: Path, whole: bool) -> None:
+    ones = np.ones(3, np.float32)
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["optimizer_weights/Adam/c/m:0" if whole else "top_level/0"] = ones
+        start = "model_weights/" if whole else ""
+        file[f"{start}c/c_b_1:0"], file[f"{start}c/c_W_1:0"] = ones, np.ones((1, 1, 2, 3), np.float32)
+        for number, leaf in enumerate(("moving_variance", "moving_mean", "beta", "gamma")):
+            file[f"{start}n/net/n/{leaf}:0"] = number * ones
+        file.create_group(f"{start}flatten")
+    read = keras_files.read(tmp_path / "w.h5")
+    read.pop("top_level/0", None)
+    assert read.keys() == {"c/kernel", "c/bias", *(f"n/{leaf}" for leaf in keras_files._NORM)}
+    assert [read[f"n/{leaf}"][0] for leaf in keras_files._NORM] == [3, 2, 1, 0]
+
+
+def test_hdf5_that_would_fill_the_stack_or_the_memory_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "deep.h5", "w") as file:
+        file["/".join("a" * 40)] = np.ones(3)
+    with h5py.File(tmp_path / "circle.h5", "w") as file:
+        file.create_group("a")
+        file["a/b"] = file["a/c"] = file["a"]
+    for name, value in (("many", ["conv"] * 4), ("long", "c" * 5000)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["layers/conv/vars/0"] = np.ones((3, 3))
+            file["layers/conv/vars"].attrs["name"] = value
+    for name in ("deep", "circle", "many", "long"):
+        assert "is refused" in _refusal_of(tmp_path / f"{name}.h5"), name
+
+
 def test_hdf5_of_something_else_is_an_error(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file["numbers"] = np.ones(3)
@@ -301,3 +387,21 @@ def test_what_is_no_file_of_weights_is_an_error(tmp_path: Path) -> None:
         assert str(tmp_path / "w") in _refusal_of(tmp_path / "w")
     assert "is not there" in _refusal_of(tmp_path / "absent.h5")
     assert "is not there" in _refusal_of(tmp_path)
+
+
+def test_paths_that_cannot_be_read_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "~nobody_of_this_name/x.pth" in _refusal_of(Path("~nobody_of_this_name/x.pth"))
+    message = _refusal_of(tmp_path / ("x" * 5000))
+    assert "too long" in message
+    assert len(message) < 400
+    path = tmp_path / "w.safetensors"
+    save_file({"fc.weight": np.ones((2, 3), np.float32)}, path)
+    weights = sources.locate(str(path), "vgg16")
+
+    def denied(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)  # the permission itself would not hold back an administrator
+    assert "cannot be read (Permission denied)" in _refusal_of(path)
+    with pytest.raises(UserError, match=r"w.safetensors cannot be read \(Permission denied\)"):
+        weights.sha256()
