@@ -51,7 +51,7 @@ def base() -> ConfigDict:
                 "backbone": "small_cnn",  # a name of models/backbones.py
                 "variant": "",  # of the backbone, where it has several; "" is its first
                 "width": 1.0,  # factor of the channels, where the backbone has it
-                "top": "published",  # how the last feature map becomes an embedding; `average` puts dropout behind the mean
+                "top": "published",  # how the last feature map becomes an embedding; `average` has dropout behind it
                 "init": "default",  # `published`: the initialisation of the paper, where a better one is the default
                 "dropout": 0.5,  # after or before dense layers, where the backbone has it
                 "spatial_dropout": 0.15,  # of whole channels, where the backbone has it

@@ -63,7 +63,9 @@ def _read(file: Any) -> dict[str, np.ndarray]:
     if total > file.id.get_filesize():
         raise Refused("its arrays overlap")
     return {
-        f"{layer}/{leaf}": dataset[()] for layer, several in layers.items() for leaf, dataset in _leaves(several).items()
+        f"{layer}/{leaf}": dataset[()]
+        for layer, several in layers.items()
+        for leaf, dataset in _leaves(several).items()
     }
 
 

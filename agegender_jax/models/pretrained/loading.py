@@ -164,8 +164,8 @@ def _read(weights: Weights) -> dict[str, np.ndarray]:
         return readers[weights.kind](weights.path)
     except torch_files.Refused as error:
         raise UserError(
-            f"{weights.path} is refused: {_one_line(error)}; nothing of it was run. Give a file from a source that you trust, "
-            "best in the form .safetensors."
+            f"{weights.path} is refused: {_one_line(error)}; nothing of it was run. Give a file from a source "
+            "that you trust, best in the form .safetensors."
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{weights.path} cannot be read as weights: {_one_line(error)}; give another file.") from error

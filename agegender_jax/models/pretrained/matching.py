@@ -144,7 +144,9 @@ def _channels_last(array: np.ndarray, grid: int, name: str) -> np.ndarray:
     """`[out, channels * grid * grid]` to `[grid * grid * channels, out]`."""
     channels, rest = divmod(array.shape[1], grid * grid)
     if rest:
-        raise UserError(f"{name} has {array.shape[1]} inputs, which are no channels of {grid}x{grid}; give another file.")
+        raise UserError(
+            f"{name} has {array.shape[1]} inputs, which are no channels of {grid}x{grid}; give another file."
+        )
     return array.reshape(-1, channels, grid, grid).transpose(2, 3, 1, 0).reshape(-1, len(array))
 
 

@@ -277,7 +277,7 @@ def _of(kind: type, value: Any) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return type(value).__name__.lstrip("_").lower()
+    return type(value).__name__.lstrip("_")
 
 
 def _tuple(items: list[Any]) -> _Tuple:

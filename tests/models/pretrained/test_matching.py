@@ -116,7 +116,9 @@ def test_an_array_that_is_not_finite_is_named(resnet18: Trees) -> None:
 
 
 def test_another_net_is_an_error_that_counts_and_lists_a_few(resnet18: Trees) -> None:
-    differs = r"^'layer1\.0\.conv1\.weight' of the file has the shape \(1, 1, 64, 64\), and .* has \(3, 3, 64, 64\); choose"
+    differs = (
+        r"^'layer1\.0\.conv1\.weight' of the file has the shape \(1, 1, 64, 64\), and .* has \(3, 3, 64, 64\); choose"
+    )
     with pytest.raises(UserError, match=differs):
         _load(_file("torchvision_resnet50"), "resnet18", resnet18)
     with pytest.raises(UserError, match=r"100 without a counterpart .* and 95 more\) and 16 left over"):

@@ -151,10 +151,6 @@ def test_operations_that_weights_do_not_need_are_refused(tmp_path: Path, opcodes
     assert "Traceback" not in message
 
 
-def _put_into_a_dictionary(key: bytes) -> bytes:
-    return b"\x80\x02}" + key + b"Ns."
-
-
 TWICE = b"q\x00h\x00\x86"
 """Of what is on top of the stack, the tuple of it and itself."""
 STORAGE = b"(\x8c\x07storagectorch\nFloatStorage\n%s\x8c\x03cpuK\x06tQ"
@@ -163,14 +159,14 @@ STORAGE = b"(\x8c\x07storagectorch\nFloatStorage\n%s\x8c\x03cpuK\x06tQ"
 @pytest.mark.parametrize(
     ("description", "reason"),
     [
-        (_put_into_a_dictionary(b")" + b"\x85" * 2_000_000), "tuples within each other"),  # hashing overflows the stack
-        (_put_into_a_dictionary(b")"), "a tuple as a key"),
-        (_put_into_a_dictionary(b"N"), "a NoneType as a key"),
-        (_put_into_a_dictionary(b"G?\xf0\0\0\0\0\0\0"), "a float as a key"),
-        (b"\x80\x02ccollections\nOrderedDict\n](]()Nee\x85R.", "a tuple as a key"),
+        (b"\x80\x02}" + b")" + b"\x85" * 2_000_000 + b"Ns.", "tuples within each other"),  # hashing overflows the stack
+        (b"\x80\x02}" + b")" + b"Ns.", "a Tuple as a key"),
+        (b"\x80\x02}" + b"N" + b"Ns.", "a NoneType as a key"),
+        (b"\x80\x02}" + b"G?\xf0\0\0\0\0\0\0" + b"Ns.", "a float as a key"),
+        (b"\x80\x02ccollections\nOrderedDict\n](]()Nee\x85R.", "a Tuple as a key"),
         (b"\x80\x02ccollections\nOrderedDict\n](](NNee\x85R.", "a NoneType as a key"),
         (b"\x80\x02}" + STORAGE % (b")" + TWICE * 200) + b".", "tuples within each other"),
-        (b"\x80\x02}" + STORAGE % (b")" + TWICE * 5) + b".", "a tuple where a str belongs"),  # its text has no end
+        (b"\x80\x02}" + STORAGE % (b")" + TWICE * 5) + b".", "a Tuple where a str belongs"),  # its text has no end
         (b"\x80\x02}" + STORAGE % b"K\x01" + b".", "an? int where a str belongs"),
         (b"\x80\x02}" + b"N0" * 300_000 + b".", "operation POP"),
         (b"\x80\x02}" + b"(NNNNt" * 150_000 + b".", "more than 524288 operations"),
@@ -186,11 +182,8 @@ def test_descriptions_that_would_fill_the_stack_or_the_memory_are_refused(
 
 
 def test_an_ordered_dictionary_of_python_2_is_read() -> None:
-    pairs = b"](](\x8c\x01aK\x01ee"
-    assert torch_files._interpret(io.BytesIO(b"\x80\x02ccollections\nOrderedDict\n" + pairs + b"\x85R.")) == (
-        {"a": 1},
-        [],
-    )
+    description = b"\x80\x02ccollections\nOrderedDict\n](](\x8c\x01aK\x01ee\x85R."
+    assert torch_files._interpret(io.BytesIO(description)) == ({"a": 1}, [])
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
