@@ -59,8 +59,8 @@ def load_pretrained(
     source, backbone, variant = recipe.model.pretrained, recipe.model.backbone, recipe.model.variant
     run = _run(recipe)
     if run is None:
-        params, stats = pretrained.load(source, backbone, params, stats, variant=variant)
-        return params, stats, pretrained.facts(source, backbone)
+        loaded, stats = pretrained.load(source, backbone, params, stats, variant=variant)
+        return loaded, stats, pretrained.facts(source, backbone, params, loaded)
     theirs = run.recipe.model
     if (theirs.backbone, _variant(theirs)) != (backbone, _variant(recipe.model)):
         raise UserError(
