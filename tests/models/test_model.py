@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
-from agegender_jax.models.model import build_heads, build_model, model_structure, split_model
+from agegender_jax.models.model import _Keys, build_heads, build_model, model_structure, split_model
 from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, Variant
 
 
@@ -133,3 +133,9 @@ def test_a_tiny_width_leaves_a_channel(small_recipe: ConfigDict, backbone: str) 
     small_recipe.model.update(backbone=backbone, variant="", width=1e-4)
     _, params, _ = model_structure(small_recipe, build_heads(small_recipe))
     assert params["backbone"]["trunk"]["convs"][0]["kernel"].shape == (3, 3, 3, 1)
+
+
+def test_the_keys_of_fresh_parameters_are_those_of_nnx() -> None:
+    ours, theirs = _Keys(7), nnx.Rngs(params=7)
+    for _ in range(3):
+        np.testing.assert_array_equal(jax.random.key_data(ours.params()), jax.random.key_data(theirs.params()))
