@@ -36,6 +36,8 @@ def parse(argv: list[str], *, required: Sequence[str], program: str) -> list[str
         # Of a recipe that raised, the last line is what it said; what goes before is a list of calls.
         told = isinstance(error, OSError) or "Traceback" in text
         message = " ".join(text.strip().splitlines()[-1:] if told else text.split()).strip(" .")
+        if "get_config() takes 0 positional arguments" in message:
+            message = "this recipe takes no argument; leave out the colon and what follows it"
         stop = "" if message.endswith("?") else "."
         print(f"{program}: {message}{stop} See python {program} --help.", file=sys.stderr)
         sys.exit(2)

@@ -175,7 +175,14 @@ def test_a_dry_run_says_what_it_would_do_and_leaves_no_run(
     code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, dry_run=True)
     assert code == 0
     printed = capsys.readouterr().out
-    for part in ('"batch_size": 16', "160 pictures at 32x32", "convs", "28 steps of 16 on 8 cpu device(s)"):
+    for part in (
+        '"batch_size": 16',
+        "160 pictures at 32x32",
+        "convs",
+        "small_cnn thin, ",
+        "; 28 steps of 16",
+        "on 8 cpu device(s)",
+    ):
         assert part in printed
     assert not list(tmp_path.iterdir())
 
@@ -190,6 +197,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         ([QUICKSTART, "--workdir=WORKDIR", "--config.train.epochs=abc"], "train.epochs"),
         (["--config=configs/nowhere.py", "--workdir=WORKDIR"], "configs/nowhere.py"),
         (["--config=configs/utkface_small.py:huge", "--workdir=WORKDIR"], "choose one of: paper, weighted, cpu"),
+        ([QUICKSTART + ":cpu", "--workdir=WORKDIR"], "this recipe takes no argument; leave out the colon"),
         ([QUICKSTART], "--workdir is missing"),
         (["--workdir=WORKDIR"], "--config is missing"),
         ([QUICKSTART, "--workdir=WORKDIR", "train"], "'train' is no flag"),

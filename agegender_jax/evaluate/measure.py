@@ -284,7 +284,8 @@ def _meaning(head: Head) -> dict[str, str]:
     return {
         "scheme of age groups": getattr(getattr(inner, "scheme", None), "name", ""),
         "list of classes": ", ".join(getattr(inner, "names", ())),
-        "distribution": f"{' of '.join(kinds)} {_shape(head)}",
+        "kind": " of ".join(kinds),
+        "distribution": f"{_shape(head)[-1]} numbers",
         "decoding": _decoding(inner),
     }
 

@@ -63,10 +63,13 @@ class Experiment:
             f"labels   perceived age and gender as annotated; age groups: {recipe.age_groups}",
             f"split    {marked(split.protocol)}{fold}: {len(split.train)} train, {len(split.validation)} validation, "
             f"{len(split.test)} test; sha256 {split.sha256[:16]}",
-            f"         {counts['groups']} groups of identical files ({counts['files']} files), "
-            f"{counts['conflicting_groups']} of them with conflicting labels: these {counts['conflicting_files']} "
-            "files are kept out of validation and test",
         ]
+        if counts["groups"]:
+            lines.append(
+                f"         {counts['groups']} groups of identical files ({counts['files']} files), "
+                f"{counts['conflicting_groups']} of them with conflicting labels: these {counts['conflicting_files']} "
+                "files are kept out of validation and test"
+            )
         for name in ("validation", "test"):
             got, wanted = split.report[name], split.report[f"wanted_{name}"]
             if abs(got - wanted) > 0.25 * wanted:

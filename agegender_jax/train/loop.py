@@ -29,7 +29,7 @@ from agegender_jax.run import Run
 from agegender_jax.splits import LEAKY
 from agegender_jax.train.experiment import Experiment, set_up
 from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
-from agegender_jax.train.optimizer import check_freeze, learning_rate, make_optimizer
+from agegender_jax.train.optimizer import check_freeze, frozen_parameters, learning_rate, make_optimizer
 from agegender_jax.train.pace import Every, Pace
 from agegender_jax.train.pretraining import load_pretrained, with_normalization
 from agegender_jax.train.state import initial_state
@@ -117,18 +117,16 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
     """
     recipe, _ = _checked(recipe)
     experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=progress)
-    _, params, _ = model_structure(recipe, experiment.heads)
-    total, every = schedule(recipe, len(experiment.split.train))
-    return "\n".join(
-        [
-            recipes.to_json(recipe),
-            experiment.describe(),
-            get_parameter_overview(params, include_stats=False),
-            f"{total} steps of {recipe.train.batch_size} on {jax.device_count()} {jax.default_backend()} device(s) "
-            f"({_epochs(recipe, total, len(experiment.split.train))}), "
-            f"evaluated and saved every {every}",
-        ]
-    )
+    _, params, stats = model_structure(recipe, experiment.heads)
+    examples = len(experiment.split.train)
+    total, every = schedule(recipe, examples)
+    lines = [recipes.to_json(recipe), experiment.describe(), get_parameter_overview(params, include_stats=False)]
+    if recipe.model.pretrained:
+        origin = load_pretrained(recipe, params, stats, experiment.facts["class_names"])[2]
+        lines.append(f"weights  {origin['description']}")
+    lines.append(_described(recipe, params, total, examples))
+    lines.append(f"on {jax.device_count()} {jax.default_backend()} device(s), evaluated and saved every {every} steps")
+    return "\n".join(lines)
 
 
 def schedule(recipe: ConfigDict, examples: int) -> tuple[int, int]:
@@ -200,10 +198,8 @@ def _train(
     )
     evaluator = Evaluator(graphdef, heads, recipe, experiment.inputs, mesh)
     order = BatchOrder(split.train, batch_size, recipe.seed)
-    _say(
-        f"model    {' '.join(filter(None, (recipe.model.backbone, recipe.model.variant)))}, {parameters:,} parameters; "
-        f"{total} steps of {batch_size} ({_epochs(recipe, total, len(split.train))})"
-    )
+    _say(_described(recipe, abstract.params, total, len(split.train)))
+    _say("compiling; the first steps follow in seconds, or in minutes where the net is deep")
 
     with Writers(run.directory, step) as writers:
         if not step:
@@ -310,6 +306,16 @@ def _train(
     run.write("summary.json", summary)
     _say(report(summary))
     return summary
+
+
+def _described(recipe: ConfigDict, params: Any, total: int, examples: int) -> str:
+    """The model and its training in a line."""
+    name = " ".join(filter(None, (recipe.model.backbone, recipe.model.variant)))
+    count, options = sum(leaf.size for leaf in jax.tree.leaves(params)), recipe.optimizer
+    until = f" until epoch {options.unfreeze_epoch:g}" if options.unfreeze_epoch else ""
+    frozen = f", {frozen_parameters(options, params):,} of them frozen{until}" if options.freeze else ""
+    steps = f"{total} steps of {recipe.train.batch_size} ({_epochs(recipe, total, examples)})"
+    return f"model    {name}, {count:,} parameters{frozen}; {steps}"
 
 
 def _epochs(recipe: ConfigDict, total: int, examples: int) -> str:

@@ -158,6 +158,12 @@ def check_freeze(options: ConfigDict, params: Any) -> None:
         )
 
 
+def frozen_parameters(options: ConfigDict, params: Any) -> int:
+    """How many numbers `freeze` keeps as they are, of a model's parameters or their shapes."""
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(_matched(options.freeze, params)), strict=True)
+    return sum(leaf.size for leaf, frozen in pairs if frozen)
+
+
 def _matched(pattern: str, params: Any) -> Any:
     """Which parameters' paths hold the pattern (same tree, bools)."""
     found = [bool(pattern and re.search(pattern, path)) for path in _paths(params)]

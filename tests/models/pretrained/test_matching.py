@@ -292,11 +292,15 @@ def test_a_hub_that_fails_or_is_not_installed_is_one_sentence(monkeypatch: pytes
     with pytest.raises(UserError, match=r"could not be fetched .*OSError: no network at all"):
         pretrained.locate("hf:someone/net", "vgg16")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"pip install 'agegender_jax\[hub\]'"):
+    with pytest.raises(
+        UserError, match=r"there is the extra `hub` .*-e '\.\[hub\]'\) and a network; install it or give a file"
+    ):
         pretrained.locate("vgg16", "vgg16")
 
 
 def test_weights_of_a_package_that_is_not_installed_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"not installed; run: pip install 'agegender_jax\[pretrained\]'"):
+    with pytest.raises(
+        UserError, match=r"not installed; install the extra `pretrained` \(in a checkout: .*-e '\.\[pretrained\]'\)"
+    ):
         pretrained.locate("efficientnet_lite0", "efficientnet_lite0")

