@@ -111,7 +111,7 @@ def programs() -> list[tuple[str, str | None]]:
         shape = {
             key: bool(value) if isinstance(value, float) else value
             for key, value in recipes._leaves(recipe.to_dict())
-            if key.startswith(("dataset.", "sound.", "model.", "heads."))
+            if key.startswith(("dataset.", "sound.", "model.", "heads.")) and not key.endswith("class_weights")
         }
         found.setdefault(str(sorted(shape.items())), (file, argument))
     return list(found.values())
