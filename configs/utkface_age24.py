@@ -11,7 +11,7 @@ balanced accuracy beside the accuracy. --config.heads.age_group.loss=coral (or c
 Without an argument it is VGG16, the paper's age net, at 180x180, from scratch, and one net for both genders; the
 paper's two age nets behind a gender net are the backbone `routed`. Batch, rate and epochs are this project's defaults
 (32, Adam 1e-4, 30). The paper reports no accuracy of its age classes.
-`cpu` is for two cores: 64x64, the thin variant of small_cnn, five epochs, a modern optimizer.
+`cpu` is for two cores: 64x64, the thin variant of small_cnn, three epochs, a modern optimizer.
 The full size has not been run whole yet: it wants a GPU.
 """
 
@@ -44,5 +44,5 @@ def _two_cores(config: ConfigDict) -> None:
     config.optimizer.update(
         name="adamw", learning_rate=1.5e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
     )
-    config.train.update(batch_size=64, epochs=5.0, ema_decay=0.99)
+    config.train.update(batch_size=64, epochs=3.0, ema_decay=0.99)
     config.evaluate.update(every_epochs=2.0, flip=True, batch_size=128)
