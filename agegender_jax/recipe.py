@@ -70,7 +70,7 @@ def base() -> ConfigDict:
                     "weight": 1.0,
                     "class_weights": False,  # a class a year
                     "label_smoothing": 0.0,
-                    "loss": "cross_entropy",  # a name of models/age_losses.py
+                    "loss": "cross_entropy",  # a name of models/losses.py
                     "spread": 2.0,  # years, of the targets of `dldl`
                     "decoding": "median",
                 },

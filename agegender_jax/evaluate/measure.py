@@ -17,8 +17,8 @@ from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.mesh import make_mesh, replicated
-from agegender_jax.models.age_losses import ORDINAL
 from agegender_jax.models.heads import ClassHead, Head
+from agegender_jax.models.losses import ORDINAL
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
 from agegender_jax.splits import LEAKY, Split

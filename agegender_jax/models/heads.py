@@ -15,7 +15,7 @@ from flax import nnx
 
 from agegender_jax import metrics
 from agegender_jax.labels import GENDERS, UNDEFINED_GENDER, UNKNOWN, AgeGroups
-from agegender_jax.models.age_losses import AGE_LOSSES, ORDINAL, refuse_label_smoothing
+from agegender_jax.models.losses import LOSSES, ORDINAL, refuse_label_smoothing
 
 Columns = Mapping[str, np.ndarray]
 
@@ -76,7 +76,7 @@ class ClassHead:
       weight: factor of the loss in the total.
       class_weights: float32 `[classes]`, or None for ones (`labels.class_weights` computes the usual ones).
       label_smoothing: share of the target that is spread over all classes.
-      loss_name: a name of `AGE_LOSSES` that has probabilities; an ordinal one where the classes are ordered.
+      loss_name: a name of `LOSSES` that has probabilities; an ordinal one where the classes are ordered.
     """
 
     names: tuple[str, ...]
@@ -93,7 +93,7 @@ class ClassHead:
 
     @property
     def size(self) -> int:
-        return AGE_LOSSES[self.loss_name].outputs(self.class_count)
+        return LOSSES[self.loss_name].outputs(self.class_count)
 
     def layer(self, parts: Sequence[int], *, rngs: nnx.Rngs) -> nnx.Module:
         return _layer(self.loss_name, parts, self.size, rngs)
@@ -108,10 +108,10 @@ class ClassHead:
         safe = jnp.where(known, label, 0)
         options = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
         weight = _example_weight(self.loss_name, known, safe, self.class_count, self.class_weights)
-        return AGE_LOSSES[self.loss_name].loss(logits, safe, **options), weight
+        return LOSSES[self.loss_name].loss(logits, safe, **options), weight
 
     def distribution(self, logits: jax.Array) -> jax.Array:
-        return AGE_LOSSES[self.loss_name].distribution(logits)
+        return LOSSES[self.loss_name].distribution(logits)
 
     def answers(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
         decode = rank if self.loss_name in ORDINAL else mode
@@ -200,7 +200,7 @@ class AgeYearsHead:
 
     Attributes:
       decoding: a name of `DECODINGS`: how a distribution becomes `years`. A regression has nothing to decode.
-      loss_name: a name of `AGE_LOSSES`.
+      loss_name: a name of `LOSSES`.
       spread: standard deviation in years of the targets of `dldl`.
       label_smoothing: share of the target of `cross_entropy` that is spread over all years.
       weight: factor of the loss in the total.
@@ -227,7 +227,7 @@ class AgeYearsHead:
 
     @property
     def size(self) -> int:
-        return AGE_LOSSES[self.loss_name].outputs(self.class_count)
+        return LOSSES[self.loss_name].outputs(self.class_count)
 
     def layer(self, parts: Sequence[int], *, rngs: nnx.Rngs) -> nnx.Module:
         return _layer(self.loss_name, parts, self.size, rngs)
@@ -247,10 +247,10 @@ class AgeYearsHead:
         year = jnp.clip(jnp.round(age), 0, self.class_count - 1).astype(jnp.int32)
         options = {"dldl": {"spread": self.spread}, "cross_entropy": {"label_smoothing": self.label_smoothing}}
         weight = _example_weight(self.loss_name, known, year, self.class_count, self.class_weights)
-        return AGE_LOSSES[self.loss_name].loss(logits, age, **options.get(self.loss_name, {})), weight
+        return LOSSES[self.loss_name].loss(logits, age, **options.get(self.loss_name, {})), weight
 
     def distribution(self, logits: jax.Array) -> jax.Array:
-        return AGE_LOSSES[self.loss_name].distribution(logits)
+        return LOSSES[self.loss_name].distribution(logits)
 
     def answers(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
         if distribution.shape[-1] == 1:
@@ -277,7 +277,7 @@ class AgeYearsHead:
 
 
 def _layer(loss_name: str, parts: Sequence[int], size: int, rngs: nnx.Rngs) -> nnx.Module:
-    return AGE_LOSSES[loss_name].layer(sum(parts), size, rngs=rngs)
+    return LOSSES[loss_name].layer(sum(parts), size, rngs=rngs)
 
 
 def _example_weight(
@@ -285,7 +285,7 @@ def _example_weight(
 ) -> jax.Array:
     """Weight of each example, float32 `[batch]`: the loss's own, times that of the example's class."""
     weight = known.astype(jnp.float32)
-    if (own := AGE_LOSSES[loss_name].weight) is not None:
+    if (own := LOSSES[loss_name].weight) is not None:
         weight = weight * own(label, class_count)
     return weight if class_weights is None else weight * jnp.asarray(class_weights)[label]
 

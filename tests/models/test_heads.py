@@ -13,7 +13,6 @@ from sklearn import metrics as sk
 
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS, UNKNOWN, class_weights
-from agegender_jax.models.age_losses import AGE_LOSSES
 from agegender_jax.models.heads import (
     DECODINGS,
     GENDERS_AND_UNDEFINED,
@@ -27,6 +26,7 @@ from agegender_jax.models.heads import (
     mode,
     rank,
 )
+from agegender_jax.models.losses import LOSSES
 
 RNG = np.random.default_rng(12)
 LOGITS = RNG.normal(scale=2.0, size=(40, 8)).astype(np.float32)
@@ -192,7 +192,7 @@ def test_dldl_is_cross_entropy_against_a_gaussian(spread: float) -> None:
         assert float(loss[row]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss_name", AGE_LOSSES)
+@pytest.mark.parametrize("loss_name", LOSSES)
 def test_unknown_age_has_no_gradient_and_poisons_no_other(loss_name: str) -> None:
     head = AgeYearsHead(loss_name=loss_name, class_weights=np.linspace(0.5, 1.5, 101, dtype=np.float32))
     logits = YEARS_LOGITS[:, : head.size]
@@ -204,7 +204,7 @@ def test_unknown_age_has_no_gradient_and_poisons_no_other(loss_name: str) -> Non
     np.testing.assert_allclose(gradient[known], expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("loss_name", AGE_LOSSES)
+@pytest.mark.parametrize("loss_name", LOSSES)
 def test_every_age_loss_has_its_layer_and_answers_in_years(loss_name: str) -> None:
     head = AgeYearsHead(loss_name=loss_name)
     assert head.size == {"l1": 1, "huber": 1, "coral": 100, "corn": 100}.get(loss_name, 101)
@@ -226,7 +226,7 @@ def test_regression_begins_in_the_middle_and_never_answers_below_zero() -> None:
     assert set(head.answers(views)) == {"years"}
 
 
-@pytest.mark.parametrize("loss_name", AGE_LOSSES)
+@pytest.mark.parametrize("loss_name", LOSSES)
 def test_year_weights_multiply_the_weight_of_the_example(loss_name: str) -> None:
     by_year = RNG.uniform(0.5, 2, 101).astype(np.float32)
     head = AgeYearsHead(loss_name=loss_name)

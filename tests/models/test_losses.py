@@ -10,8 +10,9 @@ from flax import nnx
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
-from agegender_jax.models.age_losses import (
-    AGE_LOSSES,
+from agegender_jax.models.heads import rank
+from agegender_jax.models.losses import (
+    LOSSES,
     CoralLayer,
     coral_probability,
     corn,
@@ -19,7 +20,6 @@ from agegender_jax.models.age_losses import (
     corn_questions,
     refuse_label_smoothing,
 )
-from agegender_jax.models.heads import rank
 
 
 def _logits(rows: int, columns: int) -> np.ndarray:
@@ -62,7 +62,7 @@ GOLDEN = {
 def test_losses_match_pytorch(case: str) -> None:
     logits, age, options, expected = GOLDEN[case]
     for kind in (np.float32, np.int32) if age.dtype == np.int64 else (np.float32,):
-        loss = jax.jit(partial(AGE_LOSSES[case.split()[0]].loss, **options))
+        loss = jax.jit(partial(LOSSES[case.split()[0]].loss, **options))
         got = loss(logits.astype(np.float32), age.astype(kind))
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, expected, atol=2e-5, rtol=1e-6)
@@ -105,7 +105,7 @@ def test_gradients_match_pytorch(name: str) -> None:
     expected = np.array(GRADIENTS[name])
 
     def total(logits: jax.Array) -> jax.Array:
-        loss = AGE_LOSSES[name].loss(logits, jnp.asarray(CLASSES))
+        loss = LOSSES[name].loss(logits, jnp.asarray(CLASSES))
         weight = corn_questions(jnp.asarray(CLASSES), 6) if name == "corn" else jnp.ones(4)
         return (loss * weight).sum() / weight.sum()
 
@@ -114,21 +114,19 @@ def test_gradients_match_pytorch(name: str) -> None:
 
 def test_ages_over_the_last_class_count_as_the_last_and_regression_keeps_them() -> None:
     for name in ("cross_entropy", "dldl", "mean_variance", "coral", "corn"):
-        loss = jax.jit(AGE_LOSSES[name].loss)
-        logits = _logits(2, AGE_LOSSES[name].outputs(6))[:1]
+        loss = jax.jit(LOSSES[name].loss)
+        logits = _logits(2, LOSSES[name].outputs(6))[:1]
         assert float(loss(logits, np.array([9.0]))[0]) == float(loss(logits, np.array([5.0]))[0])
-    assert float(jax.jit(AGE_LOSSES["l1"].loss)(np.array([[2.0]]), np.array([116.0]))[0]) == 16.0
+    assert float(jax.jit(LOSSES["l1"].loss)(np.array([[2.0]]), np.array([116.0]))[0]) == 16.0
 
 
-@pytest.mark.parametrize("name", AGE_LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_extreme_logits_give_finite_losses_gradients_and_distributions(name: str) -> None:
-    size = AGE_LOSSES[name].outputs(101)
+    size = LOSSES[name].outputs(101)
     sign = np.where(np.arange(size) % 2, 1.0, -1.0)
     logits = (1e4 * np.stack([sign, -sign, np.ones(size), -np.ones(size)])).astype(np.float32)
     age = np.array([0.0, 50.0, 100.0, 30.0], np.float32)
-    run = jax.value_and_grad(
-        lambda x: (AGE_LOSSES[name].loss(x, age).sum(), AGE_LOSSES[name].distribution(x)), has_aux=True
-    )
+    run = jax.value_and_grad(lambda x: (LOSSES[name].loss(x, age).sum(), LOSSES[name].distribution(x)), has_aux=True)
     (loss, distribution), gradient = jax.device_get(jax.jit(run)(logits))
     assert np.isfinite(loss)
     assert np.isfinite(gradient).all()
@@ -169,9 +167,9 @@ def test_coral_layer_is_coral_pytorch_s() -> None:
 
 
 def test_every_loss_has_a_name_in_the_recipe() -> None:
-    assert list(AGE_LOSSES) == ["cross_entropy", "dldl", "mean_variance", "l1", "huber", "coral", "corn"]
+    assert list(LOSSES) == ["cross_entropy", "dldl", "mean_variance", "l1", "huber", "coral", "corn"]
     recipe = recipes.base()
-    for name in AGE_LOSSES:
+    for name in LOSSES:
         recipe.heads.age.loss = name
         recipes.check(recipe)
 

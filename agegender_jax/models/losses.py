@@ -1,4 +1,4 @@
-"""Losses for what is ordered, such as ages and age groups.
+"""The losses of heads by name: cross-entropy for any classes, and those that know the classes' order, as ages have one.
 
 With each stand the number of logits that it needs, its layer, and how its logits become probabilities.
 
@@ -149,7 +149,7 @@ class CoralLayer(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class AgeLoss:
+class Loss:
     """A loss and what belongs to it.
 
     Attributes:
@@ -167,14 +167,14 @@ class AgeLoss:
     weight: Callable[[jax.Array, int], jax.Array] | None = None
 
 
-AGE_LOSSES: Mapping[str, AgeLoss] = {
-    "cross_entropy": AgeLoss(cross_entropy),
-    "dldl": AgeLoss(dldl),
-    "mean_variance": AgeLoss(mean_variance),
-    "l1": AgeLoss(l1, regressed, outputs=lambda _: 1),
-    "huber": AgeLoss(huber, regressed, outputs=lambda _: 1),
-    "coral": AgeLoss(coral, coral_probability, outputs=lambda classes: classes - 1, layer=CoralLayer),
-    "corn": AgeLoss(corn, corn_probability, outputs=lambda classes: classes - 1, weight=corn_questions),
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": Loss(cross_entropy),
+    "dldl": Loss(dldl),
+    "mean_variance": Loss(mean_variance),
+    "l1": Loss(l1, regressed, outputs=lambda _: 1),
+    "huber": Loss(huber, regressed, outputs=lambda _: 1),
+    "coral": Loss(coral, coral_probability, outputs=lambda classes: classes - 1, layer=CoralLayer),
+    "corn": Loss(corn, corn_probability, outputs=lambda classes: classes - 1, weight=corn_questions),
 }
 """By `heads.age.loss`. To add one, add it here."""
 
