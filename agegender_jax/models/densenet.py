@@ -23,6 +23,32 @@ class NormConv(nnx.Module):
         return self.conv(nnx.relu(self.norm(x, use_running_average=not train)))
 
 
+class Layer(nnx.Module):
+    """A dense layer: `growth` new channels beside the old; the last of a block has the transition to the next.
+
+    Args:
+      channels: of the input.
+      growth: channels that are added.
+      transition: whether a 1x1 convolution then halves the channels, and 2x2 average pooling the map.
+      dtype: of the arithmetic.
+      rngs: stream `params`.
+    """
+
+    def __init__(
+        self, channels: int, growth: int, *, transition: bool = False, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        self.reduce = NormConv(channels, 4 * growth, 1, dtype=dtype, rngs=rngs)
+        self.grow = NormConv(4 * growth, growth, 3, dtype=dtype, rngs=rngs)
+        wide = channels + growth
+        self.filters = wide // 2 if transition else wide
+        self.transition = NormConv(wide, self.filters, 1, dtype=dtype, rngs=rngs) if transition else None
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """The layer's output."""
+        x = jnp.concatenate([x, self.grow(self.reduce(x, train=train), train=train)], axis=-1)
+        return x if self.transition is None else layers.average_pool(self.transition(x, train=train))
+
+
 class DenseNet(nnx.Module):
     """DenseNet's blocks: `[batch, size, size, 3] -> [batch, size / 32, size / 32, channels]`, 2,208 for 161.
 
@@ -33,31 +59,22 @@ class DenseNet(nnx.Module):
     """
 
     def __init__(self, depth: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
-        growth, channels, self.counts = DEPTHS[depth]
+        growth, channels, counts = DEPTHS[depth]
         self.stem = layers.Conv(3, channels, 7, stride=2, padding=3, use_bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs)
-        reduces, grows, transitions = [], [], []
-        for number, count in enumerate(self.counts):
-            for _ in range(count):
-                reduces.append(NormConv(channels, 4 * growth, 1, dtype=dtype, rngs=rngs))
-                grows.append(NormConv(4 * growth, growth, 3, dtype=dtype, rngs=rngs))
-                channels += growth
-            if number + 1 < len(self.counts):
-                transitions.append(NormConv(channels, channels // 2, 1, dtype=dtype, rngs=rngs))
-                channels //= 2
-        self.reduces, self.grows, self.transitions = nnx.List(reduces), nnx.List(grows), nnx.List(transitions)
+        found = []
+        for block, count in enumerate(counts, start=1):
+            for place in range(1, count + 1):
+                ends = place == count and block < len(counts)
+                found.append(Layer(channels, growth, transition=ends, dtype=dtype, rngs=rngs))
+                channels = found[-1].filters
+        self.layers = nnx.List(found)
         self.last_norm = nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The last feature map."""
         x = nnx.relu(self.stem_norm(self.stem(x), use_running_average=not train))
         x = layers.max_pool(x, 3, 2, padding=1)
-        layer = 0
-        for number, count in enumerate(self.counts):
-            for _ in range(count):
-                new = self.grows[layer](self.reduces[layer](x, train=train), train=train)
-                x = jnp.concatenate([x, new], axis=-1)
-                layer += 1
-            if number < len(self.transitions):
-                x = layers.average_pool(self.transitions[number](x, train=train))
+        for layer in self.layers:
+            x = layer(x, train=train)
         return nnx.relu(self.last_norm(x, use_running_average=not train))

@@ -1,6 +1,5 @@
 """Optimizers and learning-rate schedules, built from a recipe's `optimizer` section."""
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ import optax
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
-from agegender_jax.models import densenet
 
 
 def learning_rate(options: ConfigDict, total_steps: int) -> optax.Schedule:
@@ -200,8 +198,6 @@ def depths(params: Any) -> Any:
 
 
 _STEM, _LISTS, _AFTER_LISTS, _DENSE, _TOP = range(5)
-_LAST_OF_BLOCK = [end - 1 for end in itertools.accumulate(densenet.DEPTHS[161][2])]
-"""DenseNet's layers that a transition follows."""
 
 
 def _place(path: Sequence[str]) -> tuple[str, tuple[int, int]] | None:
@@ -228,5 +224,5 @@ def _place(path: Sequence[str]) -> tuple[str, tuple[int, int]] | None:
     elif not number.isdecimal():
         layer = _AFTER_LISTS, 0
     else:
-        layer = _LISTS, _LAST_OF_BLOCK[index] if name == "transitions" else index
+        layer = _LISTS, index
     return "/".join(net), layer

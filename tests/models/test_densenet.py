@@ -62,8 +62,8 @@ def _fill(conv: nnx.Module | None, norm: nnx.Module, n: int) -> None:
 def test_small_net_is_pytorchs(small: int) -> None:
     net = nnx.eval_shape(lambda: densenet.DenseNet(small, rngs=nnx.Rngs(0)))
     _fill(net.stem, net.stem_norm, 0)
-    order = [*(net.reduces[0], net.grows[0], net.reduces[1], net.grows[1]), net.transitions[0]]
-    order += [net.reduces[2], net.grows[2]]
+    first, second, third = net.layers
+    order = [first.reduce, first.grow, second.reduce, second.grow, second.transition, third.reduce, third.grow]
     for n, part in enumerate(order, start=1):
         _fill(part.conv, part.norm, n)
     _fill(None, net.last_norm, 8)

@@ -306,9 +306,10 @@ def _depths(*paths: str) -> list[int]:
     # ResNet, whose blocks have lists of their own
     ["heads/age/kernel", "backbone/trunk/blocks/1/convs/0/conv/kernel", "backbone/trunk/blocks/0/convs/2/conv/kernel",
      "backbone/trunk/stem/conv/kernel"],
-    # DenseNet: the first transition follows the sixth layer
-    ["backbone/trunk/last_norm/scale", "backbone/trunk/grows/6/conv/kernel", "backbone/trunk/transitions/0/conv/kernel",
-     "backbone/trunk/reduces/4/conv/kernel", "backbone/trunk/stem_norm/scale"],
+    # DenseNet, whose first transition is in the sixth layer
+    ["backbone/trunk/last_norm/scale", "backbone/trunk/layers/6/grow/conv/kernel",
+     "backbone/trunk/layers/5/transition/conv/kernel", "backbone/trunk/layers/4/reduce/conv/kernel",
+     "backbone/trunk/stem_norm/scale"],
     # EfficientNet with a top that has parameters
     ["backbone/top/norm/scale", "backbone/trunk/last/kernel", "backbone/trunk/blocks/1/depthwise/kernel",
      "backbone/trunk/blocks/0/expand/kernel", "backbone/trunk/stem/kernel"],
@@ -327,7 +328,7 @@ def test_layers_are_in_the_order_of_their_calls(from_the_top: list[str]) -> None
     ["trunk/stem/kernel", "trunk/stem_norm/bias"],
     ["trunk/last/kernel", "trunk/last_norm/bias"],
     ["trunk/blocks/2/convs/0/conv/kernel", "trunk/blocks/2/shortcut/norm/scale"],
-    ["trunk/reduces/53/conv/kernel", "trunk/grows/53/norm/bias", "trunk/transitions/2/conv/kernel"],
+    ["trunk/layers/5/reduce/conv/kernel", "trunk/layers/5/grow/norm/bias", "trunk/layers/5/transition/conv/kernel"],
     ["trunk/units/0/convs/1/kernel", "trunk/modules/0/mask/down/2/norms/0/scale"],
 ])  # fmt: skip
 def test_what_belongs_together_is_one_layer(layer: list[str]) -> None:

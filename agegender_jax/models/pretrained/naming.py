@@ -120,12 +120,12 @@ def _densenet(depth: int) -> Callable[[tuple[str, ...]], Iterable[str]]:
                 return ("features.norm0",)
             case ("trunk", "last_norm"):
                 return (f"features.norm{len(counts) + 1}",)
-            case ("trunk", "transitions", number, part):
-                return (f"features.transition{int(number) + 1}.{part}",)
-            case ("trunk", "reduces" | "grows" as half, number, part):
+            case ("trunk", "layers", number, half, part):
                 block, place = _nth(counts, int(number))
+                if half == "transition":
+                    return (f"features.transition{block + 1}.{part}",)
                 start = f"features.denseblock{block + 1}.denselayer{place + 1}.{part}"
-                order = 1 if half == "reduces" else 2
+                order = 1 if half == "reduce" else 2
                 return (f"{start}{order}", f"{start}.{order}")  # the second is torchvision's before 2018
         return ()
 

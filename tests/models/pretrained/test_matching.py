@@ -148,7 +148,7 @@ def test_names_of_timm_and_of_old_files_are_known() -> None:
     # timm 1.0.31 keeps VGG's dense layers as convolutions; torchvision wrote `norm.1` before version 0.2.1.
     dense = naming.TORCH["vgg16"].layer(("top", "dense", "0"))
     assert "pre_logits.fc1" in dense
-    old = naming.TORCH["densenet161"].layer(("trunk", "grows", "6", "norm"))
+    old = naming.TORCH["densenet161"].layer(("trunk", "layers", "6", "grow", "norm"))
     assert list(old) == ["features.denseblock2.denselayer1.norm2", "features.denseblock2.denselayer1.norm.2"]
 
 

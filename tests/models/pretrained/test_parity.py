@@ -14,10 +14,8 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.models.backbones import build_backbone
-from agegender_jax.models.densenet import DenseNet
-from agegender_jax.models.model import split_model
+from agegender_jax.models.model import _Keys, split_model
 from agegender_jax.models.pretrained import loading
-from agegender_jax.models.tops import Average, Backbone
 
 HERE = Path(__file__).parent
 
@@ -32,7 +30,6 @@ def _script() -> ModuleType:
 
 
 script = _script()
-KEY = jax.random.key(0)
 
 
 def _classified(arrays: dict[str, np.ndarray], keras: bool, embedding: np.ndarray) -> np.ndarray:
@@ -43,24 +40,12 @@ def _classified(arrays: dict[str, np.ndarray], keras: bool, embedding: np.ndarra
     return embedding @ arrays[name].T + arrays[name.replace("weight", "bias")]
 
 
-class _OneKey(nnx.Rngs):
-    """The same key again and again, as only shapes matter. Counting keys while tracing costs DenseNet161 5 seconds."""
-
-    def __init__(self) -> None:
-        pass
-
-    def params(self) -> jax.Array:
-        return KEY
-
-
 class _Headless(nnx.Module):
     """A model without heads, whose arrays have a model's paths."""
 
     def __init__(self, recipe: ConfigDict) -> None:
-        if recipe.model.backbone == "densenet161":  # directly, as measuring its feature map takes seconds
-            self.backbone = Backbone(DenseNet(161, rngs=_OneKey()), Average(2208))
-        else:
-            self.backbone = build_backbone(recipe, script.CLASSES, _OneKey())
+        rngs: Any = _Keys(0)
+        self.backbone = build_backbone(recipe, script.CLASSES, rngs)
 
 
 def ours(case: Any, shapes: dict[str, list[int]], seed: int) -> np.ndarray:
