@@ -51,19 +51,24 @@ def build_backbone(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> Any:
         raise UserError(
             f"config.model.width={options.width} is not for {options.backbone}; it is for: {', '.join(WITH_WIDTH)}."
         )
-    if options.init == "published" and options.variant not in WITH_INIT.get(options.backbone, ()):
+    if options.init == "published" and variant_of(options) not in WITH_INIT.get(options.backbone, ()):
         raise UserError(
-            f"config.model.init='published' is not for {options.backbone} {options.variant}".rstrip()
+            f"config.model.init='published' is not for {options.backbone} {variant_of(options)}".rstrip()
             + ", whose published initialisation is the default or is not known; set it to default."
         )
     return BACKBONES[options.backbone](recipe, outputs, rngs)
+
+
+def variant_of(model: ConfigDict) -> str:
+    """The variant that a recipe's `model` means: the backbone's first where it names none; "" where there are none."""
+    return model.variant or next(iter(VARIANTS.get(model.backbone, ("",))))
 
 
 def _small_cnn(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     _no_top(recipe)
     try:
         return small_cnn.SmallCNN(
-            recipe.model.variant or "a",
+            variant_of(recipe.model),
             image_size=recipe.dataset.image_size,
             dropout=recipe.model.dropout,
             init=recipe.model.init,
@@ -92,15 +97,19 @@ def _vgg(depth: int, norm: bool, recipe: ConfigDict, outputs: int, rngs: nnx.Rng
     options = recipe.model
     dtype = jnp.dtype(options.dtype)
     trunk = vgg.VGG(depth, norm=norm, width=options.width, init=options.init, dtype=dtype, rngs=rngs)
-    dense = partial(tops.Dense, grid=7, widths=(max(1, round(4096 * options.width)),) * 2)
+    dense = partial(
+        tops.Dense,
+        grid=7,
+        widths=(max(1, round(4096 * options.width)),) * 2,
+        kernel_init=vgg.published_init if options.init == "published" else layers.he_normal,
+    )
     return _topped(trunk, dense, recipe, outputs, rngs)
 
 
 def _resnet(depth: int, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     options = recipe.model
-    trunk = resnet.ResNet(
-        depth, variant=options.variant or resnet.VARIANTS[0], dtype=jnp.dtype(options.dtype), rngs=rngs
-    )
+    variant = variant_of(options) or resnet.VARIANTS[0]  # basic blocks have no choice
+    trunk = resnet.ResNet(depth, variant=variant, dtype=jnp.dtype(options.dtype), rngs=rngs)
     return _topped(trunk, None, recipe, outputs, rngs)
 
 
@@ -123,7 +132,7 @@ def _cnn180(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     options = recipe.model
     try:
         return cnn180.CNN180(
-            options.variant or "age",
+            variant_of(options),
             image_size=recipe.dataset.image_size,
             dropout=options.dropout,
             spatial_dropout=options.spatial_dropout,
@@ -136,13 +145,13 @@ def _cnn180(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
 
 def _residual_attention(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     options = recipe.model
-    trunk = attention.ResidualAttention(options.variant or "56", dtype=jnp.dtype(options.dtype), rngs=rngs)
+    trunk = attention.ResidualAttention(variant_of(options), dtype=jnp.dtype(options.dtype), rngs=rngs)
     return _topped(trunk, None, recipe, outputs, rngs)
 
 
 def _attention_ensemble(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     options = recipe.model
-    depth = attention.VARIANTS[options.variant or "56"].residual
+    depth = attention.VARIANTS[variant_of(options)].residual
     residual = resnet.ResNet(depth, dtype=jnp.dtype(options.dtype), rngs=rngs)
     return attention.AttentionEnsemble(
         _residual_attention(recipe, outputs, rngs), _topped(residual, None, recipe, outputs, rngs)
@@ -231,6 +240,6 @@ WITH_WIDTH = ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "routed")
 WITH_INIT: Mapping[str, Collection[str]] = {
     "small_cnn": ("levi_hassner",),
     **dict.fromkeys(("alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"), ("",)),
-    "routed": ("", *VARIANTS["routed"]),
+    "routed": VARIANTS["routed"],
 }
 """Backbones, and their variants, with a published initialisation that is not the default: `model.init`."""

@@ -14,6 +14,9 @@ from agegender_jax.models import layers
 STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
 """Convolutions in each stage, by depth (configurations A and D of the paper)."""
 
+published_init = nnx.initializers.glorot_normal()
+"""Of every layer; the paper's remedy (section 3.1) for initialising deep nets by shallow ones."""
+
 WIDTHS = (64, 128, 256, 512, 512)
 
 
@@ -40,7 +43,7 @@ class VGG(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.stages = STAGES[depth]
-        kernel_init = nnx.initializers.glorot_normal() if init == "published" else layers.he_normal_out
+        kernel_init = published_init if init == "published" else layers.he_normal_out
         convs, norms = [], []
         channels = 3
         for count, filters in zip(self.stages, (max(1, round(n * width)) for n in WIDTHS), strict=True):

@@ -18,12 +18,12 @@ from agegender_jax.data.inputs import make_inputs
 from agegender_jax.labels import GENDERS
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
 from agegender_jax.models import layers
-from agegender_jax.models.backbones import VARIANTS
+from agegender_jax.models.backbones import variant_of
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.state import initial_state
-from agegender_jax.train.step import make_train_steps
+from agegender_jax.train.step import jit_train_steps
 
 WARM_UP = 2
 """Steps that are not timed: the first compiles, the second may find cold memory."""
@@ -63,9 +63,8 @@ def measure(recipe: ConfigDict, *, step_time: bool = True) -> dict[str, Any]:
     Returns:
       `variant`, what `forward_costs` returns, and `step_seconds` (None where no step is timed).
     """
-    backbone, variant = recipe.model.backbone, recipe.model.variant
     return {
-        "variant": variant or next(iter(VARIANTS.get(backbone, ("",)))),
+        "variant": variant_of(recipe.model),
         **forward_costs(recipe),
         "step_seconds": step_seconds(recipe) if step_time else None,
     }
@@ -152,7 +151,7 @@ def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
     """
     mesh = make_mesh()
     check_batch(mesh, recipe.train.batch_size)
-    everywhere, sharding = replicated(mesh), by_batch(mesh)
+    everywhere = replicated(mesh)
     heads = build_heads(recipe)
     graphdef, *shapes = model_structure(recipe, heads)
     optimizer = make_optimizer(recipe.optimizer, WARM_UP + repeats, 1.0)
@@ -163,18 +162,7 @@ def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
         del params, stats
         data = jax.device_put(_random_data(recipe, heads), everywhere)
         rows = jax.device_put(np.arange(recipe.train.batch_size, dtype=np.int32)[None], by_batch(mesh, axis=1))
-        train_steps = jax.jit(
-            make_train_steps(
-                graphdef,
-                heads,
-                optimizer,
-                recipe,
-                make_inputs(recipe, "image"),
-                lambda x: jax.lax.with_sharding_constraint(x, sharding),
-            ),
-            donate_argnums=0,
-            out_shardings=(everywhere, everywhere),
-        )
+        train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, make_inputs(recipe, "image"), mesh)
         seconds = []
         for _ in range(WARM_UP + repeats):
             start = time.perf_counter()

@@ -33,7 +33,7 @@ from agegender_jax.train.optimizer import check_freeze, frozen_parameters, learn
 from agegender_jax.train.pace import Every, Pace
 from agegender_jax.train.pretraining import load_pretrained, with_normalization
 from agegender_jax.train.state import initial_state
-from agegender_jax.train.step import make_train_steps
+from agegender_jax.train.step import jit_train_steps
 from agegender_jax.train.writers import Progress, Writers
 from tfds_builders.prepare import write_failure
 
@@ -183,19 +183,7 @@ def _train(
         del params, stats
 
     data = place(experiment.data, labels, everywhere)
-    sharding = by_batch(mesh)
-    train_steps = jax.jit(
-        make_train_steps(
-            graphdef,
-            heads,
-            optimizer,
-            recipe,
-            experiment.inputs,
-            lambda x: jax.lax.with_sharding_constraint(x, sharding),
-        ),
-        donate_argnums=0,
-        out_shardings=(everywhere, everywhere),
-    )
+    train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, experiment.inputs, mesh)
     evaluator = Evaluator(graphdef, heads, recipe, experiment.inputs, mesh)
     order = BatchOrder(split.train, batch_size, recipe.seed)
     _say(_described(recipe, abstract.params, total, len(split.train)))

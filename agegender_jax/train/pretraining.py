@@ -10,7 +10,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.measure import evaluated_model
 from agegender_jax.models import pretrained
-from agegender_jax.models.backbones import VARIANTS
+from agegender_jax.models.backbones import variant_of
 from agegender_jax.run import Run
 
 
@@ -62,10 +62,10 @@ def load_pretrained(
         loaded, stats = pretrained.load(source, backbone, params, stats, variant=variant)
         return loaded, stats, pretrained.facts(source, backbone, params, loaded)
     theirs = run.recipe.model
-    if (theirs.backbone, _variant(theirs)) != (backbone, _variant(recipe.model)):
+    if (theirs.backbone, variant_of(theirs)) != (backbone, variant_of(recipe.model)):
         raise UserError(
-            f"{source} is a run of {theirs.backbone} {_variant(theirs)}".rstrip()
-            + f", and this recipe is of {backbone} {_variant(recipe.model)}".rstrip()
+            f"{source} is a run of {theirs.backbone} {variant_of(theirs)}".rstrip()
+            + f", and this recipe is of {backbone} {variant_of(recipe.model)}".rstrip()
             + "; set config.model.backbone and config.model.variant to those of the run."
         )
     summary = run.summary()
@@ -76,11 +76,6 @@ def load_pretrained(
     others = () if tuple(run.facts().get("class_names", ())) == tuple(class_names) else ("joint",)
     params, stats, said = pretrained.load_tree(their_params, their_stats, params, stats, skip=others)
     return params, stats, {"source": source, "step": str(step), "description": f"run {run.name}: {said}"}
-
-
-def _variant(model: ConfigDict) -> str:
-    """The variant that a recipe's `model` means."""
-    return model.variant or next(iter(VARIANTS.get(model.backbone, ("",))))
 
 
 def _run(recipe: ConfigDict) -> Run | None:

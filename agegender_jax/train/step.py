@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from agegender_jax.data.inputs import Inputs
+from agegender_jax.mesh import by_batch, replicated
 from agegender_jax.models.heads import Head
 from agegender_jax.train.state import TrainState
 
@@ -85,3 +87,18 @@ def make_train_steps(
         return jax.lax.scan(lambda carry, batch: train_step(carry, data, batch), state, rows)
 
     return train_steps
+
+
+def jit_train_steps(
+    graphdef: Any,
+    heads: Mapping[str, Head],
+    optimizer: optax.GradientTransformation,
+    recipe: ConfigDict,
+    inputs: Inputs,
+    mesh: Mesh,
+) -> Callable[[TrainState, Data, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """`make_train_steps` jitted for a mesh: each batch lies over its axis `data`, the donated state on every device."""
+    steps = make_train_steps(
+        graphdef, heads, optimizer, recipe, inputs, lambda x: jax.lax.with_sharding_constraint(x, by_batch(mesh))
+    )
+    return jax.jit(steps, donate_argnums=0, out_shardings=replicated(mesh))

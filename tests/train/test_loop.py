@@ -42,6 +42,9 @@ def saved(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
     return step, {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(items)}
 
 
+MAKE_TRAIN_STEPS = "agegender_jax.train.step.make_train_steps"
+
+
 def fake_steps(
     figure: Callable[[jax.Array], jax.Array] = jnp.ones_like,
     bias: Callable | None = None,
@@ -243,7 +246,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary(
     short: ConfigDict, finished: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
-    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     measure_part = loop.measure_part
 
     def cut_before_test(part: str, *arguments: Any, **options: Any) -> Any:
@@ -272,7 +275,7 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
     recipe = short.copy_and_resolve_references()
     recipe.evaluate.update(select="gender/accuracy", use="best")
     recipe.checkpoint.keep = 1
-    monkeypatch.setattr(loop, "make_train_steps", fake_steps(bias=lambda n: jnp.where(n <= 8, common, 1 - common)))
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps(bias=lambda n: jnp.where(n <= 8, common, 1 - common)))
     options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
     summary = train(recipe, tmp_path / "run", **options)
     assert (summary["evaluated_step"], summary["steps"]) == (8, 24)
@@ -287,9 +290,7 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
 def test_a_loss_that_is_no_number_ends_the_run(
     short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        loop, "make_train_steps", fake_steps(lambda number: jnp.where(number == 14, jnp.nan, 1.0 / number))
-    )
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps(lambda number: jnp.where(number == 14, jnp.nan, 1.0 / number)))
     with pytest.raises(Diverged, match=r"loss of step 14 is nan, .*; the last good checkpoint is that of step 8\."):
         train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
@@ -319,7 +320,7 @@ def test_a_head_of_weight_zero_is_left_out(
 ) -> None:
     small_recipe.heads.age.weight = 0.0
     small_recipe.train.epochs = 0.1
-    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     summary = train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
     assert {key.split("/")[0] for key in summary["test"]} == {"gender", "age_group", "n"}
     assert not [name for name in saved(tmp_path / "run")[1] if "'age'" in name]
@@ -336,7 +337,7 @@ def test_other_splits(
 ) -> None:
     small_recipe.split.update(split)
     small_recipe.train.epochs = 0.1
-    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     summary = train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
     assert summary["protocol"] == split.get("protocol", "disjoint")
     # A quarter of the 160 less the files with conflicting labels, or a fifth of all.
@@ -407,7 +408,7 @@ def test_a_gradient_that_is_no_number_is_not_saved(
 ) -> None:
     """At the very step that is evaluated and saved: its loss is that of the parameters before it."""
     fake = fake_steps(norm=lambda number: jnp.where(number == 16, jnp.inf, 1.0))
-    monkeypatch.setattr(loop, "make_train_steps", fake)
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake)
     with pytest.raises(Diverged, match=r"loss of step 16 is 1\.0, the norm of its gradient inf; .*of step 8\."):
         train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
@@ -418,7 +419,7 @@ def test_a_gradient_that_is_no_number_is_not_saved(
 def test_a_refused_recipe_may_be_corrected_in_the_same_directory(
     small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     small_recipe.train.epochs = 0.1
     options: dict[str, Any] = {"data_dir": data_dir, "progress": False}
     with pytest.raises(UserError, match="nowhere"):
@@ -437,7 +438,7 @@ def test_a_full_disk_is_a_sentence(
         reason = os.strerror(errno.ENOSPC)
         raise ValueError(f"RESOURCE_EXHAUSTED: {reason} [28]") if wrapped else OSError(errno.ENOSPC, reason)
 
-    monkeypatch.setattr(loop, "make_train_steps", fake_steps())
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     monkeypatch.setattr(Checkpoints, "save", full)
     with pytest.raises(
         UserError, match=r"cannot be written \(No space left on device\); free some space, and run the same"
