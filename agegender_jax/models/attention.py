@@ -64,7 +64,7 @@ class ResidualUnit(nnx.Module):
         width = filters // 4
         shapes = ((channels, width, 1, 1), (width, width, 3, stride), (width, filters, 1, 1))
         options: dict[str, Any] = {"use_bias": False, "dtype": dtype, "rngs": rngs}
-        self.norms = nnx.List(nnx.BatchNorm(m, momentum=0.9, dtype=dtype, rngs=rngs) for m, *_ in shapes)
+        self.norms = nnx.List(layers.BatchNorm(m, dtype=dtype) for m, *_ in shapes)
         self.convs = nnx.List(layers.Conv(m, n, k, stride=s, padding=k // 2, **options) for m, n, k, s in shapes)
         self.shortcut = (
             layers.Conv(channels, filters, 1, stride=stride, padding=0, **options)
@@ -74,11 +74,11 @@ class ResidualUnit(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """The unit's output."""
-        y = nnx.relu(self.norms[0](x, use_running_average=not train))
+        y = nnx.relu(self.norms[0](x, train=train))
         shortcut = x if self.shortcut is None else self.shortcut(y)
         y = self.convs[0](y)
         for norm, conv in zip(self.norms[1:], self.convs[1:], strict=True):
-            y = conv(nnx.relu(norm(y, use_running_average=not train)))
+            y = conv(nnx.relu(norm(y, train=train)))
         return shortcut + y
 
 
@@ -103,7 +103,7 @@ class SoftMask(nnx.Module):
         self.down = _units(channels, steps + 1, dtype, rngs)
         self.skip = _units(channels, steps - 1, dtype, rngs)
         self.up = _units(channels, steps - 1, dtype, rngs)
-        self.norms = nnx.List(nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs) for _ in range(2))
+        self.norms = nnx.List(layers.BatchNorm(channels, dtype=dtype) for _ in range(2))
         self.convs = nnx.List(
             layers.Conv(channels, channels, 1, use_bias=False, dtype=dtype, rngs=rngs) for _ in range(2)
         )
@@ -121,7 +121,7 @@ class SoftMask(nnx.Module):
             x = self.up[number](x, train=train)
         x = enlarge(x, size)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            x = conv(nnx.relu(norm(x, use_running_average=not train)))
+            x = conv(nnx.relu(norm(x, train=train)))
         return nnx.sigmoid(x)
 
 
@@ -183,7 +183,7 @@ class ResidualAttention(nnx.Module):
                 modules.append(AttentionModule(channels, *counts, **options))
         units += _units(channels, shape.last_units - 1, dtype, rngs)
         self.units, self.modules = nnx.List(units), nnx.List(modules)
-        self.norm = nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.norm = layers.BatchNorm(channels, dtype=dtype)
 
     def __call__(
         self,
@@ -208,7 +208,7 @@ class ResidualAttention(nnx.Module):
                 x, mask = self.modules[number](x, train=train)
                 if masks is not None:
                     masks.append(mask.astype(jnp.float32))
-        return nnx.relu(self.norm(x, use_running_average=not train))
+        return nnx.relu(self.norm(x, train=train))
 
 
 class AttentionEnsemble(nnx.Module):

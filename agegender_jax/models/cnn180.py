@@ -69,14 +69,14 @@ class CNN180(nnx.Module):
         self.convs = nnx.List(
             layers.Conv(m, n, use_bias=False, dtype=dtype, rngs=rngs) for m, n in itertools.pairwise((3, *self.filters))
         )
-        self.norms = nnx.List(nnx.BatchNorm(n, momentum=0.9, dtype=dtype, rngs=rngs) for n in self.filters)
+        self.norms = nnx.List(layers.BatchNorm(n, dtype=dtype) for n in self.filters)
         size = max(image_size >> len(self.filters), 1)
         widths = (size * size * self.filters[-1], *HIDDEN)
         self.dense = nnx.List(
             nnx.Linear(m, n, use_bias=False, kernel_init=layers.he_normal, dtype=dtype, rngs=rngs)
             for m, n in itertools.pairwise(widths)
         )
-        self.dense_norms = nnx.List(nnx.BatchNorm(n, momentum=0.9, dtype=dtype, rngs=rngs) for n in HIDDEN)
+        self.dense_norms = nnx.List(layers.BatchNorm(n, dtype=dtype) for n in HIDDEN)
         self.dropout = nnx.Dropout(dropout)
         self.spatial_dropout = nnx.Dropout(spatial_dropout, broadcast_dims=(1, 2))
         self.embedding_size = HIDDEN[-1]
@@ -84,11 +84,11 @@ class CNN180(nnx.Module):
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The embedding; `rngs` holds the stream `dropout`, needed where `train`."""
         for conv, norm, filters in zip(self.convs, self.norms, self.filters, strict=True):
-            x = layers.max_pool(nnx.relu(norm(conv(x), use_running_average=not train)))
+            x = layers.max_pool(nnx.relu(norm(conv(x), train=train)))
             if filters >= DEEP:
                 x = self.spatial_dropout(x, deterministic=not train, rngs=rngs)
         x = x.reshape(x.shape[0], -1)
         for dense, norm in zip(self.dense, self.dense_norms, strict=True):
-            x = nnx.relu(norm(dense(x), use_running_average=not train))
+            x = nnx.relu(norm(dense(x), train=train))
             x = self.dropout(x, deterministic=not train, rngs=rngs)
         return x

@@ -15,12 +15,12 @@ class NormConv(nnx.Module):
     """Batch normalisation, ReLU, convolution without bias."""
 
     def __init__(self, m: int, n: int, kernel: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.norm = nnx.BatchNorm(m, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.norm = layers.BatchNorm(m, dtype=dtype)
         self.conv = layers.Conv(m, n, kernel, padding=kernel // 2, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """The convolution of the normalised `x`."""
-        return self.conv(nnx.relu(self.norm(x, use_running_average=not train)))
+        return self.conv(nnx.relu(self.norm(x, train=train)))
 
 
 class Layer(nnx.Module):
@@ -61,7 +61,7 @@ class DenseNet(nnx.Module):
     def __init__(self, depth: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
         growth, channels, counts = DEPTHS[depth]
         self.stem = layers.Conv(3, channels, 7, stride=2, padding=3, use_bias=False, dtype=dtype, rngs=rngs)
-        self.stem_norm = nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.stem_norm = layers.BatchNorm(channels, dtype=dtype)
         found = []
         for block, count in enumerate(counts, start=1):
             for place in range(1, count + 1):
@@ -69,12 +69,12 @@ class DenseNet(nnx.Module):
                 found.append(Layer(channels, growth, transition=ends, dtype=dtype, rngs=rngs))
                 channels = found[-1].filters
         self.layers = nnx.List(found)
-        self.last_norm = nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.last_norm = layers.BatchNorm(channels, dtype=dtype)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The last feature map."""
-        x = nnx.relu(self.stem_norm(self.stem(x), use_running_average=not train))
+        x = nnx.relu(self.stem_norm(self.stem(x), train=train))
         x = layers.max_pool(x, 3, 2, padding=1)
         for layer in self.layers:
             x = layer(x, train=train)
-        return nnx.relu(self.last_norm(x, use_running_average=not train))
+        return nnx.relu(self.last_norm(x, train=train))

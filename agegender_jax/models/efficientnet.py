@@ -28,9 +28,9 @@ STEM, LAST = 32, 1280
 """Filters of the first and the last convolution."""
 
 
-def _norm(channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.BatchNorm:
+def _norm(channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> layers.BatchNorm:
     """Batch normalisation with the published momentum and epsilon."""
-    return nnx.BatchNorm(channels, momentum=0.99, epsilon=1e-3, dtype=dtype, rngs=rngs)
+    return layers.BatchNorm(channels, momentum=0.99, epsilon=1e-3, dtype=dtype)
 
 
 class MBConv(nnx.Module):
@@ -75,9 +75,9 @@ class MBConv(nnx.Module):
         """The block's output."""
         y = x
         if self.expand is not None and self.expand_norm is not None:
-            y = nnx.relu6(self.expand_norm(self.expand(y), use_running_average=not train))
-        y = nnx.relu6(self.depthwise_norm(self.depthwise(y), use_running_average=not train))
-        y = self.project_norm(self.project(y), use_running_average=not train)
+            y = nnx.relu6(self.expand_norm(self.expand(y), train=train))
+        y = nnx.relu6(self.depthwise_norm(self.depthwise(y), train=train))
+        y = self.project_norm(self.project(y), train=train)
         return x + self.drop_path(y, deterministic=not train, rngs=rngs) if self.residual else y
 
 
@@ -118,7 +118,7 @@ class EfficientNetLite0(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The last feature map; `rngs` holds the stream `dropout`, needed where `train` and `drop_path` is above 0."""
-        x = nnx.relu6(self.stem_norm(self.stem(x), use_running_average=not train))
+        x = nnx.relu6(self.stem_norm(self.stem(x), train=train))
         for block in self.blocks:
             x = block(x, train=train, rngs=rngs)
-        return nnx.relu6(self.last_norm(self.last(x), use_running_average=not train))
+        return nnx.relu6(self.last_norm(self.last(x), train=train))

@@ -1,18 +1,11 @@
 """The layers that backbones are made of: convolution, pooling and normalisation, NHWC.
 
-Every backbone calls `conv2d` and `max_pool`, so this is the one place that knows which formulation is fast where.
-On accelerators that is XLA's own convolution. On the CPU it is not: XLA's convolution gradients run at a third of
-the speed of a matrix product, and inside `lax.scan` (which training uses to run several steps per dispatch) at a
-hundredth. There a convolution is written as patches times a matrix, and pooling as a maximum over slices.
-The choice is made once, when a function is traced, from the backend.
+Every backbone calls these, so here and in `convolution.py` is what is known of which form is fast where.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
-from typing import Literal
+from collections.abc import Callable
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +13,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-Padding = Literal["SAME", "VALID"] | int
-"""`SAME` (zeros, output `ceil(size / stride)`), `VALID`, or so many pixels of zeros on every side, as in PyTorch."""
-
-_DIRECT = ContextVar("_DIRECT", default=False)
-
-
-@contextmanager
-def direct_form() -> Iterator[None]:
-    """Traces the accelerators' formulation on every backend: every convolution is then one operation of the program."""
-    token = _DIRECT.set(True)
-    try:
-        yield
-    finally:
-        _DIRECT.reset(token)
-
-
-def _patched() -> bool:
-    return jax.default_backend() == "cpu" and not _DIRECT.get()
-
+from agegender_jax.models.convolution import Padding, conv2d, cpu_form, depthwise_conv2d, padded, strided_windows
 
 he_normal = nnx.initializers.he_normal()
 """Initialisation for layers before a ReLU (He et al. 2015)."""
@@ -47,137 +22,12 @@ he_normal_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 """The same, of the backward pass: what torchvision gives VGG and ResNet."""
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
-    """Two-dimensional convolution (cross-correlation), NHWC by HWIO.
-
-    Args:
-      x: `[batch, height, width, in]`.
-      kernel: `[kernel_height, kernel_width, in, out]`, the dtype of `x`.
-      stride: pixels between outputs, in both directions.
-      padding: see `Padding`.
-
-    Returns:
-      `[batch, out_height, out_width, out]`. Both formulations agree to rounding.
-
-    >>> conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
-    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
-    """
-    form = _conv2d_patches if _patched() else _conv2d_direct
-    return form(x, kernel, stride, padding)
-
-
-def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    pads = _pads(x, kernel.shape[:2], stride, padding)
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _pads(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) -> list[tuple[int, int]]:
-    """Zeros before and after, of height and width."""
-    if isinstance(padding, int):
-        return [(padding, padding)] * 2
-    return list(lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding))
-
-
-def _padded(x: jax.Array, pads: list[tuple[int, int]], value: float = 0.0) -> jax.Array:
-    return jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value) if any(map(any, pads)) else x
-
-
-def _conv2d_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    height, width, channels, filters = kernel.shape
-    x = _padded(x, _pads(x, (height, width), stride, padding))
-    windows = _strided_windows(x, height, width, stride)
-    batch, rows, columns, _ = windows[0].shape
-    patches = windows[0] if len(windows) == 1 else jnp.concatenate(windows, axis=-1)
-    out = patches.reshape(-1, height * width * channels) @ kernel.reshape(-1, filters)
-    return out.reshape(batch, rows, columns, filters)
-
-
-def _strided_windows(x: jax.Array, height: int, width: int, stride: int) -> list[jax.Array]:
-    """For each place in a window, the values that lie there for all window positions: `[batch, rows, columns, c]`."""
-    rows = (x.shape[1] - height) // stride + 1
-    columns = (x.shape[2] - width) // stride + 1
-    return [
-        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-        for i in range(height)
-        for j in range(width)
-    ]
-
-
-def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
-    """Convolution of every channel with a kernel of its own, NHWC.
-
-    Args:
-      x: `[batch, height, width, channels]`.
-      kernel: `[kernel_height, kernel_width, 1, channels]`, the dtype of `x`.
-      stride: pixels between outputs, in both directions.
-      padding: see `Padding`.
-
-    >>> depthwise_conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
-    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
-    """
-    pads = _pads(x, kernel.shape[:2], stride, padding)
-    if not _patched():
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            pads,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-    return _depthwise_windows(_padded(x, pads), kernel, stride)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_windows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    height, width = kernel.shape[:2]
-    out: jax.Array | float = 0.0
-    for values, weight in zip(
-        _strided_windows(x, height, width, stride), kernel.reshape(height * width, -1), strict=True
-    ):
-        out = out + values * weight
-    return jnp.asarray(out)
-
-
-def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _depthwise_windows(x, kernel, stride), (x, kernel)
-
-
-def _depthwise_backward(
-    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    height, width = kernel.shape[:2]
-
-    # XLA's sums over batch, rows and columns at once are five to twenty times slower than going through the batch.
-    def add(sums: list[jax.Array], example: tuple[jax.Array, jax.Array]) -> tuple[list[jax.Array], None]:
-        image, slope = example
-        windows = _strided_windows(image[None], height, width, stride)
-        products = [window[0].astype(jnp.float32) * slope for window in windows]
-        return [total + product for total, product in zip(sums, products, strict=True)], None
-
-    sums, _ = lax.scan(add, [jnp.zeros(gradient.shape[1:], jnp.float32)] * (height * width), (x, gradient))
-    of_kernel = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
-
-    # The transposed convolution is one of the gradient, its values apart by the stride, with the kernel turned.
-    edges = []
-    for axis, window in ((1, height), (2, width)):
-        spread = (gradient.shape[axis] - 1) * stride + 1
-        edges.append((window - 1, x.shape[axis] - spread, stride - 1))
-    apart = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    return _depthwise_windows(apart, kernel[::-1, ::-1], 1), of_kernel
-
-
-_depthwise_windows.defvjp(_depthwise_forward, _depthwise_backward)
-
-
 def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -> jax.Array:
     """Maximum over square windows; an incomplete last window is dropped ("floor" pooling).
 
     A map that is smaller than the window is one window.
 
-    Where several inputs tie for the maximum, the CPU form shares the gradient among them and the accelerator form
-    gives it to the first: both are subgradients.
+    Where several inputs tie for the maximum, the first of them has the gradient.
 
     Args:
       x: `[batch, height, width, channels]`.
@@ -189,15 +39,48 @@ def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -
     [[5.0, 7.0], [13.0, 15.0]]
     """
     window = min(window, x.shape[1] + 2 * padding, x.shape[2] + 2 * padding)
-    if not _patched():
+    if not cpu_form():
         return nnx.max_pool(x, (window, window), (stride, stride), [(padding, padding)] * 2)
-    x = _padded(x, [(padding, padding)] * 2, -jnp.inf)
-    batch, height, width, channels = x.shape
+    return _pooled(padded(x, [(padding, padding)] * 2, -jnp.inf), window, stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _pooled(x: jax.Array, window: int, stride: int) -> jax.Array:
+    return _pooled_forward(x, window, stride)[0]
+
+
+def _pooled_forward(x: jax.Array, window: int, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    out = reduce(jnp.maximum, strided_windows(x, window, window, stride))
+    return out, (x, out)
+
+
+def _pooled_backward(
+    window: int, stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array]:
+    x, out = saved
+    shares = []
+    free = jnp.ones(out.shape, bool)
+    for values in strided_windows(x, window, window, stride):
+        chosen = free & (values == out)
+        free &= ~chosen
+        shares.append(jnp.where(chosen, gradient, 0))
+    batch, rows, columns, channels = out.shape
+    height, width = x.shape[1:3]
     if window == stride:
-        rows, columns = height // window, width // window
-        x = x[:, : rows * window, : columns * window]
-        return x.reshape(batch, rows, window, columns, window, channels).max((2, 4))
-    return jnp.stack(_strided_windows(x, window, window, stride)).max(0)
+        parts = [jnp.stack(shares[i : i + window], 3) for i in range(0, len(shares), window)]
+        whole = jnp.stack(parts, 2).reshape(batch, rows * window, columns * window, channels)
+        return (padded(whole, [(0, height - rows * window), (0, width - columns * window)]),)
+    total: jax.Array | float = 0.0
+    for place, share in enumerate(shares):
+        edges = [
+            (at, size - at - (count - 1) * stride - 1, stride - 1)
+            for at, size, count in zip(divmod(place, window), (height, width), (rows, columns), strict=True)
+        ]
+        total = total + lax.pad(share, jnp.zeros((), share.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    return (jnp.asarray(total),)
+
+
+_pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
 def average_pool(x: jax.Array, window: int = 2) -> jax.Array:
@@ -250,6 +133,80 @@ def local_response_norm(
     window = (1,) * (x.ndim - 1) + (size,)
     sums = lax.reduce_window(squares, 0.0, lax.add, window, (1,) * x.ndim, "SAME")
     return (x / (k + alpha / size * sums) ** beta).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _standardised(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return _standardised_forward(x, scale, bias, epsilon)[0]
+
+
+def _standardised_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    axes = tuple(range(x.ndim - 1))
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axes)
+    variance = jnp.maximum(jnp.square(wide).mean(axes) - jnp.square(mean), 0)
+    inverse = lax.rsqrt(variance + epsilon)
+    out = ((wide - mean) * (inverse * scale) + bias).astype(x.dtype)
+    return (out, mean, variance), (x, scale, mean, inverse)
+
+
+def _standardised_backward(
+    epsilon: float, saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale, mean, inverse = saved
+    axes = tuple(range(x.ndim - 1))
+    wide, slope = x.astype(jnp.float32), gradients[0].astype(jnp.float32)
+    of_bias = slope.sum(axes)
+    of_scale = ((slope * wide).sum(axes) - mean * of_bias) * inverse
+    count = math.prod(x.shape[:-1])
+    of_x = (scale * inverse) * (slope - of_bias / count - (wide - mean) * (inverse * of_scale / count))
+    return of_x.astype(x.dtype), of_scale, of_bias
+
+
+_standardised.defvjp(_standardised_forward, _standardised_backward)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015).
+
+    The gradient is theirs (section 3), in closed form. One pass over the input finds mean and variance, one over input
+    and gradient all that the backward pass needs, in float32 whatever the dtype; differentiating the forward pass takes
+    twice as many on a CPU. The running statistics are of the biased variance, as in TensorFlow, and have no gradient.
+
+    Args:
+      features: length of the last axis.
+      momentum: share of the running statistics that stays at each step.
+      epsilon: added to the variance.
+      dtype: of the result; parameters and statistics are float32.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(features)), nnx.BatchStat(jnp.ones(features))
+        self.momentum, self.epsilon, self.dtype = momentum, epsilon, dtype
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`x` standardised by the batch's statistics where `train`, else by the running ones; scaled and shifted."""
+        x = x.astype(self.dtype)
+        scale, bias = self.scale[...], self.bias[...]
+        if not train:
+            factor = lax.rsqrt(self.var[...] + self.epsilon) * scale
+            return ((x.astype(jnp.float32) - self.mean[...]) * factor + bias).astype(self.dtype)
+        out, mean, variance = _standardised(x, scale, bias, self.epsilon)
+        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * lax.stop_gradient(mean)
+        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * lax.stop_gradient(variance)
+        return out
 
 
 class Conv(nnx.Module):

@@ -39,11 +39,11 @@ class ConvNorm(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = nnx.BatchNorm(n, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.norm = layers.BatchNorm(n, dtype=dtype)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """The normalised convolution of `x`."""
-        return self.norm(self.conv(x), use_running_average=not train)
+        return self.norm(self.conv(x), train=train)
 
 
 class Block(nnx.Module):

@@ -143,7 +143,7 @@ class SmallCNN(nnx.Module):
                 )
             )
             if layout.norm == "batch":
-                norms.append(nnx.BatchNorm(block.filters, momentum=0.9, dtype=dtype, rngs=rngs))
+                norms.append(layers.BatchNorm(block.filters, dtype=dtype))
             channels = block.filters
             size = layers.conv_output_size(size, block.kernel, block.stride, block.padding)
             if block.pool:
@@ -171,7 +171,7 @@ class SmallCNN(nnx.Module):
         for i, block in enumerate(self.blocks):
             x = nnx.relu(self.convs[i](x))
             if self.norm == "batch":  # before pooling, in the order that the paper gives
-                x = self.norms[i](x, use_running_average=not train)
+                x = self.norms[i](x, train=train)
             if block.pool:
                 x = layers.max_pool(x, *block.pool)
             if self.norm == "local_response" and i < len(self.blocks) - 1:

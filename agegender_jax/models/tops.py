@@ -110,12 +110,12 @@ class GlobalMax(nnx.Module):
     """
 
     def __init__(self, channels: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
-        self.norm = nnx.BatchNorm(channels, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.norm = layers.BatchNorm(channels, dtype=dtype)
         self.embedding_size = channels
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The embedding."""
-        return nnx.relu(self.norm(x.max((1, 2)), use_running_average=not train))
+        return nnx.relu(self.norm(x.max((1, 2)), train=train))
 
 
 class GlobalMaxLiteral(nnx.Module):
@@ -132,10 +132,10 @@ class GlobalMaxLiteral(nnx.Module):
 
     def __init__(self, channels: int, classes: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
         self.dense = nnx.Linear(channels, classes, dtype=dtype, rngs=rngs)
-        self.norm = nnx.BatchNorm(classes, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.norm = layers.BatchNorm(classes, dtype=dtype)
         self.embedding_size = classes
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The embedding."""
         x = nnx.softmax(self.dense(x.max((1, 2))))
-        return nnx.relu(self.norm(x, use_running_average=not train))
+        return nnx.relu(self.norm(x, train=train))

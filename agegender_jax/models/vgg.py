@@ -51,7 +51,7 @@ class VGG(nnx.Module):
                 convs.append(layers.Conv(channels, filters, padding=1, kernel_init=kernel_init, dtype=dtype, rngs=rngs))
                 channels = filters
                 if norm:
-                    norms.append(nnx.BatchNorm(filters, momentum=0.9, dtype=dtype, rngs=rngs))
+                    norms.append(layers.BatchNorm(filters, dtype=dtype))
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -61,7 +61,7 @@ class VGG(nnx.Module):
             for _ in range(count):
                 x = self.convs[number](x)
                 if len(self.norms):
-                    x = self.norms[number](x, use_running_average=not train)
+                    x = self.norms[number](x, train=train)
                 x = nnx.relu(x)
                 number += 1
             x = layers.max_pool(x)

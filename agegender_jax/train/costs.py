@@ -17,8 +17,8 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.inputs import make_inputs
 from agegender_jax.labels import GENDERS
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
-from agegender_jax.models import layers
 from agegender_jax.models.backbones import variant_of
+from agegender_jax.models.convolution import direct_form
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.train.optimizer import make_optimizer
@@ -84,7 +84,7 @@ def forward_costs(recipe: ConfigDict) -> dict[str, int]:
         return nnx.merge(graphdef, params, stats)(images)
 
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-    with layers.direct_form():
+    with direct_form():
         program = jax.make_jaxpr(forward)(params, stats, image)
     return {
         "parameters": _size(params),

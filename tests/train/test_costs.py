@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from agegender_jax.errors import UserError
-from agegender_jax.models import layers
+from agegender_jax.models import convolution
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.train import costs
 
@@ -41,10 +41,10 @@ def test_parameters_are_counted_with_and_without_the_heads() -> None:
 
 def test_convolutions_count_as_their_operation_on_every_backend() -> None:
     def both(x: jax.Array, kernel: jax.Array, single: jax.Array) -> jax.Array:
-        x = layers.conv2d(x, kernel, stride=2, padding=1)
-        return layers.depthwise_conv2d(x, single, padding=1)
+        x = convolution.conv2d(x, kernel, stride=2, padding=1)
+        return convolution.depthwise_conv2d(x, single, padding=1)
 
-    with layers.direct_form():
+    with convolution.direct_form():
         count = _count(both, (2, 8, 8, 3), (3, 3, 3, 5), (3, 3, 1, 5))
     # 2 pictures of 4x4 outputs with 5 channels, each of 3x3x3 products, then each of 3x3.
     assert count == 2 * 4 * 4 * 5 * 27 + 2 * 4 * 4 * 5 * 9

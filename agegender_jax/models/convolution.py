@@ -1,0 +1,297 @@
+"""Convolution, NHWC, in whichever form is fast where it runs.
+
+On accelerators that is XLA's own convolution. On the CPU it is not: XLA's convolution gradients run at a third of the
+speed of a matrix product, and inside `lax.scan` (which training uses to run several steps per dispatch) at a
+hundredth. There a convolution is written as matrix products, in one of two forms:
+
+- *patches*: every window as a row, times the kernels as a matrix;
+- *Winograd*'s F(2x2, 3x3) (Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1), for
+  3x3 kernels with stride 1 on maps that are large enough: 2.25 times fewer multiplications, and four values for each
+  of the input where patches have nine. In float32 its error is that of the other forms; F(4x4, 3x3), with fewer
+  multiplications still, has ten times their error and is not used, nor is any in bfloat16.
+
+The choice is made once, when a function is traced, from the backend and the shapes.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Padding = Literal["SAME", "VALID"] | int
+"""`SAME` (zeros, output `ceil(size / stride)`), `VALID`, or so many pixels of zeros on every side, as in PyTorch."""
+
+_DIRECT = ContextVar("_DIRECT", default=False)
+
+
+@contextmanager
+def direct_form() -> Iterator[None]:
+    """Traces the accelerators' formulation on every backend: every convolution is then one operation of the program."""
+    token = _DIRECT.set(True)
+    try:
+        yield
+    finally:
+        _DIRECT.reset(token)
+
+
+def cpu_form() -> bool:
+    """Whether layers take the forms that are fast on a CPU: so on CPUs, but for `direct_form`."""
+    return jax.default_backend() == "cpu" and not _DIRECT.get()
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
+    """Two-dimensional convolution (cross-correlation), NHWC by HWIO.
+
+    Args:
+      x: `[batch, height, width, in]`.
+      kernel: `[kernel_height, kernel_width, in, out]`, the dtype of `x`.
+      stride: pixels between outputs, in both directions.
+      padding: see `Padding`.
+
+    Returns:
+      `[batch, out_height, out_width, out]`. Both formulations agree to rounding.
+
+    >>> conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+    """
+    if not cpu_form():
+        return _conv2d_direct(x, kernel, stride, padding)
+    pads = _pads(x, kernel.shape[:2], stride, padding)
+    if stride == 1 and _suits_winograd(x, kernel, pads):
+        return _winograd(x, kernel, pads[0][0])
+    return _conv2d_patches(x, kernel, stride, padding)
+
+
+def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    pads = _pads(x, kernel.shape[:2], stride, padding)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _pads(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) -> list[tuple[int, int]]:
+    """Zeros before and after, of height and width."""
+    if isinstance(padding, int):
+        return [(padding, padding)] * 2
+    return list(lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding))
+
+
+def padded(x: jax.Array, pads: list[tuple[int, int]], value: float = 0.0) -> jax.Array:
+    """`x` with so many rows before and after, and so many columns, of a value."""
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value) if any(map(any, pads)) else x
+
+
+def _conv2d_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    height, width, channels, filters = kernel.shape
+    x = padded(x, _pads(x, (height, width), stride, padding))
+    windows = strided_windows(x, height, width, stride)
+    batch, rows, columns, _ = windows[0].shape
+    patches = windows[0] if len(windows) == 1 else jnp.concatenate(windows, axis=-1)
+    out = patches.reshape(-1, height * width * channels) @ kernel.reshape(-1, filters)
+    return out.reshape(batch, rows, columns, filters)
+
+
+def strided_windows(x: jax.Array, height: int, width: int, stride: int) -> list[jax.Array]:
+    """For each place in a window, the values that lie there for all window positions: `[batch, rows, columns, c]`."""
+    rows = (x.shape[1] - height) // stride + 1
+    columns = (x.shape[2] - width) // stride + 1
+    return [
+        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        for i in range(height)
+        for j in range(width)
+    ]
+
+
+_INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+_OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+"""Lavin & Gray's equation (7): `B^T`, `G` and `A^T`."""
+
+_CHUNK = 1024
+"""Tiles of 2x2 outputs that are transformed at a time where a map has many: what lies between stays in the cache."""
+
+
+def _suits_winograd(x: jax.Array, kernel: jax.Array, pads: list[tuple[int, int]]) -> bool:
+    height, width, channels, filters = kernel.shape
+    (top, bottom), sides = pads
+    edge = min(x.shape[1:3]) + 2 * top - 2
+    # Below these sizes the transforms cost more than they save.
+    large = channels >= 16 and filters >= 16 and edge >= 7
+    return (height, width) == (3, 3) and top == bottom <= 2 and sides == pads[0] and large and x.dtype == jnp.float32
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _winograd(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+    """A 3x3 convolution with stride 1 and `padding` zeros on every side."""
+    return _winograd_forward(x, kernel, padding)[0]
+
+
+def _winograd_forward(x: jax.Array, kernel: jax.Array, padding: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    transformed = jnp.einsum("ia,jb,abco->ijco", _KERNEL, _KERNEL, kernel)
+
+    def convolve(images: jax.Array) -> jax.Array:
+        products = [
+            [tile @ matrix for tile, matrix in zip(*row, strict=True)]
+            for row in zip(_input_tiles(images, padding), transformed, strict=True)
+        ]
+        return _from_tiles(products, images.shape, padding)
+
+    size = _chunk(x, padding)
+    if size == len(x):
+        return convolve(x), (x, kernel)
+    chunks = x.reshape(-1, size, *x.shape[1:])
+    return jnp.concatenate(lax.map(convolve, chunks)), (x, kernel)
+
+
+def _winograd_backward(
+    padding: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    # The transposed convolution is one of the gradient with the kernel turned.
+    of_x = _winograd(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 2 - padding)
+
+    def correlate(images: jax.Array, slopes: jax.Array) -> jax.Array:
+        inputs, outputs = _input_tiles(images, padding), _gradient_tiles(slopes)
+        return jnp.stack(
+            [
+                jnp.stack([tile.T @ slope for tile, slope in zip(*row, strict=True)])
+                for row in zip(inputs, outputs, strict=True)
+            ]
+        )
+
+    size = _chunk(x, padding)
+    if size == len(x):
+        total = correlate(x, gradient)
+    else:
+        chunks = [values.reshape(-1, size, *values.shape[1:]) for values in (x, gradient)]
+        zeros = jnp.zeros((4, 4, *kernel.shape[2:]), kernel.dtype)
+        total, _ = lax.scan(lambda total, chunk: (total + correlate(*chunk), None), zeros, tuple(chunks))
+    return of_x, jnp.einsum("ia,jb,ijco->abco", _KERNEL, _KERNEL, total)
+
+
+_winograd.defvjp(_winograd_forward, _winograd_backward)
+
+
+def _chunk(x: jax.Array, padding: int) -> int:
+    """How many images are transformed at a time: all, or a divisor of their number."""
+    rows, columns = (-(-(edge + 2 * padding - 2) // 2) for edge in x.shape[1:3])
+    # A batch that lies on several devices is not cut: each of them has a part of every chunk's place.
+    if len(x) * rows * columns <= 4 * _CHUNK or jax.device_count() > 1:
+        return len(x)
+    return math.gcd(len(x), 2 ** max(0, round(math.log2(_CHUNK / (rows * columns)))))
+
+
+def _combined(parts: list[jax.Array], factors: np.ndarray) -> jax.Array:
+    """The sum of parts times factors of -1, 0 and 1."""
+    added = [part for part, factor in zip(parts, factors, strict=True) if factor > 0]
+    taken = [part for part, factor in zip(parts, factors, strict=True) if factor < 0]
+    total = sum(added[1:], start=added[0]) if added else -taken.pop(0)
+    return total - sum(taken[1:], start=taken[0]) if taken else total
+
+
+def _input_tiles(x: jax.Array, padding: int) -> list[list[jax.Array]]:
+    """`B^T d B` of every 4x4 tile `d`, tiles 2 apart: 4 by 4 matrices `[tiles, channels]`."""
+    rows, columns = (-(-(edge + 2 * padding - 2) // 2) for edge in x.shape[1:3])
+    pads = [
+        (padding, 2 * count + 2 - edge - padding) for count, edge in zip((rows, columns), x.shape[1:3], strict=True)
+    ]
+    x = padded(x, pads)
+    by_row = [x[:, i : i + 2 * rows - 1 : 2] for i in range(4)]
+    tiles = []
+    for factors in _INPUT:
+        row = _combined(by_row, factors)
+        by_column = [row[:, :, j : j + 2 * columns - 1 : 2] for j in range(4)]
+        tiles.append([_combined(by_column, factors).reshape(-1, x.shape[-1]) for factors in _INPUT])
+    return tiles
+
+
+def _from_tiles(products: list[list[jax.Array]], shape: tuple[int, ...], padding: int) -> jax.Array:
+    """The output `A^T m A` of every tile's products `m`, put together."""
+    height, width = (edge + 2 * padding - 2 for edge in shape[1:3])
+    rows, columns = -(-height // 2), -(-width // 2)
+    halves = [[_combined([m[j] for m in products], factors) for j in range(4)] for factors in _OUTPUT]
+    tiles = [[_combined(half, factors).reshape(shape[0], rows, columns, -1) for factors in _OUTPUT] for half in halves]
+    out = jnp.stack([jnp.stack(row, 3) for row in tiles], 2)
+    return out.reshape(shape[0], 2 * rows, 2 * columns, -1)[:, :height, :width]
+
+
+def _gradient_tiles(gradient: jax.Array) -> list[list[jax.Array]]:
+    """`A g A^T` of every 2x2 tile `g`: 4 by 4 matrices `[tiles, filters]`."""
+    gradient = padded(gradient, [(0, gradient.shape[1] % 2), (0, gradient.shape[2] % 2)])
+    filters = gradient.shape[-1]
+    places = [[gradient[:, i::2, j::2].reshape(-1, filters) for j in range(2)] for i in range(2)]
+    halves = [[_combined([place[j] for place in places], factors) for j in range(2)] for factors in _OUTPUT.T]
+    return [[_combined(half, factors) for factors in _OUTPUT.T] for half in halves]
+
+
+def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
+    """Convolution of every channel with a kernel of its own, NHWC.
+
+    Args:
+      x: `[batch, height, width, channels]`.
+      kernel: `[kernel_height, kernel_width, 1, channels]`, the dtype of `x`.
+      stride: pixels between outputs, in both directions.
+      padding: see `Padding`.
+
+    >>> depthwise_conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+    [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+    """
+    pads = _pads(x, kernel.shape[:2], stride, padding)
+    if not cpu_form():
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+    return _depthwise_windows(padded(x, pads), kernel, stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_windows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    height, width = kernel.shape[:2]
+    out: jax.Array | float = 0.0
+    for values, weight in zip(
+        strided_windows(x, height, width, stride), kernel.reshape(height * width, -1), strict=True
+    ):
+        out = out + values * weight
+    return jnp.asarray(out)
+
+
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _depthwise_windows(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    height, width = kernel.shape[:2]
+
+    # XLA's sums over batch, rows and columns at once are five to twenty times slower than going through the batch.
+    def add(sums: list[jax.Array], example: tuple[jax.Array, jax.Array]) -> tuple[list[jax.Array], None]:
+        image, slope = example
+        windows = strided_windows(image[None], height, width, stride)
+        products = [window[0].astype(jnp.float32) * slope for window in windows]
+        return [total + product for total, product in zip(sums, products, strict=True)], None
+
+    sums, _ = lax.scan(add, [jnp.zeros(gradient.shape[1:], jnp.float32)] * (height * width), (x, gradient))
+    of_kernel = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
+
+    # The transposed convolution is one of the gradient, its values apart by the stride, with the kernel turned.
+    edges = []
+    for axis, window in ((1, height), (2, width)):
+        spread = (gradient.shape[axis] - 1) * stride + 1
+        edges.append((window - 1, x.shape[axis] - spread, stride - 1))
+    apart = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    return _depthwise_windows(apart, kernel[::-1, ::-1], 1), of_kernel
+
+
+_depthwise_windows.defvjp(_depthwise_forward, _depthwise_backward)
