@@ -1,0 +1,104 @@
+"""Decoding and the pipeline alone: pictures a second, streamed by ours and by PyTorch's DataLoader.
+
+Ours is the feed that trains what does not fit on the device: from array_record, decoded by as many threads as there are
+cores, to batches that lie on the device. The peer is a DataLoader with as many worker processes and the usual recipe
+(Pillow's open, RGB, resize, a uint8 tensor, the default collate), which ends with batches in host memory. It is given
+the very same encoded bytes from memory, which is kinder than files: nothing is opened or read. A window is one pass
+over all pictures, shuffled, from asking for the first batch to the last; the first pass of each is not counted.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.examples import cores
+from agegender_jax.data.feed import make_feed
+from agegender_jax.data.order import BatchOrder
+from agegender_jax.errors import UserError
+from benchmarks import ours, peer, rows, runs
+from benchmarks.rows import Row, make_row, paired, say
+
+EXAMPLES = """examples:
+  python -m benchmarks.input
+  python -m benchmarks.input --config configs/utkface_small.py:cpu --manual_dir DIR --data_dir DATA --json input.json
+  python -m benchmarks.input --set dataset.image_size=224 --peer_python ../torch/bin/python
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.input",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    runs.add_options(parser, "configs/quickstart.py")
+    peer.add_options(parser)
+    rows.add_options(parser)
+    return rows.run(measure, parser.parse_args(arguments))
+
+
+def measure(arguments: argparse.Namespace) -> list[Row]:
+    """The row."""
+    if arguments.smoke:
+        arguments.set += ["dataset.drawn=160", "dataset.image_size=32", "train.batch_size=8"]
+        arguments.set += ["train.steps_per_dispatch=2"]
+        arguments.windows = rows.LEAST_WINDOWS
+    ours.prepare()
+    recipe = ours.load_recipe(arguments.config, [*arguments.set, "compute.feed=stream"])
+    about, with_peer = ours.about(), peer.available(arguments)
+    size, batch = recipe.dataset.image_size, recipe.train.batch_size
+    with runs.folder(arguments) as folder:
+        prepared, examples, _ = open_dataset(
+            recipe, manual_dir=arguments.manual_dir, data_dir=arguments.data_dir, kind="image"
+        )
+        steps = recipe.train.steps_per_dispatch
+        blocks = len(examples) // (batch * steps)
+        if not blocks:
+            raise UserError(f"{len(examples)} pictures do not fill {steps} batches of {batch}; --set fewer or smaller.")
+        order = BatchOrder(np.arange(len(examples)), batch, recipe.seed)
+        feed = make_feed(examples, ours.one_device(), {}, order, blocks * steps)
+
+        def pass_over() -> float:
+            feed.close()
+            began = time.perf_counter()
+            for block in range(blocks):
+                jax.block_until_ready(feed.batches(block * steps, steps))
+            return blocks * steps * batch / (time.perf_counter() - began)
+
+        try:
+            pass_over()
+            if not with_peer:
+                mine, theirs = paired(pass_over, None, arguments.windows)
+            else:
+                about["versions"] |= peer.versions(arguments)
+                path = _write(folder / "pictures.npz", prepared, len(examples))
+                with peer.started(arguments) as child:
+                    child.ask("input", path=str(path), size=size, batch_size=batch, workers=cores())
+                    mine, theirs = paired(pass_over, lambda: child.ask("pass"), arguments.windows)
+        finally:
+            feed.close()
+    name = f"{recipe.dataset.name} to {size}x{size}, batch {batch}, {cores()} workers"
+    return [make_row(name, mine, theirs, "images/s", about)]
+
+
+def _write(path: Path, prepared: Any, count: int) -> Path:
+    """The pictures' encoded bytes, as the peer reads them."""
+    say("writing the pictures for the peer ...")
+    source = prepared.open()
+    contents = [source[row]["content"] for row in range(count)]
+    ends = np.cumsum([len(content) for content in contents])
+    np.savez(path, content=np.frombuffer(b"".join(contents), np.uint8), ends=ends)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What every benchmark prints and writes: rows of one shape, figures of paired windows, and the options they share."""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.errors import UserError
+
+LEAST_WINDOWS = 5
+_QUIET = 0.3  # load of each core from which on it is said that the machine is in use
+_SETTLE_SECONDS = 0.1  # after a turn, some threads of a pool still spin for a while
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+      name: what was measured.
+      ours: median over the windows, in `unit`.
+      peer: likewise of what it is compared with; None where there is nothing.
+      ratio_median: of the windows' own ratios, ours / peer; None where there is no peer.
+      ratio_min: the smallest of them.
+      ratio_max: the largest.
+      unit: of `ours` and `peer`.
+      versions: of what took part, by package.
+      hardware: the device and the processor.
+    """
+
+    name: str
+    ours: float
+    peer: float | None
+    ratio_median: float | None
+    ratio_min: float | None
+    ratio_max: float | None
+    unit: str
+    versions: Mapping[str, str]
+    hardware: str
+
+
+def make_row(
+    name: str, ours: Sequence[float], peer: Sequence[float] | None, unit: str, about: Mapping[str, Any]
+) -> Row:
+    """The row of a series of windows; with a peer, `ours[i]` and `peer[i]` were measured one right after the other.
+
+    Args:
+      name: what was measured.
+      ours: a figure a window.
+      peer: likewise, or None.
+      unit: of the figures.
+      about: `versions` and `hardware`.
+
+    >>> row = make_row("x", [2.0, 6.0, 3.0], [1.0, 2.0, 3.0], "images/s", {"versions": {}, "hardware": "none"})
+    >>> row.ours, row.peer, row.ratio_median, row.ratio_min, row.ratio_max
+    (3.0, 2.0, 2.0, 1.0, 3.0)
+    """
+    ratios = None if peer is None else [a / b for a, b in zip(ours, peer, strict=True)]
+    return Row(
+        name,
+        statistics.median(ours),
+        statistics.median(peer) if peer is not None else None,
+        statistics.median(ratios) if ratios else None,
+        min(ratios) if ratios else None,
+        max(ratios) if ratios else None,
+        unit,
+        about["versions"],
+        about["hardware"],
+    )
+
+
+def paired(
+    ours: Callable[[], float], peer: Callable[[], float] | None, windows: int
+) -> tuple[list[float], list[float] | None]:
+    """Measures both again and again, in turns: who begins changes from window to window, so that a drift hits both.
+
+    Args:
+      ours: measures once, and returns the figure.
+      peer: likewise, or None.
+      windows: how often.
+    """
+    if peer is None:
+        return [ours() for _ in range(windows)], None
+    found: dict[Callable[[], float], list[float]] = {ours: [], peer: []}
+    for window in range(windows):
+        for measure in (ours, peer) if window % 2 == 0 else (peer, ours):
+            time.sleep(_SETTLE_SECONDS)
+            found[measure].append(measure())
+    return found[ours], found[peer]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text, and below them what they were measured on."""
+    width = max([len(row.name) for row in rows] + [4])
+    lines = [f"{'':{width}}  {'ours':>10} {'peer':>10} {'ratio':>7}  {'of the windows':15}  unit"]
+    for row in rows:
+        peer = "-" if row.peer is None else _number(row.peer)
+        ratio = "-" if row.ratio_median is None else f"{row.ratio_median:.3f}"
+        spread = "" if row.ratio_min is None else f"{row.ratio_min:.3f} to {row.ratio_max:.3f}"
+        lines.append(f"{row.name:{width}}  {_number(row.ours):>10} {peer:>10} {ratio:>7}  {spread:15}  {row.unit}")
+    for hardware in dict.fromkeys(row.hardware for row in rows):
+        found: dict[str, dict[str, None]] = {}
+        for row in rows:
+            for package, version in row.versions.items() if row.hardware == hardware else ():
+                found.setdefault(package, {})[version] = None
+        versions = ", ".join(f"{package} {' / '.join(versions)}" for package, versions in found.items())
+        lines.append(f"{hardware}; {versions}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    """Four digits or all before the point, and no exponent where it can be read without."""
+    if value and not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.2e}"
+    before = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:,.{max(0, 4 - before)}f}"
+
+
+def add_options(parser: argparse.ArgumentParser, *, windows: int | None = 7) -> None:
+    """Adds `--json`, `--smoke` and, where `windows` is its default, `--windows`."""
+    if windows:
+        parser.add_argument(
+            "--windows", type=at_least(LEAST_WINDOWS), default=windows, help=f"measured windows [{windows}]"
+        )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="new file: write the rows there, too")
+    parser.add_argument("--smoke", action="store_true", help="tiny, only to see that it runs: its figures mean nothing")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `least` on."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return int(text)
+
+    return whole
+
+
+def check_json(path: Path | None) -> None:
+    """Refuses, before anything is measured, a file that is there or that could not be written.
+
+    Raises:
+      UserError: so it is.
+    """
+    if path is None:
+        return
+    if os.path.lexists(path):
+        raise UserError(f"{path} is there already, and nothing is overwritten; choose another --json.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path.parent} is no folder that may be written to; choose another --json.")
+
+
+def finish(rows: Sequence[Row], path: Path | None) -> None:
+    """Prints the table, and writes the rows as JSON where a file is named: whole, or not at all."""
+    print(table(rows))
+    if path is None:
+        return
+    check_json(path)  # again: much may have happened since
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --json.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def run(measure: Callable[[argparse.Namespace], Sequence[Row]], arguments: argparse.Namespace) -> int:
+    """Runs a benchmark as a command does, and returns its exit code: what the user can mend is printed as a sentence.
+
+    Args:
+      measure: makes the rows.
+      arguments: of the command, with `json`.
+    """
+    try:
+        check_json(arguments.json)
+        if _load() > _QUIET * (os.cpu_count() or 1):
+            say(
+                f"Others use this machine (load {_load():.1f}): frameworks suffer from that unequally; repeat in quiet."
+            )
+        finish(measure(arguments), arguments.json)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _load() -> float:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def say(text: str) -> None:
+    """How far it is, for whoever waits."""
+    print(text, file=sys.stderr, flush=True)

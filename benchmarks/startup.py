@@ -1,0 +1,66 @@
+"""From the command to the first step, with nothing compiled yet and with the compiled program in its cache.
+
+Runs `launch.py` on prepared and decoded data (by default drawn ones) again and again, each time in a new directory. The
+figures are the run's own `first_step_seconds`, which end with the first dispatch, and the seconds of the whole command,
+which trains one dispatch and measures the test part after it. There is no peer.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import rows, runs
+from benchmarks.rows import Row, make_row, say
+
+EXAMPLES = """examples:
+  python -m benchmarks.startup
+  python -m benchmarks.startup --config configs/utkface_small.py:cpu --manual_dir DIR --data_dir DATA --json start.json
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.startup",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    runs.add_options(parser, "configs/quickstart.py")
+    parser.add_argument("--repeats", type=rows.at_least(1), default=5, help="starts of each kind [5]")
+    rows.add_options(parser, windows=None)
+    return rows.run(measure, parser.parse_args(arguments))
+
+
+def measure(arguments: argparse.Namespace) -> list[Row]:
+    """The rows: first step and whole command, each cold and cached."""
+    if arguments.smoke:
+        arguments.set += ["dataset.drawn=160", "dataset.image_size=32", "train.steps_per_dispatch=2"]
+        arguments.repeats = 1
+    with runs.folder(arguments) as folder:
+        say("preparing the data, and filling the cache ...")
+        _start(arguments, folder / "prepare", folder / "kept")
+        found = {
+            "cold": [_start(arguments, folder / f"cold{i}", folder / f"new{i}") for i in range(arguments.repeats)],
+            "cached": [_start(arguments, folder / f"cached{i}", folder / "kept") for i in range(arguments.repeats)],
+        }
+    result = []
+    for kind, finished in found.items():
+        name = f"{Path(arguments.config).name}, {kind}"
+        about = runs.about(finished[0])
+        first = [run.summary["first_step_seconds"] for run in finished]
+        result.append(make_row(f"{name}: first step", first, None, "s", about))
+        result.append(make_row(f"{name}: whole command", [run.seconds for run in finished], None, "s", about))
+    return result
+
+
+def _start(arguments: argparse.Namespace, workdir: Path, cache: Path) -> runs.Finished:
+    command = runs.command(arguments, workdir, ["train.epochs=1e-6"])  # one dispatch
+    finished = runs.run(command, workdir, JAX_COMPILATION_CACHE_DIR=str(cache))
+    say(f"{workdir.name}: first step after {finished.summary['first_step_seconds']:.1f} s")
+    return finished
+
+
+if __name__ == "__main__":
+    sys.exit(main())

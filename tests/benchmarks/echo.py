@@ -1,0 +1,19 @@
+"""A child of `benchmarks.talk` that answers with what it was asked."""
+
+import sys
+from typing import Any
+
+from benchmarks import talk
+
+
+def answer(do: str, **options: Any) -> Any:
+    print("what a library prints")
+    if do == "raise":
+        raise ValueError("no such thing")
+    if do == "end":
+        sys.exit(3)
+    return {"do": do, **options}
+
+
+if __name__ == "__main__":
+    talk.serve(answer)
