@@ -6,6 +6,7 @@
   python launch.py --config configs/adience_cnn.py --manual_dir DIR --workdir runs/adience --folds all
   python launch.py --config configs/voice_small.py:emodb --manual_dir DIR --workdir runs/emodb \
       --folds all --protocols paper,disjoint --repeats 3
+  srun python launch.py --config configs/utkface_small.py --workdir /shared/runs/small --distributed
 
 The same command goes on where an interrupted one stopped, and says so where all is complete.
 """
@@ -33,6 +34,10 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data lie [TFDS
 _PROTOCOLS = flags.DEFINE_list("protocols", [], "Train under each of these and compare: paper,disjoint.")
 _FOLDS = flags.DEFINE_string("folds", "", "Train these folds, `all` or 0,2: mean and spread over them.")
 _REPEATS = flags.DEFINE_integer("repeats", 1, "Train each so many times, with other seeds on the same split.")
+_DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "Several processes, which JAX finds: Slurm, TPU, Open MPI.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes, told by flags: HOST:PORT of process 0.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: the number of this one, from 0.")
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Say what would be done, and stop before the first step.")
 
 
@@ -50,6 +55,12 @@ def main(argv: list[str]) -> None:
         folds=_FOLDS.value,
         repeats=_REPEATS.value,
         dry_run=_DRY_RUN.value,
+        processes={
+            "automatic": _DISTRIBUTED.value,
+            "coordinator": _COORDINATOR.value,
+            "processes": _PROCESSES.value,
+            "process": _PROCESS.value,
+        },
         started=_STARTED,
     )
     if code == 130:  # Ctrl-C: XLA may still be compiling in a thread, which an orderly exit would pull the rug from

@@ -3,6 +3,8 @@
 A checkpoint holds two items: `training`, the whole training state, and `model`, the parameters and statistics that
 evaluation and prediction use, so that these need not know what an optimizer is. A third, `checksums`, tells whether
 the arrays that are read are those that were saved: the files themselves do not show a flipped bit.
+
+Several processes save and restore together, each its own part of the arrays, in a folder that all of them share.
 """
 
 import json
@@ -16,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
+from agegender_jax.distributed import all_agree, is_primary, primary_first
 from agegender_jax.errors import UserError
 
 _WORST = -1e30  # figure of a checkpoint that was not evaluated: JSON has no minus infinity
@@ -33,7 +37,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int = 1) -> None:
-        _mend_figures(directory)
+        with primary_first():
+            if is_primary():
+                _mend_figures(directory)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             directory.resolve(),
@@ -90,20 +96,26 @@ class Checkpoints:
                 sharding = NamedSharding(sharding.mesh, PartitionSpec())
             scalar = jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)
         wanted = {item: abstract, "checksums": {"training": scalar, "model": scalar} if leaves else None}
+        found: Any = None
+        failure: BaseException | None = None
         try:
             found = self._checkpointer.load_checkpointables(step, wanted)
-            if int(_checksum(found[item])) != int(found["checksums"][item]):
-                raise ValueError("its arrays are not those that were saved")
         except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
-            raise UserError(
-                f"{self._checkpointer.directory}: the checkpoint of step {step} cannot be read ({reason}); restore it "
-                "from a copy."
-            ) from error
-        return found[item]
+            failure = error
+        if not all_agree(failure is None):
+            failure = failure or ValueError("another process cannot read its part")
+        elif int(_checksum(found[item])) != int(found["checksums"][item]):  # of all processes' parts together
+            failure = ValueError("its arrays are not those that were saved")
+        else:
+            return found[item]
+        cause: BaseException = failure
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"{self._checkpointer.directory}: the checkpoint of step {step} cannot be read ({reason}); restore it "
+            "from a copy."
+        ) from failure
 
     def restore_newest(self, item: str, abstract: Any) -> tuple[int, Any] | None:
         """The newest checkpoint that can be read, `(step, item)`, or None where there is none.
@@ -136,10 +148,11 @@ class Checkpoints:
             return
         folder = Path(self._checkpointer.directory)
         aside = folder.with_name("damaged_checkpoints")
-        aside.mkdir(exist_ok=True)
-        for step in steps:
-            shutil.rmtree(aside / str(step), ignore_errors=True)
-            (folder / str(step)).rename(aside / str(step))
+        with primary_first():
+            for step in steps if is_primary() else []:
+                aside.mkdir(exist_ok=True)
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                (folder / str(step)).rename(aside / str(step))
         self._checkpointer.reload()
 
     def wait(self) -> None:
@@ -154,11 +167,19 @@ class Checkpoints:
 def _checksum(tree: Any) -> np.ndarray:
     """Sum of the CRC-32 of every leaf's bytes, modulo 2^32, uint32 scalar.
 
-    On the host: nothing to compile, and the same on every backend. A sum, because a tree that is restored without its
-    layout has plain dictionaries in place of dataclasses, and with them another order of leaves.
+    On the host: nothing to compile, and the same on every backend and however the arrays are split. A sum, because a
+    tree that is restored without its layout has plain dictionaries in place of dataclasses, and with them another order
+    of leaves.
     """
-    leaves = (np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in jax.tree.leaves(tree))
+    leaves = (np.ascontiguousarray(_whole(leaf)).reshape(-1).view(np.uint8) for leaf in jax.tree.leaves(tree))
     return np.array(sum(zlib.crc32(leaf.data) for leaf in leaves) % 2**32, np.uint32)
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """An array on the host, gathered where other processes hold parts of it: one array at a time is whole."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
 
 
 def _mend_figures(directory: Path) -> None:

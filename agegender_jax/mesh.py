@@ -1,13 +1,14 @@
 """Devices as a mesh with the axes `data` and `model`, and how arrays lie on it."""
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from agegender_jax.errors import UserError
 
 
 def make_mesh(model: int = 1) -> Mesh:
-    """All devices as a mesh `(data, model)`.
+    """All devices, those of other processes too, as a mesh `(data, model)`.
 
     Args:
       model: devices that one copy of the model is spread over.
@@ -17,7 +18,9 @@ def make_mesh(model: int = 1) -> Mesh:
     """
     count = jax.device_count()
     if count % model:
-        raise UserError(f"mesh.model={model} does not divide the {count} devices here; choose a divisor of {count}.")
+        raise UserError(
+            f"config.compute.model={model} does not divide the {count} devices here; choose a divisor of {count}."
+        )
     # Auto, not the default Explicit: the compiler propagates shardings through the layers by itself.
     return jax.make_mesh((count // model, model), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -30,6 +33,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Split over the `data` axis along the array's axis number `axis`."""
     return NamedSharding(mesh, PartitionSpec(*([None] * axis), "data"))
+
+
+def put(array: np.ndarray, sharding: Sharding) -> jax.Array:
+    """Puts an array that every process has whole on the devices; each process puts its own devices' part.
+
+    `jax.device_put` would, with several processes, first compare what they have, which costs an exchange of it all.
+
+    >>> put(np.arange(6), replicated(make_mesh())).tolist()
+    [0, 1, 2, 3, 4, 5]
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    with jax.transfer_guard_host_to_device("allow"):  # it is as explicit as `device_put`
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def check_batch(mesh: Mesh, batch_size: int) -> None:

@@ -110,6 +110,7 @@ def base() -> ConfigDict:
                 "batch_size": 32,
                 "epochs": 30.0,
                 "steps_per_dispatch": 20,  # run by one call of the device, without the host
+                "accumulate": 1,  # parts that a batch is taken in, one after another: less memory, one step
                 "ema_decay": 0.0,  # of the average of parameters that is evaluated; 0 evaluates the last ones
             },
             "evaluate": {
@@ -118,6 +119,12 @@ def base() -> ConfigDict:
                 "flip": False,  # average over the picture and its mirror image, in the final figures
                 "select": "age_group/accuracy",  # validation figure that the best checkpoint has (of `mae`, the lowest)
                 "use": "last",  # which checkpoint the final figures are of: `last` or `best`
+            },
+            "compute": {  # how, not what: a run that goes on may change it
+                "feed": "auto",  # `resident`: the whole dataset on every device; `stream`: decoded as it is needed
+                "model": 1,  # devices that the dense layers of one copy of the model are split over
+                "fsdp": False,  # parameters and the optimizer's state are split over the devices, not copied
+                "remat": False,  # activations are computed again for the gradient, not kept: less memory, more time
             },
             "checkpoint": {"keep": 2},  # the newest so many, and the best; saved after each evaluation
         }
@@ -158,6 +165,7 @@ _CHOICES = {
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "step"),
     "evaluate.use": ("last", "best"),
+    "compute.feed": ("auto", "resident", "stream"),
     "age_groups": ("nearest", "lower", "upper", "literal", "levi_hassner", "five_year"),
 }
 _AT_LEAST = {
@@ -165,6 +173,8 @@ _AT_LEAST = {
     "dataset.drawn": 0,
     "train.batch_size": 1,
     "train.steps_per_dispatch": 1,
+    "train.accumulate": 1,
+    "compute.model": 1,
     "evaluate.batch_size": 1,
     "checkpoint.keep": 1,
     "seed": 0,

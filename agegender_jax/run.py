@@ -52,10 +52,11 @@ class Run:
         path = directory / "recipe.json"
         begun = path.exists()
         if begun:
-            run = cls.load(directory)
-            changes = recipes.differences(run.recipe, recipe)
+            # How a run is computed may change on the way; recipe.json keeps what it began with.
+            found = recipes.differences(cls.load(directory).recipe, recipe)
+            changes = [change for change in found if not change.startswith("compute.")]
             if not changes:
-                return run
+                return cls(directory, recipe)
             if (directory / "split.json").exists():
                 raise UserError(
                     f"{directory} holds a run of another recipe ({'; '.join(changes)}); "

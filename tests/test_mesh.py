@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from agegender_jax.errors import UserError
-from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
+from agegender_jax.mesh import by_batch, check_batch, make_mesh, put, replicated
 
 
 @pytest.mark.parametrize(("model", "data"), [(1, 8), (2, 4), (8, 1)])
@@ -16,7 +16,7 @@ def test_mesh_uses_every_device(model: int, data: int) -> None:
 
 
 def test_mesh_that_does_not_divide_the_devices_is_refused() -> None:
-    with pytest.raises(UserError, match=r"mesh\.model=3 does not divide the 8 devices"):
+    with pytest.raises(UserError, match=r"compute\.model=3 does not divide the 8 devices"):
         make_mesh(3)
 
 
@@ -31,7 +31,7 @@ def test_replicated_puts_the_whole_array_on_every_device() -> None:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_by_batch_deals_out_the_axis_in_order(axis: int) -> None:
     array = np.arange(32).reshape((16, 2) if axis == 0 else (2, 16))
-    placed = jax.device_put(array, by_batch(make_mesh(), axis))
+    placed = put(array, by_batch(make_mesh(), axis))
     for number, shard in enumerate(placed.addressable_shards):
         expected = np.take(array, [2 * number, 2 * number + 1], axis)
         np.testing.assert_array_equal(shard.data, expected)

@@ -50,6 +50,19 @@ def test_start_refuses_another_recipe_and_shows_the_difference(tmp_path: Path, s
     assert (tmp_path / "recipe.json").read_bytes() == before
 
 
+def test_a_run_goes_on_however_it_is_computed(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    Run.start(tmp_path, small_recipe)
+    (tmp_path / "split.json").write_text("{}")
+    before = (tmp_path / "recipe.json").read_bytes()
+    small_recipe.compute.update(fsdp=True, model=2)
+    run = Run.start(tmp_path, small_recipe)
+    assert (run.recipe.compute.fsdp, run.recipe.compute.model) == (True, 2)
+    assert (tmp_path / "recipe.json").read_bytes() == before
+    small_recipe.train.accumulate = 2
+    with pytest.raises(UserError, match=r"another recipe \(train\.accumulate: 1 -> 2\)"):
+        Run.start(tmp_path, small_recipe)
+
+
 def test_start_refuses_other_files(tmp_path: Path, small_recipe: ConfigDict) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="not empty and holds no run"):

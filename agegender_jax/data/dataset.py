@@ -1,14 +1,17 @@
-"""From a recipe to decoded examples in memory."""
+"""From a recipe to open examples."""
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from agegender_jax.data import resident
+from agegender_jax.data import resident, stream
 from agegender_jax.data.drawing import draw, drawn_options
+from agegender_jax.data.examples import Examples
+from agegender_jax.data.feed import choose
 from agegender_jax.data.inputs import Inputs, make_inputs
 from agegender_jax.data.source import Prepared, locate
 from agegender_jax.errors import UserError
@@ -21,8 +24,10 @@ _BUILDER_OPTIONS = ("label_pattern", "speaker_pattern", "recording_pattern", "cs
 
 def open_dataset(
     recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, kind: str | None = None, progress: bool = True
-) -> tuple[Prepared, resident.Resident, Inputs]:
-    """Finds, draws or prepares a recipe's dataset, and decodes it, each only where it has not been done before.
+) -> tuple[Prepared, Examples, Inputs]:
+    """Finds, draws or prepares a recipe's dataset, each only where it has not been done before.
+
+    What has not been decoded yet is not decoded here: `Examples.ready` does that, where it is not to be streamed.
 
     Args:
       recipe: of the run.
@@ -68,4 +73,11 @@ def open_dataset(
     if dataset.drawn:  # by an earlier version, which left no note
         prepared = dataclasses.replace(prepared, drawn=True)
     inputs = make_inputs(recipe, prepared.kind)
-    return prepared, resident.load(prepared, inputs, data_dir / "cache", progress=progress), inputs
+    streamed, line = choose(recipe, prepared, inputs)
+    where = (prepared, inputs, data_dir / "cache")
+    if not streamed and resident.is_cached(*where):
+        examples = resident.load(*where, progress=progress)
+    else:
+        examples = stream.load(*where, progress=progress)
+    decode = None if streamed else partial(resident.load, *where, progress=progress)
+    return prepared, dataclasses.replace(examples, feed=line, decode=decode), inputs

@@ -43,12 +43,15 @@ def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
                 f"{name}: claims {width}x{height} pixels, more than the {MAX_PIXELS:,} accepted; shrink or remove it."
             )
         file.draft("RGB", (size, size))  # JPEG: decodes at a reduced scale where that is enough
-        image = ImageOps.exif_transpose(file)
+        # Each of these copies the whole picture, also where it changes nothing.
+        turned = file.format != "JPEG" or "exif" in file.info or "xmp" in file.info
+        image = ImageOps.exif_transpose(file) if turned else file
         if image.mode.startswith("I;16"):  # Pillow's own conversion would make every value above 255 white
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif image.mode in ("I", "F"):
             raise ValueError(f"the range of its {image.mode!r} pixels is unknown")
-        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files

@@ -2,13 +2,15 @@
 
 import numpy as np
 
+_KEPT = 2  # epochs whose order is remembered: a stretch of steps may begin in one and end in the next
+
 
 class BatchOrder:
     """An endless stream of shuffled epochs, cut into batches of equal size.
 
     Every example comes exactly once in each epoch and nothing is dropped: where an epoch does not fill its last
-    batch, the next epoch begins in it. Any stretch of steps can be asked for at any time, so a resumed run needs
-    nothing but its step.
+    batch, the next epoch begins in it. Any stretch of steps can be asked for at any time and by any thread, so a
+    resumed run needs nothing but its step.
 
     Args:
       rows: int [n], the examples to draw from.
@@ -33,8 +35,11 @@ class BatchOrder:
         n = len(self._rows)
         position = np.arange(start * self._batch_size, (start + steps) * self._batch_size)
         epochs = range(position[0] // n, position[-1] // n + 1)
-        self._epochs = {e: self._epochs[e] if e in self._epochs else self._epoch(e) for e in epochs}
-        stream = np.concatenate([self._epochs[epoch] for epoch in epochs])
+        known = self._epochs  # read once and replaced whole, for threads ask side by side
+        needed = {epoch: known[epoch] if epoch in known else self._epoch(epoch) for epoch in epochs}
+        others = {epoch: order for epoch, order in known.items() if epoch not in needed}
+        self._epochs = dict([*others.items(), *needed.items()][-_KEPT:])
+        stream = np.concatenate(list(needed.values()))
         return stream[position - epochs[0] * n].reshape(steps, self._batch_size)
 
     def _epoch(self, epoch: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -9,11 +10,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from agegender_jax.data.feed import IN_FLIGHT, Feed
 from agegender_jax.data.inputs import Inputs
-from agegender_jax.mesh import by_batch, replicated
+from agegender_jax.mesh import by_batch, put, replicated
 from agegender_jax.models.heads import Head
-
-_IN_FLIGHT = 4  # batches dispatched and not read back: the device never waits, and its queue stays short
+from agegender_jax.sharding import layout
 
 
 class Evaluator:
@@ -39,21 +40,24 @@ class Evaluator:
         self._batch_size = -(-recipe.evaluate.batch_size // devices) * devices
         sharding = by_batch(mesh)
 
-        def distributions(model_state: Any, content: jax.Array, rows: jax.Array, mirrored: jax.Array) -> Any:
-            batch = inputs.plain(jax.lax.with_sharding_constraint(content[rows], sharding), mirrored)
-            outputs = nnx.merge(graphdef, *model_state)(batch)
+        def distributions(model_state: Any, data: Any, batch: Any, mirrored: jax.Array) -> Any:
+            content = batch["content"] if "content" in batch else data["content"][batch["rows"]]
+            images = inputs.plain(jax.lax.with_sharding_constraint(content, sharding), mirrored)
+            # Parameters that lie split over `data` are gathered as layers need them.
+            model_state = jax.lax.with_sharding_constraint(model_state, layout(model_state, mesh))
+            outputs = nnx.merge(graphdef, *model_state)(images)
             return {name: head.distribution(outputs[name]) for name, head in heads.items()}
 
         self._distributions = jax.jit(distributions, out_shardings=replicated(mesh))
 
     def distributions(
-        self, model_state: Any, content: jax.Array, rows: np.ndarray, *, flip: bool = False
+        self, model_state: Any, feed: Feed, rows: np.ndarray, *, flip: bool = False
     ) -> dict[str, np.ndarray]:
         """Each head's distribution for the examples of `rows`.
 
         Args:
           model_state: `(params, stats)`.
-          content: `[n, *shape]`, see `inputs.Inputs`, on the devices.
+          feed: of the examples.
           rows: int [m].
           flip: average over each image and its mirror image.
 
@@ -62,24 +66,24 @@ class Evaluator:
         """
         padding = -len(rows) % self._batch_size if len(rows) else self._batch_size
         padded = np.pad(np.asarray(rows, np.int32), (0, padding)).reshape(-1, self._batch_size)
-        views = [False, True] if flip else [False]
-        found = [self._one_view(model_state, content, padded, mirrored, len(rows)) for mirrored in views]
-        # The mean of the distributions, not of the logits: what a head says may be averaged.
-        return {name: np.mean([view[name] for view in found], axis=0) for name in self._heads}
-
-    def _one_view(
-        self, model_state: Any, content: jax.Array, batches: np.ndarray, mirrored: bool, count: int
-    ) -> dict[str, np.ndarray]:
-        view = jax.device_put(np.array(mirrored), replicated(self._mesh))
-        in_flight: deque[dict[str, jax.Array]] = deque()
+        everywhere = replicated(self._mesh)
+        views = [put(np.array(mirrored), everywhere) for mirrored in ([False, True] if flip else [False])]
+        in_flight: deque[list[dict[str, jax.Array]]] = deque()
         parts = []
-        for batch in batches:
-            rows = jax.device_put(batch, by_batch(self._mesh))
-            in_flight.append(self._distributions(model_state, content, rows, view))
-            if len(in_flight) > _IN_FLIGHT:
-                parts.append(jax.device_get(in_flight.popleft()))
-        parts.extend(jax.device_get(list(in_flight)))
-        return {name: np.concatenate([part[name] for part in parts])[:count] for name in self._heads}
+
+        def read() -> None:
+            found = jax.device_get(in_flight.popleft())
+            # The mean of the distributions, not of the logits: what a head says may be averaged.
+            parts.append({name: np.mean([view[name] for view in found], axis=0) for name in self._heads})
+
+        with closing(feed.contents(padded)) as batches:
+            for batch in batches:
+                in_flight.append([self._distributions(model_state, feed.data, batch, view) for view in views])
+                if len(in_flight) > IN_FLIGHT:
+                    read()
+        while in_flight:
+            read()
+        return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in self._heads}
 
 
 def answers(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:

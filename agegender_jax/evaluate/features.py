@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.resident import place
+from agegender_jax.data.feed import make_feed
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.measure import SPLITS, Opened, evaluated_model, open_run
 from agegender_jax.labels import UNKNOWN
-from agegender_jax.mesh import make_mesh, replicated
+from agegender_jax.mesh import make_mesh
 from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.models.model import Model, build_heads, build_model, split_model
 from agegender_jax.run import Run
@@ -160,11 +161,10 @@ def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
     embedder: Embedder = nnx.eval_shape(lambda: Embedder(build_model(recipe, opened.heads)))
     graphdef, _, _ = split_model(embedder)
     heads: Any = {"embedding": _AsItIs()}
-    with jax.set_mesh(mesh):
-        content = place(opened.data, {}, replicated(mesh))["content"]
+    with jax.set_mesh(mesh), closing(make_feed(opened.data, mesh)) as feed:
         evaluator = Evaluator(graphdef, heads, recipe, opened.inputs, mesh)
         state = {"model": params}, ({"model": stats} if stats else {})
-        return evaluator.distributions(state, content, rows)["embedding"]
+        return evaluator.distributions(state, feed, rows)["embedding"]
 
 
 def _facts(opened: Opened) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.examples import Examples
+from agegender_jax.data.feed import make_feed
 from agegender_jax.data.inputs import Inputs
-from agegender_jax.data.resident import Resident, place
 from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
@@ -31,7 +33,7 @@ _COLUMNS = ("ensemble", "constant")  # of a table of several runs, besides the r
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A complete run with the data that it is to be shown, decoded as it wants them.
+    """A complete run with the data that it is to be shown, as it wants them.
 
     Attributes:
       run: the run.
@@ -47,7 +49,7 @@ class Opened:
     heads: dict[str, Head]
     options: ConfigDict
     prepared: Prepared
-    data: Resident
+    data: Examples
     inputs: Inputs
     split: Split | None
 
@@ -234,10 +236,9 @@ def _distributions(opened: Opened, keys: np.ndarray) -> dict[str, np.ndarray]:
     rows = np.array([row_of[key] for key in keys.tolist()], np.int32)
     recipe, mesh = opened.run.recipe, make_mesh()
     model_state, graphdef = evaluated_model(opened.run, opened.summary["evaluated_step"])
-    with jax.set_mesh(mesh):
-        content = place(opened.data, {}, replicated(mesh))["content"]
+    with jax.set_mesh(mesh), closing(make_feed(opened.data, mesh)) as feed:
         evaluator = Evaluator(graphdef, opened.heads, recipe, opened.inputs, mesh)
-        return evaluator.distributions(model_state, content, rows, flip=recipe.evaluate.flip)
+        return evaluator.distributions(model_state, feed, rows, flip=recipe.evaluate.flip)
 
 
 def _new_to_all(opened: Sequence[Opened]) -> tuple[np.ndarray, dict[str, int]]:

@@ -24,9 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 Padding = Literal["SAME", "VALID"] | int
 """`SAME` (zeros, output `ceil(size / stride)`), `VALID`, or so many pixels of zeros on every side, as in PyTorch."""
+
+CONVOLVED = "convolved"
+"""The name of a convolution's result, by which `compute.remat` keeps it and computes what follows again."""
 
 _DIRECT = ContextVar("_DIRECT", default=False)
 
@@ -62,11 +66,12 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
     if not cpu_form():
-        return _conv2d_direct(x, kernel, stride, padding)
-    pads = _pads(x, kernel.shape[:2], stride, padding)
-    if stride == 1 and _suits_winograd(x, kernel, pads):
-        return _winograd(x, kernel, pads[0][0])
-    return _conv2d_patches(x, kernel, stride, padding)
+        out = _conv2d_direct(x, kernel, stride, padding)
+    elif _suits_winograd(x, kernel, stride, pads := _pads(x, kernel.shape[:2], stride, padding)):
+        out = _winograd(x, kernel, pads[0][0])
+    else:
+        out = _conv2d_patches(x, kernel, stride, padding)
+    return checkpoint_name(out, CONVOLVED)
 
 
 def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -116,13 +121,14 @@ _CHUNK = 1024
 """Tiles of 2x2 outputs that are transformed at a time where a map has many: what lies between stays in the cache."""
 
 
-def _suits_winograd(x: jax.Array, kernel: jax.Array, pads: list[tuple[int, int]]) -> bool:
+def _suits_winograd(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tuple[int, int]]) -> bool:
     height, width, channels, filters = kernel.shape
     (top, bottom), sides = pads
     edge = min(x.shape[1:3]) + 2 * top - 2
     # Below these sizes the transforms cost more than they save.
     large = channels >= 16 and filters >= 16 and edge >= 7
-    return (height, width) == (3, 3) and top == bottom <= 2 and sides == pads[0] and large and x.dtype == jnp.float32
+    plain = (height, width, stride) == (3, 3, 1) and top == bottom <= 2 and sides == pads[0]
+    return plain and large and x.dtype == jnp.float32
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

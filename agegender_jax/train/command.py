@@ -2,11 +2,13 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from agegender_jax import distributed
 from agegender_jax.compilation import cache_compilations
 from agegender_jax.data.source import default_data_dir
 from agegender_jax.errors import EXIT_USER_ERROR, UserError, quiet_libraries
@@ -25,6 +27,7 @@ def command(
     folds: str = "",
     repeats: int = 1,
     dry_run: bool = False,
+    processes: Mapping[str, Any] | None = None,
     started: float | None = None,
 ) -> int:
     """Trains a recipe as a command does: what the user can mend is printed as a sentence.
@@ -38,6 +41,7 @@ def command(
       folds: train each of these.
       repeats: train each so many times.
       dry_run: only say what would be done.
+      processes: what `distributed.initialize` is told where several processes train together.
       started: `time.monotonic()` at the start of the command.
 
     Returns:
@@ -47,14 +51,17 @@ def command(
     cache_compilations()
     data_dir = data_dir or default_data_dir()
     try:
+        distributed.initialize(**(processes or {}))
         several = bool(protocols or folds or repeats != 1)
         members = plan(recipe, protocols, folds, repeats) if several else []
         if dry_run:
             # One of each protocol: what the data cannot honour is then refused before anything is trained.
             each = {member.protocol: member.recipe for member in reversed(members)} or {"": recipe}
             for one in each.values():
-                print(dry_run_of(one, manual_dir=manual_dir, data_dir=data_dir))
-            if several:
+                text = dry_run_of(one, manual_dir=manual_dir, data_dir=data_dir)
+                if distributed.is_primary():
+                    print(text)
+            if several and distributed.is_primary():
                 print(f"{len(members)} such runs: {', '.join(member.name for member in members)}")
         elif several:
             result = train_all(members, workdir, manual_dir=manual_dir, data_dir=data_dir)
@@ -62,7 +69,7 @@ def command(
         else:
             train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"{distributed.name()}{error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from the last checkpoint, if there is one.", file=sys.stderr)

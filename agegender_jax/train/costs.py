@@ -166,7 +166,7 @@ def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
         seconds = []
         for _ in range(WARM_UP + repeats):
             start = time.perf_counter()
-            state, figures = train_steps(state, data, rows)
+            state, figures = train_steps(state, data, {"rows": rows})
             jax.block_until_ready((state, figures))
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[WARM_UP:])

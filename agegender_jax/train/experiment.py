@@ -14,9 +14,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.examples import Examples
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
-from agegender_jax.data.resident import Resident
 from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.report import identities
@@ -34,7 +34,7 @@ class Experiment:
     Attributes:
       recipe: the run's.
       prepared: where the dataset lies.
-      data: decoded, in host memory.
+      data: the examples, decoded or to be streamed.
       inputs: how it becomes what the network sees.
       split: who is in which part.
       heads: by name, class weights included.
@@ -44,12 +44,32 @@ class Experiment:
 
     recipe: ConfigDict
     prepared: Prepared
-    data: Resident
+    data: Examples
     inputs: Inputs
     split: Split
     heads: dict[str, Head]
     labels: dict[str, np.ndarray]
     facts: dict[str, Any]
+
+    def begin(self, run: Run | None) -> "Experiment":
+        """The same, its examples decoded where they have to be, and then kept in the run where that is new.
+
+        Args:
+          run: where split and facts are kept, or None to keep nothing.
+
+        Raises:
+          UserError: an example cannot be decoded, or nothing can be written.
+        """
+        data, split, columns = self.data.ready(), self.split, self.data.columns
+        if run is not None and not (run.directory / "split.json").exists():
+            # Content hashes of what the run learns and chooses from, so that other archives can be checked for it.
+            seen = columns["sha256"][np.concatenate([split.train, split.validation])]
+            write_whole(run.directory / "seen_sha256.txt", "\n".join(sorted(set(seen.tolist()))) + "\n")
+            people = np.unique(columns["subject"][np.concatenate([split.train, split.validation])])
+            write_whole(run.directory / "seen_subjects.txt", "".join(f"{n}\n" for n in people[people >= 0].tolist()))
+            run.write("run.json", self.facts)
+            split.save(run.directory / "split.json")  # last: where it is, the others are
+        return dataclasses.replace(self, data=data)
 
     def describe(self) -> str:
         """The experiment in a few lines of text."""
@@ -60,6 +80,7 @@ class Experiment:
         lines = [
             f"dataset  {recipe.dataset.name} {self.prepared.version}: {len(self.data)} {what}{drawn} "
             f"at {recipe.dataset.image_size}x{recipe.dataset.image_size}",
+            f"feed     {self.data.feed}",
             f"labels   perceived age and gender as annotated; age groups: {recipe.age_groups}",
             f"split    {marked(split.protocol)}{fold}: {len(split.train)} train, {len(split.validation)} validation, "
             f"{len(split.test)} test; sha256 {split.sha256[:16]}",
@@ -75,7 +96,7 @@ class Experiment:
             if abs(got - wanted) > 0.25 * wanted:
                 lines.append(f"         {name} has {got} examples where {wanted} were wanted: groups stay whole")
         if recipe.heads.gender.undefined:
-            lines.insert(2, '         the gender "undefined" means "infant, not annotated": it is no third gender')
+            lines.insert(3, '         the gender "undefined" means "infant, not annotated": it is no third gender')
         lines.append(f"         {identities(self.facts['subjects'])}")
         if leaks := split.report["groups_in_several_parts"]:
             lines.append(f"         leaky: {leaks} groups that belong together lie in several parts")
@@ -96,13 +117,13 @@ class Experiment:
 def set_up(
     recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, run: Run | None, progress: bool = True
 ) -> Experiment:
-    """Reads the data and makes, or reads back, the split.
+    """Reads what is known of the data and makes, or reads back, the split; see `Experiment.begin` for the rest.
 
     Args:
       recipe: of the run.
       manual_dir: where the downloaded archive lies, or None.
       data_dir: where prepared datasets and caches lie.
-      run: where split and facts are kept, or None to keep nothing (a dry run).
+      run: whose split is read back where it has one, or None (a dry run).
       progress: whether to draw progress bars.
 
     Raises:
@@ -152,14 +173,6 @@ def set_up(
         "command": sys.argv,
     }
     facts |= inputs.facts | environment()
-    if run is not None and not (run.directory / "split.json").exists():
-        # Content hashes of what the run learns and chooses from, so that other archives can be checked for it.
-        seen = columns["sha256"][np.concatenate([split.train, split.validation])]
-        write_whole(run.directory / "seen_sha256.txt", "\n".join(sorted(set(seen.tolist()))) + "\n")
-        people = np.unique(columns["subject"][np.concatenate([split.train, split.validation])])
-        write_whole(run.directory / "seen_subjects.txt", "".join(f"{n}\n" for n in people[people >= 0].tolist()))
-        run.write("run.json", facts)
-        split.save(run.directory / "split.json")  # last: where it is, the others are
     return Experiment(recipe, prepared, data, inputs, split, heads, labels, facts)
 
 

@@ -6,8 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,27 @@ import numpy as np
 from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
+from agegender_jax import distributed
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
+from agegender_jax.data.feed import make_feed, shapes
 from agegender_jax.data.order import BatchOrder
-from agegender_jax.data.resident import place
+from agegender_jax.distributed import is_primary, primary_first, say
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluator import Evaluator
-from agegender_jax.evaluate.report import duration, report
-from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
-from agegender_jax.models.model import build_heads, build_model, model_structure, split_model
+from agegender_jax.evaluate.report import report
+from agegender_jax.mesh import check_batch, make_mesh
+from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import Run
 from agegender_jax.splits import LEAKY
 from agegender_jax.train.experiment import Experiment, set_up
+from agegender_jax.train.lines import memory_line, model_line, program_line, progress_line
 from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
-from agegender_jax.train.optimizer import check_freeze, frozen_parameters, learning_rate, make_optimizer
-from agegender_jax.train.pace import Every, Pace
+from agegender_jax.train.optimizer import check_freeze, learning_rate, make_optimizer
+from agegender_jax.train.pace import Every, Pace, Spent
 from agegender_jax.train.pretraining import load_pretrained, with_normalization
-from agegender_jax.train.state import initial_state
-from agegender_jax.train.step import jit_train_steps
+from agegender_jax.train.start import abstract_state, first_state
+from agegender_jax.train.step import check_parts, jit_train_steps
 from agegender_jax.train.writers import Progress, Writers
 from tfds_builders.prepare import write_failure
 
@@ -48,6 +50,8 @@ def train(
     data_dir: Path,
     progress: bool = True,
     started: float | None = None,
+    trace: Path | None = None,
+    dispatches: int | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates a recipe, going on from whatever the directory holds of it.
 
@@ -58,6 +62,8 @@ def train(
       data_dir: where prepared datasets and caches lie.
       progress: whether to draw progress bars on a terminal.
       started: `time.monotonic()` at the start of the command, to report the time to the first step.
+      trace: folder for the profiler's trace of all that follows the first dispatch, or None.
+      dispatches: end after so many, before the recipe does.
 
     Returns:
       The run's summary, which `summary.json` holds.
@@ -69,17 +75,25 @@ def train(
     """
     started = time.monotonic() if started is None else started
     recipe, mesh = _checked(recipe, workdir)
-    run = Run.start(workdir, recipe)
-    if summary := run.summary():
-        _say(f"{workdir} is complete:\n{report(summary)}")
-        return summary
     try:
-        with run.locked(), termination() as stop, jax.set_mesh(mesh):
-            experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=progress)
-            _say(experiment.describe())
+        with ExitStack() as stack:
+            with primary_first():
+                run = _start(workdir, recipe)
+                summary = run.summary()
+                if is_primary() and summary is None:
+                    stack.enter_context(run.locked())
+            if summary:
+                say(f"{workdir} is complete:\n{report(summary)}")
+                return summary
+            stop = stack.enter_context(termination())
+            stack.enter_context(jax.set_mesh(mesh))
+            with primary_first():
+                shown = progress and is_primary()
+                experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=shown)
+            say(experiment.describe())
             # Closed whatever happens: a checkpoint that is being saved is then finished.
             with closing(run.checkpoints()) as checkpoints:
-                return _train(run, experiment, mesh, checkpoints, stop, started)
+                return _train(run, experiment, mesh, checkpoints, stop, started, trace, dispatches)
     except UserError:
         raise
     except Exception as error:
@@ -91,6 +105,16 @@ def train(
         raise
 
 
+def _start(workdir: Path, recipe: ConfigDict) -> Run:
+    """The run, which the primary process begins and the others find."""
+    if not is_primary() and not (workdir / "recipe.json").exists():
+        raise UserError(
+            f"Process {jax.process_index()} does not see {workdir}, which process 0 began; choose a --workdir in a "
+            "folder that all processes share."
+        )
+    return Run.start(workdir, recipe)
+
+
 def _checked(recipe: ConfigDict, workdir: Path | None = None) -> tuple[ConfigDict, jax.sharding.Mesh]:
     """The recipe whole, and the devices, once all is checked that can be without data: what is refused leaves no trace.
 
@@ -98,8 +122,9 @@ def _checked(recipe: ConfigDict, workdir: Path | None = None) -> tuple[ConfigDic
     """
     recipes.check(recipe)
     recipe = with_normalization(recipe, workdir)
-    mesh = make_mesh()
+    mesh = make_mesh(recipe.compute.model)
     check_batch(mesh, recipe.train.batch_size)
+    check_parts(recipe, mesh.shape["data"])
     heads = build_heads(recipe)
     _, params, stats = model_structure(recipe, heads)
     check_freeze(recipe.optimizer, params)
@@ -115,8 +140,10 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
     Raises:
       UserError: as `train`.
     """
-    recipe, _ = _checked(recipe)
-    experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=progress)
+    recipe, mesh = _checked(recipe)
+    with primary_first():
+        shown = progress and is_primary()
+        experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=shown)
     _, params, stats = model_structure(recipe, experiment.heads)
     examples = len(experiment.split.train)
     total, every = schedule(recipe, examples)
@@ -124,7 +151,9 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
     if recipe.model.pretrained:
         origin = load_pretrained(recipe, params, stats, experiment.facts["class_names"])[2]
         lines.append(f"weights  {origin['description']}")
-    lines.append(_described(recipe, params, total, examples))
+    lines.append(model_line(recipe, params, total, examples))
+    optimizer = make_optimizer(recipe.optimizer, total, examples / recipe.train.batch_size)
+    lines.append(memory_line(abstract_state(recipe, experiment.heads, optimizer, mesh)))
     lines.append(f"on {jax.device_count()} {jax.default_backend()} device(s), evaluated and saved every {every} steps")
     return "\n".join(lines)
 
@@ -145,55 +174,48 @@ def _train(
     experiment: Experiment,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
-    stop: threading.Event,
+    stop: threading.Event | distributed.Notice,
     started: float,
+    trace: Path | None,
+    dispatches: int | None,
 ) -> dict[str, Any]:
+    spent = Spent()
     recipe, heads, split, labels = run.recipe, experiment.heads, experiment.split, experiment.labels
     constant_names, constant = measure_constant(experiment)
     total, every = schedule(recipe, len(split.train))
+    if dispatches is not None:
+        total = min(total, dispatches * recipe.train.steps_per_dispatch)
     batch_size, dispatch = recipe.train.batch_size, recipe.train.steps_per_dispatch
 
-    # Shapes first: what is restored, or else initialised, is laid out on the devices from the start.
-    everywhere = replicated(mesh)
     optimizer = make_optimizer(recipe.optimizer, total, len(split.train) / batch_size)
     rates = np.asarray(jax.vmap(learning_rate(recipe.optimizer, total))(np.arange(total)))  # to be logged
     graphdef, _, _ = model_structure(recipe, heads)
+    # Shapes first: what is restored, or else initialised, is laid out on the devices from the start.
+    abstract = abstract_state(recipe, heads, optimizer, mesh)
+    say(model_line(recipe, abstract.params, total, len(split.train)))
+    say(memory_line(abstract))
+    say("         compiling: seconds, or minutes where the net is deep")
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    expected = shapes(experiment.data, experiment.inputs, labels, mesh, batch_size, dispatch)
+    with spent.on("compilation"):
+        train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, experiment.inputs, mesh, shardings)
+        program = train_steps.lower(abstract, *expected).compile()
+    say(program_line(program, expected[0], abstract))  # before minutes of decoding, where it does not fit
 
-    def fresh() -> tuple[Any, Any]:
-        _, params, stats = split_model(build_model(recipe, heads))
-        return params, stats
-
-    begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        jax.eval_shape(lambda: begin(*fresh())),
-    )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-    restored = checkpoints.restore_newest("training", abstract)
-    if restored:
-        step, state = restored
-        _say(f"Going on from the checkpoint of step {step} of {total}.")
-    else:
-        params, stats = jax.jit(fresh, out_shardings=everywhere)()
-        if recipe.model.pretrained:
-            params, stats, origin = load_pretrained(recipe, params, stats, experiment.facts["class_names"])
-            run.write("run.json", run.facts() | {"pretrained": origin})
-            _say(f"weights  {origin['description']}")
-        step, state = 0, jax.jit(begin, out_shardings=everywhere)(params, stats)
-        del params, stats
-
-    data = place(experiment.data, labels, everywhere)
-    train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, experiment.inputs, mesh)
+    with spent.on("input"), primary_first():
+        experiment = experiment.begin(run if is_primary() else None)
+    step, state = first_state(run, experiment, optimizer, abstract, checkpoints)
+    if step:
+        say(f"Going on from the checkpoint of step {step} of {total}.")
     evaluator = Evaluator(graphdef, heads, recipe, experiment.inputs, mesh)
-    order = BatchOrder(split.train, batch_size, recipe.seed)
-    _say(_described(recipe, abstract.params, total, len(split.train)))
-    _say("compiling; the first steps follow in seconds, or in minutes where the net is deep")
+    with spent.on("input"):
+        feed = make_feed(experiment.data, mesh, labels, BatchOrder(split.train, batch_size, recipe.seed), total)
 
-    with Writers(run.directory, step) as writers:
+    with closing(feed), Writers(run.directory if is_primary() else None, step) as writers:
         if not step:
             writers.text("recipe", "```json\n" + recipes.to_json(recipe) + "\n```")
             writers.text("experiment", "```\n" + experiment.describe() + "\n```")
-        bar = Progress(total, step, batch_size)
+        bar = Progress(total, step, batch_size, shown=is_primary())
         pace, album = Pace(), Every(_PICTURES_SECONDS)
         pending: tuple[int, Any] | None = None
         first_step: float | None = None
@@ -204,7 +226,8 @@ def _train(
             if pending is None:
                 return
             (at, values), pending = pending, None
-            values = jax.device_get(values)
+            with spent.on("step"):
+                values = jax.device_get(values)
             seconds = pace.lap()
             _check_finite(values, at, checkpoints)
             if first_step is None:
@@ -216,10 +239,15 @@ def _train(
 
         # Do not change the order: evaluate the state, save it, and only then go on.
         # Nothing moves between host and device that is not named here.
-        with jax.transfer_guard("disallow"):
+        with jax.transfer_guard("disallow"), ExitStack() as tracing:
             while step < total:
-                rows = jax.device_put(order.batches(step, dispatch), by_batch(mesh, axis=1))
-                state, values = train_steps(state, data, rows)
+                if trace is not None and first_step is not None:
+                    tracing.enter_context(jax.profiler.trace(trace, create_perfetto_trace=True))
+                    trace = None
+                with spent.on("input"):
+                    batches = feed.batches(step, dispatch)
+                with spent.on("step"):
+                    state, values = program(state, feed.data, batches)
                 record()  # of the dispatch before: the device already has the next one
                 step += dispatch
                 pending = (step, values)
@@ -229,21 +257,22 @@ def _train(
                 record()
                 figure = None
                 if not stopping:  # whoever sent SIGTERM waits for seconds, not for an evaluation
-                    validation = measure_part(
-                        "validation",
-                        evaluator,
-                        experiment,
-                        state.evaluated,
-                        data,
-                        pictures=album.due(),
-                        at=(writers, step),
-                    )
+                    with spent.on("evaluation"):
+                        validation = measure_part(
+                            "validation",
+                            evaluator,
+                            experiment,
+                            state.evaluated,
+                            feed,
+                            pictures=is_primary() and album.due(),
+                            at=(writers, step),
+                        )
                     figure = goodness(recipe.evaluate.select, validation)
                     bar.line(
-                        _progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, validation)
+                        progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, validation)
                     )
                 writers.flush()
-                with jax.transfer_guard("allow"):  # the saver copies in its own way
+                with spent.on("checkpoint"), jax.transfer_guard("allow"):  # the saver copies in its own way
                     checkpoints.save(step, state, state.evaluated, figure)
                 pace.restart()
                 if stopping:
@@ -254,7 +283,9 @@ def _train(
                         "The same command goes on from there."
                     )
         bar.close()
-        checkpoints.wait()
+        with spent.on("checkpoint"):
+            checkpoints.wait()
+        seconds_of = spent.seconds
 
         used = checkpoints.best if recipe.evaluate.use == "best" else None
         used = total if used is None else used
@@ -262,8 +293,8 @@ def _train(
         if used != total:
             model_state = checkpoints.restore(used, "model", abstract.evaluated)
         flip = recipe.evaluate.flip
-        measured = (evaluator, experiment, model_state, data)
-        test = measure_part("test", *measured, flip=flip, pictures=True, at=(writers, total))
+        measured = (evaluator, experiment, model_state, feed)
+        test = measure_part("test", *measured, flip=flip, pictures=is_primary(), at=(writers, total))
         summary = {
             "run": run.name,
             "dataset": recipe.dataset.name,
@@ -280,65 +311,28 @@ def _train(
             "validation": measure_part("validation", *measured, flip=flip),
             "constant": constant,
             "constant_names": constant_names,
-            "parameters": parameters,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
             "steps": total,
             "evaluated_step": used,
             "epochs": total * batch_size / len(split.train),
             "seconds": writers.seconds,
+            "seconds_of": seconds_of,
             "images_per_second": batch_size * dispatch / pace.median if pace.median else None,
             "first_step_seconds": first_step,
             "peak_memory_bytes": _peak_memory(),
             "versions": experiment.facts["versions"],
             "hardware": experiment.facts["hardware"],
         }
-    run.write("summary.json", summary)
-    _say(report(summary))
+    if is_primary():
+        run.write("summary.json", summary)
+    say(report(summary))
     return summary
-
-
-def _described(recipe: ConfigDict, params: Any, total: int, examples: int) -> str:
-    """The model and its training in a line."""
-    name = " ".join(filter(None, (recipe.model.backbone, recipe.model.variant)))
-    count, options = sum(leaf.size for leaf in jax.tree.leaves(params)), recipe.optimizer
-    until = f" until epoch {options.unfreeze_epoch:g}" if options.unfreeze_epoch else ""
-    frozen = f", {frozen_parameters(options, params):,} of them frozen{until}" if options.freeze else ""
-    steps = f"{total} steps of {recipe.train.batch_size} ({_epochs(recipe, total, examples)})"
-    return f"model    {name}, {count:,} parameters{frozen}; {steps}"
-
-
-def _epochs(recipe: ConfigDict, total: int, examples: int) -> str:
-    """How many epochs a run has; where whole dispatches make it many more or fewer than was asked for, why."""
-    epochs, asked = total * recipe.train.batch_size / examples, recipe.train.epochs
-    text = f"{epochs:.1f} epochs"
-    if abs(epochs - asked) > 0.25 * asked:
-        text += (
-            f", not {asked:g}: steps come in blocks of {recipe.train.steps_per_dispatch}; "
-            "--config.train.steps_per_dispatch=1 comes closest"
-        )
-    return text
 
 
 def _peak_memory() -> int:
     """Bytes, of this start of the run."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _progress_line(
-    step: int,
-    total: int,
-    batch_size: int,
-    examples: int,
-    pace: float | None,
-    dispatch: int,
-    validation: dict[str, float],
-) -> str:
-    shown = [key for key in validation if key.endswith(("accuracy", "mae")) and "balanced" not in key]
-    text = "  ".join(f"{key} {validation[key]:.3f}" for key in shown)
-    line = f"step {step}/{total}  epoch {step * batch_size / examples:.1f}  validation: {text}"
-    if pace:
-        line += f"  {dispatch * batch_size / pace:.0f} images/s  {duration((total - step) / dispatch * pace)} left"
-    return line
 
 
 def _check_finite(values: dict[str, np.ndarray], at: int, checkpoints: Checkpoints) -> None:
@@ -357,8 +351,11 @@ def _check_finite(values: dict[str, np.ndarray], at: int, checkpoints: Checkpoin
 
 
 @contextmanager
-def termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, and those around it. JAX's own notice reaches only multi-process runs."""
+def termination() -> Iterator[threading.Event | distributed.Notice]:
+    """An event that SIGTERM sets, and those around it; with several processes, JAX's notice that one got it."""
+    if distributed.several():  # whose handler would be replaced by the one below
+        yield distributed.Notice()
+        return
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be installed
         yield stop
@@ -369,7 +366,7 @@ def termination() -> Iterator[threading.Event]:
         if callable(before):  # of a study, which then begins no other run
             before(number, frame)
         else:
-            _say("SIGTERM: stopping once what is running is saved.")
+            say("SIGTERM: stopping once what is running is saved.")
 
     before = signal.signal(signal.SIGTERM, note)
     try:
@@ -377,7 +374,3 @@ def termination() -> Iterator[threading.Event]:
     finally:
         with suppress(TypeError):
             signal.signal(signal.SIGTERM, before)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

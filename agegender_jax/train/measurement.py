@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax.data.feed import Feed
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
@@ -27,7 +28,7 @@ def measure_part(
     evaluator: Evaluator,
     experiment: Experiment,
     model_state: Any,
-    data: Any,
+    feed: Feed,
     *,
     flip: bool = False,
     pictures: bool = False,
@@ -40,14 +41,14 @@ def measure_part(
       evaluator: of the run's model.
       experiment: the run's.
       model_state: `(params, stats)`.
-      data: the placed dataset.
+      feed: of the experiment's examples.
       flip: average over each image and its mirror image.
       pictures: also draw confusion matrices and some faces with their answers.
       at: where to write figures and pictures, and the step that they are of; None writes nothing.
     """
     rows = getattr(experiment.split, part)
     heads = experiment.heads
-    found = answers(heads, evaluator.distributions(model_state, data["content"], rows, flip=flip))
+    found = answers(heads, evaluator.distributions(model_state, feed, rows, flip=flip))
     labels = {name: label[rows] for name, label in experiment.labels.items()}
     result = figures(heads, found, labels)
     if at is not None:
@@ -70,7 +71,7 @@ def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any,
     sample = np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)
     heads, found, labels = ({name: thing[i] for name, thing in things.items()} for i in range(3))
     captions = [_caption(heads, found, labels, i) for i in sample]
-    shown = experiment.inputs.pictures(np.stack([experiment.data.content[row] for row in rows[sample]]))
+    shown = experiment.inputs.pictures(np.asarray(experiment.data.content[rows[sample]]))
     writers.image(f"{part}/examples", grid_picture(shown, captions), step)
 
 

@@ -1,6 +1,8 @@
-"""How long dispatches take, and what is done only now and then."""
+"""How long dispatches take, where else the time goes, and what is done only now and then."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -44,3 +46,30 @@ class Pace:
     def median(self) -> float | None:
         """Seconds a dispatch, None before there were two."""
         return float(np.median(self._seconds)) if self._seconds else None
+
+
+class Spent:
+    """Seconds of a training by what they went to.
+
+    `compilation` of the step; `input`, the host's wait for examples; `step`, its wait for the devices; `evaluation` of
+    the validation part; `checkpoint`, what saving keeps the host from; `other`, the first state and what is logged.
+    """
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._seconds = dict.fromkeys(("compilation", "input", "step", "evaluation", "checkpoint"), 0.0)
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Counts the time inside; these do not nest."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[what] += time.monotonic() - begin
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """All of them until now; their sum is the time since the beginning."""
+        whole = time.monotonic() - self._begin
+        return self._seconds | {"other": whole - sum(self._seconds.values())}

@@ -1,6 +1,7 @@
 """The training step: one for all systems."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,12 +12,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from agegender_jax.data.inputs import Inputs
+from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, replicated
+from agegender_jax.models.convolution import CONVOLVED
 from agegender_jax.models.heads import Head
+from agegender_jax.sharding import gathering
 from agegender_jax.train.state import TrainState
 
 Data = Mapping[str, Any]
-"""`content` `[n, *shape]`, see `inputs.Inputs`, and `labels`, a dictionary of `[n]` arrays by head, on the devices."""
+"""What lies on the devices all the time: `labels`, a dictionary of `[n]` arrays by head, and, where the dataset is
+resident, `content` `[n, *shape]`, see `inputs.Inputs`."""
+
+Batches = Mapping[str, jax.Array]
+"""The batches of several steps: `rows` int32 `[steps, batch]`, which examples make each, and, where the dataset is
+streamed, their `content` `[steps, batch, *shape]`."""
 
 
 def total_loss(
@@ -42,11 +51,20 @@ def make_train_steps(
     recipe: ConfigDict,
     inputs: Inputs,
     constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
-) -> Callable[[TrainState, Data, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """A function that takes several optimizer steps: `(state, data, rows) -> (state, figures)`.
+    around_loss: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda loss_of: loss_of,
+) -> Callable[[TrainState, Data, Batches], tuple[TrainState, dict[str, jax.Array]]]:
+    """A function that takes several optimizer steps: `(state, data, batches) -> (state, figures)`.
 
-    It is pure and not yet jitted; donate `state` when jitting it. `rows` is int32 `[steps, batch]`, which examples
-    make each batch. `figures` holds the loss, each head's loss and the gradient norm, float32 `[steps]`.
+    It is pure and not yet jitted; donate `state` when jitting it. `figures` holds the loss, each head's loss and the
+    gradient norm, float32 `[steps]`.
+
+    With `train.accumulate` k above 1 a step takes its batch in k parts, one after another, and so needs the memory of a
+    part: each k-th example, so that every device has as many of each. Loss and gradient are those of the whole batch,
+    whatever labels are unknown and however examples are weighted. Batch normalisation is by each part's own statistics,
+    and its running ones take k updates, in the parts' order; dropout draws for each part.
+
+    With `compute.remat` the results of convolutions are kept for the gradient, and what lies between them, such as
+    normalisation, is computed again.
 
     Args:
       graphdef: the model's structure, from `split_model`.
@@ -55,21 +73,52 @@ def make_train_steps(
       recipe: the run's.
       inputs: how examples become what the network sees.
       constrain: puts a batch's sharding on an array whose first axis is the batch.
+      around_loss: makes the loss that is differentiated from that of whole parameters, its first argument.
+
+    Raises:
+      UserError: the batch cannot be taken in so many parts.
     """
     key = jax.random.key(recipe.seed)
+    parts = recipe.train.accumulate
+    check_parts(recipe)
 
-    def loss_of(params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array) -> Any:
+    def loss_of(
+        params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array, part: jax.Array | None = None
+    ) -> Any:
         model = nnx.merge(graphdef, params, stats)
         outputs = model(images, train=True, rngs=nnx.Rngs(dropout=dropout_key))
-        loss, losses = total_loss(heads, outputs, labels)
-        return loss, (losses, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+        loss, losses = total_loss(heads, outputs if part is None else among_zeros(outputs, part, parts), labels)
+        return loss, (losses, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), outputs)
 
-    def train_step(state: TrainState, data: Data, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    if recipe.compute.remat:
+        loss_of = jax.checkpoint(loss_of, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
+    gradient_of = jax.value_and_grad(around_loss(loss_of), has_aux=True)
+
+    def in_parts(params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array) -> Any:
+        """What `gradient_of` returns, of a batch that is taken in parts."""
+
+        def add_part(carry: Any, part: Any) -> Any:
+            stats, gradient = carry
+            number, images = part
+            (_, (_, stats, outputs)), slope = gradient_of(
+                params, stats, constrain(images), labels, jax.random.fold_in(dropout_key, number), number
+            )
+            return (stats, jax.tree.map(jnp.add, gradient, slope)), outputs
+
+        begin = (stats, jax.tree.map(jnp.zeros_like, params))
+        every_kth = images.reshape(-1, parts, *images.shape[1:]).swapaxes(0, 1)
+        (stats, gradient), outputs = jax.lax.scan(add_part, begin, (jnp.arange(parts), every_kth))
+        outputs = {name: logits.swapaxes(0, 1).reshape(len(images), -1) for name, logits in outputs.items()}
+        loss, losses = total_loss(heads, outputs, labels)
+        return (loss, (losses, stats, outputs)), gradient
+
+    def train_step(state: TrainState, data: Data, batch: Batches) -> tuple[TrainState, dict[str, jax.Array]]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        rows = constrain(rows)
-        images = constrain(inputs.augmented(constrain(data["content"][rows]), rows, augment_key))
+        rows = constrain(batch["rows"])
+        content = constrain(batch["content"] if "content" in batch else data["content"][rows])
+        images = constrain(inputs.augmented(content, rows, augment_key))
         labels = {name: column[rows] for name, column in data["labels"].items()}
-        (loss, (losses, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+        (loss, (losses, stats, _)), gradient = (gradient_of if parts == 1 else in_parts)(
             state.params, state.stats, images, labels, dropout_key
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -83,10 +132,43 @@ def make_train_steps(
         figures |= {f"{name}/loss": value for name, value in losses.items()}
         return TrainState(state.step + 1, params, stats, opt_state, average), figures
 
-    def train_steps(state: TrainState, data: Data, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        return jax.lax.scan(lambda carry, batch: train_step(carry, data, batch), state, rows)
+    def train_steps(state: TrainState, data: Data, batches: Batches) -> tuple[TrainState, dict[str, jax.Array]]:
+        return jax.lax.scan(lambda carry, batch: train_step(carry, data, batch), state, batches)
 
     return train_steps
+
+
+def among_zeros(outputs: Mapping[str, jax.Array], part: jax.Array, parts: int) -> dict[str, jax.Array]:
+    """The logits of each `parts`-th example from number `part` in those of a whole batch, which are 0 elsewhere.
+
+    So a head sees the labels of the whole batch, and divides by what it divides by where the batch is taken whole.
+
+    >>> among_zeros({"a": jnp.array([[1.0], [2.0]])}, jnp.array(1), 3)["a"][:, 0].tolist()
+    [0.0, 1.0, 0.0, 0.0, 2.0, 0.0]
+    """
+    mine = (jnp.arange(parts) == part)[:, None]
+    return {
+        name: jnp.where(mine, logits[:, None], 0.0).reshape(-1, logits.shape[-1]) for name, logits in outputs.items()
+    }
+
+
+def check_parts(recipe: ConfigDict, devices: int = 1) -> None:
+    """Checks that a batch can be taken in `train.accumulate` parts of equal size, each dealt out evenly.
+
+    Args:
+      recipe: the run's.
+      devices: that a batch is dealt out to.
+
+    Raises:
+      UserError: it cannot.
+    """
+    parts, batch = recipe.train.accumulate, recipe.train.batch_size
+    if batch % (parts * devices):
+        where = f" of which each of {devices} devices has an equal share" if devices > 1 else ""
+        raise UserError(
+            f"config.train.accumulate={parts} does not divide the batch size {batch} into equal parts{where}; choose "
+            f"a batch size that is a multiple of {parts * devices}."
+        )
 
 
 def jit_train_steps(
@@ -96,9 +178,20 @@ def jit_train_steps(
     recipe: ConfigDict,
     inputs: Inputs,
     mesh: Mesh,
-) -> Callable[[TrainState, Data, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """`make_train_steps` jitted for a mesh: each batch lies over its axis `data`, the donated state on every device."""
+    layout: Any = None,
+) -> jax.stages.Wrapped:
+    """`make_train_steps` jitted for a mesh: each batch lies over its axis `data`, and the state is donated.
+
+    `layout` tells how the state lies, a `TrainState` of shardings; without, it lies whole on every device. The figures
+    do.
+    """
     steps = make_train_steps(
-        graphdef, heads, optimizer, recipe, inputs, lambda x: jax.lax.with_sharding_constraint(x, by_batch(mesh))
+        graphdef,
+        heads,
+        optimizer,
+        recipe,
+        inputs,
+        lambda x: jax.lax.with_sharding_constraint(x, by_batch(mesh)),
+        around_loss=partial(gathering, mesh=mesh) if recipe.compute.fsdp else lambda loss_of: loss_of,
     )
-    return jax.jit(steps, donate_argnums=0, out_shardings=replicated(mesh))
+    return jax.jit(steps, donate_argnums=0, out_shardings=(layout or replicated(mesh), replicated(mesh)))

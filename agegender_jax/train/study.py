@@ -4,7 +4,6 @@ Every run is resumed or skipped by itself, so the same command goes on wherever 
 """
 
 import json
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from agegender_jax.distributed import Notice, is_primary, primary_first, say
 from agegender_jax.errors import Preempted, Refused, UserError
 from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, duration, identities, text_table
 from agegender_jax.labels import DISCLAIMER
@@ -118,12 +118,13 @@ def train_all(
 def _train_all(
     members: Sequence[Member],
     workdir: Path,
-    stop: threading.Event,
+    stop: threading.Event | Notice,
     manual_dir: Path | None,
     data_dir: Path,
     progress: bool,
 ) -> dict[str, Any]:
-    path = _start(workdir, members)
+    with primary_first():
+        path = _start(workdir, members)
     summaries: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
     for number, member in enumerate(members, start=1):
@@ -135,7 +136,7 @@ def _train_all(
             )
         directory = workdir / member.name
         done = (directory / "summary.json").exists()
-        _say(f"--- run {number} of {len(members)}: {member.name}{' is complete' if done else ''}")
+        say(f"--- run {number} of {len(members)}: {member.name}{' is complete' if done else ''}")
         if done:
             summary = Run.load(directory).summary()
             assert summary is not None
@@ -144,8 +145,9 @@ def _train_all(
                 summary = train(member.recipe, directory, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
             except Refused as error:
                 refused[member.protocol] = str(error)
-                _say(f"{marked(member.protocol)} is refused: {error}")
-                _forget(directory)
+                say(f"{marked(member.protocol)} is refused: {error}")
+                with primary_first():
+                    _forget(directory)
                 continue
         summaries[member.name] = summary
     if not summaries:
@@ -157,10 +159,11 @@ def _train_all(
         )
     result = summarize(members, summaries) | {"refused": refused}
     try:
-        write_whole(path, json.dumps(result, indent=1, allow_nan=False))
+        if is_primary():
+            write_whole(path, json.dumps(result, indent=1, allow_nan=False))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space and run it again.") from error
-    _say(report(result))
+    say(report(result))
     return result
 
 
@@ -333,7 +336,3 @@ def _cell(figure: Mapping[str, Any], spread: str) -> str:
     missing = len(figure["values"]) - figure["runs"]
     text = f"{figure['mean']:.4f}" + ("" if figure[spread] is None else f" ± {figure[spread]:.4f}")
     return f"{text} ({missing} runs without)" if missing else text
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

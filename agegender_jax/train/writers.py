@@ -20,17 +20,21 @@ class Writers:
     A resumed run takes back what an interrupted one wrote after its last checkpoint, so each step is there once.
 
     Args:
-      directory: of the run.
+      directory: of the run; None writes nothing, for processes that are not the primary one.
       step: the step that the run goes on from.
     """
 
-    def __init__(self, directory: Path, step: int) -> None:
+    def __init__(self, directory: Path | None, step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        path = directory / "metrics.jsonl"
-        self._before, self._begin = _keep_until(path, step), time.monotonic()
+        path = Path(os.devnull) if directory is None else directory / "metrics.jsonl"
+        self._before = _keep_until(path, step) if directory else 0.0
+        self._begin = time.monotonic()
         self._jsonl = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  closed in __exit__
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else 0, flush_secs=10)
+        logdir = str(directory / "tensorboard") if directory else None
+        self._events = SummaryWriter(
+            logdir, write_to_disk=bool(directory), purge_step=step + 1 if step else 0, flush_secs=10
+        )
 
     def __enter__(self) -> "Writers":
         return self
@@ -94,13 +98,14 @@ class Progress:
       total: steps of the whole run.
       step: where it begins.
       batch_size: examples a step.
+      shown: whether anything is printed.
     """
 
-    def __init__(self, total: int, step: int, batch_size: int) -> None:
-        self._total, self._batch_size, self._said = total, batch_size, time.monotonic()
+    def __init__(self, total: int, step: int, batch_size: int, *, shown: bool = True) -> None:
+        self._total, self._batch_size, self._said, self._shown = total, batch_size, time.monotonic(), shown
         self._bar = (
             tqdm(total=total, initial=step, unit=" steps", file=sys.stderr, dynamic_ncols=True)
-            if sys.stderr.isatty()
+            if shown and sys.stderr.isatty()
             else None
         )
 
@@ -118,7 +123,7 @@ class Progress:
         self._said = time.monotonic()
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
-        else:
+        elif self._shown:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -413,9 +413,9 @@ def test_who_draws_second_takes_what_the_first_drew(
 
 def test_a_dataset_lies_whole_on_every_device(prepared: Prepared, sound_cache: Path) -> None:
     data = resident.load(prepared, pictures(16), sound_cache, progress=False)
-    everywhere = replicated(make_mesh())
-    placed = resident.place(data, {"age": data.columns["age"]}, everywhere)
-    assert placed["content"].sharding == everywhere
+    mesh = make_mesh()
+    placed = resident.ResidentFeed(data, mesh, {"age": data.columns["age"]}, None).data
+    assert placed["content"].sharding == replicated(mesh)
     assert placed["content"].dtype == np.uint8
     assert len(placed["content"].addressable_shards) == jax.device_count() == 8
     np.testing.assert_array_equal(placed["content"].addressable_shards[7].data, data.content)

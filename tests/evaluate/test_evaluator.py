@@ -12,6 +12,8 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
+from agegender_jax.data.examples import Examples
+from agegender_jax.data.feed import Feed, make_feed
 from agegender_jax.data.inputs import Pictures
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.mesh import replicated
@@ -46,11 +48,12 @@ def mesh_of(devices: int, model: int = 1) -> Mesh:
     return jax.make_mesh(shape, names, axis_types=types, devices=jax.devices()[:devices])
 
 
-def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, jax.Array]:
+def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, Feed]:
     heads = build_heads(recipe)
     graphdef, params, stats = split_model(Linear(heads))
     state = jax.device_put((params, stats), replicated(mesh))
-    return Evaluator(graphdef, heads, recipe, Pictures(recipe), mesh), state, jax.device_put(IMAGES, replicated(mesh))
+    feed = make_feed(Examples(IMAGES, {}, terms=""), mesh)
+    return Evaluator(graphdef, heads, recipe, Pictures(recipe), mesh), state, feed
 
 
 def by_numpy(recipe: ConfigDict, state: Any, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -68,12 +71,12 @@ def test_every_example_counts_once_with_the_models_own_answer(
     small_recipe: ConfigDict, devices: int, model: int
 ) -> None:
     small_recipe.evaluate.batch_size = 16  # rounded up to 18 on three devices
-    evaluator, state, images = make(small_recipe, mesh_of(devices, model))
+    evaluator, state, feed = make(small_recipe, mesh_of(devices, model))
     order = np.random.default_rng(2).permutation(len(IMAGES))
     traces.clear()
     for count in (0, 1, 15, 16, 17, 18, 19, 70):
         rows = order[:count]
-        found = evaluator.distributions(state, images, rows)
+        found = evaluator.distributions(state, feed, rows)
         expected = by_numpy(small_recipe, state, IMAGES[rows])
         assert set(found) == {"gender", "age_group", "age"}
         for name, distribution in found.items():
@@ -83,18 +86,18 @@ def test_every_example_counts_once_with_the_models_own_answer(
 
 
 def test_an_example_asked_for_twice_is_answered_twice(small_recipe: ConfigDict) -> None:
-    evaluator, state, images = make(small_recipe, mesh_of(8))
-    found = evaluator.distributions(state, images, np.array([5, 3, 5]))
+    evaluator, state, feed = make(small_recipe, mesh_of(8))
+    found = evaluator.distributions(state, feed, np.array([5, 3, 5]))
     np.testing.assert_array_equal(found["age"][0], found["age"][2])
     assert np.abs(found["age"][0] - found["age"][1]).max() > 1e-3
 
 
 def test_a_flipped_view_is_averaged_in(small_recipe: ConfigDict) -> None:
-    evaluator, state, images = make(small_recipe, mesh_of(8))
+    evaluator, state, feed = make(small_recipe, mesh_of(8))
     rows = np.arange(37)
     traces.clear()
-    plain = evaluator.distributions(state, images, rows)
-    both = evaluator.distributions(state, images, rows, flip=True)
+    plain = evaluator.distributions(state, feed, rows)
+    both = evaluator.distributions(state, feed, rows, flip=True)
     assert len(traces) == 1
     mirrored = by_numpy(small_recipe, state, IMAGES[rows][:, :, ::-1])
     for name in both:
@@ -106,7 +109,7 @@ def test_a_flipped_view_is_averaged_in(small_recipe: ConfigDict) -> None:
 
 def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
     heads = build_heads(small_recipe)
-    evaluator, state, images = make(small_recipe, mesh_of(8))
+    evaluator, state, feed = make(small_recipe, mesh_of(8))
     rng = np.random.default_rng(3)
     n = len(IMAGES)
     labels = {
@@ -114,7 +117,7 @@ def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
         "age_group": np.where(rng.random(n) < 0.2, -1, rng.integers(0, 6, n)).astype(np.int32),
         "age": np.where(rng.random(n) < 0.3, np.nan, rng.integers(0, 90, n)).astype(np.float32),
     }
-    found = answers(heads, evaluator.distributions(state, images, np.arange(n)))
+    found = answers(heads, evaluator.distributions(state, feed, np.arange(n)))
     got = figures(heads, found, labels)
     assert got["n"] == n
     for name in ("gender", "age_group"):
@@ -132,8 +135,8 @@ def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
 
 def test_no_example_gives_no_figure(small_recipe: ConfigDict) -> None:
     heads = build_heads(small_recipe)
-    evaluator, state, images = make(small_recipe, mesh_of(2))
-    found = answers(heads, evaluator.distributions(state, images, np.zeros(0, np.int64)))
+    evaluator, state, feed = make(small_recipe, mesh_of(2))
+    found = answers(heads, evaluator.distributions(state, feed, np.zeros(0, np.int64)))
     labels = {"gender": np.zeros(0, np.int32), "age_group": np.zeros(0, np.int32), "age": np.zeros(0, np.float32)}
     got = figures(heads, found, labels)
     assert got["n"] == 0

@@ -58,10 +58,11 @@ def fake_steps(
       bias: what gender the model answers for every face once so many steps are done: 0 or 1.
     """
 
-    def make(graphdef: Any, heads: Any, optimizer: Any, recipe: ConfigDict, inputs: Any, constrain: Any) -> Callable:
-        def steps(state: TrainState, data: Any, rows: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-            number = state.step + 1 + jnp.arange(len(rows))
-            new = dataclasses.replace(state, step=state.step + len(rows))
+    def make(*_: Any, **__: Any) -> Callable:
+        def steps(state: TrainState, data: Any, batches: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+            count = len(batches["rows"])
+            number = state.step + 1 + jnp.arange(count)
+            new = dataclasses.replace(state, step=state.step + count)
             if bias is not None:
                 params, stats = state.average
                 head = {

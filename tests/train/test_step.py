@@ -14,15 +14,22 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
+from agegender_jax.data.examples import Examples
+from agegender_jax.data.feed import Feed, make_feed
+from agegender_jax.data.inputs import Pictures
 from agegender_jax.data.order import BatchOrder
-from agegender_jax.data.resident import place
+from agegender_jax.errors import UserError
+from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.mesh import by_batch, replicated
-from agegender_jax.models import layers
+from agegender_jax.models import convolution, layers
+from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
 from agegender_jax.models.model import build_model, split_model
+from agegender_jax.models.routed import RoutedHead
 from agegender_jax.train.experiment import Experiment, set_up
+from agegender_jax.train.loop import train
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.state import TrainState, initial_state
-from agegender_jax.train.step import make_train_steps, total_loss
+from agegender_jax.train.step import check_parts, jit_train_steps, make_train_steps, total_loss
 
 BATCH = 16
 
@@ -62,14 +69,13 @@ class Setup:
     mesh: jax.sharding.Mesh
     steps: Any
     state: TrainState
-    data: Mapping[str, Any]
-    order: BatchOrder
+    feed: Feed
     traces: list[int]
 
     def run(self, state: TrainState, start: int, count: int) -> tuple[TrainState, dict[str, np.ndarray]]:
-        rows = jax.device_put(self.order.batches(start, count), by_batch(self.mesh, axis=1))
+        batches = self.feed.batches(start, count)
         with jax.set_mesh(self.mesh):
-            state, figures = self.steps(jax.device_put(state, replicated(self.mesh)), self.data, rows)
+            state, figures = self.steps(jax.device_put(state, replicated(self.mesh)), self.feed.data, batches)
         return state, {name: np.asarray(value) for name, value in figures.items()}
 
 
@@ -111,8 +117,12 @@ def make_setup(recipe: ConfigDict, experiment: Experiment, devices: int = 8, ave
         mesh,
         jax.jit(traced, out_shardings=(everywhere, everywhere)),
         jax.device_put(initial_state(params, stats, optimizer, average=average), everywhere),
-        place(experiment.data, experiment.labels, everywhere),
-        BatchOrder(experiment.split.train, recipe.train.batch_size, recipe.seed),
+        make_feed(
+            experiment.data,
+            mesh,
+            experiment.labels,
+            BatchOrder(experiment.split.train, recipe.train.batch_size, recipe.seed),
+        ),
         traces,
     )
 
@@ -239,3 +249,139 @@ def test_one_device_and_eight_give_the_same_fifty_losses(
 def average_pool(x: jax.Array, window: int = 2, stride: int = 2) -> jax.Array:
     total = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, window, window, 1), (1, stride, stride, 1), "VALID")
     return total / window**2
+
+
+# ---------------------------------------------------------------------------------------- a batch in parts
+
+
+class Small(nnx.Module):
+    """Without dropout, and with batch normalisation or without: `[batch, 8, 8, 3]` to the heads' logits."""
+
+    def __init__(self, heads: Mapping[str, Head], *, normalised: bool = False) -> None:
+        rngs = nnx.Rngs(params=0)
+        self.hidden = nnx.Linear(192, 16, rngs=rngs)
+        self.norm = nnx.BatchNorm(16, momentum=0.75, rngs=rngs) if normalised else None
+        self.heads = nnx.Dict({name: nnx.Linear(16, head.size, rngs=rngs) for name, head in heads.items()})
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: Any = None) -> dict[str, jax.Array]:
+        hidden = self.hidden(x.reshape(len(x), -1))
+        if self.norm is not None:
+            hidden = self.norm(hidden, use_running_average=not train)
+        return {name: layer(jnp.tanh(hidden)) for name, layer in self.heads.items()}
+
+
+SEPARATE = {
+    "gender": GenderHead(class_weights=np.array([0.5, 3.0], np.float32)),
+    "age_group": AgeGroupHead(scheme=AGE_GROUPS["nearest"], loss_name="corn", weight=0.5),  # which weights questions
+    "age": AgeYearsHead(loss_name="l1", weight=0.02),
+}
+ROUTED = {"routed": RoutedHead(AgeYearsHead(class_weights=np.linspace(0.1, 5, 101, dtype=np.float32)))}
+
+
+def train_small(
+    heads: Mapping[str, Head], parts: int, devices: int, *, rate: float = 0.3, normalised: bool = False, steps: int = 5
+) -> tuple[TrainState, dict[str, np.ndarray], np.ndarray]:
+    """Steps on one batch of 32 drawn examples; all labels are known in one quarter, few in the others."""
+    recipe, rng = recipes.base(), np.random.default_rng(4)
+    recipe.dataset.image_size = 8
+    recipe.optimizer.update(name="sgd", learning_rate=rate)
+    recipe.train.update(batch_size=32, accumulate=parts)
+    content = rng.integers(0, 256, (32, 8, 8, 3), np.uint8)
+    age = rng.integers(0, 100, 32).astype(np.float32)
+    known = (np.arange(32) % 4 == 0) | (rng.random(32) < 0.2)
+    columns = {
+        "age": np.where(known, age, np.nan).astype(np.float32),
+        "gender": np.where(known | (age > 50), rng.integers(0, 2, 32), -1).astype(np.int32),
+    }
+    columns |= {"age_low": columns["age"], "age_high": columns["age"]}
+    examples = Examples(content, columns, terms="")
+    mesh = jax.make_mesh((devices, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+    graphdef, params, stats = split_model(Small(heads, normalised=normalised))
+    optimizer = make_optimizer(recipe.optimizer, steps, 1.0)
+    labels = {name: head.column(columns) for name, head in heads.items()}
+    data = make_feed(examples, mesh, labels).data
+    state = jax.device_put(initial_state(params, stats, optimizer, average=False), replicated(mesh))
+    train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, Pictures(recipe), mesh)
+    rows = jax.device_put(np.tile(np.arange(32, dtype=np.int32), (steps, 1)), by_batch(mesh, axis=1))
+    with jax.set_mesh(mesh):
+        state, figures = train_steps(state, data, {"rows": rows})
+    return state, {name: np.asarray(value) for name, value in figures.items()}, content
+
+
+@pytest.mark.parametrize("heads", [SEPARATE, ROUTED], ids=["separate", "routed"])
+@pytest.mark.parametrize(("parts", "devices"), [(4, 1), (4, 8), (32, 1)])
+def test_a_batch_in_parts_is_the_batch(heads: Mapping[str, Head], parts: int, devices: int) -> None:
+    """Losses, gradients and parameters to 1e-5, with class weights and unknown labels; no batch normalisation."""
+    state, figures, _ = train_small(heads, parts, devices)
+    whole, expected, _ = train_small(heads, 1, 1)
+    assert figures.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(figures[name], values, rtol=1e-5, err_msg=name)
+    for a, b in zip(leaves(state.params), leaves(whole.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert expected["loss"][-1] < 0.9 * expected["loss"][0]  # it moved
+
+
+def test_batch_statistics_are_those_of_each_part_in_turn() -> None:
+    """Against NumPy: the running mean takes one update a part, each of every fourth example."""
+    state, _, content = train_small(SEPARATE, 4, 8, rate=1e-9, normalised=True, steps=1)
+    recipe = recipes.base()
+    x = ((content / 255.0 - recipe.preprocess.mean) / recipe.preprocess.std).reshape(32, 192)
+    layer = split_model(Small(SEPARATE, normalised=True))[1]["hidden"]
+    hidden = x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"])
+    mean, variance = np.zeros(16), np.ones(16)
+    for part in range(4):
+        mean = 0.75 * mean + 0.25 * hidden[part::4].mean(0)
+        variance = 0.75 * variance + 0.25 * hidden[part::4].var(0)
+    np.testing.assert_allclose(state.stats["norm"]["mean"], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.stats["norm"]["var"], variance, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "devices", "message"),
+    [
+        (3, 1, "accumulate=3 does not divide the batch size 16 into equal parts; .* that is a multiple of 3"),
+        (4, 8, "accumulate=4 does not divide the batch size 16 .* 8 devices has an equal share; .* a multiple of 32"),
+    ],
+)
+def test_a_batch_that_cannot_be_taken_in_parts_is_refused(parts: int, devices: int, message: str) -> None:
+    recipe = plain()
+    recipe.train.accumulate = parts
+    with pytest.raises(UserError, match=message):
+        check_parts(recipe, devices)
+
+
+def test_parts_that_do_not_fit_the_devices_are_refused_before_anything(drawn_dir: Path, tmp_path: Path) -> None:
+    recipe = plain()
+    recipe.train.accumulate = 4  # of 16, on eight devices
+    with pytest.raises(UserError, match="accumulate=4"):
+        train(recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=tmp_path / "data", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_remat_computes_the_same_and_keeps_only_what_convolutions_give(experiment: Experiment) -> None:
+    runs = []
+    for remat in (False, True):
+        recipe = plain()
+        recipe.compute.remat = remat
+        setup = make_setup(recipe, experiment, devices=1)
+        runs.append(setup.run(setup.state, 0, 2)[1]["loss"])
+        with jax.set_mesh(setup.mesh):
+            program = str(jax.make_jaxpr(setup.steps)(setup.state, setup.feed.data, setup.feed.batches(0, 2)))
+        assert ("save_only_these_names" in program) == remat
+    np.testing.assert_allclose(*runs, rtol=1e-6)
+
+
+def test_what_convolutions_give_has_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def net(kernels: list[jax.Array]) -> jax.Array:
+        x = jnp.ones((2, 8, 8, 16))
+        for kernel in kernels:
+            x = jnp.tanh(jnp.exp(convolution.conv2d(x, kernel)))
+        return x.sum()
+
+    policy = jax.checkpoint_policies.save_only_these_names(convolution.CONVOLVED)
+    jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(net, policy=policy), [jnp.ones((3, 3, 16, 16))] * 3)
+    kept = [line for line in capsys.readouterr().out.splitlines() if "argument" not in line]
+    assert kept, "nothing is kept"
+    assert all("[2,8,8,16]" in line and "convolved" in line for line in kept), kept
+    assert len(kept) == 3

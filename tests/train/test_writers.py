@@ -147,3 +147,21 @@ def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "6/10" in shown
     assert "loss 0.125, 8 images/s" in shown
     assert "a line\n" in shown
+
+
+def test_processes_that_are_not_the_primary_one_write_and_print_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Writers(None, 4) as writers:
+        writers.scalars(5, {"train/loss": 1.0})
+        writers.text("recipe", "text")
+        writers.image("picture", np.zeros((2, 2, 3), np.uint8), 5)
+        writers.flush()
+        assert 0 <= writers.seconds < 60
+    bar = Progress(8, 4, 16, shown=False)
+    bar.line("first steps done")
+    bar.update(5, 0.1, 1, 0.5)
+    bar.close()
+    assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.rglob("*")) == []

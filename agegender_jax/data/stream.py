@@ -1,0 +1,174 @@
+"""What does not fit on the devices: examples decoded as they are needed, ahead of the device and in bounded memory.
+
+The order is `BatchOrder`'s, as where the dataset is resident, so a resumed run needs only its step, and both ways give
+the same batches. What is known of the examples besides their content is read once and kept in a cache; see
+`examples.py`.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from agegender_jax.data.examples import Content, Examples, by_chunks, cached, cores, read_columns, write_columns
+from agegender_jax.data.inputs import Inputs
+from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.source import Prepared
+from agegender_jax.mesh import by_batch, put, replicated
+
+AHEAD = 2
+"""Blocks (of a dispatch, of an evaluation's batch) that are decoded before they are asked for."""
+
+_CHUNK = 32  # examples that a thread takes at a time
+
+
+def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool = True) -> Examples:
+    """The examples of a dataset, none of them decoded yet.
+
+    Args:
+      prepared: the dataset.
+      inputs: how they are decoded.
+      cache_dir: folder of all caches.
+      progress: whether to draw a progress bar on a terminal.
+
+    Raises:
+      UserError: the dataset cannot be read, or the cache cannot be written.
+    """
+
+    def write(folder: Path) -> None:
+        source = prepared.open()
+
+        def known(row: int) -> dict[str, Any]:
+            example = source[row]
+            del example["content"]
+            return example
+
+        rows = [row for chunk in by_chunks(known, len(source), "Reading labels", progress) for row in chunk]
+        write_columns(folder, rows, terms=source.terms)
+
+    columns, meta = cached(prepared, "columns", cache_dir, write, read_columns)
+    return Examples(Stored(prepared, inputs, columns["key"]), columns, meta["terms"])
+
+
+class Stored:
+    """The content of examples as it lies on disk, decoded by several threads where it is asked for.
+
+    Threads, since decoders do not hold Python's lock.
+
+    Args:
+      prepared: the dataset.
+      inputs: how examples are decoded.
+      keys: the examples' names, str `[n]`.
+    """
+
+    def __init__(self, prepared: Prepared, inputs: Inputs, keys: np.ndarray) -> None:
+        self._source, self._inputs, self._keys = prepared.open(), inputs, keys
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Decoded examples `[*rows.shape, *shape]`, each decoded once however often it is asked for.
+
+        Raises:
+          UserError: one cannot be read or decoded; the message names it.
+        """
+        rows = np.arange(len(self._keys))[rows]
+        _, first, which = np.unique(rows.reshape(-1), return_index=True, return_inverse=True)
+        found = np.empty((rows.size, *self._inputs.shape), self._inputs.dtype)
+
+        def decode(places: np.ndarray) -> None:
+            chunk = rows.flat[places]
+            for place, row, content in zip(places, chunk, self._source.contents(chunk.tolist()), strict=True):
+                found[place] = self._inputs.decode(content, str(self._keys[row]))
+
+        for _ in self._pool.map(decode, (first[i : i + _CHUNK] for i in range(0, len(first), _CHUNK))):
+            pass
+        again = np.flatnonzero(first[which] != np.arange(rows.size))
+        found[again] = found[first[which[again]]]
+        return found.reshape(*rows.shape, *self._inputs.shape)
+
+
+class StreamedFeed:
+    """Brings each batch's examples to the devices, decoded while these compute; see `feed.Feed`.
+
+    At most `AHEAD + 2` blocks exist at once: `AHEAD` decoded or in the making, the one that the device works on, and
+    the one that waits for it. Each process decodes only what its own devices hold.
+
+    Args:
+      examples: with content of the kind `Stored`.
+      mesh: devices.
+      labels: of every head, `[n]`.
+      order: of training; None where nothing is trained.
+      last: steps of training, after which nothing is decoded ahead.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        mesh: jax.sharding.Mesh,
+        labels: Mapping[str, np.ndarray],
+        order: BatchOrder | None,
+        last: int,
+    ) -> None:
+        self.data = {"labels": {name: put(column, replicated(mesh)) for name, column in labels.items()}}
+        self._content, self._mesh, self._order, self._last = examples.content, mesh, order, last
+        self._following: Any = None
+        self._expected = (-1, 0)
+
+    def batches(self, step: int, steps: int) -> dict[str, jax.Array]:
+        """`rows` and `content`; `steps` later ones are decoded from now on."""
+        order, content, sharding = self._order, self._content, by_batch(self._mesh, axis=1)
+        assert order is not None
+
+        def batches(step: int) -> dict[str, jax.Array]:
+            rows = order.batches(step, steps)
+            return {"rows": put(rows, sharding), "content": put_content(content, rows, sharding)}
+
+        if self._expected != (step, steps) or step >= self._last:
+            self.close()
+            self._following = _ahead(batches, range(step, max(self._last, step + 1), steps))
+        self._expected = (step + steps, steps)
+        return next(self._following)
+
+    def contents(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
+        """`content` alone."""
+        sharding = by_batch(self._mesh)
+        following = _ahead(lambda i: {"content": put_content(self._content, rows[i], sharding)}, range(len(rows)))
+        try:
+            yield from following
+        finally:
+            following.close()
+
+    def close(self) -> None:
+        """Ends decoding ahead."""
+        if self._following is not None:
+            self._following.close()
+        self._following, self._expected = None, (-1, 0)
+
+
+def put_content(content: Content, rows: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """The content of `rows` `[..., batch]` on the devices, `[..., batch, *shape]`.
+
+    Each process decodes only what its own devices hold; `sharding` splits nothing but the batch.
+    """
+    batch = np.arange(rows.shape[-1])
+    parts: Any = sharding.addressable_devices_indices_map(rows.shape).values()
+    mine = np.unique(np.concatenate([batch[part[-1]] for part in parts]))
+    found = content[rows[..., mine]]
+
+    def piece(index: Any) -> np.ndarray:
+        wanted = batch[index[rows.ndim - 1]]
+        begin = int(np.searchsorted(mine, wanted[0]))
+        return found[(*index[: rows.ndim - 1], slice(begin, begin + len(wanted)))]
+
+    return jax.make_array_from_callback((*rows.shape, *found.shape[rows.ndim :]), sharding, piece)
+
+
+def _ahead(get: Callable[[int], Any], numbers: range) -> Any:
+    """An iterator of `get` of each number in turn, `AHEAD` of which are computed before they are asked for."""
+    import grain  # takes a while, and where the dataset is resident nobody needs it
+
+    dataset = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step).map(get)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=AHEAD, prefetch_buffer_size=AHEAD)))

@@ -1,0 +1,206 @@
+"""Several processes that train one run together: how they find each other, and how they agree.
+
+All of them compute the same program on their parts of the batch. Process 0, the primary one, alone writes the run's
+files and speaks to the terminal; checkpoints are written by all.
+"""
+
+import itertools
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+from jax._src.distributed import global_state  # its client has what JAX's own and Orbax's barriers are made of
+from jax.experimental import multihost_utils
+
+from agegender_jax import errors
+from agegender_jax.errors import EXIT_USER_ERROR, UserError
+
+T = TypeVar("T")
+
+_DAY_MS = 24 * 3600 * 1000  # a process that is gone ends the others sooner: JAX sees to that
+
+_points = itertools.count()  # of `primary_first`, which all processes come by in the same order
+_calls = itertools.count(1)  # of `Notice.is_set`, likewise
+
+
+def initialize(
+    *,
+    automatic: bool = False,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    timeout: int = 300,
+) -> None:
+    """Joins the processes of a run, before JAX is first used; does nothing where nothing is given.
+
+    Args:
+      automatic: JAX finds out by itself: under Slurm and Open MPI, on Cloud TPU and GKE.
+      coordinator: else, `host:port` of process 0.
+      processes: how many there are.
+      process: number of this one, from 0.
+      timeout: seconds to wait for the others.
+
+    Where the others do not come in time, it prints a sentence and ends the process: JAX would abort it with a trace.
+
+    Raises:
+      UserError: the values do not fit together, or no cluster is found.
+    """
+    given = (coordinator, processes, process)
+    if automatic and given != (None, None, None):
+        raise UserError("--distributed finds the processes by itself; leave out --coordinator, --processes, --process.")
+    if not automatic and given == (None, None, None):
+        return
+    if not automatic:
+        _check(coordinator, processes, process)
+    watch = threading.Timer(timeout, _give_up, [timeout])
+    watch.daemon = True
+    watch.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            cluster_detection_method=None if automatic else "deactivate",
+            initialization_timeout=timeout + 60,
+        )
+    except Exception as error:  # JAX, its clusters and gRPC raise many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if automatic and global_state.coordinator_address is None:
+            raise UserError(
+                f"--distributed finds no cluster ({reason}); start the processes with srun, mpirun or on a TPU, or "
+                "give --coordinator, --processes and --process."
+            ) from error
+        raise UserError(
+            f"The processes cannot meet at {global_state.coordinator_address} ({reason}); choose another --coordinator."
+        ) from error
+    finally:
+        watch.cancel()
+
+
+def _give_up(timeout: int) -> None:
+    print(
+        f"{name()}The processes did not find each other within {timeout} s at {global_state.coordinator_address}; "
+        "check that process 0 runs there, that all of them were started, and that the port is open.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(EXIT_USER_ERROR)
+
+
+def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    if coordinator is None or processes is None or process is None:
+        raise UserError(
+            "--coordinator, --processes and --process belong together; give all three, or --distributed where Slurm, "
+            "Open MPI or a TPU starts the processes."
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator={coordinator} is not right; it must be HOST:PORT of process 0.")
+    if not 0 <= process < processes:
+        raise UserError(
+            f"--process={process} is out of range; with --processes={processes} it must be 0 to {processes - 1}."
+        )
+
+
+def is_primary() -> bool:
+    """Whether this process writes the run's files and speaks to the terminal."""
+    return global_state.process_id == 0
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return global_state.num_processes > 1
+
+
+def name() -> str:
+    """How this process begins what it says for itself; nothing where it is the primary one."""
+    return "" if is_primary() else f"Process {global_state.process_id}: "
+
+
+def say(text: str) -> None:
+    """Prints a line for people, once for all processes."""
+    if is_primary():
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def primary_first() -> Iterator[None]:
+    """The primary process does what stands inside, then the others do it; what stops one of them stops all.
+
+    For files: the others find those that the primary one wrote, where they share the folder, and else write their own.
+    Nothing inside may compute on the devices of all.
+
+    Raises:
+      UserError: in the others, what stopped one.
+    """
+    if not several():
+        yield
+        return
+    point = f"agegender_jax/{next(_points)}"
+    me = global_state.process_id
+    if me:
+        _check_verdict(point, 0)
+    try:
+        yield
+    except BaseException as error:
+        _client().key_value_set(f"{point}/{me}", _verdict(error))
+        raise
+    _client().key_value_set(f"{point}/{me}", _verdict(None))
+    for other in range(global_state.num_processes):
+        _check_verdict(point, other)
+
+
+def from_primary(value: T) -> T:
+    """The primary process's value, in all of them; what JSON knows. Also inside `primary_first`."""
+    if not several():
+        return value
+    point = f"agegender_jax/{next(_points)}"
+    if is_primary():
+        _client().key_value_set(point, json.dumps(value))
+        return value
+    return json.loads(_client().blocking_key_value_get(point, _DAY_MS))
+
+
+def all_agree(good: bool) -> bool:
+    """Whether it is good in all processes."""
+    if not several():
+        return good
+    point = f"agegender_jax/{next(_points)}"
+    _client().key_value_set(f"{point}/{global_state.process_id}", str(int(good)))
+    found = [
+        _client().blocking_key_value_get(f"{point}/{number}", _DAY_MS) for number in range(global_state.num_processes)
+    ]
+    return all(map(int, found))
+
+
+def _client() -> Any:
+    return global_state.client
+
+
+def _verdict(error: BaseException | None) -> str:
+    """What the others are told."""
+    if error is None:
+        return "{}"
+    kind = type(error).__name__ if isinstance(error, UserError) else ""
+    return json.dumps({"kind": kind, "text": str(error) if kind else f"{type(error).__name__}: {error}"})
+
+
+def _check_verdict(point: str, process: int) -> None:
+    found = json.loads(_client().blocking_key_value_get(f"{point}/{process}", _DAY_MS))
+    if found and found["kind"]:
+        raise getattr(errors, found["kind"])(found["text"])
+    if found:
+        raise UserError(f"Process {process} failed with {found['text']}; see what it printed.")
+
+
+class Notice:
+    """Whether one of the processes was told to stop (SIGTERM): all of them hear of it at the same call."""
+
+    def is_set(self) -> bool:
+        """To be asked by all processes equally often; costs no exchange."""
+        return multihost_utils.reached_preemption_sync_point(next(_calls))

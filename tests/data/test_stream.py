@@ -1,0 +1,355 @@
+"""The streamed feed: the resident one's batches, decoded ahead, in bounded memory; and which of the two is chosen."""
+
+import os
+import shutil
+import tarfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from absl import logging
+from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data import feed, inputs, resident, stream
+from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.decode import decode_image
+from agegender_jax.data.examples import Examples
+from agegender_jax.data.feed import Feed, choose, make_feed
+from agegender_jax.data.inputs import Pictures
+from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.source import COLUMNS, Prepared, Source, locate
+from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
+from agegender_jax.errors import UserError
+from agegender_jax.mesh import by_batch, replicated
+
+SIZE, BATCH, STEPS = 32, 8, 3  # pixels, examples in a batch, batches in a dispatch
+ROWS = np.arange(5, 70)  # to train on
+
+
+def sized(size: int = SIZE, **compute: Any) -> ConfigDict:
+    recipe = recipes.base()
+    recipe.dataset.update(name="utkface", image_size=size)
+    recipe.compute.update(**compute)
+    return recipe
+
+
+@pytest.fixture
+def prepared(drawn_dir: Path, data_dir: Path) -> Prepared:
+    return locate("utkface", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+
+
+@pytest.fixture
+def streamed(prepared: Prepared, data_dir: Path) -> Examples:
+    return stream.load(prepared, Pictures(sized()), data_dir / "cache", progress=False)
+
+
+@pytest.fixture(scope="module")
+def pixels(drawn_dir: Path) -> dict[str, np.ndarray]:
+    """Every file of the archive by name, decoded: read with the standard library alone."""
+    with tarfile.open(drawn_dir / "UTKFace.tar.gz") as tar:
+        files = {Path(i.name).name: file.read() for i in tar if (file := tar.extractfile(i)) is not None}
+    return {name: decode_image(content, SIZE) for name, content in files.items()}
+
+
+def mesh_of(devices: int, model: int = 1) -> Mesh:
+    shape, types = (devices // model, model), (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(shape, ("data", "model"), axis_types=types, devices=jax.devices()[:devices])
+
+
+def training(examples: Examples, mesh: Mesh, last: int = 100) -> Feed:
+    labels = {"age": examples.columns["age"]}
+    return make_feed(examples, mesh, labels, BatchOrder(ROWS, BATCH, seed=3), last)
+
+
+def different(dispatch: int) -> int:
+    """How many different examples a dispatch has: where an epoch ends in it, one may come twice."""
+    return len(np.unique(BatchOrder(ROWS, BATCH, seed=3).batches(dispatch * STEPS, STEPS)))
+
+
+class Decoded:
+    """Counts what is decoded, and may refuse one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bad: str = "") -> None:
+        self.names: list[str] = []
+        self._bad, self._lock = bad, threading.Lock()
+        monkeypatch.setattr(inputs, "decode_image", self)
+
+    def __call__(self, content: bytes, size: int, name: str) -> np.ndarray:
+        with self._lock:
+            self.names.append(name)
+        return decode_image(b"" if name == self._bad else content, size, name)
+
+    def after(self, count: int) -> int:
+        """How many there are some time after there were so many."""
+        until = time.monotonic() + 60
+        while len(self.names) < count and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        return len(self.names)
+
+
+# ---------------------------------------------------------------------------------------- content and columns
+
+
+def test_content_is_decoded_as_it_is_asked_for(streamed: Examples, pixels: dict[str, np.ndarray]) -> None:
+    everything = np.stack([pixels[key] for key in streamed.columns["key"].tolist()])
+    assert len(streamed) == len(everything) == 160
+    shuffled = np.random.default_rng(0).permutation(160)
+    asked: list[Any] = [
+        7, -1, slice(150, None), np.arange(0), shuffled, shuffled.reshape(4, 8, 5), np.array([[3, 9], [9, 3]])
+    ]  # fmt: skip
+    for rows in asked:
+        found = streamed.content[rows]
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, everything[rows])
+
+
+def test_what_is_asked_for_twice_is_decoded_once(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = Decoded(monkeypatch)
+    found = streamed.content[np.array([4, 2, 4, 4])]
+    keys = streamed.columns["key"]
+    assert sorted(decoded.names) == sorted([keys[2], keys[4]])
+    np.testing.assert_array_equal(found[0], found[3])
+    assert (found[0] != found[1]).any()
+
+
+def test_columns_are_those_of_the_resident_dataset(prepared: Prepared, streamed: Examples, tmp_path: Path) -> None:
+    other = resident.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(streamed.columns[name], other.columns[name])
+        assert streamed.columns[name].dtype == other.columns[name].dtype
+    assert (streamed.sha256, streamed.terms, len(streamed)) == (other.sha256, other.terms, len(other))
+
+
+def test_recordings_are_streamed_too(tmp_path: Path) -> None:
+    write_voices(tmp_path / "in", classes=("female_20", "male_60"), speakers_per_class=2, recordings_per_speaker=2,
+                 seed=1, rate=8000)  # fmt: skip
+    opened = {}
+    for wanted in ("stream", "resident"):
+        recipe = sized(feed=wanted)
+        recipe.dataset.update(name="voice_age_gender", speaker_pattern=SPEAKER_PATTERN)
+        opened[wanted] = open_dataset(recipe, manual_dir=tmp_path / "in", data_dir=tmp_path / "data", progress=False)[1]
+    found, expected = opened["stream"].content[np.arange(8)], opened["resident"].content[np.arange(8)]
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, expected)
+    assert expected.std() > 100
+
+
+def test_a_damaged_record_is_a_sentence(prepared: Prepared, tmp_path: Path) -> None:
+    folder = shutil.copytree(prepared.directory, tmp_path / "utkface" / "1.1.0")
+    copied = locate("utkface", manual_dir=None, data_dir=tmp_path)
+    examples = stream.load(copied, Pictures(sized()), tmp_path / "cache", progress=False)
+    record = next(folder.glob("*.array_record*"))
+    content = bytearray(record.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 5000] = bytes(5000)
+    record.write_bytes(content)
+    with pytest.raises(UserError, match=f"{folder}: this prepared dataset cannot be read") as caught:
+        examples.content[np.arange(160)]
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_are_read_once_without_decoding(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pictures, "decode", lambda *_: pytest.fail("an example was decoded"))
+    first = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    monkeypatch.setattr(Source, "__getitem__", lambda *_: pytest.fail("an example was read"))
+    second = stream.load(prepared, Pictures(sized(48)), tmp_path, progress=False)  # of any size
+    np.testing.assert_array_equal(first.columns["sha256"], second.columns["sha256"])
+    (cache,) = tmp_path.iterdir()
+    assert sum(path.stat().st_size for path in cache.iterdir()) < 100_000
+
+
+@pytest.mark.parametrize("damaged", ["columns.npz", "meta.json"])
+def test_damaged_columns_are_read_again(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
+    first = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    (cache,) = tmp_path.iterdir()
+    os.truncate(cache / damaged, 50)
+    again = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    assert len(said) == 1
+    assert "damaged" in said[0]
+    assert again.sha256 == first.sha256
+    stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    assert len(said) == 1
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize(("devices", "model"), [(1, 1), (8, 1), (4, 2)])
+def test_batches_are_those_of_the_order(
+    streamed: Examples, pixels: dict[str, np.ndarray], devices: int, model: int
+) -> None:
+    """Over the end of an epoch, going on, jumping back, and in dispatches of another length."""
+    mesh, keys = mesh_of(devices, model), streamed.columns["key"]
+    source = training(streamed, mesh)
+    assert set(source.data) == {"labels"}
+    np.testing.assert_array_equal(source.data["labels"]["age"], streamed.columns["age"])
+    order = BatchOrder(ROWS, BATCH, seed=3)
+    for start, steps in [(0, 3), (3, 3), (6, 3), (9, 3), (3, 3), (6, 1), (7, 1), (99, 1), (98, 4)]:
+        batches = source.batches(start, steps)
+        rows = order.batches(start, steps)
+        np.testing.assert_array_equal(batches["rows"], rows)
+        np.testing.assert_array_equal(
+            batches["content"], np.stack([pixels[k] for k in keys[rows.ravel()]]).reshape(steps, BATCH, SIZE, SIZE, 3)
+        )
+        assert batches["content"].dtype == np.uint8
+        for array in batches.values():
+            assert array.sharding.is_equivalent_to(by_batch(mesh, axis=1), array.ndim)
+    source.close()
+
+
+def test_an_evaluation_gets_the_rows_that_it_asks_for(streamed: Examples, pixels: dict[str, np.ndarray]) -> None:
+    mesh, keys = mesh_of(8), streamed.columns["key"]
+    rows = np.random.default_rng(1).integers(0, 160, (5, 16))
+    rows[-1, 3:] = 0  # padding
+    found = list(make_feed(streamed, mesh).contents(rows))
+    assert len(found) == 5
+    for batch, wanted in zip(found, rows, strict=True):
+        assert set(batch) == {"content"}
+        assert batch["content"].sharding.is_equivalent_to(by_batch(mesh), 4)
+        np.testing.assert_array_equal(batch["content"], np.stack([pixels[key] for key in keys[wanted]]))
+
+
+def test_each_process_decodes_what_its_devices_hold(
+    streamed: Examples, pixels: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second half of the devices are taken for another process's."""
+    mesh = mesh_of(8)
+    sharding = by_batch(mesh, axis=1)
+    mine = {device: sharding.devices_indices_map((2, 16))[device] for device in mesh.devices.ravel()[2:4]}
+
+    class Half:
+        def addressable_devices_indices_map(self, _: Any) -> Any:
+            return mine
+
+    pieces: list[np.ndarray] = []
+
+    def make_array(shape: tuple[int, ...], _: Any, piece: Any) -> Any:
+        assert shape == (2, 16, SIZE, SIZE, 3)
+        pieces.extend(piece((*index, slice(None), slice(None), slice(None))) for index in mine.values())
+
+    monkeypatch.setattr(jax, "make_array_from_callback", make_array)
+    decoded = Decoded(monkeypatch)
+    rows = np.arange(40, 72).reshape(2, 16)
+    stream.put_content(streamed.content, rows, Half())  # type: ignore[arg-type]
+    keys = streamed.columns["key"]
+    assert sorted(decoded.names) == sorted(keys[rows[:, 4:8].ravel()])
+    for piece, columns in zip(pieces, (slice(4, 6), slice(6, 8)), strict=True):
+        wanted = [[pixels[key] for key in keys[row]] for row in rows[:, columns]]
+        np.testing.assert_array_equal(piece, np.array(wanted))
+
+
+def test_what_is_decoded_ahead_is_bounded(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = Decoded(monkeypatch)
+    source = training(streamed, mesh_of(8))
+    for dispatch in range(2):
+        source.batches(dispatch * STEPS, STEPS)
+        expected = sum(different(number) for number in range(dispatch + 1 + stream.AHEAD))
+        assert decoded.after(expected) == expected
+    source.close()
+    source.close()
+
+
+def test_nothing_is_decoded_after_the_last_step(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = Decoded(monkeypatch)
+    source = training(streamed, mesh_of(8), last=2 * STEPS)
+    source.batches(0, STEPS)
+    source.batches(STEPS, STEPS)
+    expected = different(0) + different(1)
+    assert decoded.after(expected) == expected
+
+
+def test_a_damaged_example_is_a_sentence_that_names_it(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = str(streamed.columns["key"][BatchOrder(ROWS, BATCH, seed=3).batches(4, 1)[0, 5]])
+    Decoded(monkeypatch, bad)
+    source = training(streamed, mesh_of(8))
+    source.batches(0, STEPS)
+    with pytest.raises(UserError, match=f"{bad}: is no image") as caught:
+        source.batches(STEPS, STEPS)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=bad):
+        list(make_feed(streamed, mesh_of(8)).contents(np.arange(160).reshape(10, 16)))
+
+
+# ---------------------------------------------------------------------------------------- which of the two
+
+
+class Device:
+    """A device with so much memory."""
+
+    device_kind = "a chip"
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return None if self._limit is None else {"bytes_limit": self._limit, "bytes_in_use": 5}
+
+
+DECODED = 160 * SIZE * SIZE * 3  # bytes
+
+
+@pytest.mark.parametrize(("limit", "streams"), [(2 * DECODED, False), (2 * DECODED - 2, True)])
+@pytest.mark.parametrize("has_own_memory", [True, False])
+def test_auto_streams_what_takes_more_than_half_of_a_devices_memory(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, limit: int, streams: bool, has_own_memory: bool
+) -> None:
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(limit if has_own_memory else None)] * 4)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    monkeypatch.setattr(feed, "available_memory", lambda: 4 * limit)
+    monkeypatch.setattr(Prepared, "open", lambda _: pytest.fail("the examples were opened"))
+    found, line = choose(sized(), prepared, Pictures(sized()))
+    assert found == streams
+    assert line.startswith("stream" if streams else "resident")
+    assert "0.00 GB decoded, 50% of " in line
+    assert ("a chip" in line) == has_own_memory
+
+
+def test_what_is_asked_for_is_taken(prepared: Prepared, tmp_path: Path) -> None:
+    for wanted, streams in (("stream", True), ("resident", False)):
+        assert choose(sized(feed=wanted), prepared, Pictures(sized()))[0] == streams
+
+
+def test_the_line_states_the_memory_in_bytes(prepared: Prepared) -> None:
+    recipe = sized(feed="stream")
+    recipe.train.update(batch_size=16, steps_per_dispatch=5)
+    recipe.evaluate.batch_size = 32
+    line = choose(recipe, prepared, Pictures(recipe))[1]
+    picture = SIZE * SIZE * 3
+    # Two dispatches ahead, one in use and one that waits; of an evaluation likewise, and four more in flight.
+    there, underway = (4 * 5 * 16 + 8 * 32) * picture, 2 * (5 * 16 + 32) * picture
+    assert f"at most {there:,} bytes of decoded examples on all devices and {underway:,} on the way" in line
+
+
+def test_open_dataset_decodes_nothing_where_it_is_to_stream(
+    drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = Decoded(monkeypatch)
+    _, examples, _ = open_dataset(sized(33, feed="stream"), manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    assert isinstance(examples.content, stream.Stored)
+    assert examples.feed.startswith("stream")
+    assert decoded.names == []
+    _, examples, _ = open_dataset(sized(33), manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    assert isinstance(examples.content, np.ndarray)
+    assert examples.feed.startswith("resident")
+
+
+def test_memory_is_what_the_system_says() -> None:
+    found = feed.available_memory()
+    assert 10**8 < found <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_labels_lie_on_every_device(streamed: Examples) -> None:
+    mesh = mesh_of(8)
+    assert training(streamed, mesh).data["labels"]["age"].sharding.is_equivalent_to(replicated(mesh), 1)

@@ -1,0 +1,180 @@
+"""Training and measuring from a stream: the same bits as from a resident dataset, going on included."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.checkpoints import Checkpoints
+from agegender_jax.data import inputs, stream
+from agegender_jax.data.decode import decode_image
+from agegender_jax.data.feed import make_feed
+from agegender_jax.data.order import BatchOrder
+from agegender_jax.errors import Preempted, UserError
+from agegender_jax.evaluate.features import read_features, write_features
+from agegender_jax.evaluate.measure import measure
+from agegender_jax.mesh import replicated
+from agegender_jax.models.model import model_structure
+from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, Variant
+from agegender_jax.run import Run
+from agegender_jax.train.experiment import set_up
+from agegender_jax.train.loop import train
+from agegender_jax.train.optimizer import make_optimizer
+from agegender_jax.train.state import initial_state
+from agegender_jax.train.step import jit_train_steps
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_net() -> Iterator[None]:
+    """Two convolutions, which compile quickly, with batch normalisation and dropout."""
+    with pytest.MonkeyPatch.context() as patch:
+        blocks = (ConvBlock(8, pool=(4, 4)), ConvBlock(16, pool=(2, 2)))
+        patch.setitem(VARIANTS, "tiny", Variant(blocks, hidden=(16,)))
+        yield
+
+
+def make_recipe(feed: str) -> ConfigDict:
+    """24 steps in over three epochs, evaluated every 8, with all that is random: augmentation, dropout."""
+    recipe = recipes.base()
+    recipe.dataset.image_size = 32
+    recipe.model.variant = "tiny"
+    recipe.optimizer.update(learning_rate=1e-3)
+    recipe.augment.update(flip=True, shift=0.1, brightness=0.1, contrast=0.1, erase=0.2)
+    recipe.train.update(batch_size=16, epochs=3.5, steps_per_dispatch=4, ema_decay=0.9)
+    recipe.evaluate.update(batch_size=32, every_epochs=1.2, flip=True)
+    recipe.compute.feed = feed
+    return recipe
+
+
+@dataclasses.dataclass
+class Two:
+    """Two runs of one recipe: resident, and streamed, which was stopped after step 12 and went on."""
+
+    resident: Path
+    streamed: Path
+    streamed_summary: dict[str, Any]
+    stopped_at: int
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, drawn_dir: Path, data_dir: Path) -> Two:
+    folder, said = tmp_path_factory.mktemp("runs"), io.StringIO()
+    options: dict[str, Any] = {"manual_dir": drawn_dir, "data_dir": data_dir, "progress": False}
+    train(make_recipe("resident"), folder / "resident", **options)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+        batches, asked = stream.StreamedFeed.batches, 0
+
+        def counted(self: Any, step: int, steps: int) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return batches(self, step, steps)
+
+        patch.setattr(stream.StreamedFeed, "batches", counted)
+        with pytest.raises(Preempted):
+            train(make_recipe("stream"), folder / "streamed", **options)
+    stopped_at = saved(folder / "streamed")[0]
+    summary = train(make_recipe("stream"), folder / "streamed", **options)
+    return Two(folder / "resident", folder / "streamed", summary, stopped_at, said.getvalue())
+
+
+def saved(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
+    """The newest checkpoint's step, and every array in it by path."""
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = checkpoints.steps[-1]
+    items = {name: checkpoints.restore(step, name, None) for name in ("training", "model")}
+    checkpoints.close()
+    return step, {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(items)}
+
+
+def test_a_streamed_run_that_was_stopped_ends_in_the_bits_of_the_resident_one(two: Two) -> None:
+    """On eight devices; the stop is between two evaluations."""
+    assert two.stopped_at == 12
+    (step, arrays), (expected_step, expected) = saved(two.streamed), saved(two.resident)
+    assert step == expected_step == 24
+    assert arrays.keys() == expected.keys()
+    assert len(arrays) > 50
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+def test_their_figures_are_the_same(two: Two) -> None:
+    expected = Run.load(two.resident).summary()
+    assert expected is not None
+    for part in ("test", "validation", "constant"):
+        assert two.streamed_summary[part] == expected[part]
+    assert two.streamed_summary["data_sha256"] == expected["data_sha256"]
+
+
+def test_what_is_chosen_is_said(two: Two) -> None:
+    assert "\nfeed     stream (0.00 GB decoded, 50% of the memory that is free for each device is " in two.printed
+    assert "bytes of decoded examples on all devices and" in two.printed
+
+
+def test_a_streamed_run_is_measured_from_a_stream(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its figures, and its embeddings, with nothing resident."""
+    resident_run, run = Run.load(two.resident), Run.load(two.streamed)
+    write_features(resident_run, tmp_path / "resident.npz", progress=False)
+    monkeypatch.setattr("agegender_jax.data.resident.load", lambda *_, **__: pytest.fail("all is decoded"))
+    assert measure(run, progress=False)["test"] == two.streamed_summary["test"]
+    write_features(run, tmp_path / "streamed.npz", progress=False)
+    mine, its = (read_features(tmp_path / f"{name}.npz") for name in ("streamed", "resident"))
+    np.testing.assert_array_equal(mine.embedding, its.embedding)
+    np.testing.assert_array_equal(mine.key, its.key)
+
+
+def test_one_device_finds_the_same_bits_in_both_feeds(drawn_dir: Path, data_dir: Path) -> None:
+    mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    ended = []
+    for feed in ("resident", "stream"):
+        recipe = make_recipe(feed)
+        experiment = set_up(recipe, manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
+        optimizer = make_optimizer(recipe.optimizer, 8, 10.0)
+        graphdef, *shapes = model_structure(recipe, experiment.heads)
+        # Not the model's own values: their initialisation takes longer to compile than all the rest.
+        params, stats = jax.tree.map(
+            lambda leaf: np.linspace(0, 0.1, leaf.size, dtype=leaf.dtype).reshape(leaf.shape), shapes
+        )
+        begin = partial(initial_state, optimizer=optimizer, average=True)
+        state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
+        steps = jit_train_steps(graphdef, experiment.heads, optimizer, recipe, experiment.inputs, mesh)
+        order = BatchOrder(experiment.split.train, 16, recipe.seed)
+        source = make_feed(experiment.data, mesh, experiment.labels, order, 8)
+        with jax.set_mesh(mesh):
+            for step in (0, 4):
+                state, figures = steps(state, source.data, source.batches(step, 4))
+        source.close()
+        assert np.isfinite(figures["loss"]).all()
+        ended.append([np.asarray(leaf) for leaf in jax.tree.leaves((state, figures))])
+    for a, b in zip(*ended, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
+    drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe("stream")
+    experiment = set_up(recipe, manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
+    bad = str(experiment.data.columns["key"][BatchOrder(experiment.split.train, 16, recipe.seed).batches(5, 1)[0, 3]])
+
+    def decode(content: bytes, size: int, name: str) -> np.ndarray:
+        return decode_image(b"\xff\xd8" if name == bad else content, size, name)
+
+    monkeypatch.setattr(inputs, "decode_image", decode)
+    with pytest.raises(UserError, match=f"{bad}: is no image that can be decoded") as caught:
+        train(recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    assert "\n" not in str(caught.value)

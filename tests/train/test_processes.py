@@ -1,0 +1,141 @@
+"""One run on other devices, and by several processes: really two, over loopback."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import Preempted
+from agegender_jax.evaluate.measure import measure
+from agegender_jax.run import Run
+from agegender_jax.train import loop
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def recipe(small_recipe: ConfigDict) -> ConfigDict:
+    """Eight steps of a net that is compiled in no time, evaluated at the end."""
+    small_recipe.model.variant = "gender_four"
+    small_recipe.heads.age.weight = small_recipe.heads.age_group.weight = 0.0
+    small_recipe.optimizer.update(name="adam", learning_rate=1e-4, schedule="constant", warmup=0.0, weight_decay=0.0)
+    small_recipe.train.update(steps_per_dispatch=1, epochs=1.2, ema_decay=0.0)
+    small_recipe.evaluate.update(every_epochs=9.0, select="gender/accuracy")
+    return small_recipe
+
+
+def start_two(recipe: ConfigDict, workdir: Path, paths: dict[str, Path], devices: int) -> list[subprocess.Popen[str]]:
+    """Two processes with so many devices each, as somebody would start them on two hosts."""
+    file = workdir.with_suffix(".py")
+    text = recipes.to_json(recipe)
+    file.write_text(f"from agegender_jax import recipe\n\n\ndef get_config():\n    return recipe.from_json({text!r})\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        *(sys.executable, "launch.py", f"--config={file}", f"--workdir={workdir}"),
+        *(f"--{name}={path}" for name, path in paths.items()),
+        *(f"--coordinator={coordinator}", "--processes=2"),
+    ]
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.with_name("compiled")),
+    }
+    return [
+        subprocess.Popen([*command, f"--process={i}"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+
+
+class Stop:
+    """Says that the run was told to stop, at the given dispatch."""
+
+    def __init__(self, dispatches: int) -> None:
+        self.left = dispatches
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    events = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    found = [(event["step"], event["train/loss"]) for event in events if "train/loss" in event]
+    assert len(found) == len(dict(found))  # each step once
+    return dict(found)
+
+
+def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
+    recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Split in another way each time, and the losses are those of a run that stayed on one device."""
+    paths = {"manual_dir": drawn_dir, "data_dir": data_dir}
+    one = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_mesh", lambda _: one)
+        expected = loop.train(recipe, tmp_path / "stayed", progress=False, **paths)
+    moved = tmp_path / "moved"
+
+    recipe.compute.update(fsdp=True, model=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "termination", lambda: contextlib.nullcontext(Stop(3)))
+        with pytest.raises(Preempted, match="step 3 of 8"):
+            loop.train(recipe, moved, progress=False, **paths)
+    recipe.compute.update(fsdp=False, model=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_mesh", lambda _: one)
+        patch.setattr(loop, "termination", lambda: contextlib.nullcontext(Stop(2)))
+        with pytest.raises(Preempted, match="step 5 of 8"):
+            loop.train(recipe, moved, progress=False, **paths)
+    recipe.compute.update(fsdp=True)
+    first, second = (process.communicate(timeout=200)[1] for process in start_two(recipe, moved, paths, devices=2))
+    assert "Going on from the checkpoint of step 5 of 8" in first, first + second
+    assert "on each of 4 devices: parameters" in first
+    assert "step" not in second  # the primary process speaks for all
+
+    found, wanted = losses(moved), losses(tmp_path / "stayed")
+    assert list(found) == list(wanted) == list(range(1, 9))
+    np.testing.assert_allclose(list(found.values()), list(wanted.values()), rtol=1e-5)
+    summary = json.loads((moved / "summary.json").read_text())
+    assert summary["steps"] == expected["steps"] == 8
+    assert summary["test"] == pytest.approx(expected["test"], rel=1e-5)
+    # What two processes saved, eight devices read.
+    assert measure(Run.load(moved), progress=False)["test"] == pytest.approx(summary["test"], rel=1e-5)
+
+
+def test_two_processes_stop_at_the_same_step(
+    recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """Of which only the second is told to."""
+    recipe.train.update(epochs=900.0, steps_per_dispatch=2)
+    recipe.evaluate.every_epochs = 900.0
+    paths: dict[str, Any] = {"manual_dir": drawn_dir, "data_dir": data_dir}
+    primary, other = start_two(recipe, tmp_path / "run", paths, devices=1)
+    assert primary.stderr is not None
+    said = []
+    for line in primary.stderr:
+        said.append(line)
+        if "steps done" in line:
+            break
+    other.send_signal(signal.SIGTERM)
+    said.append(primary.communicate(timeout=60)[1])
+    theirs = other.communicate(timeout=60)[1]
+    assert (primary.returncode, other.returncode) == (75, 75), "".join(said) + theirs
+    ours = said[-1].splitlines()[-1]
+    assert "Stopped by SIGTERM; step " in ours
+    assert f"Process 1: {ours}" == theirs.splitlines()[-1]
+    step = int(ours.split("Stopped by SIGTERM; step ")[1].split()[0])
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(step)]
