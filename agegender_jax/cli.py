@@ -11,6 +11,7 @@ from typing import Any
 from agegender_jax.describe import commands as data_commands
 from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.labels import DISCLAIMER
+from agegender_jax.train import profiling
 
 _EVALUATE_EXAMPLES = """examples:
   agegender evaluate runs/cpu
@@ -64,11 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         _CLASSICAL_EXAMPLES,
         _ATTENTION_EXAMPLES,
         _MODELS_EXAMPLES,
+        profiling.EXAMPLES,
         data_commands.EXAMPLES,
     )
     parser = argparse.ArgumentParser(
         prog="agegender",
-        description="Measures and explains finished runs, lists models, describes and draws datasets.",
+        description="Measures and explains finished runs, lists models, profiles trainings, describes and draws data.",
         epilog="examples:\n" + "".join(each.partition("\n")[2] for each in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_classical(commands)
     _add_attention(commands)
     _add_models(commands)
+    profiling.add_parser(commands)
     data_commands.add_parsers(commands)
     return parser
 

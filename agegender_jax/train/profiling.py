@@ -1,0 +1,127 @@
+"""`agegender profile`: a short training under the profiler, and where its time went."""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.errors import UserError, quiet_libraries
+
+EXAMPLES = """examples:
+  agegender profile configs/quickstart.py
+  agegender profile configs/utkface_small.py:cpu --manual_dir DIR --dispatches 10 --out profiles/small
+  agegender profile configs/voice_small.py:drawn --set train.batch_size=64
+"""
+_SHORT = 5
+"""Dispatches, unless more or fewer are asked for: traces of many steps are slow to open."""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds `profile`; it sets `function`, which takes the arguments and returns an exit code.
+
+    Args:
+      commands: what `ArgumentParser.add_subparsers` returned.
+    """
+    parser = commands.add_parser(
+        "profile",
+        help="say where a training's time goes",
+        description="Trains a recipe for a few dispatches (calls of the device, config.train.steps_per_dispatch steps "
+        "each), evaluates and saves once, and says where the time went. The first dispatch is left out of the trace, "
+        "which TensorBoard's profile plugin and https://ui.perfetto.dev show. The run itself is thrown away.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="recipe, FILE.py or FILE.py:ARGUMENT")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe, as --config.KEY=VALUE does"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("profile"), metavar="DIR", help="folder, new or empty [profile]"
+    )
+    parser.add_argument("--dispatches", type=_several, default=_SHORT, help=f"at least 2 [{_SHORT}]")
+    parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the downloaded data lie")
+    parser.add_argument(
+        "--data_dir", type=Path, metavar="DIR", help="where prepared data lie [TFDS_DATA_DIR or ~/tensorflow_datasets]"
+    )
+    parser.set_defaults(function=command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Runs `profile`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from agegender_jax.compilation import cache_compilations
+    from agegender_jax.data.source import default_data_dir
+
+    quiet_libraries()
+    cache_compilations()
+    recipe = _recipe(arguments.config, arguments.set)
+    out: Path = arguments.out.expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already, and nothing is overwritten; choose another --out.")
+    data_dir = (arguments.data_dir or default_data_dir()).expanduser()
+    summary = profile(recipe, out, dispatches=arguments.dispatches, manual_dir=arguments.manual_dir, data_dir=data_dir)
+    print(time_table(summary))
+    print(f"{out}: the trace of {arguments.dispatches - 1} dispatches. See it with: tensorboard --logdir {out}")
+    print(f"or open {out}/plugins/profile/*/perfetto_trace.json.gz in https://ui.perfetto.dev")
+    return 0
+
+
+def profile(
+    recipe: Any, out: Path, *, dispatches: int = _SHORT, manual_dir: Path | None = None, data_dir: Path
+) -> dict[str, Any]:
+    """Trains a recipe for a few dispatches with a trace of all but the first.
+
+    Args:
+      recipe: from `configs/`.
+      out: folder for the trace.
+      dispatches: how many, at least 2.
+      manual_dir: where the downloaded dataset lies, or None where it is prepared.
+      data_dir: where prepared datasets and caches lie.
+
+    Returns:
+      The summary of the run, as `loop.train` returns it.
+
+    Raises:
+      UserError: as `loop.train`.
+    """
+    from agegender_jax.train.loop import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        return train(
+            recipe, Path(folder) / "run", manual_dir=manual_dir, data_dir=data_dir, trace=out, dispatches=dispatches
+        )
+
+
+def time_table(summary: dict[str, Any]) -> str:
+    """Where the time of a run went, from its summary: seconds and shares.
+
+    >>> print(time_table({"seconds_of": {"step": 3.0, "other": 1.0}}))
+    step              3.00 s   75.0 %
+    other             1.00 s   25.0 %
+    """
+    seconds = summary["seconds_of"]
+    total = sum(seconds.values())
+    return "\n".join(
+        f"{name:12} {spent:9.2f} s {spent / total:8.1%}".replace("%", " %") for name, spent in seconds.items()
+    )
+
+
+def _recipe(config: str, changes: list[str]) -> Any:
+    """The recipe that `--config` and its changes mean, as `launch.py` reads them."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    try:
+        values(["profile", f"--config={config}", *(f"--config.{change}" for change in changes)])
+        return holder.value
+    except Exception as error:  # a recipe is a program: whatever its arguments make it raise
+        raise UserError(f"{config}: {' '.join(str(error).split())}") from error
+
+
+def _several(text: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 2 to 10,000")
+    return int(text)
