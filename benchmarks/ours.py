@@ -1,6 +1,5 @@
 """Our side of the benchmarks: recipes, a training step on data that lie on the device, and what the device can do."""
 
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -10,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax.sharding import AxisType, Mesh
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.compilation import cache_compilations
@@ -20,12 +18,13 @@ from agegender_jax.data.examples import Examples
 from agegender_jax.data.inputs import make_inputs
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.resident import ResidentFeed
-from agegender_jax.errors import UserError, quiet_libraries
-from agegender_jax.labels import GENDERS
+from agegender_jax.errors import quiet_libraries
 from agegender_jax.mesh import check_batch, replicated
 from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.train.costs import random_examples, random_values
 from agegender_jax.train.experiment import environment
 from agegender_jax.train.optimizer import make_optimizer
+from agegender_jax.train.profiling import read_recipe
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
 from benchmarks.runs import hardware
@@ -61,7 +60,7 @@ def about() -> dict[str, Any]:
 
 
 def load_recipe(config: str, settings: Sequence[str]) -> ConfigDict:
-    """A recipe as `launch.py` reads it.
+    """A recipe as `launch.py` reads it, checked.
 
     Args:
       config: `FILE.py` or `FILE.py:ARGUMENT`.
@@ -70,18 +69,8 @@ def load_recipe(config: str, settings: Sequence[str]) -> ConfigDict:
     Raises:
       UserError: there is no such recipe, key or value.
     """
-    given = ["benchmark", f"--config={config}", *(f"--config.{setting}" for setting in settings)]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given, lock_config=True)
-    try:
-        values(given)
-        recipe = holder.value
-        recipes.check(recipe)
-    except UserError:
-        raise
-    except Exception as error:  # a recipe is a program: whatever its arguments make it raise
-        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UserError(f"{config}: no recipe with these settings ({last}); mend --config or --set.") from error
+    recipe = read_recipe(config, settings)
+    recipes.check(recipe)
     return recipe
 
 
@@ -104,8 +93,7 @@ class Steps:
         optimizer = make_optimizer(recipe.optimizer, 1_000_000, 1000.0)
         begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
         rng, examples = np.random.default_rng(0), 2 * recipe.train.batch_size
-        columns = _random_columns(examples, rng)
-        pictures = _random_pictures(examples, recipe.dataset.image_size, rng)
+        pictures, columns = random_examples(examples, recipe.dataset.image_size, rng)
         with jax.set_mesh(mesh):
             params, stats = jax.device_put(random_values(shapes, rng), replicated(mesh))
             self._state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
@@ -138,35 +126,6 @@ class Steps:
 def one_device() -> Mesh:
     """A mesh of the first device alone."""
     return jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
-
-
-def random_values(shapes: Any, rng: np.random.Generator) -> Any:
-    """Values for parameters and statistics; the model's own initialisation would take long to compile.
-
-    Kernels are scaled as He et al. (2015) do, lest activations shrink to subnormal numbers, which are slow.
-    """
-
-    def values(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if len(leaf.shape) < 2:
-            return np.ones(leaf.shape, leaf.dtype)
-        return np.float32(math.sqrt(2 / math.prod(leaf.shape[:-1]))) * rng.standard_normal(leaf.shape, np.float32)
-
-    return jax.tree.map(values, shapes)
-
-
-def _random_pictures(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-
-
-def _random_columns(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    age = rng.integers(0, 101, count).astype(np.float32)
-    return {
-        "gender": rng.integers(0, len(GENDERS), count).astype(np.int32),
-        "age": age,
-        "age_low": age,
-        "age_high": age,
-        "class_name": np.full(count, "unknown"),
-    }
 
 
 def matmul_peak(dtype: str, edge: int = 0) -> float:

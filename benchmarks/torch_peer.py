@@ -220,19 +220,23 @@ class Encoded(Dataset):
     Args:
       path: of an .npz: `content` (all bytes, one picture after the other) and `ends` (where each ends).
       size: edge of the pictures, pixels.
+      draft: whether large JPEG pictures are decoded at a reduced scale, as ours are.
     """
 
-    def __init__(self, path: str, size: int) -> None:
+    def __init__(self, path: str, size: int, draft: bool = False) -> None:
         with np.load(path) as stored:
-            self._content, self._ends, self._size = stored["content"].tobytes(), stored["ends"].tolist(), size
+            self._content, self._ends = stored["content"].tobytes(), stored["ends"].tolist()
+        self._size, self._draft = size, draft
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, row: int) -> Tensor:
         content = self._content[self._ends[row - 1] if row else 0 : self._ends[row]]
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-        image = image.resize((self._size, self._size), Image.Resampling.BILINEAR)
+        file = Image.open(io.BytesIO(content))
+        if self._draft:
+            file.draft("RGB", (self._size, self._size))
+        image = file.convert("RGB").resize((self._size, self._size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -244,11 +248,12 @@ class Input:
       size: likewise.
       batch_size: pictures in a batch.
       workers: processes.
+      draft: see `Encoded`.
     """
 
-    def __init__(self, path: str, size: int, batch_size: int, workers: int) -> None:
+    def __init__(self, path: str, size: int, batch_size: int, workers: int, draft: bool = False) -> None:
         self._loader = DataLoader(
-            Encoded(path, size),
+            Encoded(path, size, draft),
             batch_size,
             shuffle=True,
             drop_last=True,

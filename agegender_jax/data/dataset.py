@@ -27,7 +27,8 @@ def open_dataset(
 ) -> tuple[Prepared, Examples, Inputs]:
     """Finds, draws or prepares a recipe's dataset, each only where it has not been done before.
 
-    What has not been decoded yet is not decoded here: `Examples.ready` does that, where it is not to be streamed.
+    Only what is known of the examples is read here. Their content is read, or decoded, by `Examples.ready` or where it
+    is asked for.
 
     Args:
       recipe: of the run.
@@ -75,9 +76,6 @@ def open_dataset(
     inputs = make_inputs(recipe, prepared.kind)
     streamed, line = choose(recipe, prepared, inputs)
     where = (prepared, inputs, data_dir / "cache")
-    if not streamed and resident.is_cached(*where):
-        examples = resident.load(*where, progress=progress)
-    else:
-        examples = stream.load(*where, progress=progress)
+    examples = stream.load(*where, progress=progress)
     decode = None if streamed else partial(resident.load, *where, progress=progress)
     return prepared, dataclasses.replace(examples, feed=line, decode=decode), inputs

@@ -43,7 +43,7 @@ class Examples:
     """The examples of a dataset, as one recipe sees them.
 
     Attributes:
-      content: by row, see `inputs.Inputs`; an array where all are decoded and `stream.Stored` where none is yet.
+      content: by row, see `inputs.Inputs`; an array once all were read, and `stream.Stored` before and where streamed.
       columns: arrays `[n]` by name, `source.COLUMNS`.
       terms: under which the dataset may be used.
       feed: how they come to the devices and why so, in a line.
@@ -71,7 +71,7 @@ class Examples:
         return self.decode is None and not isinstance(self.content, np.ndarray)
 
     def ready(self) -> "Examples":
-        """The same, decoded where they are not to be streamed, which takes a while the first time.
+        """The same, their content read where they are not to be streamed: the first time decoded, which takes a while.
 
         Raises:
           UserError: an example cannot be decoded, or the cache cannot be written.

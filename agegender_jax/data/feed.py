@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,10 +131,16 @@ def choose(recipe: ConfigDict, prepared: Prepared, inputs: Inputs) -> tuple[bool
 
 
 def _buffered(recipe: ConfigDict) -> tuple[int, int]:
-    """Examples that a streamed run has at most on all devices, and in the hosts' memory before they get there."""
-    trained, evaluated = recipe.train.batch_size * recipe.train.steps_per_dispatch, recipe.evaluate.batch_size
+    """Examples that a streamed run has at most on all devices, and in the hosts' memory before they get there.
+
+    Each lies on every device that one copy of the model is spread over, and is decoded by each process that has one.
+    """
+    copies = recipe.compute.model
+    parts = max(1, jax.device_count() // copies)
+    trained = recipe.train.batch_size * recipe.train.steps_per_dispatch
+    evaluated = -(-recipe.evaluate.batch_size // parts) * parts  # the evaluator rounds it up
     there = (stream.AHEAD + 2) * trained + (stream.AHEAD + 2 + IN_FLIGHT) * evaluated
-    return there, stream.AHEAD * (trained + evaluated)
+    return there * copies, stream.AHEAD * (trained + evaluated) * min(copies, jax.process_count())
 
 
 def memory() -> tuple[float, str]:
@@ -147,16 +153,50 @@ def memory() -> tuple[float, str]:
     return available_memory() / jax.local_device_count(), "the memory that is free for each device"
 
 
-def available_memory() -> int:
-    """Bytes of the host's memory that can be had without swapping; all of it where the system does not say."""
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process can have without swapping; all of the host's where the system does not say.
+
+    What cgroups (of a Slurm job, a systemd unit, a container) leave is minded. Other processes of the same run are not:
+    where several share a host, each counts what is free as its own, so `config.compute.feed` had better be set there.
+
+    Args:
+      root: of the file system in which `/proc` and `/sys` are read.
+    """
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
         found = int(lines["MemAvailable"].split()[0]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-        text = limit.read_text().strip() if limit.exists() else "max"
-        return found if text == "max" else min(found, int(text))
     except (OSError, KeyError, ValueError, IndexError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([found, *_left_by_cgroups(root)])
+
+
+_CGROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""By controllers, as `/proc/self/cgroup` has them in versions 2 and 1: the mount, the limit's and the use's files, and
+the key in `memory.stat` of the files' pages in memory that the kernel gives back first."""
+
+
+def _left_by_cgroups(root: Path) -> Iterator[int]:
+    """Bytes that are left of the limit of this process's cgroup, and of those around it; none where there is none."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers not in _CGROUPS:
+            continue
+        mount, limit, current, given_back = _CGROUPS[controllers]
+        folder = root / mount / path.strip("/")
+        while folder.is_relative_to(root / mount):
+            try:
+                used = int((folder / current).read_text())
+                stat = dict(line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines())
+                yield max(0, int((folder / limit).read_text()) - used + int(stat.get(given_back, 0)))
+            except (OSError, ValueError):  # it has no limit ("max"), or is a container's and not seen from inside
+                pass
+            folder = folder.parent
 
 
 def _gigabytes(count: float) -> str:

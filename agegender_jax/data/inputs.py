@@ -139,7 +139,8 @@ class Recordings:
         return self._normalize(self._mask(images, rows, mask_key))
 
     def pictures(self, content: np.ndarray) -> np.ndarray:
-        with jax.transfer_guard("allow"):  # for people to look at, not part of training
+        # For people to look at, not part of training: on one device, since one of several processes may be alone here.
+        with jax.set_mesh(None), jax.transfer_guard("allow"):
             return np.asarray(self._rendered(jnp.asarray(content))).round().astype(np.uint8)
 
     def _image(self, waves: jax.Array) -> jax.Array:

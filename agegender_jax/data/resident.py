@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from agegender_jax.data.examples import Examples, by_chunks, cache_path, cached, read_columns, write_columns
+from agegender_jax.data.examples import Examples, by_chunks, cached, read_columns, write_columns
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.source import Prepared, Source
@@ -34,11 +34,6 @@ def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool 
     return cached(
         prepared, inputs.tag, cache_dir, lambda folder: _write(folder, prepared.open(), inputs, progress), _read
     )
-
-
-def is_cached(prepared: Prepared, inputs: Inputs, cache_dir: Path) -> bool:
-    """Whether `load` need not decode."""
-    return cache_path(prepared, inputs.tag, cache_dir).exists()
 
 
 def _write(folder: Path, source: Source, inputs: Inputs, progress: bool) -> None:

@@ -1,22 +1,33 @@
 """What does not fit on the devices: examples decoded as they are needed, ahead of the device and in bounded memory.
 
 The order is `BatchOrder`'s, as where the dataset is resident, so a resumed run needs only its step, and both ways give
-the same batches. What is known of the examples besides their content is read once and kept in a cache; see
-`examples.py`.
+the same batches. What is known of the examples besides their content is read once and kept in a cache (see
+`examples.py`), unless the resident dataset's cache has it already.
 """
 
+import threading
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from agegender_jax.data.examples import Content, Examples, by_chunks, cached, cores, read_columns, write_columns
+from agegender_jax.data.examples import (
+    Content,
+    Examples,
+    by_chunks,
+    cache_path,
+    cached,
+    cores,
+    read_columns,
+    write_columns,
+)
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.order import BatchOrder
-from agegender_jax.data.source import Prepared
+from agegender_jax.data.source import Prepared, Source
 from agegender_jax.mesh import by_batch, put, replicated
 
 AHEAD = 2
@@ -49,7 +60,10 @@ def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool 
         rows = [row for chunk in by_chunks(known, len(source), "Reading labels", progress) for row in chunk]
         write_columns(folder, rows, terms=source.terms)
 
-    columns, meta = cached(prepared, "columns", cache_dir, write, read_columns)
+    try:
+        columns, meta = read_columns(cache_path(prepared, inputs.tag, cache_dir))
+    except Exception:  # it is not there, or damaged, which `resident.load` will say
+        columns, meta = cached(prepared, "columns", cache_dir, write, read_columns)
     return Examples(Stored(prepared, inputs, columns["key"]), columns, meta["terms"])
 
 
@@ -65,7 +79,8 @@ class Stored:
     """
 
     def __init__(self, prepared: Prepared, inputs: Inputs, keys: np.ndarray) -> None:
-        self._source, self._inputs, self._keys = prepared.open(), inputs, keys
+        self._prepared, self._inputs, self._keys = prepared, inputs, keys
+        self._opening = threading.Lock()
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
 
     def __getitem__(self, rows: Any) -> np.ndarray:
@@ -74,13 +89,15 @@ class Stored:
         Raises:
           UserError: one cannot be read or decoded; the message names it.
         """
+        with self._opening:
+            source = self._source
         rows = np.arange(len(self._keys))[rows]
         _, first, which = np.unique(rows.reshape(-1), return_index=True, return_inverse=True)
         found = np.empty((rows.size, *self._inputs.shape), self._inputs.dtype)
 
         def decode(places: np.ndarray) -> None:
             chunk = rows.flat[places]
-            for place, row, content in zip(places, chunk, self._source.contents(chunk.tolist()), strict=True):
+            for place, row, content in zip(places, chunk, source.contents(chunk.tolist()), strict=True):
                 found[place] = self._inputs.decode(content, str(self._keys[row]))
 
         for _ in self._pool.map(decode, (first[i : i + _CHUNK] for i in range(0, len(first), _CHUNK))):
@@ -88,6 +105,11 @@ class Stored:
         again = np.flatnonzero(first[which] != np.arange(rows.size))
         found[again] = found[first[which[again]]]
         return found.reshape(*rows.shape, *self._inputs.shape)
+
+    @cached_property
+    def _source(self) -> Source:
+        """Opened where it is needed: that takes a while, and content that is read from a cache does without."""
+        return self._prepared.open()
 
 
 class StreamedFeed:

@@ -65,7 +65,9 @@ class Evaluator:
           Arrays `[m, ...]` by head.
         """
         padding = -len(rows) % self._batch_size if len(rows) else self._batch_size
-        padded = np.pad(np.asarray(rows, np.int32), (0, padding)).reshape(-1, self._batch_size)
+        # With a row that was asked for: where examples are streamed, the padding is decoded too.
+        mode: Any = "edge" if len(rows) else "constant"
+        padded = np.pad(np.asarray(rows, np.int32), (0, padding), mode).reshape(-1, self._batch_size)
         everywhere = replicated(self._mesh)
         views = [put(np.array(mirrored), everywhere) for mirrored in ([False, True] if flip else [False])]
         in_flight: deque[list[dict[str, jax.Array]]] = deque()

@@ -5,7 +5,7 @@ Every backbone calls these, so here and in `convolution.py` is what is known of 
 
 import math
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -41,40 +41,38 @@ def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -
     window = min(window, x.shape[1] + 2 * padding, x.shape[2] + 2 * padding)
     if not cpu_form():
         return nnx.max_pool(x, (window, window), (stride, stride), [(padding, padding)] * 2)
-    return _pooled(padded(x, [(padding, padding)] * 2, -jnp.inf), window, stride)
+    x = padded(x, [(padding, padding)] * 2, -jnp.inf)
+    return _pooled(x, window, stride, x.shape[1:3])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _pooled(x: jax.Array, window: int, stride: int) -> jax.Array:
-    return _pooled_forward(x, window, stride)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _pooled(x: jax.Array, window: int, stride: int, size: tuple[int, int]) -> jax.Array:
+    return _pooled_forward(x, window, stride, size)[0]
 
 
-def _pooled_forward(x: jax.Array, window: int, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    out = reduce(jnp.maximum, strided_windows(x, window, window, stride))
-    return out, (x, out)
+def _pooled_forward(x: jax.Array, window: int, stride: int, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    first, *others = strided_windows(x, window, window, stride)
+    out, place = first, jnp.zeros(first.shape, jnp.int8)
+    for number, values in enumerate(others, start=1):
+        place = jnp.where(values > out, jnp.int8(number), place)
+        out = jnp.maximum(out, values)
+    return out, place  # of the maximum in its window: a quarter of the memory that the input would take
 
 
 def _pooled_backward(
-    window: int, stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+    window: int, stride: int, size: tuple[int, int], place: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array]:
-    x, out = saved
-    shares = []
-    free = jnp.ones(out.shape, bool)
-    for values in strided_windows(x, window, window, stride):
-        chosen = free & (values == out)
-        free &= ~chosen
-        shares.append(jnp.where(chosen, gradient, 0))
-    batch, rows, columns, channels = out.shape
-    height, width = x.shape[1:3]
+    shares = [jnp.where(place == number, gradient, 0) for number in range(window**2)]
+    (batch, rows, columns, channels), (height, width) = place.shape, size
     if window == stride:
         parts = [jnp.stack(shares[i : i + window], 3) for i in range(0, len(shares), window)]
         whole = jnp.stack(parts, 2).reshape(batch, rows * window, columns * window, channels)
         return (padded(whole, [(0, height - rows * window), (0, width - columns * window)]),)
     total: jax.Array | float = 0.0
-    for place, share in enumerate(shares):
+    for number, share in enumerate(shares):
         edges = [
             (at, size - at - (count - 1) * stride - 1, stride - 1)
-            for at, size, count in zip(divmod(place, window), (height, width), (rows, columns), strict=True)
+            for at, size, count in zip(divmod(number, window), (height, width), (rows, columns), strict=True)
         ]
         total = total + lax.pad(share, jnp.zeros((), share.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
     return (jnp.asarray(total),)

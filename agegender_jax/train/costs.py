@@ -19,7 +19,6 @@ from agegender_jax.labels import GENDERS
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
 from agegender_jax.models.backbones import variant_of
 from agegender_jax.models.convolution import direct_form
-from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.state import initial_state
@@ -156,11 +155,14 @@ def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
     graphdef, *shapes = model_structure(recipe, heads)
     optimizer = make_optimizer(recipe.optimizer, WARM_UP + repeats, 1.0)
     begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
+    rng = np.random.default_rng(recipe.seed)
+    pictures, columns = random_examples(recipe.train.batch_size, recipe.dataset.image_size, rng)
+    labels = {name: head.column(columns) for name, head in heads.items()}
     with jax.set_mesh(mesh):
-        params, stats = jax.device_put(_random_values(recipe, shapes), everywhere)
+        params, stats = jax.device_put(random_values(shapes, rng), everywhere)
         state = jax.jit(begin, out_shardings=everywhere)(params, stats)
         del params, stats
-        data = jax.device_put(_random_data(recipe, heads), everywhere)
+        data = jax.device_put({"content": pictures, "labels": labels}, everywhere)
         rows = jax.device_put(np.arange(recipe.train.batch_size, dtype=np.int32)[None], by_batch(mesh, axis=1))
         train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, make_inputs(recipe, "image"), mesh)
         seconds = []
@@ -172,12 +174,18 @@ def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
     return statistics.median(seconds[WARM_UP:])
 
 
-def _random_values(recipe: ConfigDict, shapes: Any) -> Any:
+def random_values(shapes: Any, rng: np.random.Generator) -> Any:
     """Values for parameters and statistics; the model's own initialisation would take long to compile.
 
     Kernels are scaled as He et al. (2015) do, lest activations shrink to subnormal numbers, which are slow.
+
+    Args:
+      shapes: a tree of `jax.ShapeDtypeStruct`.
+      rng: what draws them.
+
+    Returns:
+      The same tree of arrays.
     """
-    rng = np.random.default_rng(recipe.seed)
 
     def values(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if len(leaf.shape) < 2:
@@ -188,10 +196,17 @@ def _random_values(recipe: ConfigDict, shapes: Any) -> Any:
     return jax.tree.map(values, shapes)
 
 
-def _random_data(recipe: ConfigDict, heads: Mapping[str, Head]) -> dict[str, Any]:
-    """A batch of noise, and labels for it."""
-    rng = np.random.default_rng(recipe.seed)
-    count, size = recipe.train.batch_size, recipe.dataset.image_size
+def random_examples(count: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pictures of noise, and labels for them.
+
+    Args:
+      count: how many.
+      size: edge of the pictures, pixels.
+      rng: what draws them.
+
+    Returns:
+      uint8 `[count, size, size, 3]`, and of the columns `[count]` of `source.COLUMNS` those that heads need.
+    """
     age = rng.integers(0, 101, count).astype(np.float32)
     columns = {
         "gender": rng.integers(0, len(GENDERS), count).astype(np.int32),
@@ -200,7 +215,4 @@ def _random_data(recipe: ConfigDict, heads: Mapping[str, Head]) -> dict[str, Any
         "age_high": age,
         "class_name": np.full(count, "unknown"),
     }
-    return {
-        "content": rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
-        "labels": {name: head.column(columns) for name, head in heads.items()},
-    }
+    return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8), columns

@@ -5,8 +5,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from agegender_jax.data.feed import memory
-from agegender_jax.errors import UserError
 from agegender_jax.evaluate.report import duration
 from agegender_jax.sharding import bytes_per_device, total_bytes
 from agegender_jax.train.optimizer import frozen_parameters
@@ -47,33 +45,6 @@ def memory_line(abstract: TrainState) -> str:
     text = ", ".join(f"{name} {bytes_per_device(part):,} bytes" for name, part in parts.items())
     text = f"memory   on each of {len(abstract.step.sharding.device_set)} devices: {text}"
     return text + (f"; 1/{whole / here:.2f} of the {whole:,} bytes of one that holds all" if here < whole else "")
-
-
-def program_line(program: Any, data: Any, abstract: TrainState) -> str:
-    """What the compiled steps need of each device's memory.
-
-    Args:
-      program: the compiled `train_steps`.
-      data: shapes of what lies on the devices all the time, from `feed.shapes`.
-      abstract: shapes of the state, from `start.abstract_state`.
-
-    Raises:
-      UserError: it is more than a device has.
-    """
-    found = program.memory_analysis()
-    limit, where = memory()
-    needed = found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes
-    needed -= found.alias_size_in_bytes  # the new state lies where the old one did
-    text = (
-        f"{needed / 1e9:.2f} GB of {where}, {limit / 1e9:.2f} GB: {bytes_per_device(data) / 1e9:.2f} of data, "
-        f"{bytes_per_device(abstract) / 1e9:.2f} of state, {found.temp_size_in_bytes / 1e9:.2f} while it computes"
-    )
-    if needed > limit:
-        raise UserError(
-            f"A step needs {text}. Lower config.train.batch_size, raise config.train.accumulate, set "
-            "config.compute.remat=True or config.compute.feed=stream, or take more devices and compute.fsdp=True."
-        )
-    return f"         a step takes {text}"
 
 
 def progress_line(

@@ -20,7 +20,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.data.feed import make_feed, shapes
 from agegender_jax.data.order import BatchOrder
-from agegender_jax.distributed import is_primary, primary_first, say
+from agegender_jax.distributed import is_primary, primary_first, say, together
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.report import report
@@ -29,12 +29,13 @@ from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import Run
 from agegender_jax.splits import LEAKY
 from agegender_jax.train.experiment import Experiment, set_up
-from agegender_jax.train.lines import memory_line, model_line, program_line, progress_line
+from agegender_jax.train.lines import memory_line, model_line, progress_line
 from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
 from agegender_jax.train.optimizer import check_freeze, learning_rate, make_optimizer
 from agegender_jax.train.pace import Every, Pace, Spent
 from agegender_jax.train.pretraining import load_pretrained, with_normalization
-from agegender_jax.train.start import abstract_state, first_state
+from agegender_jax.train.program import compile_steps
+from agegender_jax.train.start import abstract_state, check_same, first_state
 from agegender_jax.train.step import check_parts, jit_train_steps
 from agegender_jax.train.writers import Progress, Writers
 from tfds_builders.prepare import write_failure
@@ -74,7 +75,8 @@ def train(
       Diverged: the loss is not finite.
     """
     started = time.monotonic() if started is None else started
-    recipe, mesh = _checked(recipe, workdir)
+    with together():
+        recipe, mesh = _checked(recipe, workdir)
     try:
         with ExitStack() as stack:
             with primary_first():
@@ -90,6 +92,7 @@ def train(
             with primary_first():
                 shown = progress and is_primary()
                 experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=shown)
+                check_same(experiment)
             say(experiment.describe())
             # Closed whatever happens: a checkpoint that is being saved is then finished.
             with closing(run.checkpoints()) as checkpoints:
@@ -140,10 +143,12 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
     Raises:
       UserError: as `train`.
     """
-    recipe, mesh = _checked(recipe)
+    with together():
+        recipe, mesh = _checked(recipe)
     with primary_first():
         shown = progress and is_primary()
         experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=shown)
+        check_same(experiment)
     _, params, stats = model_structure(recipe, experiment.heads)
     examples = len(experiment.split.train)
     total, every = schedule(recipe, examples)
@@ -197,10 +202,10 @@ def _train(
     say("         compiling: seconds, or minutes where the net is deep")
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     expected = shapes(experiment.data, experiment.inputs, labels, mesh, batch_size, dispatch)
-    with spent.on("compilation"):
+    with spent.on("compilation"), together():  # the limit is each host's own
         train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, experiment.inputs, mesh, shardings)
-        program = train_steps.lower(abstract, *expected).compile()
-    say(program_line(program, expected[0], abstract))  # before minutes of decoding, where it does not fit
+        program, memory = compile_steps(train_steps, abstract, *expected)
+    say(memory)
 
     with spent.on("input"), primary_first():
         experiment = experiment.begin(run if is_primary() else None)
@@ -219,6 +224,7 @@ def _train(
         pace, album = Pace(), Every(_PICTURES_SECONDS)
         pending: tuple[int, Any] | None = None
         first_step: float | None = None
+        begun = step
 
         def record() -> None:
             """Logs what the last dispatch gave; waits for it to end."""
@@ -241,7 +247,8 @@ def _train(
         # Nothing moves between host and device that is not named here.
         with jax.transfer_guard("disallow"), ExitStack() as tracing:
             while step < total:
-                if trace is not None and first_step is not None:
+                if trace is not None and step > begun:  # the first dispatch is no example of the others
+                    record()
                     tracing.enter_context(jax.profiler.trace(trace, create_perfetto_trace=True))
                     trace = None
                 with spent.on("input"):
@@ -282,10 +289,10 @@ def _train(
                         f"Stopped by SIGTERM; step {step} of {total} is saved in {run.directory}. "
                         "The same command goes on from there."
                     )
+            with spent.on("checkpoint"), jax.transfer_guard("allow"):
+                checkpoints.wait()
+            seconds_of = spent.seconds  # without the time that writing the trace takes
         bar.close()
-        with spent.on("checkpoint"):
-            checkpoints.wait()
-        seconds_of = spent.seconds
 
         used = checkpoints.best if recipe.evaluate.use == "best" else None
         used = total if used is None else used

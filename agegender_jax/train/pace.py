@@ -22,7 +22,7 @@ class Every:
 
 
 class Pace:
-    """How long dispatches take. The first is left out: it includes compilation."""
+    """How long dispatches take. The first is left out: it also waits for what is used for the first time."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -49,10 +49,11 @@ class Pace:
 
 
 class Spent:
-    """Seconds of a training by what they went to.
+    """Seconds of a training, since its last start, by what they went to.
 
     `compilation` of the step; `input`, the host's wait for examples; `step`, its wait for the devices; `evaluation` of
-    the validation part; `checkpoint`, what saving keeps the host from; `other`, the first state and what is logged.
+    the validation part; `checkpoint`, what saving keeps the host from; `idle`, all else, such as the first state and
+    logging: the devices have nothing to do then, unless a dispatch is under way.
     """
 
     def __init__(self) -> None:
@@ -72,4 +73,4 @@ class Spent:
     def seconds(self) -> dict[str, float]:
         """All of them until now; their sum is the time since the beginning."""
         whole = time.monotonic() - self._begin
-        return self._seconds | {"other": whole - sum(self._seconds.values())}
+        return self._seconds | {"idle": whole - sum(self._seconds.values())}

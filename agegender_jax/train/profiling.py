@@ -3,6 +3,7 @@
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,15 @@ def command(arguments: argparse.Namespace) -> int:
 
     quiet_libraries()
     cache_compilations()
-    recipe = _recipe(arguments.config, arguments.set)
+    recipe = read_recipe(arguments.config, arguments.set)
     out: Path = arguments.out.expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already, and nothing is overwritten; choose another --out.")
     data_dir = (arguments.data_dir or default_data_dir()).expanduser()
     summary = profile(recipe, out, dispatches=arguments.dispatches, manual_dir=arguments.manual_dir, data_dir=data_dir)
     print(time_table(summary))
-    print(f"{out}: the trace of {arguments.dispatches - 1} dispatches. See it with: tensorboard --logdir {out}")
+    traced = summary["steps"] // recipe.train.steps_per_dispatch - 1
+    print(f"{out}: the trace of {traced} dispatches. See it with: tensorboard --logdir {out}")
     print(f"or open {out}/plugins/profile/*/perfetto_trace.json.gz in https://ui.perfetto.dev")
     return 0
 
@@ -96,9 +98,9 @@ def profile(
 def time_table(summary: dict[str, Any]) -> str:
     """Where the time of a run went, from its summary: seconds and shares.
 
-    >>> print(time_table({"seconds_of": {"step": 3.0, "other": 1.0}}))
+    >>> print(time_table({"seconds_of": {"step": 3.0, "idle": 1.0}}))
     step              3.00 s   75.0 %
-    other             1.00 s   25.0 %
+    idle              1.00 s   25.0 %
     """
     seconds = summary["seconds_of"]
     total = sum(seconds.values())
@@ -107,18 +109,30 @@ def time_table(summary: dict[str, Any]) -> str:
     )
 
 
-def _recipe(config: str, changes: list[str]) -> Any:
-    """The recipe that `--config` and its changes mean, as `launch.py` reads them."""
+def read_recipe(config: str, changes: Sequence[str]) -> Any:
+    """The recipe that `--config` and its changes mean, as `launch.py` reads them.
+
+    Args:
+      config: `FILE.py` or `FILE.py:ARGUMENT`.
+      changes: each `KEY=VALUE`.
+
+    Raises:
+      UserError: there is no such recipe, argument or key, or the value is of another type.
+    """
     from absl import flags
     from ml_collections import config_flags
 
+    given = ["recipe", f"--config={config}", *(f"--config.{change}" for change in changes)]
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    # By themselves, flags of a recipe's keys look at the process's own arguments.
+    holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=given)
     try:
-        values(["profile", f"--config={config}", *(f"--config.{change}" for change in changes)])
+        values(given)
         return holder.value
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
-        raise UserError(f"{config}: {' '.join(str(error).split())}") from error
+        text = str(error).strip() or type(error).__name__
+        said = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())  # behind a list of calls
+        raise UserError(f"{config}: {said}") from error
 
 
 def _several(text: str) -> int:

@@ -16,7 +16,7 @@ from PIL import Image
 from agegender_jax.data.augment import augment
 from agegender_jax.data.decode import decode_image
 from agegender_jax.models.model import build_heads, model_structure
-from agegender_jax.train.costs import recipe_of
+from agegender_jax.train.costs import random_values, recipe_of
 from benchmarks import ours, step
 
 pytestmark = pytest.mark.parity
@@ -76,7 +76,7 @@ def test_nets_give_our_logits_with_our_parameters(net: str) -> None:
     outputs = {name: head.size for name, head in heads.items()}
     graphdef, *shapes = model_structure(recipe, heads)
     rng = np.random.default_rng(0)
-    params, stats = ours.random_values(shapes, rng)
+    params, stats = random_values(shapes, rng)
     stats = jax.tree.map(lambda leaf: leaf * rng.uniform(0.5, 2.0, leaf.shape).astype(np.float32), stats)
     peer = _peer(recipe, outputs)
     missing = peer.load_state_dict(_copied(params, stats, peer), strict=False)
@@ -154,6 +154,21 @@ def test_the_loader_gives_our_pixels(tmp_path: Path) -> None:
     for row, content in enumerate(contents):
         np.testing.assert_array_equal(dataset[row].permute(1, 2, 0).numpy(), decode_image(content, 32))
     assert Input(str(path), 32, 4, 0).pass_over() > 0
+
+
+def test_draft_gives_our_pixels_of_large_pictures(tmp_path: Path) -> None:
+    """Which whole decoding does not: the reduced scale is another filter."""
+    from benchmarks.torch_peer import Encoded
+
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (200, 240, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG")
+    path = tmp_path / "pictures.npz"
+    np.savez(path, content=np.frombuffer(buffer.getvalue(), np.uint8), ends=[len(buffer.getvalue())])
+    wanted = decode_image(buffer.getvalue(), 32)
+    found = [Encoded(str(path), 32, draft)[0].permute(1, 2, 0).numpy() for draft in (True, False)]
+    np.testing.assert_array_equal(found[0], wanted)
+    assert (found[1] != wanted).any()
 
 
 def test_both_sides_in_one_table(measured: Callable[..., Any]) -> None:

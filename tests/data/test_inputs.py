@@ -14,6 +14,7 @@ from PIL import Image
 from agegender_jax import recipe as recipes
 from agegender_jax.data.inputs import FACE_AUGMENTATIONS, SOUND_AUGMENTATIONS, Pictures, Recordings, make_inputs
 from agegender_jax.errors import UserError
+from agegender_jax.mesh import make_mesh
 
 STILL = jnp.array(False)
 
@@ -62,6 +63,22 @@ def test_a_recording_becomes_a_picture_of_its_pitch(recipe: ConfigDict) -> None:
     np.testing.assert_allclose(pictures / 255 * 4 - 2, seen, atol=0.01)
     mirrored = inputs.plain(jnp.asarray(content), jnp.array(True))
     np.testing.assert_allclose(mirrored, seen, atol=1e-5)  # time has a direction
+
+
+def test_what_people_look_at_is_made_on_one_device(recipe: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this process: one of several draws, and the devices of the others wait for no program of it."""
+    inputs = make_inputs(recipe, "audio")
+    assert isinstance(inputs, Recordings)
+    used = []
+
+    def image(waves: jax.Array) -> jax.Array:
+        used.append(waves.sharding.device_set)
+        return jnp.zeros((len(waves), 32, 32, 3))
+
+    monkeypatch.setattr(inputs, "_rendered", image)
+    with jax.set_mesh(make_mesh()):
+        inputs.pictures(np.zeros((2, 8000), np.int16))
+    assert used == [{jax.local_devices()[0]}]
 
 
 def test_without_augmentation_the_view_is_the_plain_one(recipe: ConfigDict) -> None:

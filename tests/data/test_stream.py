@@ -11,16 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from absl import logging
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data import feed, inputs, resident, stream
+from agegender_jax.data import inputs, resident, stream
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.decode import decode_image
 from agegender_jax.data.examples import Examples
-from agegender_jax.data.feed import Feed, choose, make_feed
+from agegender_jax.data.feed import Feed, make_feed
 from agegender_jax.data.inputs import Pictures
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.source import COLUMNS, Prepared, Source, locate
@@ -37,11 +36,6 @@ def sized(size: int = SIZE, **compute: Any) -> ConfigDict:
     recipe.dataset.update(name="utkface", image_size=size)
     recipe.compute.update(**compute)
     return recipe
-
-
-@pytest.fixture
-def prepared(drawn_dir: Path, data_dir: Path) -> Prepared:
-    return locate("utkface", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
 
 
 @pytest.fixture
@@ -134,7 +128,8 @@ def test_recordings_are_streamed_too(tmp_path: Path) -> None:
     for wanted in ("stream", "resident"):
         recipe = sized(feed=wanted)
         recipe.dataset.update(name="voice_age_gender", speaker_pattern=SPEAKER_PATTERN)
-        opened[wanted] = open_dataset(recipe, manual_dir=tmp_path / "in", data_dir=tmp_path / "data", progress=False)[1]
+        examples = open_dataset(recipe, manual_dir=tmp_path / "in", data_dir=tmp_path / "data", progress=False)[1]
+        opened[wanted] = examples.ready()
     found, expected = opened["stream"].content[np.arange(8)], opened["resident"].content[np.arange(8)]
     assert found.dtype == np.int16
     np.testing.assert_array_equal(found, expected)
@@ -167,20 +162,62 @@ def test_columns_are_read_once_without_decoding(
 
 
 @pytest.mark.parametrize("damaged", ["columns.npz", "meta.json"])
-def test_damaged_columns_are_read_again(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
+def test_damaged_columns_are_read_again(prepared: Prepared, tmp_path: Path, warnings: list[str], damaged: str) -> None:
     first = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
     (cache,) = tmp_path.iterdir()
     os.truncate(cache / damaged, 50)
     again = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
-    assert len(said) == 1
-    assert "damaged" in said[0]
+    assert len(warnings) == 1
+    assert "damaged" in warnings[0]
     assert again.sha256 == first.sha256
     stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
-    assert len(said) == 1
+    assert len(warnings) == 1
+
+
+def test_open_dataset_decodes_nothing_where_it_is_to_stream(
+    drawn_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = Decoded(monkeypatch)
+    _, examples, _ = open_dataset(sized(33, feed="stream"), manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    assert isinstance(examples.content, stream.Stored)
+    assert examples.feed.startswith("stream")
+    assert decoded.names == []
+
+
+def test_open_dataset_reads_no_content_before_it_is_ready(
+    drawn_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    options: dict[str, Any] = {"manual_dir": drawn_dir, "data_dir": tmp_path, "progress": False}
+    decoded = Decoded(monkeypatch)
+    _, first, _ = open_dataset(sized(), **options)
+    assert first.feed.startswith("resident")
+    assert not first.streamed
+    assert decoded.names == []
+    ready = first.ready()
+    assert isinstance(ready.content, np.ndarray)
+    assert ready.feed == first.feed
+    assert len(decoded.names) == 160
+    expected = np.array(ready.content)  # it is the file, which is damaged below
+    # With a cache nothing is read but its columns: no other cache, not the dataset, not the content.
+    shutil.rmtree(next((tmp_path / "cache").glob("*-columns-*")))
+    content = next((tmp_path / "cache").glob("*/content.npy"))
+    damaged = bytearray(content.read_bytes())
+    damaged[-9] ^= 1
+    content.write_bytes(damaged)
+    with monkeypatch.context() as patch:
+        patch.setattr(Prepared, "open", lambda _: pytest.fail("the examples were opened"))
+        _, second, _ = open_dataset(sized(), **options)
+    assert second.sha256 == first.sha256
+    assert warnings == []
+    np.testing.assert_array_equal(second.ready().content, expected)
+    assert len(warnings) == 1
+    assert "is damaged" in warnings[0]
+    assert len(decoded.names) == 320
+
+
+def test_content_may_be_had_before_all_is_ready(drawn_dir: Path, data_dir: Path, pixels: dict[str, np.ndarray]) -> None:
+    examples = open_dataset(sized(), manual_dir=drawn_dir, data_dir=data_dir, progress=False)[1]
+    np.testing.assert_array_equal(examples.content[3], pixels[examples.columns["key"][3]])
 
 
 # ---------------------------------------------------------------------------------------- batches
@@ -280,74 +317,6 @@ def test_a_damaged_example_is_a_sentence_that_names_it(streamed: Examples, monke
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=bad):
         list(make_feed(streamed, mesh_of(8)).contents(np.arange(160).reshape(10, 16)))
-
-
-# ---------------------------------------------------------------------------------------- which of the two
-
-
-class Device:
-    """A device with so much memory."""
-
-    device_kind = "a chip"
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-
-    def memory_stats(self) -> dict[str, int] | None:
-        return None if self._limit is None else {"bytes_limit": self._limit, "bytes_in_use": 5}
-
-
-DECODED = 160 * SIZE * SIZE * 3  # bytes
-
-
-@pytest.mark.parametrize(("limit", "streams"), [(2 * DECODED, False), (2 * DECODED - 2, True)])
-@pytest.mark.parametrize("has_own_memory", [True, False])
-def test_auto_streams_what_takes_more_than_half_of_a_devices_memory(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, limit: int, streams: bool, has_own_memory: bool
-) -> None:
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device(limit if has_own_memory else None)] * 4)
-    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
-    monkeypatch.setattr(feed, "available_memory", lambda: 4 * limit)
-    monkeypatch.setattr(Prepared, "open", lambda _: pytest.fail("the examples were opened"))
-    found, line = choose(sized(), prepared, Pictures(sized()))
-    assert found == streams
-    assert line.startswith("stream" if streams else "resident")
-    assert "0.00 GB decoded, 50% of " in line
-    assert ("a chip" in line) == has_own_memory
-
-
-def test_what_is_asked_for_is_taken(prepared: Prepared, tmp_path: Path) -> None:
-    for wanted, streams in (("stream", True), ("resident", False)):
-        assert choose(sized(feed=wanted), prepared, Pictures(sized()))[0] == streams
-
-
-def test_the_line_states_the_memory_in_bytes(prepared: Prepared) -> None:
-    recipe = sized(feed="stream")
-    recipe.train.update(batch_size=16, steps_per_dispatch=5)
-    recipe.evaluate.batch_size = 32
-    line = choose(recipe, prepared, Pictures(recipe))[1]
-    picture = SIZE * SIZE * 3
-    # Two dispatches ahead, one in use and one that waits; of an evaluation likewise, and four more in flight.
-    there, underway = (4 * 5 * 16 + 8 * 32) * picture, 2 * (5 * 16 + 32) * picture
-    assert f"at most {there:,} bytes of decoded examples on all devices and {underway:,} on the way" in line
-
-
-def test_open_dataset_decodes_nothing_where_it_is_to_stream(
-    drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded = Decoded(monkeypatch)
-    _, examples, _ = open_dataset(sized(33, feed="stream"), manual_dir=drawn_dir, data_dir=data_dir, progress=False)
-    assert isinstance(examples.content, stream.Stored)
-    assert examples.feed.startswith("stream")
-    assert decoded.names == []
-    _, examples, _ = open_dataset(sized(33), manual_dir=drawn_dir, data_dir=data_dir, progress=False)
-    assert isinstance(examples.content, np.ndarray)
-    assert examples.feed.startswith("resident")
-
-
-def test_memory_is_what_the_system_says() -> None:
-    found = feed.available_memory()
-    assert 10**8 < found <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_labels_lie_on_every_device(streamed: Examples) -> None:

@@ -85,6 +85,27 @@ def test_every_example_counts_once_with_the_models_own_answer(
     assert len(traces) == 1  # one program for every number of examples
 
 
+class Asked:
+    """Content that is streamed, and notes which rows were wanted."""
+
+    def __init__(self) -> None:
+        self.rows: set[int] = set()
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        self.rows |= set(rows.ravel().tolist())
+        return IMAGES[rows]
+
+
+def test_padding_decodes_no_other_example(small_recipe: ConfigDict) -> None:
+    small_recipe.evaluate.batch_size = 16
+    mesh = mesh_of(8)
+    evaluator, state, _ = make(small_recipe, mesh)
+    content, rows = Asked(), np.arange(50, 69)
+    found = evaluator.distributions(state, make_feed(Examples(content, {}, terms=""), mesh), rows)
+    assert content.rows == set(rows.tolist())
+    np.testing.assert_allclose(found["age"], by_numpy(small_recipe, state, IMAGES[rows])["age"], rtol=2e-4, atol=1e-6)
+
+
 def test_an_example_asked_for_twice_is_answered_twice(small_recipe: ConfigDict) -> None:
     evaluator, state, feed = make(small_recipe, mesh_of(8))
     found = evaluator.distributions(state, feed, np.array([5, 3, 5]))

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import signal
+import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -178,3 +179,27 @@ def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
     with pytest.raises(UserError, match=f"{bad}: is no image that can be decoded") as caught:
         train(recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_picture_that_is_decoded_first_leaves_no_trace_in_the_run(drawn_dir: Path, tmp_path: Path) -> None:
+    """Once the file is mended the same command works, though its data are then others."""
+    folder = tmp_path / "in" / "UTKFace"
+    folder.mkdir(parents=True)
+    with tarfile.open(drawn_dir / "UTKFace.tar.gz") as tar:
+        for member in tar:
+            if member.isfile() and (file := tar.extractfile(member)):
+                (folder / Path(member.name).name).write_bytes(file.read())
+    picture = sorted(folder.iterdir())[70]
+    sound = picture.read_bytes()
+    damaged = sound.replace(b"\xff\xdb", b"\xff\xfe")  # its tables of quantization are comments now: none is left
+    assert damaged != sound
+    picture.write_bytes(damaged)
+    recipe = make_recipe("resident")
+    recipe.train.epochs = 0.4
+    options: dict[str, Any] = {"manual_dir": tmp_path / "in", "data_dir": tmp_path / "data", "progress": False}
+    with pytest.raises(UserError, match=f"{picture.name}: is no image that can be decoded"):
+        train(recipe, tmp_path / "run", **options)
+    assert {path.name for path in (tmp_path / "run").iterdir()} & {"split.json", "run.json", "seen_sha256.txt"} == set()
+    picture.write_bytes(sound)
+    assert train(recipe, tmp_path / "run", **options)["steps"] == 4
+    assert (tmp_path / "run" / "split.json").exists()

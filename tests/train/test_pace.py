@@ -19,7 +19,7 @@ def test_spent_counts_what_it_is_told_and_the_rest(monkeypatch: pytest.MonkeyPat
         now += 4.0
         _ = 1 / 0
     assert spent.seconds == {
-        "compilation": 0.0, "input": 3.0, "step": 5.0, "evaluation": 0.0, "checkpoint": 4.0, "other": 1.5
+        "compilation": 0.0, "input": 3.0, "step": 5.0, "evaluation": 0.0, "checkpoint": 4.0, "idle": 1.5
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """`agegender profile`."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -24,15 +25,18 @@ def test_a_profile_says_where_the_time_went(
     summaries = []
     train = loop.train
     monkeypatch.setattr(loop, "train", lambda *a, **k: summaries.append(train(*a, **k)) or summaries[-1])
-    assert _command(tmp_path, "--dispatches=3", data_dir=data_dir) == 0
+    assert _command(tmp_path, "--dispatches=2", data_dir=data_dir) == 0
     (summary,) = summaries
-    assert summary["steps"] == 3
+    assert summary["steps"] == 2
     assert all(seconds > 0 for seconds in summary["seconds_of"].values())
     printed = capsys.readouterr().out
-    for name in ("compilation", "input", "step", "evaluation", "checkpoint", "other"):
+    for name in ("compilation", "input", "step", "evaluation", "checkpoint", "idle"):
         assert f"\n{name}" in f"\n{printed}"
+    assert "the trace of 1 dispatches" in printed
     assert list((tmp_path / "out").glob("plugins/profile/*/*.xplane.pb"))
-    assert list((tmp_path / "out").glob("plugins/profile/*/perfetto_trace.json.gz"))
+    (trace,) = (tmp_path / "out").glob("plugins/profile/*/perfetto_trace.json.gz")
+    with gzip.open(trace, "rt") as file:
+        assert "jit_train_steps" in file.read()  # the second dispatch
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # the run itself is gone
 
 
