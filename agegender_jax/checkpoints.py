@@ -104,7 +104,8 @@ class Checkpoints:
             failure = error
         if not all_agree(failure is None):
             failure = failure or ValueError("another process cannot read its part")
-        elif int(_checksum(found[item])) != int(found["checksums"][item]):  # of all processes' parts together
+        # Of all processes' parts together, but each reads the files by itself.
+        elif not all_agree(int(_checksum(found[item])) == int(found["checksums"][item])):
             failure = ValueError("its arrays are not those that were saved")
         else:
             return found[item]

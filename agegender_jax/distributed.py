@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import jax
@@ -24,7 +24,17 @@ T = TypeVar("T")
 
 _DAY_MS = 24 * 3600 * 1000  # a process that is gone ends the others sooner: JAX sees to that
 
-_points = itertools.count()  # of `primary_first`, which all processes come by in the same order
+PATIENCE = 10.0
+"""Seconds in which the other processes end with an error, too, if they do; one that takes longer waits for a part."""
+
+
+def _names(prefix: str) -> Iterator[str]:
+    return (f"{prefix}/{number}" for number in itertools.count())
+
+
+# Of what is exchanged, in the order in which all processes come by. What is exchanged inside another exchange is named
+# after it: where it failed, not all of them came by the same number of those inside.
+_points = [_names("agegender_jax")]
 _calls = itertools.count(1)  # of `Notice.is_set`, likewise
 
 
@@ -128,8 +138,7 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def primary_first() -> Iterator[None]:
+def primary_first() -> AbstractContextManager[None]:
     """The primary process does what stands inside, then the others do it; what stops one of them stops all.
 
     For files: the others find those that the primary one wrote, where they share the folder, and else write their own.
@@ -138,18 +147,30 @@ def primary_first() -> Iterator[None]:
     Raises:
       UserError: in the others, what stopped one.
     """
+    return _all_or_none(wait_for_primary=True)
+
+
+def together() -> AbstractContextManager[None]:
+    """As `primary_first`, but all do at the same time what stands inside."""
+    return _all_or_none(wait_for_primary=False)
+
+
+@contextmanager
+def _all_or_none(*, wait_for_primary: bool) -> Iterator[None]:
     if not several():
         yield
         return
-    point = f"agegender_jax/{next(_points)}"
-    me = global_state.process_id
-    if me:
+    point, me = next(_points[-1]), global_state.process_id
+    if me and wait_for_primary:
         _check_verdict(point, 0)
+    _points.append(_names(f"{point}/inside"))
     try:
         yield
     except BaseException as error:
         _client().key_value_set(f"{point}/{me}", _verdict(error))
         raise
+    finally:
+        _points.pop()
     _client().key_value_set(f"{point}/{me}", _verdict(None))
     for other in range(global_state.num_processes):
         _check_verdict(point, other)
@@ -159,7 +180,7 @@ def from_primary(value: T) -> T:
     """The primary process's value, in all of them; what JSON knows. Also inside `primary_first`."""
     if not several():
         return value
-    point = f"agegender_jax/{next(_points)}"
+    point = next(_points[-1])
     if is_primary():
         _client().key_value_set(point, json.dumps(value))
         return value
@@ -170,12 +191,28 @@ def all_agree(good: bool) -> bool:
     """Whether it is good in all processes."""
     if not several():
         return good
-    point = f"agegender_jax/{next(_points)}"
+    point = next(_points[-1])
     _client().key_value_set(f"{point}/{global_state.process_id}", str(int(good)))
     found = [
         _client().blocking_key_value_get(f"{point}/{number}", _DAY_MS) for number in range(global_state.num_processes)
     ]
     return all(map(int, found))
+
+
+def leave(code: int) -> None:
+    """To be called when this process ends with an error, after it was printed.
+
+    Where the others end with one, too, they end together, in order. Where they go on, this one ends here and now: JAX
+    would wait at the exit for them, and they wait in the middle of a step for this one.
+    """
+    if not several() or _client() is None:
+        return
+    try:
+        _client().wait_at_barrier("agegender_jax/leave", round(PATIENCE * 1000))
+    except Exception:  # jaxlib's, of no documented kind
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _client() -> Any:

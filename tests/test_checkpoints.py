@@ -203,6 +203,14 @@ def test_a_damaged_newest_gives_way_to_the_one_before(
     assert (three.parent / "damaged_checkpoints" / "3").is_dir()
 
 
+def test_what_another_process_read_damaged_nobody_restores(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one would go on from another step than the others."""
+    verdicts = iter([True, False])  # all could read their part; one found another checksum
+    monkeypatch.setattr("agegender_jax.checkpoints.all_agree", lambda good: good and next(verdicts))
+    with opened(three) as checkpoints, pytest.raises(UserError, match="its arrays are not those that were saved"):
+        checkpoints.restore(2, "model", None)
+
+
 def test_where_none_can_be_read_all_stay_and_it_is_said_each_time(three: Path, warnings: list[str]) -> None:
     for step in ("1", "2", "3"):
         truncate(largest(three / step / "training"))

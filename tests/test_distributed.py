@@ -58,7 +58,23 @@ for failing, error in ((0, Refused("no speakers")), (1, UserError("disk full")),
                 raise error
     except Exception as caught:
         print(type(caught).__name__, caught)
-print("end")
+for failing in (0, 1):  # after an exchange that the other may not have come by
+    try:
+        with distributed.primary_first():
+            said = distributed.from_primary(failing)
+            if process == failing:
+                raise Refused(f"no speakers {said}")
+    except Refused as caught:
+        print(caught)
+try:
+    with distributed.together():
+        said = distributed.from_primary("no weights")
+        if process == 1:
+            raise UserError(said)
+except UserError as caught:
+    print(caught)
+with distributed.primary_first():
+    print("end", distributed.from_primary(process))
 """
 
 
@@ -86,8 +102,52 @@ def test_two_processes_agree(tmp_path: Any) -> None:
     assert first[4] == second[4] == "UserError disk full"
     assert second[5] == "KeyError 'key'"
     assert first[5] == "UserError Process 1 failed with KeyError: 'key'; see what it printed."
-    assert first[6] == second[6] == "end"
+    assert first[6:] == second[6:] == ["no speakers 0", "no speakers 1", "no weights", "end 0"]
     assert [process.returncode for process in processes] == [0, 0]
+
+
+ENDS = """
+import sys, time
+from pathlib import Path
+from agegender_jax import distributed, recipe
+from agegender_jax.errors import UserError
+from agegender_jax.train import command, loop
+
+process = int(sys.argv[2])
+distributed.PATIENCE = 1.0
+
+def checked(*_):
+    if process == 1:
+        raise UserError("no such weights")
+    return None, None
+
+def train(*args, **options):
+    try:
+        loop.train(*args, **options)
+    except UserError as caught:
+        print(caught, flush=True)
+    if process == 1:
+        raise UserError("a damaged picture")
+    time.sleep(1000)  # as in a step, which needs both
+
+loop._checked, command.train = checked, train
+processes = {"coordinator": sys.argv[1], "processes": 2, "process": process, "timeout": 30}
+sys.exit(command.command(recipe.base(), workdir=Path("nowhere"), data_dir=Path("nowhere"), processes=processes))
+"""
+
+
+def test_an_error_of_one_process_stops_it_whatever_the_others_do(tmp_path: Any) -> None:
+    """Before training, all hear of it; while the others wait in a step, the one that failed does not wait for them."""
+    at = free_address()
+    waiting, failed = processes = [start(ENDS, at, str(number)) for number in range(2)]
+    try:
+        out, error = failed.communicate(timeout=60)
+        assert (failed.returncode, out) == (2, "no such weights\n"), error
+        assert "Process 1: a damaged picture" in error
+    finally:
+        for process in processes:
+            process.kill()
+    assert waiting.communicate()[0] == "no such weights\n"
 
 
 ALONE = """

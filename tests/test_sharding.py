@@ -12,8 +12,9 @@ from agegender_jax import recipe as recipes
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.model import build_heads
 from agegender_jax.sharding import LEAST, bytes_per_device, layout, split_axes, total_bytes
+from agegender_jax.train.lines import memory_line
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.start import abstract_state, memory_line
+from agegender_jax.train.start import abstract_state
 from agegender_jax.train.state import TrainState
 
 VGG16_CONVS = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512)]

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,16 @@ def command(
         else:
             train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())
     except UserError as error:
-        print(f"{distributed.name()}{error}", file=sys.stderr)
+        print(f"{distributed.name()}{error}", file=sys.stderr, flush=True)
+        distributed.leave(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from the last checkpoint, if there is one.", file=sys.stderr)
         return 130
+    except Exception:  # a defect, or JAX's when another process is gone
+        if not distributed.several():
+            raise
+        traceback.print_exc()
+        distributed.leave(1)
+        return 1
     return 0

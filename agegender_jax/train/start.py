@@ -9,7 +9,8 @@ import optax
 from ml_collections import ConfigDict
 
 from agegender_jax.checkpoints import Checkpoints
-from agegender_jax.distributed import is_primary, say
+from agegender_jax.distributed import from_primary, is_primary, say, together
+from agegender_jax.errors import UserError
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_model, split_model
 from agegender_jax.run import Run
@@ -66,11 +67,27 @@ def first_state(
     where = shardings.step if pretrained else (shardings.params, shardings.stats)
     params, stats = jax.jit(partial(_fresh, recipe, experiment.heads), out_shardings=where)()
     if pretrained:
-        params, stats, origin = load_pretrained(recipe, params, stats, experiment.facts["class_names"])
+        with together():
+            params, stats, origin = load_pretrained(recipe, params, stats, experiment.facts["class_names"])
         if is_primary():
             run.write("run.json", run.facts() | {"pretrained": origin})
         say(f"weights  {origin['description']}")
     return 0, jax.jit(_begin(recipe, optimizer), out_shardings=shardings)(params, stats)
+
+
+def check_same(experiment: Experiment) -> None:
+    """Checks that this process has the examples and the split of the primary one.
+
+    Raises:
+      UserError: it has others.
+    """
+    for name, what in (("data_sha256", "other files"), ("split_sha256", "another split")):
+        mine = experiment.facts[name]
+        if mine != (theirs := from_primary(mine)):
+            raise UserError(
+                f"Process {jax.process_index()} has {what} of {experiment.recipe.dataset.name} than process 0 "
+                f"(sha256 {mine[:12]}, not {theirs[:12]}); give all of them the same data and versions."
+            )
 
 
 def _fresh(recipe: ConfigDict, heads: Mapping[str, Head]) -> tuple[Any, Any]:

@@ -197,7 +197,7 @@ def uninterrupted(short: ConfigDict, finished: Any, tmp_path_factory: pytest.Tem
 
 def without_times(workdir: Path) -> tuple[dict, list[dict]]:
     """Summary and metrics without what a clock or a name makes differ."""
-    timed = ("seconds", "images_per_second", "first_step_seconds", "peak_memory_bytes", "run")
+    timed = ("seconds", "seconds_of", "images_per_second", "first_step_seconds", "peak_memory_bytes", "run")
     summary = json.loads((workdir / "summary.json").read_text())
     events = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     events = [{k: v for k, v in event.items() if k not in timed} for event in events]

@@ -17,10 +17,10 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.errors import Preempted
+from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.measure import measure
 from agegender_jax.run import Run
-from agegender_jax.train import loop
+from agegender_jax.train import loop, start
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,10 +100,11 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
         patch.setattr(loop, "termination", lambda: contextlib.nullcontext(Stop(2)))
         with pytest.raises(Preempted, match="step 5 of 8"):
             loop.train(recipe, moved, progress=False, **paths)
-    recipe.compute.update(fsdp=True)
+    recipe.compute.update(fsdp=True, feed="stream")  # of which each process decodes its part
     first, second = (process.communicate(timeout=200)[1] for process in start_two(recipe, moved, paths, devices=2))
     assert "Going on from the checkpoint of step 5 of 8" in first, first + second
     assert "on each of 4 devices: parameters" in first
+    assert "\nfeed     stream (" in first
     assert "step" not in second  # the primary process speaks for all
 
     found, wanted = losses(moved), losses(tmp_path / "stayed")
@@ -114,6 +115,20 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
     assert summary["test"] == pytest.approx(expected["test"], rel=1e-5)
     # What two processes saved, eight devices read.
     assert measure(Run.load(moved), progress=False)["test"] == pytest.approx(summary["test"], rel=1e-5)
+
+
+def test_other_data_than_the_primary_process_has_are_refused(
+    recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is compiled: each would train on its own."""
+    paths = {"manual_dir": drawn_dir, "data_dir": data_dir}
+    monkeypatch.setattr(start, "from_primary", lambda mine: "f" * 64)
+    with pytest.raises(UserError, match=r"Process 0 has other files of utkface than process 0 .*, not ffffffffffff"):
+        loop.train(recipe, tmp_path / "run", progress=False, **paths)
+    facts = iter([True, False])
+    monkeypatch.setattr(start, "from_primary", lambda mine: mine if next(facts) else "f" * 64)
+    with pytest.raises(UserError, match="has another split of utkface"):
+        loop.dry_run(recipe, progress=False, **paths)
 
 
 def test_two_processes_stop_at_the_same_step(
