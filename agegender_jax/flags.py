@@ -30,15 +30,21 @@ def parse(argv: list[str], *, required: Sequence[str], program: str) -> list[str
     except SystemExit:
         raise
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # KeyError adds quotes
-        text = text.replace("\\n", "\n").replace("\\'", "'")  # some come as they look in Python,
-        text = text[1:-1] if text.startswith("''") else text  # and with quotes of their own
-        # Of a recipe that raised, the last line is what it said; what goes before is a list of calls.
-        told = isinstance(error, OSError) or "Traceback" in text
-        message = " ".join(text.strip().splitlines()[-1:] if told else text.split()).strip(" .")
-        if "get_config() takes 0 positional arguments" in message:
-            message = "this recipe takes no argument; leave out the colon and what follows it"
+        message = explain(error)
         stop = "" if message.endswith("?") else "."
         print(f"{program}: {message}{stop} See python {program} --help.", file=sys.stderr)
         sys.exit(2)
     return rest
+
+
+def explain(error: Exception) -> str:
+    """What reading a recipe raised, as a part of a sentence."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # KeyError adds quotes
+    text = text.replace("\\n", "\n").replace("\\'", "'")  # some come as they look in Python,
+    text = text[1:-1] if text.startswith("''") else text  # and with quotes of their own
+    # Of a recipe that raised, the last line is what it said; what goes before is a list of calls.
+    told = isinstance(error, OSError) or "Traceback" in text
+    message = " ".join(text.strip().splitlines()[-1:] if told else text.split()).strip(" .")
+    if "get_config() takes 0 positional arguments" in message:
+        return "this recipe takes no argument; leave out the colon and what follows it"
+    return message

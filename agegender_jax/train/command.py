@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from agegender_jax import distributed
+from agegender_jax import recipe as recipes
 from agegender_jax.compilation import cache_compilations
 from agegender_jax.data.source import default_data_dir
 from agegender_jax.errors import EXIT_USER_ERROR, UserError, quiet_libraries
@@ -53,6 +54,8 @@ def command(
     data_dir = data_dir or default_data_dir()
     try:
         distributed.initialize(**(processes or {}))
+        with distributed.together():
+            _check_same(recipe, {"protocols": list(protocols), "folds": folds, "repeats": repeats, "dry_run": dry_run})
         several = bool(protocols or folds or repeats != 1)
         members = plan(recipe, protocols, folds, repeats) if several else []
         if dry_run:
@@ -83,3 +86,14 @@ def command(
         distributed.leave(1)
         return 1
     return 0
+
+
+def _check_same(recipe: ConfigDict, flags: Mapping[str, Any]) -> None:
+    """Checks that this process was started with the recipe and the flags of the primary one."""
+    text, theirs = distributed.from_primary(recipes.to_json(recipe)), distributed.from_primary(dict(flags))
+    found = recipes.differences(recipes.from_json(text), recipe)
+    found += [f"--{name}: {theirs[name]} -> {value}" for name, value in flags.items() if theirs[name] != value]
+    if found:
+        raise UserError(
+            f"It was started with another command than process 0 ({'; '.join(found)}); give all processes the same."
+        )

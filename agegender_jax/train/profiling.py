@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError, quiet_libraries
+from agegender_jax.flags import explain
 
 EXAMPLES = """examples:
   agegender profile configs/quickstart.py
@@ -35,7 +36,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("config", metavar="CONFIG", help="recipe, FILE.py or FILE.py:ARGUMENT")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe, as --config.KEY=VALUE does"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="changes of the recipe, as --config.KEY=VALUE",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("profile"), metavar="DIR", help="folder, new or empty [profile]"
@@ -64,8 +70,8 @@ def command(arguments: argparse.Namespace) -> int:
     summary = profile(recipe, out, dispatches=arguments.dispatches, manual_dir=arguments.manual_dir, data_dir=data_dir)
     print(time_table(summary))
     traced = summary["steps"] // recipe.train.steps_per_dispatch - 1
-    print(f"{out}: the trace of {traced} dispatches. See it with: tensorboard --logdir {out}")
-    print(f"or open {out}/plugins/profile/*/perfetto_trace.json.gz in https://ui.perfetto.dev")
+    print(f"{out}: the trace of {traced} dispatch{'es' if traced > 1 else ''}. Open its perfetto_trace.json.gz in")
+    print("https://ui.perfetto.dev, or the folder in TensorBoard, if that has its profile plugin.")
     return 0
 
 
@@ -96,17 +102,17 @@ def profile(
 
 
 def time_table(summary: dict[str, Any]) -> str:
-    """Where the time of a run went, from its summary: seconds and shares.
+    """Where the time of a training went after its data were found, from its summary: seconds and shares.
 
     >>> print(time_table({"seconds_of": {"step": 3.0, "idle": 1.0}}))
     step              3.00 s   75.0 %
     idle              1.00 s   25.0 %
+    total             4.00 s  100.0 %
     """
     seconds = summary["seconds_of"]
     total = sum(seconds.values())
-    return "\n".join(
-        f"{name:12} {spent:9.2f} s {spent / total:8.1%}".replace("%", " %") for name, spent in seconds.items()
-    )
+    rows = [*seconds.items(), ("total", total)]
+    return "\n".join(f"{name:12} {spent:9.2f} s {100 * spent / total:6.1f} %" for name, spent in rows)
 
 
 def read_recipe(config: str, changes: Sequence[str]) -> Any:
@@ -125,14 +131,12 @@ def read_recipe(config: str, changes: Sequence[str]) -> Any:
     given = ["recipe", f"--config={config}", *(f"--config.{change}" for change in changes)]
     values = flags.FlagValues()
     # By themselves, flags of a recipe's keys look at the process's own arguments.
-    holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=given)
     try:
+        holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=given)
         values(given)
         return holder.value
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
-        text = str(error).strip() or type(error).__name__
-        said = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())  # behind a list of calls
-        raise UserError(f"{config}: {said}") from error
+        raise UserError(f"{config}: {explain(error)}") from error
 
 
 def _several(text: str) -> int:

@@ -116,10 +116,12 @@ def test_a_split_is_read_back_and_never_drawn_anew(
 ) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
     first = set_up(small_recipe, manual_dir=drawn_dir, data_dir=data_dir, run=run, progress=False)
+    first.begin(run)
     files = {path: path.read_bytes() for path in run.directory.iterdir()}
     other = small_recipe.copy_and_resolve_references()
     other.split.seed = 7  # not asked: the saved split is there
     again = set_up(other, manual_dir=drawn_dir, data_dir=data_dir, run=run, progress=False)
+    again.begin(run)
     assert again.split.sha256 == first.split.sha256
     assert {path: path.read_bytes() for path in run.directory.iterdir()} == files
     fresh = set_up(other, manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
@@ -130,6 +132,6 @@ def test_other_data_than_the_run_began_with_are_refused(
     small_recipe: ConfigDict, drawn_dir: Path, finished: Any, data_dir: Path, tmp_path: Path
 ) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    set_up(small_recipe, manual_dir=drawn_dir, data_dir=data_dir, run=run, progress=False)
+    set_up(small_recipe, manual_dir=drawn_dir, data_dir=data_dir, run=run, progress=False).begin(run)
     with pytest.raises(UserError, match="split is of another dataset"):
         set_up(small_recipe, manual_dir=finished.manual_dir, data_dir=data_dir, run=run, progress=False)

@@ -13,7 +13,7 @@ SMALL = ["dataset.drawn=96", "dataset.image_size=32", "train.batch_size=16", "tr
 
 
 def _command(tmp_path: Path, *arguments: str, config: str = QUICKSTART, data_dir: Path | None = None) -> int:
-    given = [f"--set={change}" for change in SMALL]
+    given = ["--set", *SMALL]
     return cli.main([
         "profile", config, *given, "--out", str(tmp_path / "out"), "--data_dir", str(data_dir or tmp_path), *arguments
     ])  # fmt: skip
@@ -32,7 +32,7 @@ def test_a_profile_says_where_the_time_went(
     printed = capsys.readouterr().out
     for name in ("compilation", "input", "step", "evaluation", "checkpoint", "idle"):
         assert f"\n{name}" in f"\n{printed}"
-    assert "the trace of 1 dispatches" in printed
+    assert "the trace of 1 dispatch." in printed
     assert list((tmp_path / "out").glob("plugins/profile/*/*.xplane.pb"))
     (trace,) = (tmp_path / "out").glob("plugins/profile/*/perfetto_trace.json.gz")
     with gzip.open(trace, "rt") as file:
