@@ -25,7 +25,9 @@ def _epochs(recipe: ConfigDict, total: int, examples: int) -> str:
     """How many epochs a run has; where whole dispatches make it many more or fewer than was asked for, why."""
     epochs, asked = total * recipe.train.batch_size / examples, recipe.train.epochs
     text = f"{epochs:.1f} epochs"
-    if abs(epochs - asked) > 0.25 * asked:
+    # By more than a dispatch it was cut short on purpose.
+    rounded = abs(total - asked * examples / recipe.train.batch_size) <= recipe.train.steps_per_dispatch
+    if rounded and abs(epochs - asked) > 0.25 * asked:
         text += (
             f", not {asked:g}: steps come in blocks of {recipe.train.steps_per_dispatch}; "
             "--config.train.steps_per_dispatch=1 comes closest"
