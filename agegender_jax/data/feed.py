@@ -27,10 +27,7 @@ IN_FLIGHT = 4
 
 
 class Feed(Protocol):
-    """What training and evaluation know of how examples come to the devices.
-
-    The content of a batch is `batch["content"]` where that is there, and else `data["content"][batch["rows"]]`.
-    """
+    """What training and evaluation know of how examples come to the devices; see also `content_of`."""
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -51,6 +48,16 @@ class Feed(Protocol):
 
     def close(self) -> None:
         """Ends what runs in the background."""
+
+
+def content_of(data: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
+    """The content of a batch `[batch, *shape]`, which a stream brings with it and else lies on the devices.
+
+    Args:
+      data: `Feed.data`.
+      batch: one of `Feed.contents`, or of the steps of `Feed.batches`.
+    """
+    return batch["content"] if "content" in batch else data["content"][batch["rows"]]
 
 
 def make_feed(

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from agegender_jax.data.feed import IN_FLIGHT, Feed
+from agegender_jax.data.feed import IN_FLIGHT, Feed, content_of
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.mesh import by_batch, put, replicated
 from agegender_jax.models.heads import Head
@@ -41,8 +41,8 @@ class Evaluator:
         sharding = by_batch(mesh)
 
         def distributions(model_state: Any, data: Any, batch: Any, mirrored: jax.Array) -> Any:
-            content = batch["content"] if "content" in batch else data["content"][batch["rows"]]
-            images = inputs.plain(jax.lax.with_sharding_constraint(content, sharding), mirrored)
+            content = jax.lax.with_sharding_constraint(content_of(data, batch), sharding)
+            images = inputs.plain(content, mirrored)
             # Parameters that lie split over `data` are gathered as layers need them.
             model_state = jax.lax.with_sharding_constraint(model_state, layout(model_state, mesh))
             outputs = nnx.merge(graphdef, *model_state)(images)

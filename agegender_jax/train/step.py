@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from agegender_jax.data.feed import content_of
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, replicated
@@ -115,7 +116,7 @@ def make_train_steps(
     def train_step(state: TrainState, data: Data, batch: Batches) -> tuple[TrainState, dict[str, jax.Array]]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         rows = constrain(batch["rows"])
-        content = constrain(batch["content"] if "content" in batch else data["content"][rows])
+        content = constrain(content_of(data, {**batch, "rows": rows}))
         images = constrain(inputs.augmented(content, rows, augment_key))
         labels = {name: column[rows] for name, column in data["labels"].items()}
         (loss, (losses, stats, _)), gradient = (gradient_of if parts == 1 else in_parts)(
