@@ -1,9 +1,12 @@
-"""Parsing the flags of `launch.py`: what is wrong with them ends in one sentence."""
+"""Flags and recipes as commands are given them: what is wrong with them ends in one sentence."""
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
+
+from agegender_jax.errors import UserError
 
 
 def parse(argv: list[str], *, required: Sequence[str], program: str) -> list[str]:
@@ -30,14 +33,37 @@ def parse(argv: list[str], *, required: Sequence[str], program: str) -> list[str
     except SystemExit:
         raise
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
-        message = explain(error)
+        message = _explain(error)
         stop = "" if message.endswith("?") else "."
         print(f"{program}: {message}{stop} See python {program} --help.", file=sys.stderr)
         sys.exit(2)
     return rest
 
 
-def explain(error: Exception) -> str:
+def read_recipe(config: str, changes: Sequence[str]) -> Any:
+    """The recipe that `--config` and its changes mean, as `launch.py` reads them.
+
+    Args:
+      config: `FILE.py` or `FILE.py:ARGUMENT`.
+      changes: each `KEY=VALUE`.
+
+    Raises:
+      UserError: there is no such recipe, argument or key, or the value is of another type.
+    """
+    from ml_collections import config_flags
+
+    given = ["recipe", f"--config={config}", *(f"--config.{change}" for change in changes)]
+    values = flags.FlagValues()
+    # By themselves, flags of a recipe's keys look at the process's own arguments.
+    try:
+        holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=given)
+        values(given)
+        return holder.value
+    except Exception as error:  # a recipe is a program: whatever its arguments make it raise
+        raise UserError(f"{config}: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
     """What reading a recipe raised, as a part of a sentence."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # KeyError adds quotes
     text = text.replace("\\n", "\n").replace("\\'", "'")  # some come as they look in Python,

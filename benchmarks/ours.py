@@ -19,12 +19,12 @@ from agegender_jax.data.inputs import make_inputs
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.resident import ResidentFeed
 from agegender_jax.errors import quiet_libraries
+from agegender_jax.flags import read_recipe
 from agegender_jax.mesh import check_batch, replicated
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.train.costs import random_examples, random_values
 from agegender_jax.train.experiment import environment
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.profiling import read_recipe
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
 from benchmarks.runs import hardware

@@ -3,12 +3,11 @@
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError, quiet_libraries
-from agegender_jax.flags import explain
+from agegender_jax.flags import read_recipe
 
 EXAMPLES = """examples:
   agegender profile configs/quickstart.py
@@ -113,30 +112,6 @@ def time_table(summary: dict[str, Any]) -> str:
     total = sum(seconds.values())
     rows = [*seconds.items(), ("total", total)]
     return "\n".join(f"{name:12} {spent:9.2f} s {100 * spent / total:6.1f} %" for name, spent in rows)
-
-
-def read_recipe(config: str, changes: Sequence[str]) -> Any:
-    """The recipe that `--config` and its changes mean, as `launch.py` reads them.
-
-    Args:
-      config: `FILE.py` or `FILE.py:ARGUMENT`.
-      changes: each `KEY=VALUE`.
-
-    Raises:
-      UserError: there is no such recipe, argument or key, or the value is of another type.
-    """
-    from absl import flags
-    from ml_collections import config_flags
-
-    given = ["recipe", f"--config={config}", *(f"--config.{change}" for change in changes)]
-    values = flags.FlagValues()
-    # By themselves, flags of a recipe's keys look at the process's own arguments.
-    try:
-        holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=given)
-        values(given)
-        return holder.value
-    except Exception as error:  # a recipe is a program: whatever its arguments make it raise
-        raise UserError(f"{config}: {explain(error)}") from error
 
 
 def _several(text: str) -> int:
