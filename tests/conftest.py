@@ -11,10 +11,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data.synthetic import write_utkface_archive
+from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.train.loop import train
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
@@ -98,3 +100,21 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data are not at {path}")
     return path
+
+
+class Tiny(nnx.Module):
+    """One layer on the mean colour, which compiles in no time."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(3, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.embedding_size = 4
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.norm(self.dense(x.mean((1, 2))), use_running_average=not train)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small CNN is a net of 4 x 3 multiply-adds, and its heads have 4 x 111."""
+    monkeypatch.setitem(BACKBONES, "small_cnn", lambda recipe, outputs, rngs: Tiny(rngs))  # type: ignore[index]

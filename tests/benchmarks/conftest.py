@@ -5,11 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
-from flax import nnx
 
-from agegender_jax.models.backbones import BACKBONES
 from benchmarks import ours, rows, runs
 
 KEYS = {"name", "ours", "peer", "ratio_median", "ratio_min", "ratio_max", "unit", "versions", "hardware"}
@@ -23,24 +20,6 @@ def _keep_the_tests_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_load", lambda: 0.0)
-
-
-class Tiny(nnx.Module):
-    """One layer on the mean colour, which compiles in no time."""
-
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.dense = nnx.Linear(3, 4, rngs=rngs)
-        self.norm = nnx.BatchNorm(4, rngs=rngs)
-        self.embedding_size = 4
-
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.norm(self.dense(x.mean((1, 2))), use_running_average=not train)
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small CNN is a net of 4 x 3 multiply-adds, and its heads have 4 x 111."""
-    monkeypatch.setitem(BACKBONES, "small_cnn", lambda recipe, outputs, rngs: Tiny(rngs))  # type: ignore[index]
 
 
 @pytest.fixture

@@ -199,13 +199,6 @@ def _wave(*shape: int, start: float = 0.0) -> np.ndarray:
     return np.sin(start + np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
 
 
-@pytest.fixture(params=["cpu", "gpu"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both formulations, on the CPU."""
-    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
-    return request.param
-
-
 # PyTorch 2.13, float64: torch.nn.functional.conv2d(x, kernel, stride=stride, padding=padding) and conv2d(..., groups=2)
 # of the waves permuted to NCHW and OIHW; outputs permuted back to NHWC.
 # fmt: off

@@ -19,13 +19,6 @@ def _wave(*shape: int, start: float = 0.0) -> np.ndarray:
     return np.sin(start + np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
 
 
-@pytest.fixture(params=["cpu", "gpu"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both formulations, on the CPU."""
-    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
-    return request.param
-
-
 def _loop_max_pool(x: np.ndarray, window: int, stride: int) -> np.ndarray:
     rows, columns = ((edge - window) // stride + 1 for edge in x.shape[1:3])
     out = np.empty((x.shape[0], rows, columns, x.shape[3]), x.dtype)

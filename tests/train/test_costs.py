@@ -5,11 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from agegender_jax.errors import UserError
 from agegender_jax.models import convolution
-from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.train import costs
 
 OUTPUTS = 2 + 8 + 101
@@ -69,20 +67,8 @@ def test_what_is_inside_counts_too() -> None:
     assert _count(either, (3, 3)) == 2 * 27
 
 
-class Tiny(nnx.Module):
-    """One layer on the mean colour, which compiles in no time."""
-
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.dense = nnx.Linear(3, 4, rngs=rngs)
-        self.norm = nnx.BatchNorm(4, rngs=rngs)
-        self.embedding_size = 4
-
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.norm(self.dense(x.mean((1, 2))), use_running_average=not train)
-
-
-def test_a_step_takes_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKBONES, "small_cnn", lambda recipe, outputs, rngs: Tiny(rngs))  # type: ignore[arg-type]
+@pytest.mark.usefixtures("tiny")
+def test_a_step_takes_time() -> None:
     recipe = costs.recipe_of("small_cnn", image_size=32, batch_size=8)
     found = costs.measure(recipe)
     assert found["variant"] == "a"
