@@ -12,6 +12,9 @@ from agegender_jax.errors import UserError
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded, in pixels; checked on the header, before memory is taken."""
 
+# The limit above is lower; to change and restore filters for each picture is slow, and not safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 DECODER = f"pillow-{PIL.__version__}-bilinear"
 """Names what `decode_image` does; part of the key of every cache of decoded images."""
 
@@ -34,9 +37,7 @@ def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
       UserError: the content is not an image, is damaged, or claims more than `MAX_PIXELS` pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
-            file = Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF"))
+        file = Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF"))
         width, height = file.size
         if width * height > MAX_PIXELS:
             raise UserError(

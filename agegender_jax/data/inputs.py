@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from agegender_jax.data import spectrogram
 from agegender_jax.data.augment import augment, normalize
-from agegender_jax.data.decode import DECODER, decode_image
-from agegender_jax.data.sound import SOUND_DECODER, decode_sound
+from agegender_jax.data.decode import DECODER
+from agegender_jax.data.sound import SOUND_DECODER
+from agegender_jax.data.worker import decoder
 from agegender_jax.errors import UserError
 
 FACE_AUGMENTATIONS = ("flip", "shift", "zoom", "brightness", "contrast", "saturation", "erase")
@@ -41,6 +42,10 @@ class Inputs(Protocol):
     @property
     def facts(self) -> dict[str, Any]:
         """What the recipe only names, as JSON values to be kept with the run."""
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What `worker.decoder` makes `decode` of, as JSON values."""
 
     def decode(self, content: bytes, name: str) -> np.ndarray:
         """An example's stored bytes as an array; `name` is for messages."""
@@ -83,8 +88,12 @@ class Pictures:
     def facts(self) -> dict[str, Any]:
         return {}
 
+    @property
+    def decoding(self) -> dict[str, Any]:
+        return {"kind": "image", "size": self._size}
+
     def decode(self, content: bytes, name: str) -> np.ndarray:
-        return decode_image(content, self._size, name)
+        return decoder(self.decoding)(content, name=name)
 
     def plain(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
         return self._normalize(jnp.where(mirrored, content[:, :, ::-1], content))
@@ -127,8 +136,12 @@ class Recordings:
     def facts(self) -> dict[str, Any]:
         return {"spectrogram": self._spectrogram.as_dict()}
 
+    @property
+    def decoding(self) -> dict[str, Any]:
+        return {"kind": "audio", "rate": self._spectrogram.sample_rate, "samples": self._spectrogram.samples}
+
     def decode(self, content: bytes, name: str) -> np.ndarray:
-        return decode_sound(content, self._spectrogram.sample_rate, self._spectrogram.samples, name)
+        return decoder(self.decoding)(content, name=name)
 
     def plain(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
         return self._normalize(self._image(_waves(content)))

@@ -7,7 +7,6 @@ the same batches. What is known of the examples besides their content is read on
 
 import threading
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,19 @@ from agegender_jax.data.examples import (
     by_chunks,
     cache_path,
     cached,
-    cores,
     read_columns,
     write_columns,
 )
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.source import Prepared, Source
+from agegender_jax.data.workers import Workers
 from agegender_jax.mesh import by_batch, put, replicated
 
 AHEAD = 2
 """Blocks (of a dispatch, of an evaluation's batch) that are decoded before they are asked for."""
 
-_CHUNK = 32  # examples that a thread takes at a time
+_AT_ONCE = 16  # examples: so few are not worth waiting for other processes
 
 
 def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool = True) -> Examples:
@@ -68,9 +67,7 @@ def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool 
 
 
 class Stored:
-    """The content of examples as it lies on disk, decoded by several threads where it is asked for.
-
-    Threads, as decoders let go of Python's lock while they decode; processes were no faster where both were tried.
+    """The content of examples as it lies on disk, decoded by several processes where it is asked for.
 
     Args:
       prepared: the dataset.
@@ -81,7 +78,7 @@ class Stored:
     def __init__(self, prepared: Prepared, inputs: Inputs, keys: np.ndarray) -> None:
         self._prepared, self._inputs, self._keys = prepared, inputs, keys
         self._opening = threading.Lock()
-        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+        self._workers = Workers(inputs.decoding, inputs.shape, inputs.dtype)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Decoded examples `[*rows.shape, *shape]`, each decoded once however often it is asked for.
@@ -95,13 +92,14 @@ class Stored:
         _, first, which = np.unique(rows.reshape(-1), return_index=True, return_inverse=True)
         found = np.empty((rows.size, *self._inputs.shape), self._inputs.dtype)
 
-        def decode(places: np.ndarray) -> None:
-            chunk = rows.flat[places]
-            for place, row, content in zip(places, chunk, source.contents(chunk.tolist()), strict=True):
-                found[place] = self._inputs.decode(content, str(self._keys[row]))
+        def read(places: np.ndarray) -> tuple[list[bytes], list[str]]:
+            return source.contents(rows.flat[places].tolist()), self._keys[rows.flat[places]].tolist()
 
-        for _ in self._pool.map(decode, (first[i : i + _CHUNK] for i in range(0, len(first), _CHUNK))):
-            pass
+        if 0 < len(first) <= _AT_ONCE:
+            for place, content, name in zip(first, *read(first), strict=True):
+                found[place] = self._inputs.decode(content, name)
+        elif len(first):
+            self._workers.decode(read, first, found)
         again = np.flatnonzero(first[which] != np.arange(rows.size))
         found[again] = found[first[which[again]]]
         return found.reshape(*rows.shape, *self._inputs.shape)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data import inputs, resident
+from agegender_jax.data import resident
 from agegender_jax.data.decode import decode_image
 from agegender_jax.data.inputs import Pictures
 from agegender_jax.data.source import COLUMNS, Prepared, locate
@@ -139,7 +139,7 @@ def test_decoding_that_ends_midway_leaves_nothing(
             raise kind(f"{name}: is no image")
         return decode_image(content, size, name)
 
-    monkeypatch.setattr(inputs, "decode_image", decode)
+    monkeypatch.setattr("agegender_jax.data.decode.decode_image", decode)
     with pytest.raises(kind, match="is no image"):
         resident.load(prepared, pictures(32), tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []

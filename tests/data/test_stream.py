@@ -3,8 +3,8 @@
 import os
 import shutil
 import tarfile
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data import inputs, resident, stream
+from agegender_jax.data import decode, resident, stream
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.decode import decode_image
 from agegender_jax.data.examples import Examples
@@ -66,18 +66,20 @@ def different(dispatch: int) -> int:
     return len(np.unique(BatchOrder(ROWS, BATCH, seed=3).batches(dispatch * STEPS, STEPS)))
 
 
-class Decoded:
-    """Counts what is decoded, and may refuse one."""
+class Read:
+    """Notes whose content is read, to be decoded then, and may damage one."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, bad: str = "") -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: np.ndarray, bad: str = "") -> None:
         self.names: list[str] = []
-        self._bad, self._lock = bad, threading.Lock()
-        monkeypatch.setattr(inputs, "decode_image", self)
+        contents = Source.contents
 
-    def __call__(self, content: bytes, size: int, name: str) -> np.ndarray:
-        with self._lock:
-            self.names.append(name)
-        return decode_image(b"" if name == self._bad else content, size, name)
+        def noted(source: Source, rows: Sequence[int]) -> list[bytes]:
+            names = keys[rows].tolist()
+            self.names += names
+            found = contents(source, rows)
+            return [b"" if name == bad else content for name, content in zip(names, found, strict=True)]
+
+        monkeypatch.setattr(Source, "contents", noted)
 
     def after(self, count: int) -> int:
         """How many there are some time after there were so many."""
@@ -86,6 +88,18 @@ class Decoded:
             time.sleep(0.01)
         time.sleep(0.3)
         return len(self.names)
+
+
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what this process decodes from now on."""
+    names: list[str] = []
+
+    def noted(content: bytes, size: int, name: str) -> np.ndarray:
+        names.append(name)
+        return decode_image(content, size, name)
+
+    monkeypatch.setattr(decode, "decode_image", noted)
+    return names
 
 
 # ---------------------------------------------------------------------------------------- content and columns
@@ -105,10 +119,10 @@ def test_content_is_decoded_as_it_is_asked_for(streamed: Examples, pixels: dict[
 
 
 def test_what_is_asked_for_twice_is_decoded_once(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = Decoded(monkeypatch)
+    read = Read(monkeypatch, streamed.columns["key"])
     found = streamed.content[np.array([4, 2, 4, 4])]
     keys = streamed.columns["key"]
-    assert sorted(decoded.names) == sorted([keys[2], keys[4]])
+    assert sorted(read.names) == sorted([keys[2], keys[4]])
     np.testing.assert_array_equal(found[0], found[3])
     assert (found[0] != found[1]).any()
 
@@ -177,26 +191,26 @@ def test_damaged_columns_are_read_again(prepared: Prepared, tmp_path: Path, warn
 def test_open_dataset_decodes_nothing_where_it_is_to_stream(
     drawn_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = Decoded(monkeypatch)
+    decoded = count_decoded(monkeypatch)
     _, examples, _ = open_dataset(sized(33, feed="stream"), manual_dir=drawn_dir, data_dir=data_dir, progress=False)
     assert isinstance(examples.content, stream.Stored)
     assert examples.feed.startswith("stream")
-    assert decoded.names == []
+    assert decoded == []
 
 
 def test_open_dataset_reads_no_content_before_it_is_ready(
     drawn_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
     options: dict[str, Any] = {"manual_dir": drawn_dir, "data_dir": tmp_path, "progress": False}
-    decoded = Decoded(monkeypatch)
+    decoded = count_decoded(monkeypatch)
     _, first, _ = open_dataset(sized(), **options)
     assert first.feed.startswith("resident")
     assert not first.streamed
-    assert decoded.names == []
+    assert decoded == []
     ready = first.ready()
     assert isinstance(ready.content, np.ndarray)
     assert ready.feed == first.feed
-    assert len(decoded.names) == 160
+    assert len(decoded) == 160
     expected = np.array(ready.content)  # it is the file, which is damaged below
     # With a cache nothing is read but its columns: no other cache, not the dataset, not the content.
     shutil.rmtree(next((tmp_path / "cache").glob("*-columns-*")))
@@ -212,7 +226,7 @@ def test_open_dataset_reads_no_content_before_it_is_ready(
     np.testing.assert_array_equal(second.ready().content, expected)
     assert len(warnings) == 1
     assert "is damaged" in warnings[0]
-    assert len(decoded.names) == 320
+    assert len(decoded) == 320
 
 
 def test_content_may_be_had_before_all_is_ready(drawn_dir: Path, data_dir: Path, pixels: dict[str, np.ndarray]) -> None:
@@ -277,39 +291,39 @@ def test_each_process_decodes_what_its_devices_hold(
         pieces.extend(piece((*index, slice(None), slice(None), slice(None))) for index in mine.values())
 
     monkeypatch.setattr(jax, "make_array_from_callback", make_array)
-    decoded = Decoded(monkeypatch)
+    read = Read(monkeypatch, streamed.columns["key"])
     rows = np.arange(40, 72).reshape(2, 16)
     stream.put_content(streamed.content, rows, Half())  # type: ignore[arg-type]
     keys = streamed.columns["key"]
-    assert sorted(decoded.names) == sorted(keys[rows[:, 4:8].ravel()])
+    assert sorted(read.names) == sorted(keys[rows[:, 4:8].ravel()])
     for piece, columns in zip(pieces, (slice(4, 6), slice(6, 8)), strict=True):
         wanted = [[pixels[key] for key in keys[row]] for row in rows[:, columns]]
         np.testing.assert_array_equal(piece, np.array(wanted))
 
 
 def test_what_is_decoded_ahead_is_bounded(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = Decoded(monkeypatch)
+    read = Read(monkeypatch, streamed.columns["key"])
     source = training(streamed, mesh_of(8))
     for dispatch in range(2):
         source.batches(dispatch * STEPS, STEPS)
         expected = sum(different(number) for number in range(dispatch + 1 + stream.AHEAD))
-        assert decoded.after(expected) == expected
+        assert read.after(expected) == expected
     source.close()
     source.close()
 
 
 def test_nothing_is_decoded_after_the_last_step(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = Decoded(monkeypatch)
+    read = Read(monkeypatch, streamed.columns["key"])
     source = training(streamed, mesh_of(8), last=2 * STEPS)
     source.batches(0, STEPS)
     source.batches(STEPS, STEPS)
     expected = different(0) + different(1)
-    assert decoded.after(expected) == expected
+    assert read.after(expected) == expected
 
 
 def test_a_damaged_example_is_a_sentence_that_names_it(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = str(streamed.columns["key"][BatchOrder(ROWS, BATCH, seed=3).batches(4, 1)[0, 5]])
-    Decoded(monkeypatch, bad)
+    Read(monkeypatch, streamed.columns["key"], bad)
     source = training(streamed, mesh_of(8))
     source.batches(0, STEPS)
     with pytest.raises(UserError, match=f"{bad}: is no image") as caught:

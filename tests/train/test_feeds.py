@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
-from agegender_jax.data import inputs, stream
-from agegender_jax.data.decode import decode_image
+from agegender_jax.data import stream
 from agegender_jax.data.feed import make_feed
 from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.source import Source
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.features import read_features, write_features
 from agegender_jax.evaluate.measure import measure
@@ -172,10 +172,13 @@ def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
     experiment = set_up(recipe, manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
     bad = str(experiment.data.columns["key"][BatchOrder(experiment.split.train, 16, recipe.seed).batches(5, 1)[0, 3]])
 
-    def decode(content: bytes, size: int, name: str) -> np.ndarray:
-        return decode_image(b"\xff\xd8" if name == bad else content, size, name)
+    contents = Source.contents
 
-    monkeypatch.setattr(inputs, "decode_image", decode)
+    def damaged(source: Source, rows: Sequence[int]) -> list[bytes]:
+        names = experiment.data.columns["key"][rows]
+        return [b"\xff\xd8" if n == bad else c for n, c in zip(names, contents(source, rows), strict=True)]
+
+    monkeypatch.setattr(Source, "contents", damaged)
     with pytest.raises(UserError, match=f"{bad}: is no image that can be decoded") as caught:
         train(recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
     assert "\n" not in str(caught.value)
