@@ -32,6 +32,8 @@ Padding = Literal["SAME", "VALID"] | int
 CONVOLVED = "convolved"
 """The name of a convolution's result, by which `compute.remat` keeps it and computes what follows again."""
 
+_FEW_CHANNELS = 4  # of pictures: a window's values of one place are then a few bytes, copied one by one
+
 _DIRECT = ContextVar("_DIRECT", default=False)
 
 
@@ -92,21 +94,44 @@ def padded(x: jax.Array, pads: list[tuple[int, int]], value: float = 0.0) -> jax
 
 
 def _conv2d_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    x = padded(x, _pads(x, kernel.shape[:2], stride, padding))
+    across = stride
+    if stride > 1 and kernel.shape[1] > 1 and kernel.shape[2] <= _FEW_CHANNELS:
+        x, kernel, across = *_folded(x, kernel, stride), 1
     height, width, channels, filters = kernel.shape
-    x = padded(x, _pads(x, (height, width), stride, padding))
-    windows = strided_windows(x, height, width, stride)
+    windows = strided_windows(x, height, width, stride, across)
     batch, rows, columns, _ = windows[0].shape
     patches = windows[0] if len(windows) == 1 else jnp.concatenate(windows, axis=-1)
     out = patches.reshape(-1, height * width * channels) @ kernel.reshape(-1, filters)
     return out.reshape(batch, rows, columns, filters)
 
 
-def strided_windows(x: jax.Array, height: int, width: int, stride: int) -> list[jax.Array]:
-    """For each place in a window, the values that lie there for all window positions: `[batch, rows, columns, c]`."""
+def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
+    """The same convolution, `stride` columns as one with as many channels more: patches are fewer and longer copies.
+
+    `x` is padded already. The kernel's last columns may be zeros that make its width a multiple of the stride.
+    """
+    height, width, channels, filters = kernel.shape
+    columns, taps = (x.shape[2] - width) // stride + 1, -(-width // stride)
+    wanted = (columns - 1 + taps) * stride
+    x = x[:, :, :wanted] if wanted <= x.shape[2] else padded(x, [(0, 0), (0, wanted - x.shape[2])])
+    kernel = jnp.pad(kernel, ((0, 0), (0, taps * stride - width), (0, 0), (0, 0)))
+    return (
+        x.reshape(*x.shape[:2], wanted // stride, stride * channels),
+        kernel.reshape(height, taps, stride * channels, filters),
+    )
+
+
+def strided_windows(x: jax.Array, height: int, width: int, stride: int, across: int | None = None) -> list[jax.Array]:
+    """For each place in a window, the values that lie there for all window positions: `[batch, rows, columns, c]`.
+
+    `across` is the stride from column to column, where it is another one.
+    """
+    across = stride if across is None else across
     rows = (x.shape[1] - height) // stride + 1
-    columns = (x.shape[2] - width) // stride + 1
+    columns = (x.shape[2] - width) // across + 1
     return [
-        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * across + 1 : across]
         for i in range(height)
         for j in range(width)
     ]

@@ -70,6 +70,18 @@ def test_convolution_matches_scipy(
     )
 
 
+@pytest.mark.parametrize(("kernel", "stride", "height", "width"), [(3, 2, 9, 8), (7, 4, 11, 16), (1, 2, 6, 5)])
+@pytest.mark.parametrize("channels", [1, 4, 8])  # columns are folded where there are few
+def test_strided_convolution_of_few_and_of_many_channels(
+    kernel: int, stride: int, height: int, width: int, channels: int
+) -> None:
+    rng = np.random.default_rng(channels)
+    x = rng.normal(size=(2, height, width, channels)).astype(np.float32)
+    weights = rng.normal(size=(kernel, kernel, channels, 4)).astype(np.float32)
+    got = jax.jit(convolution._conv2d_patches, static_argnums=(2, 3))(x, weights, stride, "SAME")
+    np.testing.assert_allclose(got, _scipy_conv2d(x, weights, stride, "SAME"), rtol=1e-4, atol=1e-4)
+
+
 def _gradients(form: Callable, x: np.ndarray, weights: np.ndarray, stride: int, padding: str) -> tuple:
     return jax.jit(jax.grad(lambda x, w: jnp.sum(jnp.sin(form(x, w, stride, padding))), (0, 1)))(x, weights)
 
