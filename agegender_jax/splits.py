@@ -145,6 +145,11 @@ class Split:
         return split if keys is None else split.for_keys(keys)
 
 
+def is_leaky(split: Split) -> bool:
+    """Whether somebody, or a file, may be both learned from and tested on."""
+    return split.protocol in LEAKY or bool(split.report["groups_in_several_parts"])
+
+
 def marked(protocol: str) -> str:
     """The protocol's name as it is printed: a leaky one never without the word.
 

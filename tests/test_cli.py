@@ -15,7 +15,7 @@ from agegender_jax.models.backbones import BACKBONES
 
 RESULT: dict[str, Any] = {
     **dict.fromkeys(("run", "dataset", "age_groups", "split_sha256"), "x"),
-    **{"protocol": "paper", "drawn": False, "left_out": 0, "files_of_seen_subjects": 0, "test": {"n": 1}},
+    **{"protocol": "paper", "drawn": False, "left_out": 0, "files_of_seen_subjects": 0, "unmapped": {}, "test": {"n": 1}},
 }
 """What `measure` might return."""
 

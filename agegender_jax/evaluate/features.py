@@ -13,8 +13,6 @@ No path of the machine where it was written stands in it.
 
 import dataclasses
 import json
-import os
-import zipfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data.feed import make_feed
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.arrays import demand, read_arrays, write_arrays
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.measure import SPLITS, Opened, evaluated_model, open_run
+from agegender_jax.evaluate.predictions import portable
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.heads import ClassHead, Head
@@ -150,7 +149,7 @@ def write_features(
         **{LABEL + name: head.column(columns)[rows] for name, head in opened.heads.items()},
         "facts": np.array(json.dumps(facts)),
     }
-    _write_whole(out, arrays)
+    write_arrays(out, arrays)
     return facts, arrays["embedding"].shape
 
 
@@ -169,8 +168,6 @@ def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
 
 def _facts(opened: Opened) -> dict[str, Any]:
     run, summary = opened.run, opened.summary
-    recipe = ConfigDict(run.recipe.to_dict())
-    recipe.model.pretrained = recipe.dataset.csv = ""  # which may be paths, and build no head
     facts = {
         "run": run.name,
         "evaluated_step": summary["evaluated_step"],
@@ -182,22 +179,9 @@ def _facts(opened: Opened) -> dict[str, Any]:
         "split_sha256": summary["split_sha256"],
         "age_groups": run.recipe.age_groups,
         "class_names": run.facts().get("class_names", []),
-        "recipe": json.loads(recipes.to_json(recipe)),
+        "recipe": portable(run.recipe),
     }
     return {name: facts[name] for name in FACTS}
-
-
-def _write_whole(out: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes under a temporary name and renames, so that the file is never half there."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_features(path: Path) -> Features:
@@ -207,14 +191,9 @@ def read_features(path: Path) -> Features:
       UserError: there is no such file, or it is damaged or another kind of file.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # as NumPy writes it uncompressed, it can hold no more than its own size
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                raise ValueError("its arrays are compressed")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return _checked(arrays)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
+        return _checked(read_arrays(path))
+    except UserError:
+        raise
     except Exception as error:  # NumPy, zipfile and json raise many kinds on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
@@ -225,33 +204,28 @@ def read_features(path: Path) -> Features:
 def _checked(arrays: dict[str, np.ndarray]) -> Features:
     """Raises ValueError or another error where the arrays are not what `write_features` writes."""
     for name in ("embedding", "key", "part", "facts"):
-        _demand(name in arrays, f"it holds no {name}")
+        demand(name in arrays, f"it holds no {name}")
     embedding, key, part = arrays["embedding"], arrays["key"], arrays["part"]
-    _demand(embedding.dtype == np.float32 and embedding.ndim == 2 and embedding.size, "embedding is no float32 [n, e]")
-    _demand(np.isfinite(embedding).all(), "embedding is not finite everywhere")
+    demand(embedding.dtype == np.float32 and embedding.ndim == 2 and embedding.size, "embedding is no float32 [n, e]")
+    demand(np.isfinite(embedding).all(), "embedding is not finite everywhere")
     for name, column in (("key", key), ("part", part)):
-        _demand(column.dtype.kind == "U" and column.shape == embedding.shape[:1], f"{name} is not a text a row")
-    _demand(np.isin(part, PARTS).all(), f"part is something else than {', '.join(PARTS)}")
+        demand(column.dtype.kind == "U" and column.shape == embedding.shape[:1], f"{name} is not a text a row")
+    demand(np.isin(part, PARTS).all(), f"part is something else than {', '.join(PARTS)}")
     facts = json.loads(str(arrays["facts"]))
-    _demand(isinstance(facts, dict), "facts are no JSON object")
+    demand(isinstance(facts, dict), "facts are no JSON object")
     for name, kind in FACTS.items():
-        _demand(isinstance(facts.get(name), kind), f"facts hold no {name}")
+        demand(isinstance(facts.get(name), kind), f"facts hold no {name}")
     recipe = recipes.from_json(json.dumps(facts["recipe"]))
     recipes.check(recipe)
     heads = build_heads(recipe, tuple(map(str, facts["class_names"])) or ("unknown",))
     labels = {}
     for name, head in heads.items():
-        _demand(LABEL + name in arrays, f"it holds no {LABEL + name}")
+        demand(LABEL + name in arrays, f"it holds no {LABEL + name}")
         label = labels[name] = arrays[LABEL + name]
-        _demand(label.shape[:1] == embedding.shape[:1], f"{LABEL + name} is not a label a row")
+        demand(label.shape[:1] == embedding.shape[:1], f"{LABEL + name} is not a label a row")
         if isinstance(head, ClassHead):
             right = label.ndim == 1 and label.dtype.kind == "i" and label.min() >= UNKNOWN
-            _demand(right and label.max() < head.class_count, f"{LABEL + name} is something else than a class a row")
+            demand(right and label.max() < head.class_count, f"{LABEL + name} is something else than a class a row")
         else:
-            _demand(label.dtype.kind in "if" and not np.isinf(label).any(), f"{LABEL + name} is not made of numbers")
+            demand(label.dtype.kind in "if" and not np.isinf(label).any(), f"{LABEL + name} is not made of numbers")
     return Features(embedding, key, part, labels, heads, facts)
-
-
-def _demand(right: Any, complaint: str) -> None:
-    if not right:
-        raise ValueError(complaint)

@@ -18,6 +18,7 @@ from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
+from agegender_jax.evaluate.mapping import for_another_dataset, unmapped
 from agegender_jax.mesh import make_mesh, replicated
 from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.models.losses import ORDINAL
@@ -68,7 +69,8 @@ def measure(
 
     On the run's own data they are those of a part of its split. On another archive (`dataset` is given, or what lies
     in `manual_dir` are not the run's files) they are of all its examples but those whose very file the run learned or
-    chose from, which are left out and counted.
+    chose from, which are left out and counted. Labels of another dataset are matched by what they mean and are named, and
+    `unmapped` counts those that none of a head's classes is the name of; see `mapping`.
 
     Of several runs every head's distributions are averaged, each run weighing the same, and decoded as they all decode
     them: runs that decode differently are refused. Each sees the examples at its own size and with its own
@@ -112,10 +114,12 @@ def measure(
         "split": split,
         "left_out": 0,
         "files_of_seen_subjects": 0,
+        "unmapped": {},
     }
     if saved is None:
         rows, counts = _new_to_all(opened)
         result |= counts
+        result["unmapped"] = unmapped(first.heads, {name: col[rows] for name, col in first.data.columns.items()})
     else:
         rows = np.arange(len(first.data)) if split == "all" else getattr(saved, split)
         # Runs of one split may name two protocols, where these come to the same; a leaky one is never hidden.
@@ -195,7 +199,10 @@ def open_run(
             f"{run.directory} was trained on spectrograms that this version makes in another way "
             f"({facts.get('spectrogram')}); use the version that trained it."
         )
-    return Opened(run, summary, run.heads(), options, prepared, data, inputs, split)
+    heads = run.heads()
+    if options.name != run.recipe.dataset.name:
+        heads = {name: for_another_dataset(head) for name, head in heads.items()}
+    return Opened(run, summary, heads, options, prepared, data, inputs, split)
 
 
 def evaluated_model(run: Run, step: int) -> tuple[Any, Any]:

@@ -1,0 +1,57 @@
+"""`agegender classical`: an SVM and a random forest on embeddings."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.commands.common import add, add_json, check_json, prepare, title, write_json
+
+_CLASSICAL = ("svm", "forest")  # as in evaluate/classical.py, which takes seconds to import
+
+EXAMPLES = """examples:
+  agegender classical features.npz
+  agegender classical features.npz --only forest --json forest.json
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    parser = add(
+        commands,
+        "classical",
+        "fit an SVM and a random forest on embeddings",
+        "Fits scikit-learn's support vector machine and random forest on the training part of a file that `agegender "
+        "features` wrote, one for each head, and measures them on its test part. Embeddings are standardised by the "
+        "training part. The settings are scikit-learn's own, but the forest of ages tries a third of the numbers at "
+        "each cut (Breiman 2001), not all of them: nothing is chosen by the data. 14,000 examples take minutes.",
+        EXAMPLES,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="what `agegender features` wrote")
+    parser.add_argument("--only", type=_classical_models, default=_CLASSICAL, help="svm, forest or both [svm,forest]")
+    add_json(parser)
+    parser.set_defaults(function=_classical)
+
+
+def _classical(arguments: argparse.Namespace) -> int:
+    check_json(arguments.json)
+    prepare()
+    from agegender_jax.evaluate.classical import CLASSICAL, classical
+    from agegender_jax.evaluate.features import read_features
+    from agegender_jax.evaluate.report import table
+
+    result = classical(read_features(arguments.file), arguments.only)
+    print(title(result))
+    print(f"fitted on {result['train_examples']} examples, tested on {result['test_examples']}")
+    if result["heads_left_out"]:
+        print(f"left out for want of one class or years to learn: {', '.join(result['heads_left_out'])}")
+    print(table({name: result[name] for name in (*CLASSICAL, "constant") if name in result}))
+    print(f"constant: the best guess without looking ({', '.join(result['constant_names'].values())})")
+    write_json(arguments.json, result)
+    return 0
+
+
+def _classical_models(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if not set(names) <= set(_CLASSICAL):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of: svm, forest, svm,forest")
+    return tuple(name for name in _CLASSICAL if name in names)

@@ -1,0 +1,102 @@
+"""What the commands share: options, checks before and writing after. Imports nothing heavy until a command runs."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.errors import UserError, quiet_libraries
+from agegender_jax.labels import DISCLAIMER
+
+SPLITS = ("train", "val", "validation", "test", "all")
+
+
+def add(commands: Any, name: str, text: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Adds a command to what `ArgumentParser.add_subparsers` returned; `text` is its line in the list of all."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def add_part(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Adds `--split`."""
+    parser.add_argument("--split", choices=SPLITS, type=_part_name, default=default, help=f"[{default or 'test'}]")
+
+
+def add_data(parser: argparse.ArgumentParser, manual_dir: str = "where the run's data lie now") -> None:
+    """Adds `--manual_dir`, whose help is given, and `--data_dir`."""
+    parser.add_argument("--manual_dir", type=Path, metavar="DIR", help=manual_dir)
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as in the run]")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds `--json`; see `check_json` and `write_json`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="new file: also write the figures there")
+
+
+def at_least(least: int) -> Any:
+    """A type of option: whole numbers from `least` on."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) < 2**31:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return int(text)
+
+    return whole
+
+
+def prepare() -> None:
+    """What comes before JAX is used: quiet libraries, and a cache of what it compiles."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from agegender_jax.compilation import cache_compilations
+
+    quiet_libraries()
+    cache_compilations()
+
+
+def _part_name(name: str) -> str:
+    return "validation" if name == "val" else name
+
+
+def title(result: Mapping[str, Any]) -> str:
+    """What figures are of, as a line."""
+    from agegender_jax.splits import marked
+
+    split = f", split {result['split_sha256'][:16]}" if result["split_sha256"] else ""
+    drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
+    return (
+        f"{result['run']}: {result['dataset']}{drawn}, protocol {marked(result['protocol'])}, "
+        f"age groups {result['age_groups']}{split}"
+    )
+
+
+def check_json(path: Path | None) -> None:
+    """Refuses, before minutes of work, a file that could not be written after them or that is there already."""
+    if path is None:
+        return
+    if not os.path.isdir(path.parent):
+        raise UserError(f"{path.parent} is no folder; make it, or choose another --json.")
+    if os.path.lexists(path):
+        raise UserError(f"{path} is there already, and nothing is overwritten; choose another --json.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path.parent}: nothing may be written there; choose another --json.")
+
+
+def write_json(path: Path | None, result: dict[str, Any]) -> None:
+    """Writes figures where they were asked for, whole or not at all; NaN becomes null."""
+    from agegender_jax.run import without_nan, write_whole
+
+    if path is None:
+        return
+    check_json(path)  # again: much may have happened since
+    try:
+        write_whole(path, json.dumps(without_nan(result), indent=1, allow_nan=False))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --json.") from error

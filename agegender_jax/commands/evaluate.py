@@ -1,0 +1,71 @@
+"""`agegender evaluate`: measuring finished runs."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.commands.common import add, add_data, add_json, add_part, check_json, prepare, title, write_json
+
+EXAMPLES = """examples:
+  agegender evaluate runs/cpu
+  agegender evaluate runs/cpu --split validation --json validation.json
+  agegender evaluate runs/small runs/resnet                # each of them, and their average
+  agegender evaluate runs/cpu --dataset utkface --manual_dir DIR
+  agegender evaluate runs/cpu --dataset adience --manual_dir DIR   # another dataset: labels are matched by name
+  agegender evaluate runs/voices --dataset voice_age_gender --config ravdess --manual_dir DIR
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    parser = add(
+        commands,
+        "evaluate",
+        "measure a finished run, or the average of several",
+        "Measures a finished run on a part of its own split, or on another archive: there, files that the run was "
+        "trained on (found by content) are left out and counted. Several runs are measured each, and averaged: what "
+        "their heads say, probability by probability. They must have one split.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's directory (the --workdir of launch.py)"
+    )
+    add_part(parser)
+    parser.add_argument("--dataset", help="format of another archive, such as utkface")
+    parser.add_argument("--config", metavar="NAME", help="configuration of the other archive's builder [the first]")
+    add_data(parser, "where it lies, or where the run's own lies now")
+    add_json(parser)
+    parser.set_defaults(function=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    check_json(arguments.json)
+    prepare()
+    from agegender_jax.evaluate.measure import as_columns, measure
+    from agegender_jax.evaluate.report import table
+    from agegender_jax.run import Run
+
+    result = measure(
+        [Run.load(directory) for directory in arguments.runs],
+        split=arguments.split,
+        dataset=arguments.dataset,
+        config=arguments.config,
+        manual_dir=arguments.manual_dir,
+        data_dir=arguments.data_dir,
+    )
+    several = "runs" in result
+    print(title(result))
+    if result["left_out"]:
+        who = "a run" if several else "the run"
+        print(f"{result['left_out']} files were left out: {who} was trained or chosen on their very content.")
+    if seen := result["files_of_seen_subjects"]:
+        who = "those that a run" if several else "those it"
+        print(f"{seen} files are of subjects named like {who} learnt from: if they are the same people, this is leaky.")
+    for thing, left in result["unmapped"].items():
+        named = ", ".join(f"{text} ({count})" for text, count in left["commonest"].items())
+        print(f"{thing}: {left['count']} of {left['annotated']} annotations are none of the run's: {named}")
+    if several:
+        print(f"ensemble: the mean of what {len(result['runs'])} runs say, all figures of the part {result['split']}")
+    print(table(as_columns(result)))
+    write_json(arguments.json, result)
+    return 0

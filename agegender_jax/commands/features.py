@@ -1,0 +1,49 @@
+"""`agegender features`: what a run's backbone makes of each example."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.commands.common import add, add_data, add_part, prepare, title
+
+EXAMPLES = """examples:
+  agegender features runs/cpu --out features.npz
+  agegender features runs/cpu --out test.npz --split test --manual_dir DIR
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    parser = add(
+        commands,
+        "features",
+        "write what a run's backbone makes of each example",
+        "Writes the embeddings of a finished run's own examples, with their names, parts of the split and labels, as "
+        "an .npz of plain arrays: `agegender classical` learns from it, and so may anything else.",
+        EXAMPLES,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="new file, named *.npz")
+    add_part(parser, "all")
+    add_data(parser)
+    parser.set_defaults(function=_features)
+
+
+def _features(arguments: argparse.Namespace) -> int:
+    prepare()
+    from agegender_jax.evaluate.features import write_features
+    from agegender_jax.run import Run
+
+    facts, (count, size) = write_features(
+        Run.load(arguments.run),
+        arguments.out,
+        split=arguments.split,
+        manual_dir=arguments.manual_dir,
+        data_dir=arguments.data_dir,
+    )
+    print(title(facts))
+    print(
+        f"{arguments.out}: embeddings of {size} numbers, {count} examples, the part {arguments.split} (it holds "
+        "people's data: mind the terms)"
+    )
+    return 0

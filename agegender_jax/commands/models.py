@@ -1,0 +1,55 @@
+"""`agegender models`: the backbones and what they cost."""
+
+import argparse
+import sys
+from typing import Any
+
+from agegender_jax.commands.common import add, add_json, at_least, check_json, prepare, write_json
+from agegender_jax.errors import UserError
+
+EXAMPLES = """examples:
+  agegender models
+  agegender models resnet18 vgg16_bn --image_size 224 --batch_size 64 --dtype bfloat16
+  agegender models --no_step_time --json models.json
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    parser = add(
+        commands,
+        "models",
+        "list the backbones and what they cost",
+        "Lists the backbones with their parameters, multiply-adds, and the time of a training step on this machine, "
+        "which must be compiled first: seconds to minutes each.",
+        EXAMPLES,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which backbones [all]")
+    parser.add_argument("--image_size", type=at_least(32), default=64, help="pixels [64]")
+    parser.add_argument("--batch_size", type=at_least(1), default=32, help="pictures in a training step [32]")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic")
+    parser.add_argument("--no_step_time", action="store_true", help="time no training step")
+    add_json(parser)
+    parser.set_defaults(function=_models)
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    check_json(arguments.json)
+    prepare()
+    from agegender_jax.evaluate.report import costs_report
+    from agegender_jax.models.backbones import BACKBONES
+    from agegender_jax.train import costs
+    from agegender_jax.train.experiment import environment
+
+    names = list(dict.fromkeys(arguments.names)) or list(BACKBONES)
+    if unknown := [name for name in names if name not in BACKBONES]:
+        raise UserError(f"There is no backbone {unknown[0]!r}; choose among: {', '.join(BACKBONES)}.")
+    options = {name: getattr(arguments, name) for name in ("image_size", "batch_size", "dtype")}
+    found = {}
+    for number, name in enumerate(names, start=1):
+        print(f"{name} ({number} of {len(names)}) ...", file=sys.stderr, flush=True)
+        found[name] = costs.measure(costs.recipe_of(name, **options), step_time=not arguments.no_step_time)
+    result = {**options, **environment(), "models": found}
+    print(costs_report(result))
+    write_json(arguments.json, result)
+    return 0

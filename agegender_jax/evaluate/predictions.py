@@ -1,0 +1,214 @@
+"""What a run says of examples, as a table: all that figures, intervals, comparisons and reports are computed from.
+
+Every complete run keeps that of its validation and test part as `predictions.npz`, plain arrays, one row an example:
+
+key                   str [n], the example's name in its dataset
+part                  str [n], `validation` or `test` of the run's split
+column_<name>         [n], see `COLUMNS`
+label_<head>          [n] or [n, k], the label of each head; unknown is -1 (classes) or NaN (numbers)
+distribution_<head>   float32 [n, ...], what the head says
+facts                 str, a JSON object: see `FACTS`
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.duplicates import connected
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.arrays import demand, read_arrays, write_arrays
+from agegender_jax.evaluate.evaluator import answers, figures
+from agegender_jax.labels import UNKNOWN
+from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
+from agegender_jax.models.model import build_heads
+from agegender_jax.splits import PARTS
+
+NAME = "predictions.npz"
+"""Of the file in a run's directory."""
+
+COLUMNS: dict[str, Any] = {
+    "age": np.float32,
+    "age_low": np.float32,
+    "age_high": np.float32,
+    "gender": np.int32,
+    "race": np.int32,
+    "cluster": np.int64,
+}
+"""What is known of an example besides the labels of heads, see `source.COLUMNS`. Rows of one `cluster` are not
+independent: they show or let hear one subject or group, or are one file."""
+
+FACTS: dict[str, type | tuple[type, ...]] = {
+    "run": str,
+    "dataset": str,
+    "drawn": bool,
+    "protocol": str,
+    "leaky": bool,
+    "age_groups": str,
+    "split_sha256": (str, type(None)),
+    "evaluated_step": int,
+    "flip_averaged": bool,
+    "class_names": list,
+    "recipe": dict,
+}
+"""Keys of `facts`: what the predictions are of, and all that the heads are built from again."""
+
+
+class Thing(NamedTuple):
+    """One thing that people look at, with its answers and labels; see `Head.apart`."""
+
+    head: ClassHead | AgeYearsHead
+    answers: Mapping[str, np.ndarray]
+    label: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """Which labels are known, bool `[n]`."""
+        return self.label != UNKNOWN if isinstance(self.head, ClassHead) else ~np.isnan(self.label)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a run, or the mean of several, says of some examples, and what is known of these: the rows of one table.
+
+    Attributes:
+      key: str `[n]`.
+      part: str `[n]`, of `splits.PARTS`; `all` for another archive.
+      columns: by the names of `COLUMNS`, `[n]`.
+      labels: by head, `[n]` or `[n, k]`.
+      distributions: by head, float32 `[n, ...]`: what `Head.answers` takes.
+      heads: by name.
+      facts: see `FACTS`.
+    """
+
+    key: np.ndarray
+    part: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
+    distributions: Mapping[str, np.ndarray]
+    heads: Mapping[str, Head]
+    facts: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def rows(self, chosen: np.ndarray) -> "Predictions":
+        """Those of some rows, bool `[n]` or int `[m]`."""
+        return dataclasses.replace(
+            self,
+            key=self.key[chosen],
+            part=self.part[chosen],
+            columns={name: column[chosen] for name, column in self.columns.items()},
+            labels={name: label[chosen] for name, label in self.labels.items()},
+            distributions={name: found[chosen] for name, found in self.distributions.items()},
+        )
+
+    def of(self, part: str) -> "Predictions":
+        """The rows of one part."""
+        return self.rows(self.part == part)
+
+    def figures(self) -> dict[str, float]:
+        """All heads' metrics over all rows, see `evaluator.figures`."""
+        return figures(self.heads, answers(self.heads, self.distributions), self.labels)
+
+    def things(self) -> dict[str, Thing]:
+        """What people look at, one thing at a time, by name."""
+        found: dict[str, Thing] = {}
+        for name, head in self.heads.items():
+            apart = head.apart(name, head.answers(self.distributions[name]), self.labels[name])
+            found |= {thing: Thing(*parts) for thing, parts in apart.items()}
+        return found
+
+
+def portable(recipe: ConfigDict) -> dict[str, Any]:
+    """A recipe as JSON values without what may be paths of this machine, and builds no head."""
+    found = ConfigDict(recipe.to_dict())
+    found.model.pretrained = found.dataset.csv = ""
+    return json.loads(recipes.to_json(found))
+
+
+def known_columns(examples: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """`Predictions.columns` of some rows of a dataset's columns; clusters are numbered over the whole dataset."""
+    columns = {**examples, "cluster": connected(examples["subject"], examples["group"], examples["sha256"])}
+    return {name: np.asarray(columns[name])[rows].astype(dtype) for name, dtype in COLUMNS.items()}
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    arrays = {"key": predictions.key, "part": predictions.part}
+    arrays |= {f"column_{name}": column for name, column in predictions.columns.items()}
+    for name in predictions.heads:
+        arrays[f"label_{name}"] = predictions.labels[name]
+        arrays[f"distribution_{name}"] = predictions.distributions[name]
+    arrays["facts"] = np.array(json.dumps(dict(predictions.facts)))
+    write_arrays(path, arrays, "free some space")
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Reads a file that `write_predictions` wrote, and checks all that is in it; nothing is unpickled.
+
+    Raises:
+      UserError: there is no such file, or it is damaged or another kind of file.
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path} is not there; `agegender evaluate {path.parent}` measures the run again and writes it."
+        )
+    try:
+        return _checked(read_arrays(path))
+    except UserError:
+        raise
+    except Exception as error:  # NumPy, zipfile and json raise many kinds on damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{path} holds no predictions of this version ({reason}); remove it, and `agegender evaluate "
+            f"{path.parent}` writes it again."
+        ) from error
+
+
+def _checked(arrays: dict[str, np.ndarray]) -> Predictions:
+    """Raises ValueError or another error where the arrays are not what `write_predictions` writes."""
+    for name in ("key", "part", "facts"):
+        demand(name in arrays, f"it holds no {name}")
+    key, part = arrays["key"], arrays["part"]
+    for name, column in (("key", key), ("part", part)):
+        demand(column.dtype.kind == "U" and column.shape == (len(key),), f"{name} is not a text a row")
+    demand(np.isin(part, (*PARTS, "all")).all(), f"part is something else than {', '.join(PARTS)} or all")
+    facts = json.loads(str(arrays["facts"]))
+    demand(isinstance(facts, dict), "facts are no JSON object")
+    for name, kind in FACTS.items():
+        demand(name in facts and isinstance(facts[name], kind), f"facts hold no {name}")
+    columns = {}
+    for name, dtype in COLUMNS.items():
+        demand(f"column_{name}" in arrays, f"it holds no column_{name}")
+        columns[name] = arrays[f"column_{name}"]
+        demand(columns[name].dtype == dtype and columns[name].shape == key.shape, f"column_{name} is of another kind")
+    recipe = recipes.from_json(json.dumps(facts["recipe"]))
+    recipes.check(recipe)
+    heads = build_heads(recipe, tuple(map(str, facts["class_names"])) or ("unknown",))
+    labels, distributions = {}, {}
+    for name, head in heads.items():
+        for found, what in ((labels, f"label_{name}"), (distributions, f"distribution_{name}")):
+            demand(what in arrays, f"it holds no {what}")
+            demand(arrays[what].shape[:1] == key.shape, f"{what} is not of every row")
+            found[name] = arrays[what]
+        demand(np.isfinite(distributions[name]).all(), f"distribution_{name} is not finite everywhere")
+        if isinstance(head, ClassHead):
+            label = labels[name]
+            right = (
+                label.ndim == 1 and label.dtype.kind == "i" and np.isin(label, range(UNKNOWN, head.class_count)).all()
+            )
+            demand(right, f"label_{name} is something else than a class a row")
+            demand(
+                distributions[name].shape == (len(key), head.class_count), f"distribution_{name} is of other classes"
+            )
+    return Predictions(key, part, columns, labels, distributions, heads, facts)
