@@ -23,14 +23,23 @@ from agegender_jax.data.order import BatchOrder
 from agegender_jax.distributed import is_primary, primary_first, say, together
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
+from agegender_jax.evaluate.predictions import write_predictions
 from agegender_jax.evaluate.report import report
 from agegender_jax.mesh import check_batch, make_mesh
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import Run
-from agegender_jax.splits import LEAKY
+from agegender_jax.splits import is_leaky
 from agegender_jax.train.experiment import Experiment, set_up
 from agegender_jax.train.lines import memory_line, model_line, progress_line
-from agegender_jax.train.measurement import constant_figures, goodness, measure_constant, measure_part
+from agegender_jax.train.measurement import (
+    constant_figures,
+    figures_of,
+    goodness,
+    kept_predictions,
+    measure_constant,
+    measure_part,
+)
 from agegender_jax.train.optimizer import check_freeze, learning_rate, make_optimizer
 from agegender_jax.train.pace import Every, Pace, Spent
 from agegender_jax.train.pretraining import load_pretrained, with_normalization
@@ -300,22 +309,26 @@ def _train(
         if used != total:
             model_state = checkpoints.restore(used, "model", abstract.evaluated)
         flip = recipe.evaluate.flip
-        measured = (evaluator, experiment, model_state, feed)
-        test = measure_part("test", *measured, flip=flip, pictures=is_primary(), at=(writers, total))
+        found = {
+            part: evaluator.distributions(model_state, feed, getattr(split, part), flip=flip)
+            for part in ("validation", "test")
+        }
+        predictions = kept_predictions(run, experiment, found, used)
+        test = figures_of("test", found["test"], experiment, pictures=is_primary(), at=(writers, total))
         summary = {
             "run": run.name,
             "dataset": recipe.dataset.name,
             "drawn": experiment.prepared.drawn,
             "protocol": split.protocol,
             "train_examples": len(split.train),
-            "leaky": split.protocol in LEAKY or bool(split.report["groups_in_several_parts"]),
+            "leaky": is_leaky(split),
             "subjects": experiment.facts["subjects"],
             "data_sha256": experiment.facts["data_sha256"],
             "age_groups": recipe.age_groups,
             "split_sha256": split.sha256,
             "flip_averaged": flip,
             "test": test,
-            "validation": measure_part("validation", *measured, flip=flip),
+            "validation": figures_of("validation", found["validation"], experiment),
             "constant": constant,
             "constant_names": constant_names,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
@@ -331,6 +344,7 @@ def _train(
             "hardware": experiment.facts["hardware"],
         }
     if is_primary():
+        write_predictions(run.directory / PREDICTIONS, predictions)
         run.write("summary.json", summary)
     say(report(summary))
     return summary

@@ -9,7 +9,10 @@ from agegender_jax.data.feed import Feed
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
+from agegender_jax.evaluate.predictions import Predictions, known_columns, portable
 from agegender_jax.models.heads import Apart, ClassHead, Head
+from agegender_jax.run import Run
+from agegender_jax.splits import is_leaky
 from agegender_jax.train.experiment import Experiment
 from agegender_jax.train.writers import Writers
 
@@ -30,11 +33,10 @@ def measure_part(
     model_state: Any,
     feed: Feed,
     *,
-    flip: bool = False,
     pictures: bool = False,
     at: tuple[Writers, int] | None = None,
 ) -> dict[str, float]:
-    """All heads' figures on a part of the split.
+    """All heads' figures on a part of the split, of the pictures as they are; see `figures_of`.
 
     Args:
       part: `train`, `validation` or `test`.
@@ -42,13 +44,33 @@ def measure_part(
       experiment: the run's.
       model_state: `(params, stats)`.
       feed: of the experiment's examples.
-      flip: average over each image and its mirror image.
+      pictures: also draw confusion matrices and some faces with their answers.
+      at: where to write figures and pictures, and the step that they are of; None writes nothing.
+    """
+    found = evaluator.distributions(model_state, feed, getattr(experiment.split, part))
+    return figures_of(part, found, experiment, pictures=pictures, at=at)
+
+
+def figures_of(
+    part: str,
+    distributions: Mapping[str, np.ndarray],
+    experiment: Experiment,
+    *,
+    pictures: bool = False,
+    at: tuple[Writers, int] | None = None,
+) -> dict[str, float]:
+    """All heads' figures on a part of the split, from what the heads say of its examples.
+
+    Args:
+      part: `train`, `validation` or `test`.
+      distributions: by head, `[n, ...]`, of `Evaluator.distributions`.
+      experiment: the run's.
       pictures: also draw confusion matrices and some faces with their answers.
       at: where to write figures and pictures, and the step that they are of; None writes nothing.
     """
     rows = getattr(experiment.split, part)
     heads = experiment.heads
-    found = answers(heads, evaluator.distributions(model_state, feed, rows, flip=flip))
+    found = answers(heads, distributions)
     labels = {name: label[rows] for name, label in experiment.labels.items()}
     result = figures(heads, found, labels)
     if at is not None:
@@ -57,6 +79,45 @@ def measure_part(
         if pictures:
             _draw(part, experiment, rows, found, labels, writers, step)
     return result
+
+
+def kept_predictions(
+    run: Run, experiment: Experiment, distributions: Mapping[str, Mapping[str, np.ndarray]], step: int
+) -> Predictions:
+    """What the run says of parts of its split, as it is kept with the run.
+
+    Args:
+      run: the run.
+      experiment: the run's.
+      distributions: by part and head, `[n, ...]`.
+      step: that the parameters are of.
+    """
+    split, columns = experiment.split, experiment.data.columns
+    rows = np.concatenate([getattr(split, part) for part in distributions])
+    facts = {
+        "run": run.name,
+        "evaluated_step": step,
+        "dataset": experiment.recipe.dataset.name,
+        "drawn": experiment.prepared.drawn,
+        "protocol": split.protocol,
+        "leaky": is_leaky(split),
+        "split_sha256": split.sha256,
+        "age_groups": experiment.recipe.age_groups,
+        "flip_averaged": experiment.recipe.evaluate.flip,
+        "class_names": list(experiment.facts["class_names"]),
+        "recipe": portable(experiment.recipe),
+    }
+    return Predictions(
+        key=columns["key"][rows],
+        part=np.concatenate([np.full(len(getattr(split, part)), part) for part in distributions]),
+        columns=known_columns(columns, rows),
+        labels={name: label[rows] for name, label in experiment.labels.items()},
+        distributions={
+            name: np.concatenate([found[name] for found in distributions.values()]) for name in experiment.heads
+        },
+        heads=experiment.heads,
+        facts=facts,
+    )
 
 
 def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any, writers: Writers, step: int) -> None:
