@@ -66,6 +66,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(f"{thing}: {left['count']} of {left['annotated']} annotations are none of the run's: {named}")
     if several:
         print(f"ensemble: the mean of what {len(result['runs'])} runs say, all figures of the part {result['split']}")
-    print(table(as_columns(result)))
+    columns = as_columns(result)
+    print(table(columns, {next(iter(columns)): next(iter(result["intervals"].values()))}))
+    print("95 %: where the figure may lie in another sample of such people; nothing in it is of the initialisation")
     write_json(arguments.json, result)
     return 0

@@ -19,6 +19,8 @@ from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.mapping import for_another_dataset, unmapped
+from agegender_jax.evaluate.predictions import Predictions, known_columns
+from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.mesh import make_mesh, replicated
 from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.models.losses import ORDINAL
@@ -69,8 +71,10 @@ def measure(
 
     On the run's own data they are those of a part of its split. On another archive (`dataset` is given, or what lies
     in `manual_dir` are not the run's files) they are of all its examples but those whose very file the run learned or
-    chose from, which are left out and counted. Labels of another dataset are matched by what they mean and are named, and
-    `unmapped` counts those that none of a head's classes is the name of; see `mapping`.
+    chose from, which are left out and counted. Labels of another dataset are matched by what they mean and are named,
+    and `unmapped` counts those that none of the classes of a head is the name of; see `mapping`. `intervals` holds the
+    95 % intervals of
+    the figures of the run, or of the average; see `uncertainty`.
 
     Of several runs every head's distributions are averaged, each run weighing the same, and decoded as they all decode
     them: runs that decode differently are refused. Each sees the examples at its own size and with its own
@@ -139,12 +143,16 @@ def measure(
         | measured(each.heads, distributions)
         for each, distributions in zip(opened, found, strict=True)
     ]
+    mean = found[0]
     if len(opened) == 1:
         result |= own[0]
     else:
         mean = {name: np.mean([each[name] for each in found], axis=0) for name in first.heads}
         result |= measured(first.heads, mean)  # whose decoding is that of all, see _check_heads
         result["runs"] = dict(zip(_column_names([each.run.name for each in opened]), own, strict=True))
+    columns = known_columns(first.data.columns, rows)
+    seen = Predictions(keys, np.full(len(rows), part), columns, chosen, mean, first.heads, {})
+    result["intervals"] = {part: of_predictions(seen)}
     if saved is not None:
         train_labels = {name: label[saved.train] for name, label in labels.items()}
         names, constant = constant_answers(first.heads, train_labels, len(rows))

@@ -195,7 +195,8 @@ def _checked(arrays: dict[str, np.ndarray]) -> Predictions:
     recipe = recipes.from_json(json.dumps(facts["recipe"]))
     recipes.check(recipe)
     heads = build_heads(recipe, tuple(map(str, facts["class_names"])) or ("unknown",))
-    labels, distributions = {}, {}
+    labels: dict[str, np.ndarray] = {}
+    distributions: dict[str, np.ndarray] = {}
     for name, head in heads.items():
         for found, what in ((labels, f"label_{name}"), (distributions, f"distribution_{name}")):
             demand(what in arrays, f"it holds no {what}")

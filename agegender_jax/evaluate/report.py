@@ -41,7 +41,8 @@ def report(summary: Mapping[str, Any]) -> str:
         [
             f"{summary['run']}: {summary['dataset']}{drawn}, protocol {marked(summary['protocol'])}, age groups "
             f"{summary['age_groups']}, split {summary['split_sha256'][:16]}",
-            table({part: summary[part] for part in ("validation", "test", "constant")}),
+            table({part: summary[part] for part in ("validation", "test", "constant")}, summary.get("intervals", {})),
+            "95 %: where the figure may lie in another sample of such people; nothing in it is of the initialisation",
             "flip-averaged: mean over each picture and its mirror image"
             if summary["flip_averaged"]
             else "not flip-averaged",
@@ -100,15 +101,32 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def table(columns: Mapping[str, Mapping[str, float]], keys: Sequence[str] | None = None) -> str:
+def table(
+    columns: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+) -> str:
     """Figures side by side as text: one row a figure, one column an entry.
+
+    Args:
+      columns: figures by entry.
+      intervals: by some of the entries and by figure, where its 95 % interval begins and ends; they stand beside.
 
     >>> print(table({"test": {"gender/accuracy": 0.9, "n": 10}, "constant": {"gender/accuracy": 0.5}}))
                        test  constant
     gender/accuracy  0.9000    0.5000
     n                    10
+    >>> print(table({"test": {"gender/accuracy": 0.9}}, {"test": {"gender/accuracy": (0.85, 0.95)}}))
+                       test              95 %
+    gender/accuracy  0.9000  0.8500 to 0.9500
     """
-    return text_table({name: {k: _cell(v) for k, v in column.items()} for name, column in columns.items()}, keys)
+    texts: dict[str, dict[str, str]] = {}
+    for name, column in columns.items():
+        texts[name] = {key: _cell(value) for key, value in column.items()}
+        if found := (intervals or {}).get(name):
+            title = "95 %" if len(intervals or {}) == 1 else f"{name}, 95 %"
+            texts[title] = {
+                key: f"{_cell(low)} to {_cell(high)}" for key, (low, high) in found.items() if key in column
+            }
+    return text_table(texts)
 
 
 def text_table(columns: Mapping[str, Mapping[str, str]], keys: Sequence[str] | None = None) -> str:

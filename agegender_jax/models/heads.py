@@ -120,21 +120,26 @@ class ClassHead:
     def apart(self, name: str, answers: Columns, label: np.ndarray) -> Apart:
         return {name: (self, answers, label)}
 
-    def metrics(self, answers: Columns, label: np.ndarray) -> dict[str, float]:
-        confusion = self.confusion(answers, label)
+    def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+        """The figures; of examples weighted `[..., n]`, arrays `[...]`. See `metrics`."""
+        confusion = self.confusion(answers, label, weights)
         figures = {
             "accuracy": metrics.accuracy(confusion),
             "balanced_accuracy": metrics.balanced_accuracy(confusion),
-            "n": int(confusion.sum()),
+            "precision": metrics.precision(confusion),
+            "recall": metrics.recall(confusion),
+            "f1": metrics.f1(confusion),
+            "n": int(confusion.sum()) if weights is None else confusion.sum((-2, -1)),
         }
         if self.ordered:
             figures["one_off"] = metrics.one_off_accuracy(confusion)
         return figures
 
-    def confusion(self, answers: Columns, label: np.ndarray) -> np.ndarray:
+    def confusion(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Confusion matrix over the examples whose label is known: row = label, column = answer."""
         known = label != UNKNOWN
-        return metrics.confusion_matrix(label[known], answers["class"][known], self.class_count)
+        chosen = None if weights is None else weights[..., known]
+        return metrics.confusion_matrix(label[known], answers["class"][known], self.class_count, chosen)
 
     def constant(self, train_label: np.ndarray, count: int) -> tuple[str, dict[str, np.ndarray]]:
         counts = np.bincount(train_label[train_label != UNKNOWN], minlength=self.class_count)
@@ -261,13 +266,17 @@ class AgeYearsHead:
     def apart(self, name: str, answers: Columns, label: np.ndarray) -> Apart:
         return {name: (self, answers, label)}
 
-    def metrics(self, answers: Columns, label: np.ndarray) -> dict[str, float]:
+    def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+        """The figures; of examples weighted `[..., n]`, arrays `[...]`. See `metrics`."""
         known = ~np.isnan(label)
         truth, years = label[known], answers["years"][known]
+        chosen = None if weights is None else weights[..., known]
         return {
-            "mae": metrics.mean_absolute_error(truth, years),
-            "cs5": metrics.cumulative_score(truth, years, 5.0),
-            "n": int(known.sum()),
+            "mae": metrics.mean_absolute_error(truth, years, chosen),
+            "median_error": metrics.median_absolute_error(truth, years, chosen),
+            "cs5": metrics.cumulative_score(truth, years, 5.0, chosen),
+            "bias": metrics.bias(truth, years, chosen),
+            "n": int(known.sum()) if chosen is None else chosen.sum(-1),
         }
 
     def constant(self, train_label: np.ndarray, count: int) -> tuple[str, dict[str, np.ndarray]]:

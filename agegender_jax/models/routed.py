@@ -163,11 +163,21 @@ class RoutedHead:
 
     def apart(self, name: str, answers: Columns, label: np.ndarray) -> Apart:
         """The gender head and the inner head, each with its answers under predicted routing and its label."""
-        genders, ages = self._labels(label)
         predicted = {name: answers[name] for name in _prefixed(answers, "soft_")}
         gender = {"class": answers["gender"], "probability": answers["gender_probability"]}
-        of = "age_group" if isinstance(self.inner, ClassHead) else "age"
-        return {"gender": (self.gender, gender, genders), of: (self.inner, predicted, ages)}
+        of_both = zip((gender, predicted), self._labels(label), strict=True)
+        return {name: (head, *found) for (name, head), found in zip(self.heads.items(), of_both, strict=True)}
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The gender head and the inner head, by the names that `apart` gives them."""
+        return {"gender": self.gender, "age_group" if isinstance(self.inner, ClassHead) else "age": self.inner}
+
+    def logits_apart(self, logits: jax.Array) -> dict[str, jax.Array]:
+        """The logits of each of `heads`, those of the age from the net of the predicted gender."""
+        gender, male, female = self._apart(logits, self.inner.size)
+        said = gender.argmax(-1, keepdims=True) == GENDERS.index("female")
+        return dict(zip(self.heads, (gender, jnp.where(said, female, male)), strict=True))
 
     def _answers(self, gender: Columns, by_gender: list, soft: Columns) -> dict[str, np.ndarray]:
         found = {"gender": gender["class"], "gender_probability": gender["probability"]}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agegender_jax.evaluate.report import duration, report, table
+from agegender_jax.evaluate.report import duration, report, table, text_table
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,18 @@ def test_columns_are_aligned_and_keep_the_order_of_the_figures() -> None:
 
 
 def test_rows_may_be_chosen() -> None:
-    assert table({"a": {"x": 1, "y": 2}}, keys=["y"]).splitlines() == ["   a", "y  2"]
+    assert text_table({"a": {"x": "1", "y": "2"}}, keys=["y"]).splitlines() == ["   a", "y  2"]
+
+
+def test_an_interval_stands_beside_its_figures() -> None:
+    columns = {"a": {"x": 0.5, "n": 9}, "b": {"x": 0.25}}
+    two = {"a": {"x": (0.4, 0.6), "other": (0.0, 1.0)}, "b": {"x": (0.2, 0.3)}}
+    assert table(columns, {"a": two["a"]}).splitlines() == [
+        "        a              95 %       b",
+        "x  0.5000  0.4000 to 0.6000  0.2500",
+        "n       9",
+    ]
+    assert table(columns, two).splitlines()[0].split("  ")[-1].strip() == "b, 95 %"
 
 
 def test_the_report_says_what_was_measured_on_what() -> None:

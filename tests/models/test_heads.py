@@ -121,6 +121,9 @@ def test_class_answers_and_metrics_match_scikit_learn() -> None:
     assert figures == {
         "accuracy": pytest.approx(sk.accuracy_score(truth, predicted)),
         "balanced_accuracy": pytest.approx(sk.balanced_accuracy_score(truth, predicted)),
+        "precision": pytest.approx(sk.precision_score(truth, predicted, average="macro", zero_division=0)),
+        "recall": pytest.approx(sk.recall_score(truth, predicted, average="macro", zero_division=0)),
+        "f1": pytest.approx(sk.f1_score(truth, predicted, average="macro", zero_division=0)),
         "one_off": pytest.approx(np.mean(np.abs(truth - predicted) <= 1)),
         "n": 30,
     }
@@ -134,7 +137,9 @@ def test_gender_is_not_ordered() -> None:
     assert (head.size, head.names) == (2, ("male", "female"))
     answers = head.answers(np.array([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], np.float32))
     figures = head.metrics(answers, np.array([0, 0, UNKNOWN]))
-    assert figures == {"accuracy": 0.5, "balanced_accuracy": 0.5, "n": 2}
+    # Of two males one is right: precision 1 and recall 1/2; nobody is female, who one was said to be.
+    averages = {"precision": 1 / 2, "recall": 1 / 4, "f1": pytest.approx(2 / 3 / 2)}
+    assert figures == {"accuracy": 0.5, "balanced_accuracy": 0.5, **averages, "n": 2}
 
 
 def test_metrics_of_nothing_known_are_nan() -> None:
@@ -329,6 +334,8 @@ def test_age_answers_and_metrics(decoding: str) -> None:
     years = answers["years"].astype(np.float64)[known]
     assert head.metrics(answers, AGES) == {
         "mae": pytest.approx(sk.mean_absolute_error(AGES[known], years)),
+        "median_error": pytest.approx(sk.median_absolute_error(AGES[known], years)),
+        "bias": pytest.approx(np.mean(years - AGES[known]), abs=1e-5),
         "cs5": pytest.approx(np.mean(np.abs(years - AGES[known]) <= 5)),
         "n": 6,
     }

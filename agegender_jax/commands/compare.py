@@ -1,0 +1,43 @@
+"""`agegender compare`: whether two runs differ."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.commands.common import add, add_json, check_json, prepare, write_json
+
+EXAMPLES = """examples:
+  agegender compare runs/small runs/resnet
+  agegender compare runs/small runs/resnet --part validation --json compared.json
+  agegender compare runs/plain runs/weighted               # two of launch.py --repeats: their means
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    parser = add(
+        commands,
+        "compare",
+        "say whether two runs differ",
+        "Compares two finished runs on the same examples: every figure of both, the difference with its 95 % interval "
+        "(drawn by clusters: subjects, speakers, identical files), and p. Runs whose examples or labels differ are "
+        "refused. The --workdir of a study, trained with --repeats, stands for the mean of its runs, and the interval "
+        "then holds their spread.",
+        EXAMPLES,
+    )
+    for name, which in (("first", "a run's directory, or a study's"), ("second", "what to compare it with")):
+        parser.add_argument(name, type=Path, metavar=name.upper(), help=which)
+    parser.add_argument("--part", choices=("validation", "test"), default="test", help="of the runs' split [test]")
+    add_json(parser)
+    parser.set_defaults(function=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    check_json(arguments.json)
+    prepare()
+    from agegender_jax.evaluate.comparison import compare, load, text
+
+    result = compare(load(arguments.first, arguments.part), load(arguments.second, arguments.part))
+    print(text(result))
+    write_json(arguments.json, result)
+    return 0

@@ -1,0 +1,184 @@
+"""All figures of one part of a run's predictions, with intervals: what its report shows."""
+
+from typing import Any
+
+import numpy as np
+
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.calibration import (
+    LEVELS,
+    brier,
+    expected_calibration_error,
+    fit_temperature,
+    interval,
+    kept,
+    negative_log_likelihood,
+    reliability,
+    temper,
+    year_distributions,
+)
+from agegender_jax.evaluate.groups import LEAST, group_rows, groups, worst_and_gap
+from agegender_jax.evaluate.predictions import Predictions, Thing
+from agegender_jax.evaluate.uncertainty import Resamples, figures_of, intervals
+from agegender_jax.metrics import mean
+from agegender_jax.models.heads import ClassHead
+
+_WIDTH_LEVEL = 0.8  # of the intervals whose width says how unsure an age is
+
+
+def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Figures, groups, calibration and abstention of one part.
+
+    An interval is `{"value", "low", "high"}`, of 95 %, by the bootstrap of `uncertainty`; NaN where there is none.
+
+    Args:
+      predictions: of a run.
+      part: of `predictions.part`.
+      draws: of the bootstrap.
+      seed: of the draws.
+
+    Returns:
+      Plain values for JSON, save that there may be NaN:
+      `part`, `n`, `clusters`, and `known`: examples whose label is known, by thing;
+      `figures`: by `thing/figure`, intervals;
+      `groups`: by thing a list of rows `gender`, `race`, `age_band` (None: any), `n`, `clusters` and each figure's
+      interval, see `groups.group_rows`; `worst` and `gap` by thing and way to group, see `groups.worst_and_gap`, of
+      groups of at least `least` examples;
+      `calibration`: of class things `ece`, `nll`, `brier`, `reliability` (`confidence`, `accuracy`, `n`),
+      `temperature` (fitted on the part validation, None without one), `after` (`ece`, `nll`, `brier` at that
+      temperature, or None) and `intervals` of `nll` and `brier`; of ages with a distribution `coverage`, rows
+      `level`, `value`, `low`, `high` (the share inside and its interval), `mean_width` (years), and `temperature` and
+      `after` (`coverage`) likewise;
+      `selective`: by thing rows `coverage`, `n`, `figure` (`accuracy` or `mae`), `value`, `low`, `high` and
+      `threshold`: of the probability of the answer, or of the width in years of the central 80 % interval;
+      `confusion`: of class things `names` and `counts`, row = label;
+      `bias_by_age`: by thing in years rows `age_band`, `n`, `clusters`, `bias`, `mae`.
+
+    Raises:
+      UserError: there is no example of the part.
+    """
+    chosen = predictions.of(part)
+    if not len(chosen):
+        raise UserError(
+            f"The predictions of {predictions.facts['run']} have no example of the part {part}; choose one of "
+            f"{', '.join(np.unique(predictions.part).tolist())}."
+        )
+    resamples = Resamples(chosen.columns["cluster"], draws=draws, seed=seed)
+    result: dict[str, Any] = {
+        "part": part,
+        "n": len(chosen),
+        "clusters": resamples.clusters(np.arange(len(chosen))),
+        "least": LEAST,
+    }
+    parts = ("known", "figures", "groups", "worst", "gap", "calibration", "selective", "confusion", "bias_by_age")
+    result |= {name: {} for name in parts}
+    validation = predictions.of("validation")
+    fitted, ages = validation.things(), year_distributions(chosen)
+    for name, thing in chosen.things().items():
+        rows = np.flatnonzero(thing.known)
+        result["known"][name] = len(rows)
+        found = intervals(figures_of(thing, rows), resamples, rows)
+        result["figures"] |= {f"{name}/{figure}": value._asdict() for figure, value in found.items()}
+        by_group = groups(chosen.columns, rows)
+        table = group_rows(thing, by_group, resamples)
+        result["groups"][name] = table
+        result["worst"][name], result["gap"][name] = worst_and_gap(thing, by_group, resamples)
+        if isinstance(thing.head, ClassHead):
+            confusion = thing.head.confusion(thing.answers, thing.label)
+            result["confusion"][name] = {"names": list(thing.head.names), "counts": confusion.tolist()}
+            result["calibration"][name] = _class_calibration(thing, fitted[name], rows, resamples)
+            result["selective"][name] = _selective(thing, _confidence(thing), rows, resamples, "accuracy")
+            continue
+        result["bias_by_age"][name] = [
+            {figure: row[figure] for figure in ("age_band", "n", "clusters", "bias", "mae")}
+            for row in table
+            if row["age_band"] and not row["gender"] and not row["race"]
+        ]
+        if name in ages:
+            own = year_distributions(validation)[name]
+            result["calibration"][name] = _age_calibration(thing, ages[name], fitted[name], own, rows, resamples)
+            low, high = interval(ages[name], _WIDTH_LEVEL)
+            result["selective"][name] = _selective(thing, low - high, rows, resamples, "mae")
+    return result
+
+
+def _confidence(thing: Thing) -> np.ndarray:
+    answers = thing.answers
+    return answers["probability"][np.arange(len(answers["class"])), answers["class"]]
+
+
+def _class_calibration(thing: Thing, fitted: Thing, rows: np.ndarray, resamples: Resamples) -> dict[str, Any]:
+    known = fitted.known
+    temperature = fit_temperature(fitted.answers["probability"][known], fitted.label[known])
+    probability, label, said = (
+        thing.answers["probability"][rows],
+        thing.label[rows],
+        thing.answers["class"][rows],
+    )
+
+    def figures(probability: np.ndarray) -> dict[str, Any]:
+        curve = reliability(probability[np.arange(len(rows)), said], said == label)
+        scores = {"nll": negative_log_likelihood(probability, label), "brier": brier(probability, label)}
+        return {
+            "ece": expected_calibration_error(curve),
+            **{name: mean(score) for name, score in scores.items()},
+            "reliability": curve,
+            "intervals": _mean_intervals(scores, rows, resamples),
+        }
+
+    after = None
+    if temperature is not None:
+        after = figures(temper(probability, temperature))
+    return figures(probability) | {"temperature": temperature, "after": after}
+
+
+def _age_calibration(
+    thing: Thing,
+    probability: np.ndarray,
+    fitted: Thing,
+    fitted_probability: np.ndarray,
+    rows: np.ndarray,
+    resamples: Resamples,
+) -> dict[str, Any]:
+    known = fitted.known
+    temperature = fit_temperature(fitted_probability[known], fitted.head.classes(fitted.label)[known])
+    label = thing.label[rows].astype(np.float64)
+
+    def coverage(probability: np.ndarray) -> list[dict[str, float]]:
+        found = []
+        for level in LEVELS:
+            low, high = interval(probability, level)
+            inside = {"inside": ((low <= label) & (label <= high)).astype(np.float64)}
+            share = _mean_intervals(inside, rows, resamples)["inside"]
+            found.append({"level": level, **share, "mean_width": mean(high - low)})
+        return found
+
+    after = None
+    if temperature is not None:
+        after = {"coverage": coverage(temper(probability[rows], temperature))}
+    return {"coverage": coverage(probability[rows]), "temperature": temperature, "after": after}
+
+
+def _selective(
+    thing: Thing, confidence: np.ndarray, rows: np.ndarray, resamples: Resamples, figure: str
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if not len(rows):
+        return found
+    for share, places in kept(confidence[rows]).items():
+        own = rows[places]
+        value = intervals(figures_of(thing, own), resamples, own)[figure]
+        threshold = abs(float(confidence[own].min()))
+        found.append({"coverage": share, "n": len(own), "figure": figure, "threshold": threshold, **value._asdict()})
+    return found
+
+
+def _mean_intervals(
+    values: dict[str, np.ndarray], rows: np.ndarray, resamples: Resamples
+) -> dict[str, dict[str, float]]:
+    """Intervals of the means of values `[m]` of these rows."""
+
+    def means(weights: np.ndarray | None) -> dict[str, Any]:
+        return {name: mean(value, weights) for name, value in values.items()}
+
+    return {name: value._asdict() for name, value in intervals(means, resamples, rows).items()}

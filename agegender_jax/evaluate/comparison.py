@@ -1,0 +1,234 @@
+"""Whether two runs differ, on the same examples; each may be a study of several repeats."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.predictions import NAME, Predictions, Thing, read_predictions
+from agegender_jax.evaluate.report import text_table
+from agegender_jax.evaluate.uncertainty import (
+    Discordant,
+    Resamples,
+    difference,
+    draw,
+    figures_of,
+    holm,
+    mcnemar,
+)
+from agegender_jax.labels import DISCLAIMER
+from agegender_jax.models.heads import ClassHead
+from agegender_jax.splits import marked
+
+_SURE = 0.05
+_TWICE = "recall"  # the balanced accuracy again, but for classes that only answers have: one more test for nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What is compared: `name`, and the predictions of each repeat, of which a single run is one."""
+
+    name: str
+    repeats: Sequence[Predictions]
+
+
+def load(path: Path, part: str) -> Side:
+    """Reads the predictions of a run, or of a study's runs: its folds side by side, once for each repeat.
+
+    Args:
+      path: a run's directory, or a study's, which holds `study.json`.
+      part: of the predictions to keep.
+
+    Raises:
+      UserError: there are none, they are damaged, or the study is of several protocols.
+    """
+    if not (path / "study.json").exists():
+        return Side(path.resolve().name, [_part(path, part)])
+    try:
+        names = list(map(str, json.loads((path / "study.json").read_text(encoding="utf-8"))["runs"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'study.json'} is damaged ({error}); run its launch.py command again.") from error
+    repeats: dict[int, list[Predictions]] = {}
+    for name in names:
+        found = _part(path / Path(name).name, part)
+        repeats.setdefault(found.facts["recipe"]["seed"], []).append(found)
+    protocols = sorted({run.facts["protocol"] for runs in repeats.values() for run in runs})
+    if len(protocols) != 1:
+        raise UserError(
+            f"{path} holds runs of {len(protocols)} protocols ({', '.join(protocols)}), whose tests are not the same; "
+            "compare the folders of its runs."
+        )
+    return Side(path.resolve().name, [_joined(runs) for _, runs in sorted(repeats.items())])
+
+
+def compare(first: Side, second: Side, *, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Every figure of both but the macro recall, and its difference with an interval and p.
+
+    The interval is of paired draws of clusters, see `uncertainty.difference`; of several repeats it also holds their
+    spread. Where both are single runs and no two examples are of one cluster, p of a share of right answers is
+    McNemar's mid-p. As many figures are looked at, `p_holm` is adjusted for all of them (Holm 1979).
+
+    Returns:
+      `runs` (names), `repeats` (numbers), of the examples `dataset`, `drawn`, `protocol`, `part`, `n`, `clusters`;
+      `figures` by `thing/figure`: `first`, `second`, `value` (second less first), `low`, `high`, `p`, `p_holm`, `test`
+      (`bootstrap` or `mcnemar`, the latter with `only_first` and `only_second`); and `sentences` by thing.
+
+    Raises:
+      UserError: they are not of the same examples and labels, or have nothing in common.
+    """
+    columns = _aligned(first, second)
+    sides = [[predictions.things() for predictions in side.repeats] for side in (first, second)]
+    names = [name for name in sides[0][0] if all(name in things for side in sides for things in side)]
+    if not names:
+        said = [", ".join(side[0]) for side in sides]
+        raise UserError(f"{first.name} says {said[0]} and {second.name} {said[1]}: there is nothing to compare.")
+    resamples = Resamples(columns["cluster"], draws=draws, seed=seed)
+    figures: dict[str, dict[str, Any]] = {}
+    for name in names:
+        things = [[repeat[name] for repeat in side] for side in sides]
+        if not all(_same(things[0][0].label, thing.label) for side in things for thing in side):
+            raise UserError(
+                f"{first.name} and {second.name} label the same examples in two ways, by {name}; compare runs of one "
+                "labelling and one scheme of age groups."
+            )
+        figures |= {f"{name}/{figure}": found for figure, found in _differences(things, resamples).items()}
+    for found, p in zip(figures.values(), holm([found["p"] for found in figures.values()]), strict=True):
+        found["p_holm"] = p
+    about, count = first.repeats[0], len(columns["cluster"])
+    return {
+        "runs": [first.name, second.name],
+        "repeats": [len(first.repeats), len(second.repeats)],
+        **{name: about.facts[name] for name in ("dataset", "drawn", "protocol")},
+        "part": str(about.part[0]) if count else "",
+        "n": count,
+        "clusters": resamples.clusters(np.arange(count)),
+        "figures": figures,
+        "sentences": {name: _sentence(name, figures) for name in names},
+    }
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """A comparison for people: a table, and a sentence a thing."""
+    figures = result["figures"]
+    runs = [f"{i}: {name}" for i, name in enumerate(result["runs"], start=1)]
+    columns = {
+        runs[0]: {name: f"{found['first']:.4f}" for name, found in figures.items()},
+        runs[1]: {name: f"{found['second']:.4f}" for name, found in figures.items()},
+        "2 - 1": {name: f"{found['value']:+.4f}" for name, found in figures.items()},
+        "95 % interval": {name: f"{found['low']:+.4f} to {found['high']:+.4f}" for name, found in figures.items()},
+        "p": {name: _p(found["p"]) for name, found in figures.items()},
+        "p (Holm)": {name: _p(found["p_holm"]) for name, found in figures.items()},
+    }
+    drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
+    clusters = f" in {result['clusters']} clusters" if result["clusters"] < result["n"] else ""
+    repeats = [f"{name} the mean of {n}" for name, n in zip(result["runs"], result["repeats"], strict=True) if n > 1]
+    lines = [
+        f"{result['dataset']}{drawn}, protocol {marked(result['protocol'])}, part {result['part']}: {result['n']} "
+        f"examples{clusters}" + (f"; {' and '.join(repeats)} repeats" if repeats else ""),
+        text_table(columns),
+        f"{len(figures)} figures are compared: p (Holm) allows for that many, p alone does not.",
+        "The intervals are of these examples" + (" and of the repeats." if repeats else ", for these two trainings."),
+        *result["sentences"].values(),
+    ]
+    return "\n".join(lines)
+
+
+def _part(directory: Path, part: str) -> Predictions:
+    """A part of a run's predictions, in the order of keys."""
+    found = read_predictions(directory / NAME).of(part)
+    if not len(found):
+        raise UserError(f"{directory / NAME} has no example of the part {part}; choose another --part.")
+    return found.rows(np.argsort(found.key))
+
+
+def _joined(runs: Sequence[Predictions]) -> Predictions:
+    """The folds of one repeat as one table, in the order of keys."""
+    first = runs[0]
+    if any(run.heads.keys() != first.heads.keys() for run in runs):
+        raise UserError(f"{first.facts['run']} and its folds have other heads than each other; compare single runs.")
+
+    def together(name: str) -> dict[str, np.ndarray]:
+        return {key: np.concatenate([getattr(run, name)[key] for run in runs]) for key in getattr(first, name)}
+
+    whole = dataclasses.replace(
+        first,
+        key=np.concatenate([run.key for run in runs]),
+        part=np.concatenate([run.part for run in runs]),
+        columns=together("columns"),
+        labels=together("labels"),
+        distributions=together("distributions"),
+    )
+    if len(np.unique(whole.key)) < len(whole):
+        raise UserError(
+            f"{first.facts['run']} and its folds share examples of the part {first.part[0]}; compare the part test."
+        )
+    return whole.rows(np.argsort(whole.key))
+
+
+def _aligned(first: Side, second: Side) -> Mapping[str, np.ndarray]:
+    """The columns of the examples, which all have in common."""
+    reference = first.repeats[0]
+    for side in (first, second):
+        for other in side.repeats:
+            if not np.array_equal(reference.key, other.key):
+                shared = len(np.intersect1d(reference.key, other.key))
+                raise UserError(
+                    f"{first.name} and {other.facts['run']} are not measured on the same examples ({len(reference)} "
+                    f"and {len(other)}, {shared} of them shared); compare runs of one split."
+                )
+    return reference.columns
+
+
+def _same(label: np.ndarray, other: np.ndarray) -> bool:
+    return label.dtype.kind == other.dtype.kind and np.array_equal(label, other, equal_nan=label.dtype.kind == "f")
+
+
+def _differences(things: Sequence[Sequence[Thing]], resamples: Resamples) -> dict[str, dict[str, Any]]:
+    """The figures of one thing, `things[side][repeat]`."""
+    rows = np.flatnonzero(things[0][0].known)
+    clusters = resamples.clusters(rows)
+    made = [[figures_of(thing, rows) for thing in side] for side in things]
+    values = [[figures(None) for figures in side] for side in made]
+    drawn = [[draw(figures, resamples, rows) for figures in side] for side in made]
+    names = [name for name in values[0][0] if name != _TWICE and all(name in each for side in values for each in side)]
+    single = all(len(side) == 1 for side in things) and clusters == len(rows)
+    result = {}
+    for name in names:
+        first, second = ([float(found[name]) for found in side] for side in values)
+        means = [np.mean([found[name] for found in side], axis=0) for side in drawn]
+        found: dict[str, Any] = {"first": float(np.mean(first)), "second": float(np.mean(second)), "test": "bootstrap"}
+        found |= difference(first, second, means[1] - means[0], clusters)._asdict()
+        if single and (test := _mcnemar(name, things[0][0], things[1][0], rows)):
+            found |= test._asdict() | {"test": "mcnemar"}
+        result[name] = found
+    return result
+
+
+def _mcnemar(figure: str, first: Thing, second: Thing, rows: np.ndarray) -> Discordant | None:
+    """The test of a share of right answers, None of other figures."""
+    if figure not in ("accuracy", "one_off", "cs5"):
+        return None
+    said = "class" if isinstance(first.head, ClassHead) else "years"
+    within = {"accuracy": 0, "one_off": 1, "cs5": 5}[figure]
+    label = first.label[rows].astype(np.float64)
+    right = [np.abs(thing.answers[said][rows].astype(np.float64) - label) <= within for thing in (first, second)]
+    return mcnemar(*right)
+
+
+def _sentence(name: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
+    own = {key.split("/")[1]: found for key, found in figures.items() if key.split("/")[0] == name}
+    sure = [f"{figure} ({found['value']:+.4f})" for figure, found in own.items() if found["p_holm"] < _SURE]
+    if sure:
+        return f"{name}: they differ in {', '.join(sure)} (p below {_SURE:g} after Holm's correction)."
+    if all(math.isnan(found["p"]) for found in own.values()):
+        return f"{name}: too few independent examples to say whether they differ."
+    return f"{name}: no figure differs beyond chance, which does not show that they are equal."
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else "< 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -1,0 +1,143 @@
+"""Figures by perceived gender, race and age band, as annotated: for whom a model works less well.
+
+An example whose attribute is not known belongs to no group of that attribute; it still counts in all others.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agegender_jax.evaluate.predictions import Thing
+from agegender_jax.evaluate.uncertainty import Interval, Resamples, draw, figures_of, interval, intervals
+from agegender_jax.labels import GENDERS, RACES, UNDEFINED_GENDER, UNKNOWN
+from agegender_jax.models.heads import ClassHead
+
+ATTRIBUTES = ("gender", "race", "age_band")
+
+LEAST = 30
+"""Examples that a group must have to be called the worst: the interval of fewer is too wide for it."""
+
+_BAND = 10
+_CLASS_MEANS = ("balanced_accuracy", "precision", "recall", "f1")
+
+
+class Group(NamedTuple):
+    """Some of the examples: the values of the attributes that they share (None: any), and their rows, int `[m]`."""
+
+    values: dict[str, str | None]
+    rows: np.ndarray
+
+
+def attributes(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each example's attributes as text, `[n]`, "" where unknown.
+
+    Ages are in bands of ten years, by `age` or else by the middle of `age_low` and `age_high`.
+
+    >>> found = attributes({"gender": np.array([1, -1]), "race": np.array([0, 4]), "age": np.array([np.nan, 29]),
+    ...                     "age_low": np.array([38.0, 29]), "age_high": np.array([43.0, 29])})
+    >>> {name: values.tolist() for name, values in found.items()}
+    {'gender': ['female', ''], 'race': ['White', 'Others'], 'age_band': ['40-49', '20-29']}
+    """
+    middle = (columns["age_low"].astype(np.float64) + columns["age_high"]) / 2
+    age = np.where(np.isnan(columns["age"]), middle, columns["age"])
+    start = np.where(np.isnan(age), UNKNOWN, np.nan_to_num(age) // _BAND * _BAND).astype(np.int64)
+    return {
+        "gender": _named(columns["gender"], (*GENDERS, UNDEFINED_GENDER)),
+        "race": _named(columns["race"], RACES),
+        "age_band": np.array([f"{low}-{low + _BAND - 1}" if low >= 0 else "" for low in start.tolist()], np.str_),
+    }
+
+
+def groups(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, list[Group]]:
+    """Groups of some examples by each attribute alone, and by all that are known of any of them together.
+
+    Args:
+      columns: of all examples.
+      rows: int `[m]`, which of them.
+
+    Returns:
+      By `gender`, `race`, `age_band`, and their names with ` x ` between; only where there are groups.
+    """
+    known = {name: values[rows] for name, values in attributes(columns).items()}
+    known = {name: values for name, values in known.items() if (values != "").any()}
+    ways = [(name,) for name in known] + ([tuple(known)] if len(known) > 1 else [])
+    found = {}
+    for way in ways:
+        table = np.stack([known[name] for name in way], -1)
+        there = np.flatnonzero((table != "").all(-1))
+        combinations, of = np.unique(table[there], axis=0, return_inverse=True)
+        members = [
+            Group(
+                dict.fromkeys(ATTRIBUTES) | dict(zip(way, combination, strict=True)),
+                rows[there[of.ravel() == i]],
+            )
+            for i, combination in enumerate(combinations.tolist())
+        ]
+        if members:
+            found[" x ".join(way)] = sorted(members, key=_order)
+    return found
+
+
+def group_rows(thing: Thing, found: Mapping[str, list[Group]], resamples: Resamples) -> list[dict[str, Any]]:
+    """Figures of every group: its attributes, `n`, `clusters`, and each figure with its interval.
+
+    Means over classes are left out where all labels are of one class, of which there is nothing to balance.
+    """
+    result = []
+    for group in (group for members in found.values() for group in members):
+        figures = intervals(figures_of(thing, group.rows), resamples, group.rows)
+        if isinstance(thing.head, ClassHead) and len(np.unique(thing.label[group.rows])) < 2:
+            figures = {name: figure for name, figure in figures.items() if name not in _CLASS_MEANS}
+        counts = {"n": len(group.rows), "clusters": resamples.clusters(group.rows)}
+        result.append(group.values | counts | {name: figure._asdict() for name, figure in figures.items()})
+    return result
+
+
+def worst_and_gap(
+    thing: Thing, found: Mapping[str, list[Group]], resamples: Resamples
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The worst group by each way to group, and how far it is behind the best, of those with `LEAST` examples.
+
+    The figure is the accuracy of classes and the mean absolute error of years. The interval of the gap is that of
+    these two groups. They were picked as the extremes, so among many small groups a gap is expected by chance alone:
+    one between two attributes' values says more than one between a hundred crossings.
+
+    Returns:
+      The worst: attributes, `figure`, `n`, `clusters`, `value`, `low`, `high`. The gap: `figure`, `value`, `low`,
+      `high`, `groups` (how many were compared), and the attributes of `best` and `worst`. Only where two groups are
+      large enough.
+    """
+    figure = "accuracy" if isinstance(thing.head, ClassHead) else "mae"
+    sign = 1 if figure == "accuracy" else -1
+    worst, gap = {}, {}
+    for way, members in found.items():
+        large = [group for group in members if len(group.rows) >= LEAST]
+        if len(large) < 2:
+            continue
+        values = [float(figures_of(thing, group.rows)(None)[figure]) for group in large]
+        order = np.argsort(sign * np.asarray(values), kind="stable")
+        least, most = large[order[0]], large[order[-1]]
+        own = intervals(figures_of(thing, least.rows), resamples, least.rows)[figure]
+        clusters = [resamples.clusters(group.rows) for group in (least, most)]
+        drawn = [draw(figures_of(thing, group.rows), resamples, group.rows)[figure] for group in (least, most)]
+        apart: Interval = interval(
+            abs(values[order[-1]] - values[order[0]]), sign * (drawn[1] - drawn[0]), min(clusters)
+        )
+        worst[way] = least.values | {"figure": figure, "n": len(least.rows), "clusters": clusters[0]} | own._asdict()
+        gap[way] = {"figure": figure, "groups": len(large), "best": most.values, "worst": least.values}
+        gap[way] |= apart._asdict()
+    return worst, gap
+
+
+def _named(codes: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    return np.array([names[code] if 0 <= code < len(names) else "" for code in codes.tolist()], np.str_)
+
+
+def _order(group: Group) -> tuple[int, int, int]:
+    gender, race, band = (group.values[name] for name in ATTRIBUTES)
+    return (
+        (*GENDERS, UNDEFINED_GENDER).index(gender) if gender else -1,
+        RACES.index(race) if race else -1,
+        int(band.split("-")[0]) if band else -1,
+    )

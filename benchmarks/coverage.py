@@ -1,0 +1,217 @@
+"""How often 95 % intervals hold the truth, in simulated tests whose truth is known.
+
+Every simulated test draws examples anew from a population and asks whether the interval that this project would print
+covers the population's figure. Of 1,000 tests a method that is right covers 93.6 to 96.4 % (the 95 % range of the
+binomial). `naive` takes every example for independent of all others, where they come in clusters.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from agegender_jax.evaluate.predictions import Thing
+from agegender_jax.evaluate.uncertainty import Resamples, difference, draw, figures_of, intervals
+from agegender_jax.models.heads import AgeYearsHead, ClassHead
+
+EXAMPLES = """examples:
+  python -m benchmarks.coverage
+  python -m benchmarks.coverage --tests 200 --json coverage.json
+"""
+_RIGHT = 0.9
+_ERROR = 5.0  # years: scale of the errors
+_SHARES = np.array([0.08, 0.04, 0.05, 0.05, 0.3, 0.26, 0.12, 0.1])  # of eight age groups among the labels
+_RECALL = np.array([0.85, 0.5, 0.5, 0.3, 0.75, 0.55, 0.5, 0.7])
+_REPEAT = 0.01  # standard deviation of the accuracy over repeats
+
+Drawn = tuple[list[Thing], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A population: its figure, what that is in truth, and how a test of it is drawn.
+
+    `test` returns things and the cluster of each example; of several things the first half are repeats of one run, the
+    second half of another, and the figure is the difference of their means.
+    """
+
+    name: str
+    figure: str
+    truth: float
+    test: Callable[[np.random.Generator], Drawn]
+
+
+@dataclasses.dataclass(frozen=True)
+class Covered:
+    """The share of tests whose interval held the truth, by clusters and naively, and the intervals' mean width."""
+
+    name: str
+    clustered: float
+    naive: float
+    width: float
+
+
+def binary(right: np.ndarray) -> Thing:
+    """Answers of two classes that are right or not, bool `[n]`; all labels are class 0."""
+    label = np.zeros(len(right), np.int32)
+    return Thing(ClassHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
+
+
+def years(errors: np.ndarray) -> Thing:
+    """Answers in years that are off by so much."""
+    label = np.full(len(errors), 50.0)
+    return Thing(AgeYearsHead(), {"years": label + errors}, label)
+
+
+def _accuracy(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random.Generator], Drawn]:
+    """Right nine times of ten; `spread` is the standard deviation of that over speakers."""
+
+    def test(rng: np.random.Generator) -> Drawn:
+        share = np.full(speakers, _RIGHT)
+        if spread:
+            both = _RIGHT * (1 - _RIGHT) / spread**2 - 1
+            share = rng.beta(_RIGHT * both, (1 - _RIGHT) * both, speakers)
+        cluster = np.repeat(np.arange(speakers), each)
+        return [binary(rng.random(len(cluster)) < share[cluster])], cluster
+
+    return test
+
+
+def _years(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random.Generator], Drawn]:
+    """Errors of Laplace's distribution; `spread` is the deviation over speakers of the logarithm of their scale."""
+
+    def test(rng: np.random.Generator) -> Drawn:
+        scale = _ERROR * np.exp(spread * rng.normal(size=speakers) - spread**2 / 2)
+        cluster = np.repeat(np.arange(speakers), each)
+        return [years(rng.laplace(0, scale[cluster]))], cluster
+
+    return test
+
+
+def _groups(n: int) -> Callable[[np.random.Generator], Drawn]:
+    """Eight classes, some of them rare; a wrong answer is any other class."""
+
+    def test(rng: np.random.Generator) -> Drawn:
+        label = rng.choice(len(_SHARES), n, p=_SHARES)
+        other = (label + rng.integers(1, len(_SHARES), n)) % len(_SHARES)
+        said = np.where(rng.random(n) < _RECALL[label], label, other).astype(np.int32)
+        return [Thing(ClassHead(tuple("abcdefgh")), {"class": said}, label.astype(np.int32))], np.arange(n)
+
+    return test
+
+
+def _true_f1() -> float:
+    """The macro F1 of that population, class by class."""
+    right = _SHARES * _RECALL
+    wrong = (_SHARES * (1 - _RECALL)) / (len(_SHARES) - 1)
+    answered = right + wrong.sum() - wrong
+    return float(np.mean(2 * right / (_SHARES + answered)))
+
+
+def _two(n: int, repeats: int) -> Callable[[np.random.Generator], Drawn]:
+    """Two runs whose answers go together; of several repeats of each, the accuracy has a spread of its own."""
+
+    def test(rng: np.random.Generator) -> Drawn:
+        hard = rng.random(n)
+        things = []
+        for share in (_RIGHT, _RIGHT - 0.02):
+            for _ in range(repeats):
+                own = share + (_REPEAT * rng.normal() if repeats > 1 else 0)
+                shared = rng.random(n) < 0.7
+                things.append(binary(np.where(shared, hard, rng.random(n)) < own))
+        return things, np.arange(n)
+
+    return test
+
+
+CASES = (
+    Case("accuracy, 4,289 examples", "accuracy", _RIGHT, _accuracy(4289, 1)),
+    Case("accuracy, 300 examples", "accuracy", _RIGHT, _accuracy(300, 1)),
+    Case("accuracy, 100 speakers of 10", "accuracy", _RIGHT, _accuracy(100, 10, 0.15)),
+    Case("accuracy, 20 speakers of 10", "accuracy", _RIGHT, _accuracy(20, 10, 0.15)),
+    Case("MAE, 4,289 examples", "mae", _ERROR, _years(4289, 1)),
+    Case("MAE, 300 examples", "mae", _ERROR, _years(300, 1)),
+    Case("MAE, 100 speakers of 10", "mae", _ERROR, _years(100, 10, 0.5)),
+    Case("MAE, 20 speakers of 10", "mae", _ERROR, _years(20, 10, 0.5)),
+    Case("median error, 300 examples", "median_error", _ERROR * float(np.log(2)), _years(300, 1)),
+    Case("balanced accuracy, 8 classes, 1,000 examples", "balanced_accuracy", float(_RECALL.mean()), _groups(1000)),
+    Case("macro F1, 8 classes, 1,000 examples", "f1", _true_f1(), _groups(1000)),
+    Case("difference of accuracy, 1,000 examples", "accuracy", -0.02, _two(1000, 1)),
+    Case("difference of accuracy, 3 repeats each", "accuracy", -0.02, _two(1000, 3)),
+)
+
+
+def covered(case: Case, tests: int, draws: int = 1000, seed: int = 0) -> Covered:
+    """Simulates tests of one case.
+
+    Args:
+      case: of `CASES`.
+      tests: how many.
+      draws: of the bootstrap in each.
+      seed: of all that is drawn.
+    """
+    rng = np.random.default_rng(seed)
+    held, width = [], []
+    for number in range(tests):
+        things, cluster = case.test(rng)
+        clustered = _interval(case, things, cluster, draws, number)
+        alone = np.arange(len(cluster))
+        naive = clustered if len(np.unique(cluster)) == len(cluster) else _interval(case, things, alone, draws, number)
+        held.append([low <= case.truth <= high for low, high in (clustered, naive)])
+        width.append(clustered[1] - clustered[0])
+    shares = np.mean(held, axis=0)
+    return Covered(case.name, float(shares[0]), float(shares[1]), float(np.mean(width)))
+
+
+def _interval(case: Case, things: list[Thing], cluster: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
+    rows = np.arange(len(cluster))
+    resamples = Resamples(cluster, draws=draws, seed=seed)
+    made = [_only(case.figure, figures_of(thing, rows)) for thing in things]
+    if len(made) == 1:
+        found = intervals(made[0], resamples, rows)[case.figure]
+        return found.low, found.high
+    values = [float(figures(None)[case.figure]) for figures in made]
+    drawn = [draw(figures, resamples, rows)[case.figure] for figures in made]
+    half = len(made) // 2
+    apart = np.mean(drawn[half:], axis=0) - np.mean(drawn[:half], axis=0)
+    ahead = difference(values[:half], values[half:], apart, resamples.clusters(rows))
+    return ahead.low, ahead.high
+
+
+def _only(name: str, figures: Callable) -> Callable:
+    return lambda weights: {name: figures(weights)[name]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tests", type=int, default=1000, help="simulated tests a row [1000]")
+    parser.add_argument("--draws", type=int, default=1000, help="draws of the bootstrap in each [1000]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too; must not exist")
+    arguments = parser.parse_args()
+    if min(arguments.tests, arguments.draws) < 1:
+        parser.error("--tests and --draws are 1 or more")
+    if arguments.json and (arguments.json.exists() or not arguments.json.resolve().parent.is_dir()):
+        print(f"{arguments.json} exists, or its folder does not; choose another --json.", file=sys.stderr)
+        return 2
+    print(f"{'95 % intervals that hold the truth':46}{'clustered':>10}{'naive':>8}{'width':>9}", flush=True)
+    rows = []
+    for case in CASES:
+        row = covered(case, arguments.tests, arguments.draws)
+        rows.append(dataclasses.asdict(row))
+        print(f"{row.name:46}{row.clustered:10.1%}{row.naive:8.1%}{row.width:9.4f}", flush=True)
+    if arguments.json:
+        temporary = arguments.json.with_name(f"{arguments.json.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+        os.replace(temporary, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

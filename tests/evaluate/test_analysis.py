@@ -1,0 +1,208 @@
+"""The analysis of drawn predictions, against scikit-learn and arithmetic."""
+
+import itertools
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn import metrics as sk
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.analysis import analyse
+from agegender_jax.evaluate.predictions import Predictions
+from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.models.heads import AgeYearsHead
+from agegender_jax.models.model import build_heads
+from agegender_jax.models.routed import RoutedHead
+from agegender_jax.run import without_nan
+
+
+def drawn(n: int, seed: int = 0, **options: float) -> Predictions:
+    """Predictions of drawn people, a third of them of the part validation, two pictures of each; too sure by half."""
+    recipe = recipes.base()
+    for name, weight in options.items():
+        recipe.heads[name].weight = weight
+    heads = build_heads(recipe)
+    rng = np.random.default_rng(seed)
+    age = rng.integers(0, 90, n).astype(np.float32)
+    columns = {
+        "age": age,
+        "age_low": age,
+        "age_high": age,
+        "gender": rng.integers(0, 2, n).astype(np.int32),
+        "race": rng.integers(0, 5, n).astype(np.int32),
+        "cluster": np.arange(n) // 2,
+    }
+    columns["gender"][:5] = -1
+    labels = {name: head.column(columns) for name, head in heads.items()}
+    centre = age + rng.normal(0, 8, n)
+    years = softmax(-((np.arange(101) - centre[:, None]) ** 2) / (2 * 4**2), -1)
+    gender = softmax(3 * rng.normal(0, 1, (n, 2)) + 3 * np.eye(2)[columns["gender"].clip(0)], -1)
+    groups = np.stack([years[:, AGE_GROUPS["nearest"].assign(np.arange(101)) == k].sum(-1) for k in range(8)], -1)
+    distributions = {"gender": gender, "age_group": groups, "age": years}
+    return Predictions(
+        key=np.array([f"{i:05}" for i in range(n)]),
+        part=np.where(np.arange(n) % 3, "test", "validation"),
+        columns=columns,
+        labels=labels,
+        distributions={name: distributions[name].astype(np.float32) for name in heads},
+        heads=heads,
+        facts={"run": "drawn"},
+    )
+
+
+@pytest.fixture(scope="module")
+def predictions() -> Predictions:
+    return drawn(900)
+
+
+@pytest.fixture(scope="module")
+def found(predictions: Predictions) -> dict[str, Any]:
+    return analyse(predictions, draws=200)
+
+
+def test_it_is_plain_values(found: dict[str, Any]) -> None:
+    again = json.loads(json.dumps(without_nan(found), allow_nan=False))
+    assert again.keys() == found.keys()
+    assert (found["part"], found["n"], found["least"]) == ("test", 600, 30)
+    assert found["clusters"] == 450
+    assert found["known"] == {"gender": 597, "age_group": 600, "age": 600}  # of five unknown, three are tested
+
+
+def test_figures_are_the_heads(predictions: Predictions, found: dict[str, Any]) -> None:
+    expected = {name: value for name, value in predictions.of("test").figures().items() if name.split("/")[-1] != "n"}
+    assert {name: each["value"] for name, each in found["figures"].items()} == pytest.approx(expected)
+    for each in found["figures"].values():
+        assert each["low"] < each["value"] < each["high"]
+
+
+def test_confusion_is_scikit_learns(predictions: Predictions, found: dict[str, Any]) -> None:
+    thing = predictions.of("test").things()["age_group"]
+    expected = sk.confusion_matrix(thing.label, thing.answers["class"], labels=range(8))
+    assert found["confusion"]["age_group"] == {"names": list(thing.head.names), "counts": expected.tolist()}
+    assert set(found["confusion"]) == {"gender", "age_group"}
+
+
+def test_calibration_of_classes(predictions: Predictions, found: dict[str, Any]) -> None:
+    thing = predictions.of("test").things()["gender"]
+    label, probability = thing.label[thing.known], thing.answers["probability"][thing.known].astype(float)
+    own = found["calibration"]["gender"]
+    assert own["nll"] == pytest.approx(sk.log_loss(label, probability / probability.sum(-1, keepdims=True)), rel=1e-6)
+    assert own["brier"] == pytest.approx(2 * sk.brier_score_loss(label, probability[:, 1]), rel=1e-6)
+    assert own["intervals"]["nll"]["low"] < own["nll"] < own["intervals"]["nll"]["high"]
+    assert len(own["reliability"]) == 15
+    assert own["temperature"] > 1.2  # it was too sure
+    assert own["after"]["ece"] < own["ece"]
+    assert own["after"]["nll"] < own["nll"]
+
+
+def test_the_temperature_is_the_validation_parts(predictions: Predictions, found: dict[str, Any]) -> None:
+    alone = analyse(predictions.of("test"), draws=2)
+    assert alone["calibration"]["gender"]["temperature"] is None
+    assert alone["calibration"]["gender"]["after"] is alone["calibration"]["age"]["after"] is None
+    assert alone["calibration"]["gender"]["ece"] == found["calibration"]["gender"]["ece"]
+    of_test = predictions.part == "test"
+    shuffled = {name: np.where(of_test, label[::-1], label) for name, label in predictions.labels.items()}
+    other = analyse(Predictions(**{**vars(predictions), "labels": shuffled}), draws=2)
+    assert other["calibration"]["age"]["temperature"] == found["calibration"]["age"]["temperature"]
+
+
+def test_intervals_of_ages_cover_more_after_it(found: dict[str, Any]) -> None:
+    own = found["calibration"]["age"]
+    assert own["temperature"] == pytest.approx(8**2 / 4**2, rel=0.3)  # a normal distribution's variance is as T
+    for before, after in zip(own["coverage"], own["after"]["coverage"], strict=True):
+        assert before["value"] < before["level"] - 0.1
+        assert after["value"] == pytest.approx(after["level"], abs=0.07)
+        assert after["mean_width"] > 1.5 * before["mean_width"]
+        assert before["low"] <= before["value"] <= before["high"]
+    # What a normal distribution with a deviation of 4 says it holds: 0.6745 of it on either side.
+    assert own["coverage"][0]["mean_width"] == pytest.approx(2 * 0.6745 * 4, rel=0.1)
+
+
+def test_abstaining_helps(predictions: Predictions, found: dict[str, Any]) -> None:
+    rows = found["selective"]["gender"]
+    assert [row["coverage"] for row in rows] == [1.0, 0.95, 0.9, 0.8, 0.7, 0.5]
+    assert rows[0]["value"] == found["figures"]["gender/accuracy"]["value"]
+    assert rows[-1]["value"] > rows[0]["value"] + 0.02
+    thing = predictions.of("test").things()["gender"]
+    sure = thing.known & (thing.answers["probability"].max(-1) >= rows[-1]["threshold"])
+    assert rows[-1]["n"] == sure.sum() == 299
+    assert rows[-1]["value"] == (thing.answers["class"] == thing.label)[sure].mean()
+    ages = found["selective"]["age"]
+    assert {row["figure"] for row in ages} == {"mae"}
+    assert ages[0]["value"] == found["figures"]["age/mae"]["value"]
+    assert all(more["threshold"] >= less["threshold"] for more, less in itertools.pairwise(ages))  # widths
+
+
+def test_bias_by_age(predictions: Predictions, found: dict[str, Any]) -> None:
+    thing = predictions.of("test").things()["age"]
+    rows = found["bias_by_age"]["age"]
+    assert [row["age_band"] for row in rows] == [f"{low}-{low + 9}" for low in range(0, 90, 10)]
+    first = thing.label < 10
+    assert rows[0]["n"] == first.sum()
+    assert rows[0]["bias"]["value"] == pytest.approx((thing.answers["years"] - thing.label)[first].mean())
+    assert rows[0]["mae"]["low"] < rows[0]["mae"]["value"] < rows[0]["mae"]["high"]
+
+
+def test_groups_and_the_worst(found: dict[str, Any]) -> None:
+    rows = found["groups"]["age"]
+    assert sum(row["n"] for row in rows if row["race"] and not row["gender"] and not row["age_band"]) == 600
+    assert sum(row["n"] for row in rows if row["race"] and row["gender"] and row["age_band"]) == 597
+    worst = found["worst"]["age"]["age_band"]
+    bands = [row for row in rows if row["age_band"] and not row["gender"]]
+    assert worst["value"] == max(row["mae"]["value"] for row in bands if row["n"] >= 30)
+    assert found["gap"]["age"]["age_band"]["value"] > 0
+
+
+def test_a_regression_has_no_calibration() -> None:
+    whole = drawn(60, gender=0.0, age_group=0.0)
+    recipe = recipes.base()
+    recipe.heads.age.loss = "l1"
+    mean = {"age": (whole.distributions["age"] @ np.arange(101, dtype=np.float32))[:, None]}
+    heads = {"age": build_heads(recipe)["age"]}
+    found = analyse(Predictions(**{**vars(whole), "heads": heads, "distributions": mean}), draws=10)
+    assert found["calibration"] == found["selective"] == found["confusion"] == {}
+    assert found["figures"]["age/mae"]["value"] < 12
+
+
+def test_a_routed_net_has_the_things_of_two_heads() -> None:
+    whole = drawn(120)
+    head = RoutedHead(AgeYearsHead())
+    years = whole.distributions["age"]
+    routed = Predictions(
+        **{
+            **vars(whole),
+            "heads": {"routed": head},
+            "labels": {"routed": head.column(whole.columns)},
+            "distributions": {"routed": np.concatenate([whole.distributions["gender"], years, years], -1)},
+        }
+    )
+    found, plain = analyse(routed, draws=20), analyse(whole, draws=20)
+    assert set(found["calibration"]) == set(found["selective"]) == {"gender", "age"}
+    assert found["calibration"]["age"]["coverage"] == plain["calibration"]["age"]["coverage"]
+    assert found["figures"]["age/mae"] == plain["figures"]["age/mae"]
+
+
+def test_a_part_that_is_not_there_is_refused(predictions: Predictions) -> None:
+    with pytest.raises(UserError, match="drawn have no example of the part train; choose one of test, validation"):
+        analyse(predictions, part="train")
+
+
+def test_nothing_known_is_no_error(predictions: Predictions) -> None:
+    unknown = {name: np.full_like(label, -1) for name, label in predictions.labels.items()}
+    unknown["age"][:] = np.nan
+    found = analyse(Predictions(**{**vars(predictions), "labels": unknown}), draws=5)
+    assert found["known"] == {"gender": 0, "age_group": 0, "age": 0}
+    assert np.isnan(found["figures"]["gender/accuracy"]["value"])
+    json.dumps(without_nan(found), allow_nan=False)
+
+
+def test_a_test_part_of_utkfaces_size_takes_seconds() -> None:
+    whole = drawn(4289 * 3 // 2)
+    start = time.perf_counter()
+    analyse(whole)
+    assert time.perf_counter() - start < 30

@@ -1,0 +1,213 @@
+"""Comparing runs whose difference is known."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.comparison import Side, compare, load, text
+from agegender_jax.evaluate.predictions import NAME, Predictions, write_predictions
+from agegender_jax.models.model import build_heads
+
+N = 300
+
+
+def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **facts: Any) -> Predictions:
+    """What a run says of the same people: gender right so often, and ages that are off by so much."""
+    recipe = recipes.base()
+    recipe.heads.age_group.weight = 0.0
+    recipe.seed = seed
+    heads = build_heads(recipe)
+    people = np.random.default_rng(0)
+    age = people.integers(20, 60, N).astype(np.float32)
+    gender = people.integers(0, 2, N).astype(np.int32)
+    columns: dict[str, np.ndarray] = {"age": age, "age_low": age, "age_high": age, "gender": gender}
+    columns |= {"race": np.zeros(N, np.int32), "cluster": np.arange(N)}
+    rng = np.random.default_rng([seed, *name.encode()])
+    said = np.where(rng.random(N) < right, gender, 1 - gender)
+    years = np.clip(np.round(age + rng.laplace(0, error, N)), 0, 100).astype(int)
+    return Predictions(
+        key=np.array([f"{i:03}.jpg" for i in range(N)]),
+        part=np.full(N, "test"),
+        columns=columns,
+        labels={"gender": gender, "age": age},
+        distributions={"gender": np.eye(2, dtype=np.float32)[said], "age": np.eye(101, dtype=np.float32)[years]},
+        heads=heads,
+        facts={
+            "run": name,
+            "dataset": "utkface",
+            "drawn": True,
+            "protocol": "disjoint",
+            "leaky": False,
+            "age_groups": "nearest",
+            "split_sha256": "0" * 64,
+            "evaluated_step": 1,
+            "flip_averaged": False,
+            "class_names": [],
+            "recipe": json.loads(recipes.to_json(recipe)),
+            **facts,
+        },
+    )
+
+
+def keep(directory: Path, predictions: Predictions) -> Path:
+    directory.mkdir(parents=True)
+    write_predictions(directory / NAME, predictions)
+    return directory
+
+
+def study(directory: Path, runs: list[Predictions]) -> Path:
+    names = [f"run_{i}" for i in range(len(runs))]
+    for name, predictions in zip(names, runs, strict=True):
+        keep(directory / name, predictions)
+    (directory / "study.json").write_text(json.dumps({"runs": names}))
+    return directory
+
+
+def test_a_difference_is_found_and_what_is_equal_is_not() -> None:
+    first, second = run("a", 0.7, 5), run("b", 0.9, 5)
+    found = compare(Side("a", [first]), Side("b", [second]))
+    assert (found["runs"], found["repeats"], found["n"], found["clusters"]) == (["a", "b"], [1, 1], N, N)
+    assert (found["part"], found["dataset"], found["protocol"], found["drawn"]) == ("test", "utkface", "disjoint", True)
+    gender = found["figures"]["gender/accuracy"]
+    one, other = first.figures()["gender/accuracy"], second.figures()["gender/accuracy"]
+    assert (gender["first"], gender["second"], gender["value"]) == pytest.approx((one, other, other - one))
+    assert 0 < gender["low"] < gender["value"] < gender["high"]
+    assert gender["p"] <= gender["p_holm"] < 0.001
+    assert found["figures"]["age/mae"]["low"] < 0 < found["figures"]["age/mae"]["high"]
+    assert found["figures"]["age/mae"]["test"] == "bootstrap"
+    assert found["sentences"]["gender"].startswith(f"gender: they differ in accuracy ({other - one:+.4f}), ")
+    assert found["sentences"]["age"] == (
+        "age: no figure differs beyond chance, which does not show that they are equal."
+    )
+    assert "gender/n" not in found["figures"]
+
+
+def test_shares_of_independent_examples_are_tested_by_mcnemar() -> None:
+    first, second = run("a", 0.7), run("b", 0.8)
+    gender = compare(Side("a", [first]), Side("b", [second]))["figures"]["gender/accuracy"]
+    right = [each.distributions["gender"].argmax(-1) == each.labels["gender"] for each in (first, second)]
+    one, other = (int((a & ~b).sum()) for a, b in (right, right[::-1]))
+    assert (gender["test"], gender["only_first"], gender["only_second"]) == ("mcnemar", one, other)
+    exact = binomtest(one, one + other).pvalue
+    assert 0.8 * exact < gender["p"] < exact
+
+
+def test_examples_of_one_subject_are_not_independent() -> None:
+    """The same answers say less where ten examples each are of one subject whose answers go together."""
+    first, second = run("a", 0.7), run("b", 0.7)
+    block = np.arange(N) // 10
+    whole = np.random.default_rng(1).permutation(block.max() + 1) < 5  # these subjects the first has wrong
+    label = first.labels["gender"]
+    said = [np.where(whole[block], 1 - label, label), label]
+    sides = []
+    for each, answer in zip((first, second), said, strict=True):
+        distributions = {**each.distributions, "gender": np.eye(2, dtype=np.float32)[answer]}
+        sides.append(dataclasses.replace(each, distributions=distributions))
+
+    def accuracy(cluster: np.ndarray) -> dict[str, Any]:
+        runs = [dataclasses.replace(each, columns={**each.columns, "cluster": cluster}) for each in sides]
+        return compare(*(Side(run.facts["run"], [run]) for run in runs))["figures"]["gender/accuracy"]
+
+    alone, together = accuracy(np.arange(N)), accuracy(block)
+    assert (alone["test"], together["test"]) == ("mcnemar", "bootstrap")
+    assert alone["p"] < 1e-8
+    # 5 of 30 subjects: Student's t is (1/6) / sqrt((1/6) (5/6) / 29) = 2.41, of which p = 0.0226.
+    assert together["p"] == pytest.approx(0.0226, abs=0.006)
+    assert together["high"] - together["low"] > 2.5 * (alone["high"] - alone["low"])
+
+
+def test_a_run_does_not_differ_from_itself() -> None:
+    side = Side("a", [run("a")])
+    found = compare(side, side)
+    assert {each["p_holm"] for each in found["figures"].values()} == {1.0}
+    assert {each["value"] for each in found["figures"].values()} == {0.0}
+
+
+def test_the_order_of_rows_is_nothing(tmp_path: Path) -> None:
+    first = run("a")
+    keep(tmp_path / "a", first)
+    keep(tmp_path / "b", first.rows(np.random.default_rng(0).permutation(N)))
+    found = compare(load(tmp_path / "a", "test"), load(tmp_path / "b", "test"))
+    assert {each["value"] for each in found["figures"].values()} == {0.0}
+
+
+def test_other_examples_are_refused() -> None:
+    first, second = run("a"), run("b").rows(np.arange(10, N))
+    with pytest.raises(UserError, match=r"a and b are not measured on the same examples \(300 and 290, 290 of them"):
+        compare(Side("a", [first]), Side("b", [second]))
+
+
+def test_other_labels_are_refused() -> None:
+    first, second = run("a"), run("b")
+    other = dataclasses.replace(second, labels={**second.labels, "age": second.labels["age"] + 1})
+    with pytest.raises(UserError, match="a and b label the same examples in two ways, by age; compare"):
+        compare(Side("a", [first]), Side("b", [other]))
+
+
+def test_only_what_both_say_is_compared() -> None:
+    first, second = run("a"), run("b")
+    age = dataclasses.replace(second, heads={"age": second.heads["age"]})
+    gender = dataclasses.replace(first, heads={"gender": first.heads["gender"]})
+    found = compare(Side("a", [first]), Side("b", [age]))
+    assert {name.split("/")[0] for name in found["figures"]} == {"age"}
+    with pytest.raises(UserError, match="a says gender and b age: there is nothing to compare"):
+        compare(Side("a", [gender]), Side("b", [age]))
+
+
+def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
+    rights = (0.6, 0.75, 0.9)
+    runs = [run("a", right, seed=seed) for seed, right in enumerate(rights)]
+    side = load(study(tmp_path / "study", runs), "test")
+    assert (side.name, len(side.repeats)) == ("study", 3)
+    other = Side("b", [run("b", 0.75)])
+    found = compare(side, other)
+    assert found["repeats"] == [3, 1]
+    gender = found["figures"]["gender/accuracy"]
+    assert gender["first"] == pytest.approx(np.mean([each.figures()["gender/accuracy"] for each in runs]))
+    assert gender["test"] == "bootstrap"
+    same = compare(Side("study", [runs[1]] * 3), other)["figures"]["gender/accuracy"]
+    assert gender["high"] - gender["low"] > 4 * (same["high"] - same["low"])
+    assert "study the mean of 3 repeats" in text(found)
+
+
+def test_folds_are_one_test(tmp_path: Path) -> None:
+    whole = run("a")
+    folds = [whole.rows(np.arange(N) % 3 == fold) for fold in range(3)]
+    side = load(study(tmp_path / "folds", folds), "test")
+    assert len(side.repeats) == 1
+    found = compare(side, Side("a", [whole]))
+    assert found["n"] == N
+    assert {each["value"] for each in found["figures"].values()} == {0.0}
+
+
+def test_what_is_no_study_of_one_test_is_refused(tmp_path: Path) -> None:
+    twice = study(tmp_path / "twice", [run("a"), run("b")])  # of one seed
+    with pytest.raises(UserError, match="share examples of the part test"):
+        load(twice, "test")
+    protocols = study(tmp_path / "protocols", [run("a"), run("b", protocol="paper")])
+    with pytest.raises(UserError, match=r"holds runs of 2 protocols \(disjoint, paper\)"):
+        load(protocols, "test")
+    (tmp_path / "protocols" / "study.json").write_text("[]")
+    with pytest.raises(UserError, match=r"study\.json is damaged"):
+        load(protocols, "test")
+    keep(tmp_path / "single", run("a"))
+    with pytest.raises(UserError, match="has no example of the part validation; choose another --part"):
+        load(tmp_path / "single", "validation")
+
+
+def test_text_names_all_that_matters() -> None:
+    said = text(compare(Side("plain", [run("a", 0.7)]), Side("weighted", [run("b", 0.95)])))
+    lines = said.splitlines()
+    assert lines[0].startswith("utkface (drawn: ")
+    assert lines[0].endswith("protocol disjoint, part test: 300 examples")
+    assert lines[1].split("  ")[-1].strip() == "p (Holm)"
+    (accuracy,) = (line for line in lines if line.startswith("gender/accuracy"))
+    assert accuracy.endswith("< 0.0001  < 0.0001")
+    assert "8 figures are compared: p (Holm) allows for that many, p alone does not." in lines

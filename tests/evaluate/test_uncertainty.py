@@ -1,0 +1,167 @@
+"""Intervals and tests against SciPy and arithmetic, and in simulations whose truth is known."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from agegender_jax.evaluate.predictions import Thing
+from agegender_jax.evaluate.uncertainty import (
+    Interval,
+    Resamples,
+    difference,
+    draw,
+    figures_of,
+    holm,
+    interval,
+    intervals,
+    mcnemar,
+    spread,
+)
+from agegender_jax.models.heads import ClassHead
+from benchmarks.coverage import CASES, binary, covered, years
+
+
+def _found(thing: Thing, cluster: np.ndarray, draws: int = 1000) -> dict[str, Interval]:
+    rows = np.arange(len(cluster))
+    return intervals(figures_of(thing, rows), Resamples(cluster, draws=draws), rows)
+
+
+def test_an_interval_of_independent_examples_is_scipys() -> None:
+    errors = np.random.default_rng(0).laplace(0, 5, 400)
+    found = _found(years(errors), np.arange(400), draws=5000)
+    for name, statistic in {"mae": lambda x, axis: np.abs(x).mean(axis), "bias": np.mean}.items():
+        expected = stats.bootstrap(
+            (errors,), statistic, method="percentile", n_resamples=5000, rng=np.random.default_rng(1)
+        ).confidence_interval
+        assert found[name].value == pytest.approx(statistic(errors, axis=0))
+        width = expected.high - expected.low
+        assert found[name].low == pytest.approx(expected.low, abs=0.05 * width)
+        assert found[name].high == pytest.approx(expected.high, abs=0.05 * width)
+
+
+def test_a_draw_is_the_figure_of_the_clusters_examples_repeated() -> None:
+    rng = np.random.default_rng(3)
+    label, said = rng.integers(0, 4, (2, 60)).astype(np.int32)
+    thing = Thing(ClassHead(tuple("abcd"), ordered=True), {"class": said}, label)
+    rows = np.arange(5, 55)
+    cluster = rng.integers(0, 12, 60)
+    resamples = Resamples(cluster, draws=300, seed=4)
+    drawn = draw(figures_of(thing, rows), resamples, rows)
+    (first, *_), number = list(resamples.weights(rows)), 17
+    times = first[number].astype(int)
+    for of in np.unique(cluster[rows]):
+        assert len(set(times[cluster[rows] == of])) == 1  # a cluster comes whole
+    again = figures_of(thing, np.repeat(rows, times))(None)
+    assert {name: values[number] for name, values in drawn.items()} == pytest.approx(again)
+    assert {len(values) for values in drawn.values()} == {300}
+    assert all((sum(block.sum() for block in Resamples(np.arange(7), draws=9).weights(np.arange(7))) == 63,))
+
+
+def test_seeds_give_the_same_intervals() -> None:
+    thing = years(np.random.default_rng(0).normal(size=50))
+    rows, cluster = np.arange(50), np.arange(50)
+    found = [intervals(figures_of(thing, rows), Resamples(cluster, seed=seed), rows)["mae"] for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_percentiles_are_wider_of_few_clusters() -> None:
+    drawn = np.linspace(0, 1, 100_001)
+    # Student's t of 4 degrees of freedom is 2.776445; times sqrt(5/4) that is z = 3.104160, below which lie 0.0954 %.
+    assert interval(0.5, drawn, 5).low == pytest.approx(0.000954, abs=1e-5)
+    many = interval(0.5, drawn, 100_000)
+    assert (many.low, many.high) == pytest.approx((0.025, 0.975), abs=1e-4)
+    assert all(math.isnan(end) for end in interval(0.5, drawn, 1)[1:])
+
+
+def test_all_right_is_not_surely_right() -> None:
+    found = _found(binary(np.ones(40, bool)), np.repeat(np.arange(20), 2))["accuracy"]
+    exact = stats.binomtest(20, 20).proportion_ci(method="exact")
+    assert found == pytest.approx((1.0, exact.low, 1.0))
+    found = _found(binary(np.zeros(20, bool)), np.arange(20))["accuracy"]
+    assert found == pytest.approx((0.0, 0.0, 1 - exact.low))
+
+
+def test_no_examples_have_no_interval() -> None:
+    found = _found(years(np.zeros(0)), np.zeros(0, np.int64))
+    assert all(math.isnan(value) for each in found.values() for value in each)
+
+
+@pytest.mark.parametrize("name", ["accuracy, 300 examples", "MAE, 300 examples"])
+def test_intervals_hold_the_truth_as_often_as_they_say(name: str) -> None:
+    """As `python -m benchmarks.coverage` shows of 1,000 tests; here of 400, whose three sigma are 3.3 %."""
+    (case,) = (case for case in CASES if case.name == name)
+    found = covered(case, tests=400, draws=400)
+    assert 0.917 < found.clustered < 0.983
+
+
+def test_clustered_intervals_cover_where_naive_ones_do_not() -> None:
+    (case,) = (case for case in CASES if case.name == "MAE, 100 speakers of 10")
+    found = covered(case, tests=300, draws=300)
+    assert found.clustered > 0.91
+    assert found.naive < 0.85
+
+
+def test_a_test_parts_figures_take_seconds() -> None:
+    rng = np.random.default_rng(0)
+    label, said = rng.integers(0, 8, (2, 4289)).astype(np.int32)
+    things = [Thing(ClassHead(tuple("abcdefgh"), ordered=True), {"class": said}, label)] * 2 + [years(label - 3.5)]
+    start = time.perf_counter()
+    for thing in things:
+        _found(thing, np.arange(4289))
+    assert time.perf_counter() - start < 8
+
+
+def test_a_difference_of_two_runs_is_the_paired_t_test() -> None:
+    rng = np.random.default_rng(0)
+    first = np.abs(rng.normal(5, 2, 300))
+    second = np.abs(first + rng.normal(-0.2, 1.5, 300))
+    rows, resamples = np.arange(300), Resamples(np.arange(300), draws=4000)
+    drawn = [draw(figures_of(years(errors), rows), resamples, rows)["mae"] for errors in (first, second)]
+    found = difference([first.mean()], [second.mean()], drawn[1] - drawn[0], 300)
+    expected = stats.ttest_rel(second, first)
+    low, high = expected.confidence_interval()
+    assert found.p == pytest.approx(expected.pvalue, rel=0.2)
+    assert found.value == pytest.approx(second.mean() - first.mean())
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
+
+def test_a_difference_of_repeats_alone_is_welchs_t_test() -> None:
+    first, second = [0.90, 0.91, 0.88], [0.93, 0.92, 0.925, 0.94]
+    found = difference(first, second, np.full(100, 0.03), clusters=500)
+    expected = stats.ttest_ind(second, first, equal_var=False)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_a_run_does_not_differ_from_itself() -> None:
+    assert difference([0.9], [0.9], np.zeros(10), 100) == (0, 0, 0, 1)
+    assert math.isnan(difference([0.9], [0.8], np.zeros(10), 1).p)  # one cluster
+
+
+def test_mcnemar_is_fagerlands_example() -> None:
+    # Fagerland et al. 2013, table 1: 1, 1, 7 and 12 pairs. Exact: 2 (1 + 8) / 2^8; the mid-p less 8 / 2^8.
+    first = np.repeat([True, True, False, False], [1, 1, 7, 12])
+    second = np.repeat([True, False, True, False], [1, 1, 7, 12])
+    assert mcnemar(first, second) == (1, 7, pytest.approx(10 / 256))
+    tie = mcnemar(np.array([True, True, False, False]), np.array([False, False, True, True]))
+    assert tie.p == pytest.approx(1 - 0.5 * 6 / 16)
+    assert mcnemar(first, first) == (0, 0, 1.0)
+
+
+def test_holm_never_orders_tests_anew() -> None:
+    assert holm([0.01, 0.02, 0.02, 0.5]) == pytest.approx([0.04, 0.06, 0.06, 0.5])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_spread_is_students() -> None:
+    values = [0.61, 0.64, 0.62, 0.66]
+    found = spread([*values, float("nan")])
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (found.mean, found.deviation, found.runs) == pytest.approx((np.mean(values), np.std(values, ddof=1), 4))
+    alone = spread([0.5])
+    assert (alone.mean, alone.runs, math.isnan(alone.deviation)) == (0.5, 1, True)
