@@ -24,6 +24,8 @@ def base() -> ConfigDict:
                 "name": "utkface",
                 "config": "",  # of the dataset's builder, where it has several: "" is its first
                 "image_size": 256,  # pixels, of pictures and of spectrograms
+                # "haar" keeps the largest face that is found, and loses a picture without one (docs/DATASETS.md)
+                "crop": "",
                 "drawn": 0,  # if not 0: this many examples drawn from a seed, in the dataset's own format
                 # Of a folder of recordings, where they differ from the configuration's (regular expressions):
                 "label_pattern": "",  # on a class folder's name, groups `gender` and `age`
@@ -119,6 +121,7 @@ def base() -> ConfigDict:
                 "flip": False,  # average over the picture and its mirror image, in the final figures
                 "select": "age_group/accuracy",  # validation figure that the best checkpoint has (of `mae`, the lowest)
                 "use": "last",  # which checkpoint the final figures are of: `last` or `best`
+                "report": True,  # report/index.html at the end: the figures with intervals, by group, explained
             },
             "compute": {  # how, not what: a run that goes on may change it
                 "feed": "auto",  # `resident`: the whole dataset on every device; `stream`: decoded as it is needed
@@ -133,6 +136,7 @@ def base() -> ConfigDict:
 
 
 _CHOICES = {
+    "dataset.crop": ("", "haar"),
     "split.protocol": ("disjoint", "paper"),
     "sound.spectrogram": ("log_mel", "audiomnist"),
     "split.stratify": ("age_group", "gender", "class"),
@@ -242,7 +246,8 @@ def check(recipe: ConfigDict) -> None:
             raise UserError(f"config.{key}={value} is no finite number; choose one.")
     for key, choices in _CHOICES.items():
         if _get(recipe, key) not in choices:
-            raise UserError(f"config.{key}={_get(recipe, key)!r} is not known; choose one of: {', '.join(choices)}.")
+            known = ", ".join(choice or "''" for choice in choices)
+            raise UserError(f"config.{key}={_get(recipe, key)!r} is not known; choose one of: {known}.")
     for key, least in _AT_LEAST.items():
         if not _get(recipe, key) >= least:
             raise UserError(f"config.{key}={_get(recipe, key)} is too small; it must be at least {least}.")

@@ -70,7 +70,7 @@ def command(arguments: argparse.Namespace, workdir: Path, settings: Sequence[str
       settings: further ones, `KEY=VALUE`.
       *more: further flags.
     """
-    given = [f"--config.{setting}" for setting in (*arguments.set, *settings)]
+    given = [f"--config.{setting}" for setting in ("evaluate.report=False", *arguments.set, *settings)]
     place = [f"--workdir={workdir}", f"--data_dir={arguments.data_dir}"]
     if arguments.manual_dir:
         place.append(f"--manual_dir={arguments.manual_dir}")

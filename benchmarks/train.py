@@ -65,7 +65,9 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
         # First, in processes of their own: they need the device that this one will take.
         cold = _cold(arguments, folder) if arguments.cold else []
         ours.prepare()
-        recipe = ours.load_recipe(arguments.config, [*arguments.set, "train.epochs=2.0", "evaluate.every_epochs=1.0"])
+        recipe = ours.load_recipe(
+            arguments.config, [*arguments.set, "train.epochs=2.0", "evaluate.every_epochs=1.0", "evaluate.report=False"]
+        )
         about, name = ours.about(), _name(recipe)
         say("compiling the bare step ...")
         steps = ours.Steps(recipe, make_mesh())

@@ -85,7 +85,7 @@ def shrink(recipe: ConfigDict) -> ConfigDict:
         recipe.dataset.update(config="png" if recipe.dataset.config == "png" else "", speaker_pattern=SPEAKER_PATTERN)
         recipe.split.folds = min(recipe.split.folds, 3)
     recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
-    recipe.evaluate.batch_size = 8
+    recipe.evaluate.update(batch_size=8, report=False)
     return recipe
 
 

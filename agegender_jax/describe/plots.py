@@ -1,7 +1,5 @@
 """Plots of a dataset as SVG text, the same bytes for the same data, in the colours of the page that they stand on."""
 
-import io
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,27 +8,12 @@ import numpy as np
 from agegender_jax.describe import facts
 from agegender_jax.describe.reading import Contents
 from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.page import BLUE, COLOURS, INK, literal
+from agegender_jax.page import plot as drawn
 
-_INK = "#123456"  # stands for the page's text colour: drawn nowhere else, and replaced in the finished text
-_COLOURS = {"male": "#3b7fc4", "female": "#e0892e", "undefined": "#8a63a8", "unknown": "#8c8c8c"}
-_BAR = "#3b7fc4"
 _WIDTH = 5.0  # inches: text keeps its size on a phone
 _CLASSES = 60  # bars in a plot
 _SUBJECTS = 60  # up to so many have a bar each
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "agegender",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
-}
 
 
 def plot(name: str, contents: Contents, scheme: str) -> str:
@@ -41,30 +24,8 @@ def plot(name: str, contents: Contents, scheme: str) -> str:
       contents: the dataset.
       scheme: of age groups.
     """
-    import matplotlib
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
     draw, label = _PLOTS[name]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.0), layout="constrained")
-        draw(figure, contents, scheme)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _embedded(file.getvalue(), name, label)
-
-
-def _embedded(document: str, name: str, label: str) -> str:
-    """An SVG document as an element: ids that no other plot has, the page's colour, scaled to fit."""
-    text = document[document.index("<svg") :]
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
-    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
-    head, rest = text.split(">", 1)
-    box = re.search(r'viewBox="[^"]+"', head)
-    assert box is not None
-    rest = re.sub(r"<metadata>.*?</metadata>", "", rest, flags=re.DOTALL).replace(_INK, "currentColor")
-    links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return f'<svg {links} role="img" aria-label="{label}" {box[0]}>{rest.strip()}'
+    return drawn(lambda figure: draw(figure, contents, scheme), name, label, width=_WIDTH, height=3.0)
 
 
 def _ages(figure: Any, contents: Contents, scheme: str) -> None:
@@ -77,12 +38,12 @@ def _ages(figure: Any, contents: Contents, scheme: str) -> None:
     for value, sign in ((0, -1), (1, 1)):
         counts = np.histogram(age[exact & (gender == value)], np.append(years, years[-1] + 1))[0]
         name = facts.GENDER_NAMES[value]
-        axes.barh(years, sign * counts, height=0.9, color=_COLOURS[name])
+        axes.barh(years, sign * counts, height=0.9, color=COLOURS[name])
         side = "left" if sign < 0 else "right"
-        axes.set_title(f"{name}: {int(counts.sum()):,}", loc=side, color=_INK)
+        axes.set_title(f"{name}: {int(counts.sum()):,}", loc=side, color=INK)
     limit = max(1, np.abs(axes.get_xlim()).max())
     axes.set_xlim(-limit, limit)
-    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.axvline(0, color=INK, linewidth=0.8)
     axes.xaxis.set_major_formatter(lambda x, _: f"{abs(x):,.0f}")
     axes.set_xlabel("files")
     axes.set_ylabel("exact age, years")
@@ -92,7 +53,7 @@ def _age_groups(figure: Any, contents: Contents, scheme: str) -> None:
     axes = figure.add_subplot()
     by_gender = facts.age_groups_by_gender(contents.columns, scheme)
     names = (*AGE_GROUPS[scheme].names, "none")
-    _stack(axes, names, {gender: [found[name] for name in names] for gender, found in by_gender.items()}, _COLOURS)
+    _stack(axes, names, {gender: [found[name] for name in names] for gender, found in by_gender.items()}, COLOURS)
     axes.set_xlabel(f"age group ({scheme})")
     axes.tick_params(axis="x", rotation=90 if len(names) > 10 else 0, labelsize=7 if len(names) > 10 else 8)
 
@@ -102,21 +63,16 @@ def _classes(figure: Any, contents: Contents, scheme: str) -> None:
     figure.set_size_inches(_WIDTH, 1.0 + 0.19 * len(found))
     axes = figure.add_subplot()
     places = range(len(found))
-    bars = axes.barh(places, [each["files"] for each in found], color=_BAR)
+    bars = axes.barh(places, [each["files"] for each in found], color=BLUE)
     for bar, each in zip(bars, found, strict=True):
         if not each["splittable"]:
-            bar.set(alpha=0.45, hatch="////", edgecolor=_INK)
+            bar.set(alpha=0.45, hatch="////", edgecolor=INK)
     people = [f" {each['subjects']}" if not each["unidentified"] else " ?" for each in found]
     axes.bar_label(bars, people, fontsize=8)
-    axes.set_yticks(places, [_literal(each["name"][:28]) for each in found], fontsize=8)
+    axes.set_yticks(places, [literal(each["name"][:28]) for each in found], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1, y=0.01)
     axes.set_xlabel("files; beside the bar: subjects. Hatched: cannot be split three ways", fontsize=8)
-
-
-def _literal(text: str) -> str:
-    """A text of others, which must not be taken for a formula, nor break XML."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text).replace("$", r"\$")
 
 
 def _subjects(figure: Any, contents: Contents, scheme: str) -> None:
@@ -124,7 +80,7 @@ def _subjects(figure: Any, contents: Contents, scheme: str) -> None:
     subject = contents.columns["subject"][facts.identified(contents.columns)]
     counts = np.array(facts.sizes(subject)["counts"])
     if len(counts) <= _SUBJECTS:
-        axes.bar(range(1, len(counts) + 1), counts, color=_BAR)
+        axes.bar(range(1, len(counts) + 1), counts, color=BLUE)
         axes.set_xlabel("subjects, those with the most files first")
         axes.set_ylabel("files")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -133,7 +89,7 @@ def _subjects(figure: Any, contents: Contents, scheme: str) -> None:
     wide = most > 40
     edges = np.unique(np.geomspace(few, most + 1, 25).round()) if wide else np.arange(few, most + 2)
     edges = edges - 0.5
-    axes.bar(edges[:-1], np.histogram(counts, edges)[0], width=np.diff(edges) * 0.94, align="edge", color=_BAR)
+    axes.bar(edges[:-1], np.histogram(counts, edges)[0], width=np.diff(edges) * 0.94, align="edge", color=BLUE)
     if wide:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
@@ -150,7 +106,7 @@ def _folds(figure: Any, contents: Contents, scheme: str) -> None:
     import matplotlib
 
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.95, len(names) - 1))
-    colours = {**dict(zip(names, shades, strict=False)), "none": _COLOURS["unknown"]}
+    colours = {**dict(zip(names, shades, strict=False)), "none": COLOURS["unknown"]}
     heights = {name: [fold["age_groups"][name] for fold in found] for name in names}
     _stack(axes, [f"fold {fold['fold']}" for fold in found], heights, colours)
 
@@ -162,11 +118,11 @@ def _sounds(figure: Any, contents: Contents, scheme: str) -> None:
     good = rate > 0
     span = seconds[good].max() - seconds[good].min()
     bins: Any = 40 if span > 0.01 else [seconds[good].min() - 0.5, seconds[good].min() + 0.5]
-    upper.hist(seconds[good], bins=bins, color=_BAR)
+    upper.hist(seconds[good], bins=bins, color=BLUE)
     upper.set_xlabel("duration, seconds")
     upper.set_ylabel("files")
     by = facts.headers(contents.headers)["by_rate"][:6]
-    bars = lower.barh([f"{value:,} Hz" for value, _ in by], [count for _, count in by], color=_BAR)
+    bars = lower.barh([f"{value:,} Hz" for value, _ in by], [count for _, count in by], color=BLUE)
     lower.bar_label(bars, [f" {count:,}" for _, count in by], fontsize=8)
     lower.margins(x=0.15)
     lower.set_xlabel("files")

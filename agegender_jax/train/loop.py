@@ -1,12 +1,10 @@
 """The training loop, top to bottom: set up, go on from the last checkpoint, train, evaluate, save, report."""
 
 import resource
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
 from agegender_jax.evaluate.predictions import write_predictions
 from agegender_jax.evaluate.report import report
+from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.mesh import check_batch, make_mesh
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import Run
@@ -46,6 +45,7 @@ from agegender_jax.train.pretraining import load_pretrained, with_normalization
 from agegender_jax.train.program import compile_steps
 from agegender_jax.train.start import abstract_state, check_same, first_state
 from agegender_jax.train.step import check_parts, jit_train_steps
+from agegender_jax.train.termination import termination
 from agegender_jax.train.writers import Progress, Writers
 from tfds_builders.prepare import write_failure
 
@@ -105,7 +105,12 @@ def train(
             say(experiment.describe())
             # Closed whatever happens: a checkpoint that is being saved is then finished.
             with closing(run.checkpoints()) as checkpoints:
-                return _train(run, experiment, mesh, checkpoints, stop, started, trace, dispatches)
+                summary = _train(run, experiment, mesh, checkpoints, stop, started, trace, dispatches)
+            if is_primary() and recipe.evaluate.report:
+                from agegender_jax.report.write import write_report  # plots, at the end alone
+
+                say(f"{write_report(run, progress=shown)}: the report")
+            return summary
     except UserError:
         raise
     except Exception as error:
@@ -329,6 +334,7 @@ def _train(
             "flip_averaged": flip,
             "test": test,
             "validation": figures_of("validation", found["validation"], experiment),
+            "intervals": {"test": of_predictions(predictions.of("test"))},
             "constant": constant,
             "constant_names": constant_names,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
@@ -369,29 +375,3 @@ def _check_finite(values: dict[str, np.ndarray], at: int, checkpoints: Checkpoin
             + (f"the last good checkpoint is that of step {good[-1]}. " if good else "there is no checkpoint yet. ")
             + "Lower config.optimizer.learning_rate or set config.optimizer.clip_norm, in a new --workdir."
         )
-
-
-@contextmanager
-def termination() -> Iterator[threading.Event | distributed.Notice]:
-    """An event that SIGTERM sets, and those around it; with several processes, JAX's notice that one got it."""
-    if distributed.several():  # whose handler would be replaced by the one below
-        yield distributed.Notice()
-        return
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be installed
-        yield stop
-        return
-
-    def note(number: int, frame: Any) -> None:
-        stop.set()
-        if callable(before):  # of a study, which then begins no other run
-            before(number, frame)
-        else:
-            say("SIGTERM: stopping once what is running is saved.")
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield stop
-    finally:
-        with suppress(TypeError):
-            signal.signal(signal.SIGTERM, before)

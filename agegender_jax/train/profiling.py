@@ -94,6 +94,8 @@ def profile(
     """
     from agegender_jax.train.loop import train
 
+    recipe = recipe.copy_and_resolve_references()
+    recipe.evaluate.report = False
     with tempfile.TemporaryDirectory() as folder:
         return train(
             recipe, Path(folder) / "run", manual_dir=manual_dir, data_dir=data_dir, trace=out, dispatches=dispatches

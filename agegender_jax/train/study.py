@@ -19,8 +19,9 @@ from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, duration, 
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run, write_whole
 from agegender_jax.splits import PROTOCOLS, marked
-from agegender_jax.train.loop import termination, train
+from agegender_jax.train.loop import train
 from agegender_jax.train.pretraining import with_normalization
+from agegender_jax.train.termination import termination
 
 _MAX_REPEATS = 100
 

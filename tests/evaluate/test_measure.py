@@ -150,6 +150,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator
         write_voices(folder / name, speakers_per_class=3, recordings_per_speaker=2, seed=seed, rate=8000,
                      classes=("female_20", "male_20", "female_60", "male_60"))  # fmt: skip
     recipe = recipes.base()
+    recipe.evaluate.report = False
     recipe.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
     recipe.split.update(stratify="class", folds=3)
     recipe.heads.joint.weight = 1.0

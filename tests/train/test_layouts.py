@@ -25,6 +25,7 @@ STEPS = 4
 
 def recipe_with(**compute: Any) -> ConfigDict:
     recipe = recipes.base()
+    recipe.evaluate.report = False
     recipe.dataset.image_size = 32
     recipe.model.variant = "thin"
     recipe.train.update(batch_size=16, ema_decay=0.9)

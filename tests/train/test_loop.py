@@ -248,13 +248,8 @@ def test_killed_between_the_last_checkpoint_and_the_summary(
 ) -> None:
     options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
-    measure_part = loop.measure_part
-
-    def cut_before_test(part: str, *arguments: Any, **options: Any) -> Any:
-        return power_cut() if part == "test" else measure_part(part, *arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "measure_part", cut_before_test)
+        patch.setattr(loop, "figures_of", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
             train(short, tmp_path / "run", **options)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -264,6 +259,21 @@ def test_killed_between_the_last_checkpoint_and_the_summary(
     assert summary["evaluated_step"] == summary["steps"] == 24
     assert summary["test"]["n"] == 120
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test"] == summary["test"]
+
+
+def test_a_report_ends_the_run(
+    short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
+    recipe = short.copy_and_resolve_references()
+    recipe.evaluate.report = True
+    summary = train(recipe, tmp_path / "run", **options)
+    page = tmp_path / "run" / "report" / "index.html"
+    assert str(page) in capsys.readouterr().err
+    assert f"{summary['test']['age/mae']:.2f}" in page.read_text()
+    low, high = summary["intervals"]["test"]["gender/accuracy"]
+    assert low <= summary["test"]["gender/accuracy"] <= high
 
 
 def test_the_best_step_is_used_where_the_recipe_says_so(
@@ -379,7 +389,13 @@ def test_schedule(
 
 def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path: Path) -> None:
     command = [
-        *(sys.executable, "launch.py", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"),
+        *(
+            sys.executable,
+            "launch.py",
+            "--config=configs/quickstart.py",
+            "--config.evaluate.report=False",
+            f"--workdir={tmp_path / 'run'}",
+        ),
         *(f"--data_dir={tmp_path / 'data'}", "--config.dataset.drawn=160", "--config.dataset.image_size=32"),
         *("--config.train.batch_size=8", "--config.train.steps_per_dispatch=2", "--config.train.epochs=20"),
         *("--config.evaluate.every_epochs=10", "--config.evaluate.flip=False"),

@@ -21,6 +21,7 @@ from agegender_jax.train.study import plan, report, summarize, train_all
 
 def recipe(folds: int = 0) -> ConfigDict:
     made = recipes.base()
+    made.evaluate.report = False
     made.split.folds = folds
     return made
 

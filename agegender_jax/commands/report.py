@@ -1,0 +1,56 @@
+"""`agegender report`: a finished run explained in one page."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.commands.common import add, add_data, prepare
+from agegender_jax.errors import UserError
+
+EXAMPLES = """examples:
+  agegender report runs/cpu
+  agegender report runs/cpu --with-images --out private/cpu.html
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    parser = add(
+        commands,
+        "report",
+        "explain a finished run in one page",
+        "Writes a page that needs nothing but itself, RUN/report/index.html: figures with intervals beside what the "
+        "best constant guess reaches, groups, confusion, calibration, learning curves, mistakes, data, split and model "
+        "card. report.json beside it holds the numbers. Only a page of its own kind is replaced.",
+        EXAMPLES,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    parser.add_argument(
+        "--with-images",
+        action="store_true",
+        help="embed pictures of mistakes, and where the network looks: mind the dataset's terms",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page [RUN/report/index.html]")
+    add_data(parser, "with --with-images: where the run's data lie now")
+    parser.set_defaults(function=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    if not arguments.with_images and (arguments.manual_dir or arguments.data_dir):
+        raise UserError("--manual_dir and --data_dir are for --with-images; leave them out.")
+    prepare()
+    from agegender_jax.report.write import write_report
+    from agegender_jax.run import Run
+
+    run = Run.load(arguments.run)
+    path = write_report(
+        run,
+        out=arguments.out,
+        with_images=arguments.with_images,
+        manual_dir=arguments.manual_dir,
+        data_dir=arguments.data_dir,
+    )
+    people = arguments.with_images and not (run.summary() or {})["drawn"]
+    held = "; it holds people's data: mind the terms, which it names" if people else ""
+    print(f"{path} ({path.stat().st_size / 1e6:.2f} MB{held})")
+    return 0

@@ -1,0 +1,291 @@
+"""`agegender runs`: the runs in a folder, what differs in their recipes, and their figures."""
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.commands.common import add, add_json, check_json, prepare, write_json
+from agegender_jax.errors import UserError
+from agegender_jax.labels import DISCLAIMER
+
+EXAMPLES = """examples:
+  agegender runs
+  agegender runs runs/adience --json adience.json
+"""
+
+DEPTH = 4
+"""Folders below the given one that are searched."""
+
+_FIGURES = ("gender/accuracy", "age_group/accuracy", "age/mae", "joint/accuracy")
+_HASH = 8  # characters of a split's hash
+_SPLITS = 6  # that are named where there are several
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    parser = add(
+        commands,
+        "runs",
+        "list runs, what differs in their recipes, and their figures",
+        f"Lists the runs in a folder and up to {DEPTH} folders below it in one table: dataset, protocol, split, state, "
+        "test figures with 95 % intervals where the run has a report, and where its recipe differs from what most of "
+        "the runs have. Says which figures cannot be compared. A damaged run is named with its reason.",
+        EXAMPLES,
+    )
+    parser.add_argument("directory", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="[runs]")
+    add_json(parser)
+    parser.set_defaults(function=_runs)
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    check_json(arguments.json)
+    prepare()
+    found = [describe(arguments.directory, directory) for directory in find(arguments.directory)]
+    if not found:
+        raise UserError(
+            f"{arguments.directory} holds no runs (no recipe.json in it or up to {DEPTH} folders below it); "
+            "give the folder that their --workdir lies in."
+        )
+    result = {"directory": str(arguments.directory), "runs": found, "differing": differing(found)}
+    print(table(result))
+    write_json(arguments.json, result)
+    return 0
+
+
+def find(directory: Path) -> Iterator[Path]:
+    """Directories of runs, sorted by path; what lies within a run is no run, and links are not followed.
+
+    Raises:
+      UserError: the directory is none, or cannot be read.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no folder; give the folder that the --workdir of your runs lies in.")
+    yield from _below(directory, 0)
+
+
+def _below(directory: Path, depth: int) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError as error:
+        if not depth:
+            raise UserError(f"{directory}: cannot be read ({error.strerror}); check it.") from error
+        return
+    if any(entry.name == "recipe.json" for entry in entries):
+        yield directory
+    elif depth < DEPTH:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(Path(entry.path), depth + 1)
+
+
+def describe(root: Path, directory: Path) -> dict[str, Any]:
+    """What is known of a run.
+
+    Args:
+      root: which its path is told from.
+      directory: of the run.
+
+    Returns:
+      `path`, `study` (the folder of the study that it is a member of, or None) and `state`: `complete`, `damaged`, or
+      `step n of m`, of the last step that was logged. `reason` of a damaged one. Of others `recipe` (values by key),
+      `dataset`, `drawn`, `protocol`, `age_groups`, `split_sha256`, `figures` and `constant` by name, `intervals` by
+      name (`low`, `high`), `images_per_second`, `seconds`; None or empty where they are not known yet.
+    """
+    relative = os.path.relpath(directory, root)
+    study = os.path.dirname(relative) if (directory.parent / "study.json").exists() and relative != "." else None
+    known: dict[str, Any] = {"path": directory.resolve().name if relative == "." else relative, "study": study}
+    try:
+        return known | _known(directory)
+    except UserError as error:
+        return known | {"state": "damaged", "reason": str(error)}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # JSON of another form than this version's
+        reason = f"{directory}: its files are of another version ({type(error).__name__}: {error}); restore them."
+        return known | {"state": "damaged", "reason": reason}
+
+
+def _known(directory: Path) -> dict[str, Any]:
+    """The rest of `describe`; raises where the run is damaged."""
+    from agegender_jax.report.content import by_thing, leaves
+    from agegender_jax.run import Run
+
+    run = Run.load(directory)
+    recipe, facts, summary = run.recipe, run.facts(), run.summary()
+    known = {
+        "recipe": leaves(recipe),
+        "dataset": recipe.dataset.name,
+        "drawn": bool(recipe.dataset.drawn),
+        "protocol": recipe.split.protocol,
+        "age_groups": recipe.age_groups,
+        "split_sha256": facts.get("split_sha256"),
+        **{"figures": {}, "constant": {}, "intervals": {}, "images_per_second": None, "seconds": None},
+    }
+    if summary is None:
+        return known | {"state": _progress(run)}
+    heads = [name for name, head in recipe.heads.items() if head.weight]
+    things = ["gender", recipe.heads.routed.of] if "routed" in heads else heads
+    test, constant = (by_thing(summary[name], things) for name in ("test", "constant"))
+    names = [name for name in _FIGURES if test.get(name) is not None]
+    return known | {
+        "state": "complete",
+        "drawn": bool(summary["drawn"]),
+        "split_sha256": str(summary["split_sha256"]),
+        "figures": {name: float(test[name]) for name in names},
+        "constant": {name: constant.get(name) for name in names},
+        "intervals": _intervals(directory / "report" / "report.json", summary),
+        "images_per_second": summary["images_per_second"],
+        "seconds": float(summary["seconds"]),
+    }
+
+
+def _progress(run: Any) -> str:
+    """How far a run is that is not complete."""
+    from agegender_jax.splits import Split
+    from agegender_jax.train.loop import schedule
+
+    if not (run.directory / "split.json").exists():
+        return "not begun"
+    total, _ = schedule(run.recipe, len(Split.load(run.directory / "split.json").train))
+    last, path = 0, run.directory / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for line in reversed(lines):
+        try:
+            last = int(json.loads(line)["step"])
+            break
+        except (ValueError, KeyError, TypeError):  # torn, where the run was killed
+            continue
+    return f"step {last:,} of {total:,}"
+
+
+def _intervals(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Intervals of the run's test figures, from its report where that is of the same figures."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        same = report["split"]["sha256"] == summary["split_sha256"]
+        same = same and report["costs"]["evaluated_step"] == summary["evaluated_step"]
+        found = report["test"]["figures"] if same else {}
+        return {name: {end: found[name][end] for end in ("low", "high")} for name in _FIGURES if name in found}
+    except (OSError, ValueError, KeyError, TypeError):  # no report, or none of this version
+        return {}
+
+
+def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Keys of the recipes that are not the same in all runs, each with the value that most of them have.
+
+    >>> differing([{"recipe": {"seed": seed, "name": "small"}} for seed in (0, 1, 0)])
+    {'seed': 0}
+    """
+    recipes = [run["recipe"] for run in found if "recipe" in run]
+    keys = sorted({key for recipe in recipes for key in recipe})
+    common = {}
+    for key in keys:
+        texts = Counter(json.dumps(recipe.get(key)) for recipe in recipes)
+        if len(texts) > 1:
+            common[key] = json.loads(texts.most_common(1)[0][0])
+    return common
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The runs as text: one row a run, those of a study under its name; below, what cannot be compared."""
+    from agegender_jax.evaluate.report import text_table
+
+    found, common = result["runs"], result["differing"]
+    figures = [name for name in _FIGURES if any(name in run.get("figures", {}) for run in found)]
+    rows: dict[str, dict[str, str]] = {}
+    study = None
+    for run in found:
+        if run["study"] != study and run["study"]:
+            count = sum(each["study"] == run["study"] for each in found)
+            rows[f"{plain(run['study'])}/"] = {"state": f"{count} run{'s' if count > 1 else ''}"}
+        study = run["study"]
+        rows[plain(run["path"])] = _row(run, figures, common)
+    columns: dict[str, dict[str, str]] = {}
+    for name in ("dataset", "protocol", "split", "state", *figures, "images/s", "time"):
+        column = {row: cells[name] for row, cells in rows.items() if cells.get(name)}
+        if column:
+            columns[name] = column
+    lines = text_table(columns, list(rows)).splitlines()
+    width = max(map(len, lines))
+    last = ["differs" if common else "", *(cells.get("differs", "") for cells in rows.values())]  # long: flush left
+    lines = [f"{line.ljust(width)}  {text}".rstrip() for line, text in zip(lines, last, strict=True)]
+    return "\n".join([*lines, *_notes(found, common)])
+
+
+def _row(run: Mapping[str, Any], figures: Sequence[str], common: Mapping[str, Any]) -> dict[str, str]:
+    from agegender_jax.evaluate.report import duration
+    from agegender_jax.splits import marked
+
+    if "recipe" not in run:
+        return {"state": run["state"]}
+    own = {key: run["recipe"].get(key) for key, value in common.items() if run["recipe"].get(key) != value}
+    cells = {
+        "dataset": plain(run["dataset"]) + (" (drawn)" if run["drawn"] else ""),
+        "protocol": marked(run["protocol"]),
+        "split": (run["split_sha256"] or "")[:_HASH],
+        "state": run["state"],
+        "images/s": f"{run['images_per_second']:.0f}" if run["images_per_second"] else "",
+        "time": duration(run["seconds"]) if run["seconds"] is not None else "",
+        "differs": ", ".join(f"{key}={_value(value)}" for key, value in own.items()),
+    }
+    for name in figures:
+        if name in run["figures"]:
+            ends, constant = run["intervals"].get(name) or {}, run["constant"].get(name)
+            cells[name] = f"{run['figures'][name]:.4f}"
+            if ends.get("low") is not None and ends.get("high") is not None:
+                cells[name] += f" [{ends['low']:.4f}, {ends['high']:.4f}]"
+            if constant is not None:
+                cells[name] += f" ({constant:.4f})"
+    return cells
+
+
+def _notes(found: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> list[str]:
+    """The lines under the table."""
+    lines = []
+    if common:
+        most = ", ".join(f"{key}={_value(value)}" for key, value in common.items())
+        lines.append(f"differs: from what most of the runs have: {most}")
+    if any(run.get("constant") for run in found):
+        lines.append("(in brackets): the best constant guess from the training labels, on the same test part")
+    if any(run.get("intervals") for run in found):
+        lines.append("[in square ones]: 95 % intervals, of runs that have a report (agegender report RUN)")
+    if any(run.get("drawn") for run in found):
+        lines.append(DISCLAIMER)
+    lines += _incomparable(found)
+    lines += [f"{plain(run['path'])} is damaged: {plain(run['reason'])}" for run in found if "reason" in run]
+    return lines
+
+
+def _incomparable(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which figures must not be compared, dataset by dataset."""
+    lines = []
+    done = [run for run in found if run.get("figures")]
+    for dataset in dict.fromkeys(run["dataset"] for run in done):
+        runs = [run for run in done if run["dataset"] == dataset]
+        splits = dict.fromkeys(run["split_sha256"][:_HASH] for run in runs)
+        schemes = dict.fromkeys(run["age_groups"] for run in runs)
+        if len(splits) > 1:
+            named = [*list(splits)[:_SPLITS], f"{len(splits) - _SPLITS} more"] if len(splits) > _SPLITS else splits
+            lines.append(
+                f"{plain(dataset)} has {len(splits)} splits ({', '.join(named)}): figures under different splits "
+                "cannot be compared."
+            )
+        if len(schemes) > 1:
+            lines.append(
+                f"{plain(dataset)} has age groups {', '.join(schemes)}: accuracies under different ones cannot be "
+                "compared."
+            )
+    if len({run["dataset"] for run in done}) > 1:
+        lines.append("Figures of different datasets cannot be compared.")
+    return lines
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else plain(str(value)) or "''"
+
+
+def plain(text: str) -> str:
+    """The text without characters that would steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,0 +1,172 @@
+"""`agegender runs`: what is found, what differs, what cannot be compared, and what is damaged."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agegender_jax import cli
+from agegender_jax import recipe as recipes
+from agegender_jax.commands import runs
+from agegender_jax.labels import DISCLAIMER
+from agegender_jax.splits import make_split
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_tests_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agegender_jax.compilation.cache_compilations", lambda: None)
+
+
+def _run(
+    directory: Path, *, split: str = "a" * 64, complete: bool = True, accuracy: float = 0.9, **changes: Any
+) -> Path:
+    directory.mkdir(parents=True)
+    recipe = recipes.base()
+    recipe.update_from_flattened_dict(changes)
+    (directory / "recipe.json").write_text(recipes.to_json(recipe))
+    if complete:
+        summary = {
+            **{
+                "drawn": False,
+                "split_sha256": split,
+                "evaluated_step": 40,
+                "seconds": 125.0,
+                "images_per_second": 99.6,
+            },
+            **{"test": {"gender/accuracy": accuracy, "n": 8}, "constant": {"gender/accuracy": 0.5, "n": 8}},
+        }
+        (directory / "run.json").write_text(json.dumps({"split_sha256": split}))
+        (directory / "summary.json").write_text(json.dumps(summary))
+    return directory
+
+
+def _printed(directory: Path, capsys: pytest.CaptureFixture[str], *more: str) -> list[str]:
+    assert cli.main(["runs", str(directory), *more]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_runs_are_found_up_to_four_folders_below_and_not_within_each_other(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for place in ("b", "a/1/2/3", "a/1/2/3/4/5", "b/checkpoints/x", "a-z"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (root / place / "recipe.json").touch()
+    os.symlink(root / "b", root / "link")
+    assert [os.path.relpath(path, root) for path in runs.find(root)] == ["a/1/2/3", "a-z", "b"]
+    assert list(runs.find(root / "b")) == [root / "b"]
+    too_deep = tmp_path / "other" / "1" / "2" / "3" / "4" / "5"
+    too_deep.mkdir(parents=True)
+    (too_deep / "recipe.json").touch()
+    assert list(runs.find(tmp_path / "other")) == []
+    assert list(runs.find(tmp_path / "other" / "1")) == [too_deep]
+
+
+def test_a_row_a_run_with_what_differs_from_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(tmp_path / "c", accuracy=0.8)
+    _run(tmp_path / "a", **{"train.epochs": 3.0, "model.backbone": "resnet18"})
+    _run(tmp_path / "b")
+    lines = _printed(tmp_path, capsys, "--json", str(tmp_path / "all.json"))
+    assert lines[0].split() == [
+        "dataset",
+        "protocol",
+        "split",
+        "state",
+        "gender/accuracy",
+        "images/s",
+        "time",
+        "differs",
+    ]
+    assert [line.split()[0] for line in lines[1:4]] == ["a", "b", "c"]
+    assert lines[1].endswith("model.backbone=resnet18, train.epochs=3")
+    assert " ".join(lines[3].split()) == "c utkface disjoint aaaaaaaa complete 0.8000 (0.5000) 100 2 min 05 s"
+    assert lines[4] == "differs: from what most of the runs have: model.backbone=small_cnn, train.epochs=30"
+    assert not any("cannot be compared" in line for line in lines)
+    written = json.loads((tmp_path / "all.json").read_text())
+    assert written["differing"] == {"model.backbone": "small_cnn", "train.epochs": 30.0}
+    assert [run["figures"] for run in written["runs"]] == [{"gender/accuracy": value} for value in (0.9, 0.9, 0.8)]
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(tmp_path / "a")
+    _run(tmp_path / "b", split="b" * 64, age_groups="lower")
+    _run(tmp_path / "c", split="c" * 64, **{"dataset.name": "adience"})
+    text = "\n".join(_printed(tmp_path, capsys))
+    assert "utkface has 2 splits (aaaaaaaa, bbbbbbbb): figures under different splits cannot be compared." in text
+    assert "utkface has age groups nearest, lower: accuracies under different ones cannot be compared." in text
+    assert "Figures of different datasets cannot be compared." in text
+    assert "adience has" not in text
+
+
+def test_a_run_on_the_way_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """64 of 100 examples to learn from, 32 a step, 10 epochs: 20 steps, one dispatch."""
+    run = _run(tmp_path / "a", complete=False, **{"train.epochs": 10.0, "split.test_fraction": 0.2})
+    _run(tmp_path / "b", complete=False)
+    options = {"test_fraction": 0.2, "validation_fraction": 0.2}
+    split = make_split([f"k{i}" for i in range(100)], [0] * 100, [-1] * 100, conflicted=[False] * 100, **options)
+    split.save(run / "split.json")
+    (run / "metrics.jsonl").write_text('{"step": 8}\n{"step": 12, "train/loss": 1}\n{"step": 1')
+    lines = _printed(tmp_path, capsys)
+    assert "step 12 of 20" in lines[1]
+    assert "not begun" in lines[2]
+
+
+def test_a_damaged_run_is_named_and_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("bad_json", "no_recipe", "old", "good"):
+        _run(tmp_path / name)
+    (tmp_path / "bad_json" / "summary.json").write_text('{"test"')
+    (tmp_path / "no_recipe" / "recipe.json").write_text('{"unknown": 1}')
+    (tmp_path / "old" / "summary.json").write_text("{}")
+    lines = _printed(tmp_path, capsys)
+    assert [line.split()[0] for line in lines[1:5]] == ["bad_json", "good", "no_recipe", "old"]
+    assert [("damaged" in line, "complete" in line) for line in lines[1:5]] == [
+        *((True, False), (False, True), (True, False), (True, False)),
+    ]
+    reasons = "\n".join(lines[5:])
+    assert f"bad_json is damaged: {tmp_path}/bad_json/summary.json is damaged" in reasons
+    assert "no_recipe is damaged: " in reasons
+    assert "old is damaged: " in reasons
+    assert "good is damaged" not in reasons
+
+
+def test_members_of_a_study_stand_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("study/disjoint", "study/disjoint-repeat_1", "alone"):
+        _run(tmp_path / name)
+    (tmp_path / "study" / "study.json").write_text("{}")
+    lines = _printed(tmp_path, capsys)
+    assert [line.split()[0] for line in lines[1:5]] == [
+        *("alone", "study/", "study/disjoint", "study/disjoint-repeat_1"),
+    ]
+    assert lines[2].split() == ["study/", "2", "runs"]
+
+
+def test_intervals_are_of_the_report_where_it_is_of_the_same_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = {
+        **{"split": {"sha256": "a" * 64}, "costs": {"evaluated_step": 40}},
+        "test": {"figures": {"gender/accuracy": {"value": 0.9, "low": 0.85, "high": 0.94}}},
+    }
+    for name, changed in (("a", {}), ("b", {"costs": {"evaluated_step": 20}})):
+        run = _run(tmp_path / name)
+        (run / "report").mkdir()
+        (run / "report" / "report.json").write_text(json.dumps(report | changed))
+    lines = _printed(tmp_path, capsys)
+    assert "0.9000 [0.8500, 0.9400] (0.5000)" in lines[1]
+    assert "0.9000 (0.5000)" in lines[2]
+
+
+def test_a_trained_run_is_listed(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = _printed(finished.workdir, capsys)
+    assert lines[1].startswith("finished  utkface")
+    assert f"{finished.summary['test']['age/mae']:.4f}" in lines[1]
+    assert f"({finished.summary['constant']['age/mae']:.4f})" in lines[1]
+    assert any(DISCLAIMER in line for line in lines) is finished.summary["drawn"]
+
+
+@pytest.mark.parametrize(("place", "sentence"), [("nowhere", "is no folder"), ("", "holds no runs")])
+def test_nothing_to_list_is_one_sentence(
+    place: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["runs", str(tmp_path / place)]) == 2
+    assert sentence in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""A finished run that nobody trained: made-up answers, kept as a training keeps them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from agegender_jax import recipe as recipes
+from agegender_jax.evaluate.evaluator import constant_answers, figures
+from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, portable, write_predictions
+from agegender_jax.models.model import build_heads
+from agegender_jax.run import Run
+from agegender_jax.splits import make_split
+
+HOSTILE = '<script>alert(1)</script>"&$x$\u202e.jpg'
+"""Name of the file of the surest mistake."""
+
+
+def _blurred(label: np.ndarray, classes: int, rng: np.random.Generator, sure: float) -> np.ndarray:
+    """Distributions that are often highest at the label."""
+    logits = rng.normal(size=(len(label), classes))
+    logits[np.arange(len(label)), label] += sure
+    return (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
+
+
+def _make(directory: Path, count: int = 600, years: bool = True, **changes: Any) -> Run:
+    recipe: ConfigDict = recipes.base()
+    recipe.heads.age.weight = float(years)
+    recipe.train.epochs = 4.0
+    rng = np.random.default_rng(0)
+    keys = np.array([f"face_{i:04}.jpg" for i in range(count)], f"U{len(HOSTILE)}")
+    age = rng.integers(1, 80, count).astype(np.float32)
+    gender = rng.integers(0, 2, count).astype(np.int32)
+    columns = {"age": age, "age_low": age, "age_high": age, "gender": gender, "race": rng.integers(0, 5, count)}
+    columns |= {"cluster": np.arange(count), "class_name": np.full(count, "")}
+    heads = build_heads(recipe, ("unknown",))
+    labels = {name: head.column(columns) for name, head in heads.items()}
+    split = make_split(keys, labels["age_group"], np.full(count, -1), conflicted=np.zeros(count, bool))
+    first = split.test[0]
+    split.keys[first] = HOSTILE
+    rows = np.concatenate([split.validation, split.test])
+    said = {
+        "gender": _blurred(gender, 2, rng, 2.0),
+        "age_group": _blurred(labels["age_group"], 8, rng, 2.5),
+        "age": _blurred(age.astype(int), 101, rng, 5.0),
+    }
+    said["gender"][first] = np.eye(2, dtype=np.float32)[1 - gender[first]]  # nothing is surer, and it is wrong
+    own = {name: said[name][rows] for name in heads}
+    facts = {
+        **{"run": directory.name, "dataset": "utkface", "drawn": False, "protocol": "disjoint", "leaky": False},
+        **{"age_groups": "nearest", "split_sha256": split.sha256, "evaluated_step": 40, "flip_averaged": False},
+        **{"class_names": [], "recipe": portable(recipe)},
+    }
+    predictions = Predictions(
+        split.keys[rows],
+        np.repeat(["validation", "test"], [len(split.validation), len(split.test)]),
+        {name: columns[name][rows].astype(kind) for name, kind in COLUMNS.items()},
+        {name: labels[name][rows] for name in heads},
+        own,
+        heads,
+        facts,
+    )
+    train = {name: label[split.train] for name, label in labels.items()}
+    names, constant = constant_answers(heads, train, len(split.test))
+    test = {name: label[split.test] for name, label in labels.items()}
+    environment = {
+        "versions": {"jax": "0.10.2"},
+        "hardware": {"backend": "cpu", "devices": 1, "device": "cpu", "processor": "<b>fast</b>", "cores": 2},
+    }
+    subjects = {"known": 0, "in_several_parts": 0, "unidentified_examples": count}
+    summary = {
+        **{name: facts[name] for name in ("run", "dataset", "drawn", "protocol", "leaky", "age_groups")},
+        **{name: facts[name] for name in ("split_sha256", "flip_averaged", "evaluated_step")},
+        **{"train_examples": len(split.train), "subjects": subjects, "data_sha256": "d" * 64},
+        **{"test": predictions.of("test").figures(), "validation": predictions.of("validation").figures()},
+        **{"constant": figures(heads, constant, test), "constant_names": names, "parameters": 12345, "steps": 40},
+        **{"epochs": 4.0, "seconds": 185.0, "seconds_of": {"step": 170.0}, "images_per_second": 321.0},
+        **{"first_step_seconds": 9.0, "peak_memory_bytes": 10**9},
+        **environment,
+        **changes,
+    }
+    same = {"groups": 10, "files": 21, "conflicting_groups": 4, "conflicting_files": 9, "groups_over_5_years": 1}
+    directory.mkdir(parents=True)
+    run = Run(directory, recipe)
+    (directory / "recipe.json").write_text(recipes.to_json(recipe))
+    split.save(directory / "split.json")
+    run.write(
+        "run.json",
+        {
+            **{"dataset_version": "1.1.0", "kind": "image", "data_sha256": "d" * 64, "terms": "research <only>"},
+            **{"identical_files": same, "subjects": subjects, "class_names": [], "class_weights": {}},
+            **{"split_sha256": split.sha256, "command": ["launch.py", "--workdir", "my runs/small"]},
+            **environment,
+        },
+    )
+    lines = [
+        {"step": step, "seconds": step, "train/loss": 5 / step, "train/gender/loss": 2 / step, "learning_rate": 1e-3}
+        for step in range(5, 41, 5)
+    ]
+    lines += [{"step": step, "validation/gender/accuracy": step / 50} for step in (20, 40)]
+    torn = '{"step": 45, "train/lo'
+    (directory / "metrics.jsonl").write_text("\n".join([*map(json.dumps, lines), torn]))
+    write_predictions(directory / NAME, predictions)
+    run.write("summary.json", summary)
+    return run
+
+
+@pytest.fixture(scope="session")
+def made() -> Callable[..., Run]:
+    """Makes a run in a new directory: 120 test examples of 600; keyword arguments are of its summary."""
+    return _make
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One of them. Read only."""
+    return _make(tmp_path_factory.mktemp("made") / "small <run>")
+
+
+@pytest.fixture(scope="session")
+def content(run: Run) -> dict[str, Any]:
+    """What its report says. Read only."""
+    from agegender_jax.report.content import gather, own_predictions
+
+    return gather(run, own_predictions(run))
