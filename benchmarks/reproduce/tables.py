@@ -1,0 +1,308 @@
+"""Figures as a table: for the terminal, and for docs/RESULTS.md."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agegender_jax.labels import DISCLAIMER
+from agegender_jax.splits import marked
+from benchmarks.reproduce.target import Column, Line, Target
+
+SURE = 0.05
+"""p, after Holm's correction, below which a difference is taken to be one."""
+
+
+_VERSIONS = ("python", "jax", "flax", "agegender_jax")
+"""That stand below a table; a file of figures has all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A table: the titles of its columns, and its cells."""
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """In columns of equal width."""
+        lines = [self.titles, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.titles))]
+        return "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+
+    def markdown(self) -> str:
+        """As Markdown has it."""
+        lines = [self.titles, ["---"] * len(self.titles), *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def without_empty(self) -> "Grid":
+        """Without the columns in which nothing stands."""
+        kept = [i for i in range(len(self.titles)) if i == 0 or any(row[i] for row in self.rows)]
+        return Grid([self.titles[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
+
+
+def text(target: Target, result: Mapping[str, Any]) -> str:
+    """A result for the terminal."""
+    compared = differences(target, result)
+    parts = [target.title, figures(target, result).text(), *([compared.text()] if compared else [])]
+    return "\n\n".join([*parts, "\n".join(notes(target, result))])
+
+
+def markdown(target: Target, result: Mapping[str, Any]) -> str:
+    """A result for a page, without a heading."""
+    compared = differences(target, result)
+    said = "\n".join(f"- {note}" for note in notes(target, result))
+    parts = [f"```sh\n{result['command']}\n```", figures(target, result).markdown(), said]
+    return "\n\n".join([*parts, *([compared.markdown()] if compared else [])])
+
+
+def figures(target: Target, result: Mapping[str, Any]) -> Grid:
+    """The table of a target, one line a system or way of it, the papers' own figures in its last columns."""
+    rows = {(row["system"], row["protocol"]): row for row in result["rows"]}
+    protocols = list(dict.fromkeys(row["protocol"] for row in result["rows"]))
+    titles = _titles(target, protocols)
+    cells: list[list[str]] = []
+    for system in target.systems:
+        found = {protocol: rows[system.name, protocol] for protocol in protocols if (system.name, protocol) in rows}
+        lines = system.lines if found else ()
+        cells += [[line.title, system.data, *_cells(target, line, found, protocols)] for line in lines]
+    cells += _constants(target, rows, protocols, len(titles))
+    grid = Grid(titles, cells).without_empty()
+    return _without_equal(grid, ("input", "epochs"))
+
+
+def _titles(target: Target, protocols: Sequence[str]) -> list[str]:
+    several = len(protocols) > 1
+    titles = ["", target.data_title, "input", "epochs"]
+    for column in target.columns.values():
+        titles += [f"{column.title}, {marked(protocol)}" if several else column.title for protocol in protocols]
+    first = _first(target)[1].title
+    titles += [f"{first}, over repeats" + (f", {marked(protocol)}" if several else "") for protocol in protocols]
+    titles += [f"{first}, paper − disjoint"]
+    titles += ["parameters", "images/s", "minutes a run"]
+    titles += [f"published: {column.title}" for column in target.columns.values()]
+    return [*titles, "published: parameters", "published: time (no unit)"]
+
+
+def _cells(target: Target, line: Line, found: Mapping[str, Mapping[str, Any]], protocols: Sequence[str]) -> list[str]:
+    """The cells of a line behind its title and its data."""
+    row = next(iter(found.values()))
+    cells = [f"{row['image_size']}x{row['image_size']}", f"{row['epochs']:g}"]
+    for key, column in target.columns.items():
+        cells += [_figure(found.get(protocol), line.figures.get(key), column) for protocol in protocols]
+    key, column = _first(target)
+    name = line.figures.get(key)
+    for protocol in protocols:
+        figure = found[protocol]["test"].get(name) if protocol in found else None
+        both = figure and figure["folds"] is not None and figure["repeats"] is not None
+        cells.append(f"± {figure['repeats']:.{column.digits}f}" if figure and both else "")
+    means = [found[p]["test"].get(name, {}).get("mean") if p in found else None for p in ("paper", "disjoint")]
+    cells.append("" if None in means else signed(means[0] - means[1], column))  # type: ignore[operator]
+    speed = row["images_per_second"]
+    minutes = [found[protocol]["minutes"] for protocol in found]
+    cells += [f"{row['parameters']:,}", f"{speed:,.0f}" if speed else "", f"{sum(minutes) / len(minutes):.1f}"]
+    for key, column in target.columns.items():
+        cells.append(_published(line.published.get(key), column.digits))
+    return [*cells, _published(line.published.get("parameters")), _published(line.published.get("time"))]
+
+
+def _constants(
+    target: Target, rows: Mapping[tuple[str, str], Mapping[str, Any]], protocols: Sequence[str], width: int
+) -> list[list[str]]:
+    """A line for each kind of data: the best guess without looking, of the first system that has the figure."""
+    lines = []
+    for data in dict.fromkeys(system.data for system in target.systems):
+        cells = ["best constant guess", data, "", ""]
+        for key, column in target.columns.items():
+            for protocol in protocols:
+                values = [
+                    rows[system.name, protocol]["constant"].get(line.figures.get(key))
+                    for system in target.systems
+                    if system.data == data and (system.name, protocol) in rows
+                    for line in system.lines
+                ]
+                known = [value for value in values if value is not None]
+                cells.append(f"{known[0]:.{column.digits}f}" if known else "")
+        if any(cells[2:]):
+            lines.append(cells + [""] * (width - len(cells)))
+    return lines
+
+
+def _first(target: Target) -> tuple[str, Column]:
+    return next(iter(target.columns.items()))
+
+
+def _figure(row: Mapping[str, Any] | None, name: str | None, column: Column) -> str:
+    """Mean, spread over folds, or over repeats of one fold, and interval."""
+    figure = row["test"].get(name) if row else None
+    if figure is None or figure["mean"] is None:
+        return ""
+    spread = figure["repeats"] if figure["folds"] is None else figure["folds"]
+    text = f"{figure['mean']:.{column.digits}f}"
+    text += "" if spread is None else f" ± {spread:.{column.digits}f}"
+    return text + _interval(figure["interval"], column)
+
+
+def _interval(found: Sequence[float] | None, column: Column) -> str:
+    return "" if found is None else f" [{found[0]:.{column.digits}f}, {found[1]:.{column.digits}f}]"
+
+
+def _published(value: float | str | None, digits: int = 0) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    text = f"{value:.4f}".rstrip("0")  # the paper's own digits, two at least
+    return text + "0" * max(0, min(digits, 2) - len(text.partition(".")[2]))
+
+
+def signed(value: float, column: Column) -> str:
+    """With its sign.
+
+    >>> signed(-0.0123, Column("x")), signed(0.5, Column("x", 2))
+    ('−0.012', '+0.50')
+    """
+    return f"{value:+.{column.digits}f}".replace("-", "−")
+
+
+def _without_equal(grid: Grid, titles: Sequence[str]) -> Grid:
+    """Without those of some columns that have one value in all lines: it stands below the table."""
+    dropped = {
+        i
+        for i, title in enumerate(grid.titles)
+        if title in titles and len({row[i] for row in grid.rows if row[i]}) == 1
+    }
+    kept = [i for i in range(len(grid.titles)) if i not in dropped]
+    return Grid([grid.titles[i] for i in kept], [[row[i] for i in kept] for row in grid.rows])
+
+
+def differences(target: Target, result: Mapping[str, Any]) -> Grid | None:
+    """What the papers say of one system against another, and whether it holds here; None where nothing tells."""
+    if all(found["clear"] is None for found in result["differences"]):
+        return None
+    several = len({found["protocol"] for found in result["differences"]}) > 1
+    rows = []
+    for found in result["differences"]:
+        column = target.columns[found["column"]]
+        what = f"{target.line(found['a']).title} − {target.line(found['b']).title}"
+        what += f", {column.title}" + (f", {marked(found['protocol'])}" if several else "")
+        here = signed(found["difference"], column)
+        if found["interval"]:
+            here += f" [{', '.join(signed(limit, column) for limit in found['interval'])}]"
+        theirs = "" if found["published"] is None else signed(found["published"], column)
+        rows.append([what, here, theirs, verdict(found)])
+    return Grid(["difference", "here", "published", "does it hold?"], rows).without_empty() if rows else None
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Whether a difference holds, in a few words.
+
+    >>> verdict({"difference": 0.02, "published": 0.05, "clear": True})
+    'holds'
+    >>> verdict({"difference": -0.02, "published": 0.05, "clear": True})
+    'the other way round'
+    >>> verdict({"difference": 0.02, "published": None, "clear": True})
+    'clear; the paper has no figure'
+    >>> verdict({"difference": 0.02, "published": 0.05, "clear": False})
+    'not clear'
+    """
+    if found["clear"] is None:
+        return "not known"
+    if not found["clear"]:
+        return "not clear"
+    if found["published"] is None:
+        return "clear; the paper has no figure"
+    return "holds" if (found["difference"] > 0) == (found["published"] > 0) else "the other way round"
+
+
+def notes(target: Target, result: Mapping[str, Any]) -> list[str]:
+    """What is to be known of a table: a sentence or two each."""
+    said = [_protocols(result), _runs(result)]
+    rows = result["rows"]
+    if len({(row["image_size"], row["epochs"]) for row in rows}) == 1:
+        size, epochs = rows[0]["image_size"], rows[0]["epochs"]
+        said.append(f"Input {size}x{size}, {epochs:g} epoch{'' if epochs == 1 else 's'}.")
+    said += _changes(result["changes"])
+    if any(row["leaky"] for row in rows):
+        said.append("Leaky: whoever is tested on may have been learnt from; no figure for people who are new.")
+    said.append(_sources(target, {row["system"] for row in rows}))
+    if result["differences"]:
+        said.append(_judged(result))
+    said += [f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}."] if result["drawn"] else []
+    trained = {row["system"] for row in rows}
+    said += dict.fromkeys(system.note for system in target.systems if system.note and system.name in trained)
+    versions = ", ".join(
+        f"{name} {' / '.join(result['versions'][name])}" for name in _VERSIONS if name in result["versions"]
+    )
+    return [*said, f"{'; '.join(result['hardware'])}; {versions}."]
+
+
+def _protocols(result: Mapping[str, Any]) -> str:
+    parts = []
+    for protocol in dict.fromkeys(row["protocol"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["protocol"] == protocol]
+        learnt, tested = (_range([row[f"{part}_examples"] for row in rows]) for part in ("train", "test"))
+        parts.append(f"{marked(protocol)}: {learnt} to learn from, {tested} to test on")
+    groups = " and ".join(f"`{name}`" for name in result["age_groups"])
+    figures = {name.partition("/")[0] for row in result["rows"] for name in row["test"]}
+    faces = f"; age groups {groups}" if figures & {"age_group", "routed"} else ""
+    return f"Protocol {', '.join(parts)}{faces}."
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _runs(result: Mapping[str, Any]) -> str:
+    repeats, folds = ({row[name] for row in result["rows"]} for name in ("repeats", "folds"))
+    parts = []
+    if folds != {1}:
+        parts.append(f"{_range(list(folds))} folds: mean ± standard deviation over them")
+    if repeats != {1}:
+        parts.append(
+            f"{_range(list(repeats))} repeats with other seeds on the same split"
+            + (": mean ± standard deviation over them" if folds == {1} else "")
+        )
+    if not parts:
+        parts.append("One run each, so the spread over seeds is not known")
+    intervals = any(figure["interval"] for row in result["rows"] for figure in row["test"].values())
+    return "; ".join(parts) + ("; in brackets the 95 % interval." if intervals else ".")
+
+
+def _changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Where recipes are not the papers': what is the same for all systems first."""
+    every = {
+        name: [change.replace(":  ->", ": none ->") + ("none" if change.endswith("-> ") else "") for change in found]
+        for name, found in changes.items()
+    }
+    shared = [change for change in next(iter(every.values())) if all(change in found for found in every.values())]
+    said = [f"Other than the paper's training: {'; '.join(shared)}."] if shared else []
+    own = {name: [change for change in found if change not in shared] for name, found in every.items()}
+    also = "also " if shared else ""
+    return said + [
+        f"`{name}`, {also}other than the paper's training: {'; '.join(found)}." for name, found in own.items() if found
+    ]
+
+
+def _sources(target: Target, systems: set[str]) -> str:
+    """Where the published figures stand."""
+    lines = [line for system in target.systems if system.name in systems for line in system.lines if line.published]
+    places = dict.fromkeys(line.where or target.source for line in lines)
+    return f"Published: {'; '.join(places)}." if places else f"The papers have no figure of these ({target.source})."
+
+
+def _judged(result: Mapping[str, Any]) -> str:
+    """How it was found out which differences hold."""
+    by = [found["by"] for found in result["differences"]]
+    told, said = by.count("predictions"), []
+    if told:
+        said.append(
+            f"A difference counts where its p, of paired predictions, is below {SURE:g} after Holm's correction for "
+            f"{told} differences; its interval is without that correction."
+        )
+    if "repeats" in by:
+        rest = "Of the others it counts" if told else "A difference counts"
+        said.append(f"{rest} where no run of one lies within the runs of the other.")
+    if None in by:
+        said.append("Of one run each, without predictions, it is not known which differences hold.")
+    return " ".join(said)

@@ -1,0 +1,123 @@
+"""Writes docs/RESULTS.md: the prose of docs/results/RESULTS.md.in, with the tables of the JSON files beside it.
+
+In the prose a line `<!-- table: NAME -->` stands for docs/results/NAME.json, which `python -m benchmarks.reproduce
+--json` wrote, and `<!-- cannot -->` for the list of what cannot be reproduced.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agegender_jax.errors import UserError
+from benchmarks.reproduce import tables
+from benchmarks.reproduce.papers import TARGETS
+from benchmarks.talk import ROOT
+
+EXAMPLES = """examples:
+  python -m benchmarks.reproduce table2 --cpu --repeats 2 --manual_dir DIR --json docs/results/table2.json
+  python -m benchmarks.results
+  python -m benchmarks.results --check
+"""
+PAGE = "RESULTS.md"
+_MARKER = re.compile(r"<!-- (?:table: (?P<name>\w+)|(?P<cannot>cannot)) -->")
+_WRITTEN = "<!-- Written by `python -m benchmarks.results` from docs/results/: change that, not this page. -->\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.results",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail where the page is not what it would be"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        update(ROOT / "docs", check=given.check)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def update(docs: Path, *, check: bool = False) -> None:
+    """Writes the page of a folder, or checks it.
+
+    Args:
+      docs: holds `RESULTS.md`, and `results/` with the prose and the JSON files.
+      check: write nothing.
+
+    Raises:
+      UserError: a file is missing, damaged or in no place of the prose; or the page is not what it should be.
+    """
+    page, text = docs / PAGE, fill(docs / "results")
+    try:
+        if not check:
+            from agegender_jax.run import write_whole  # imports JAX: not for the check
+
+            write_whole(page, text)
+        elif page.read_text(encoding="utf-8") != text:
+            raise UserError(f"{page} is not what docs/results/ gives; run `python -m benchmarks.results`.")
+    except OSError as error:
+        raise UserError(f"{page}: {error.strerror}; check the folder.") from error
+
+
+def fill(folder: Path) -> str:
+    """The page.
+
+    Args:
+      folder: holds the prose and the JSON files.
+
+    Raises:
+      UserError: see `update`.
+    """
+    path = folder / f"{PAGE}.in"
+    try:
+        prose = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); restore the file.") from error
+    used = [match["name"] for match in _MARKER.finditer(prose) if match["name"]]
+    kept = {file.stem: file for file in sorted(folder.glob("*.json"))}
+    for name in used:
+        if name not in kept:
+            raise UserError(f"{path} wants {folder / name}.json, which is not there; make it, or remove the line.")
+    for name, file in kept.items():
+        if used.count(name) != 1:
+            raise UserError(
+                f"{path} has `<!-- table: {name} -->` {used.count(name)} times for {file}; it must be once."
+            )
+    return _WRITTEN + _MARKER.sub(lambda match: _table(kept[match["name"]]) if match["name"] else cannot(), prose)
+
+
+def _table(path: Path) -> str:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore the file.") from error
+    if not isinstance(result, dict) or "target" not in result:
+        raise UserError(f"{path} is no file of `python -m benchmarks.reproduce --json`; remove it from there.")
+    if result["target"] not in TARGETS:
+        raise UserError(f"{path} is of {result['target']!r}, which is no target; choose from: {', '.join(TARGETS)}.")
+    try:
+        return tables.markdown(TARGETS[result["target"]], result)
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); restore the file.") from error
+
+
+def cannot() -> str:
+    """What cannot be reproduced, as a list by paper."""
+    lines = []
+    for target in TARGETS.values():
+        source = target.source[0].upper() + target.source[1:]
+        lines += [f"- {source}:", *(f"  - {sentence}" for sentence in target.cannot)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,381 @@
+"""The tables of the papers: which runs, how they go on, what is made of their figures. Nothing is trained here."""
+
+import argparse
+import doctest
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.predictions import NAME, Predictions, write_predictions
+from agegender_jax.models.model import build_heads
+from agegender_jax.train.loop import train
+from benchmarks import runs
+from benchmarks.reproduce import intervals, measured, running, tables
+from benchmarks.reproduce.__main__ import main
+from benchmarks.reproduce.papers import TARGETS
+
+# Leaves a summary whose figures follow from the flags: the seed adds 0.02, class weights take 0.1 from the age group,
+# the protocol `paper` adds 0.05. It notes its flags, and stops where it is told to.
+STUB = """
+import json, os, sys
+from pathlib import Path
+flags = dict(flag.lstrip("-").split("=", 1) for flag in sys.argv[1:])
+log = Path(os.environ["STUB_LOG"])
+lines = log.read_text().splitlines() if log.exists() else []
+if len(lines) >= int(os.environ.get("STUB_STOP", 999)):
+    sys.exit("Killed; choose another --workdir.")
+log.write_text("\\n".join([*lines, json.dumps(flags)]) + "\\n")
+more = 0.02 * int(flags["config.seed"]) + 0.05 * (flags["config.split.protocol"] == "paper")
+more += 0.01 * int(flags["config.split.fold"])
+weighted = 0.1 * ("weighted" in flags["config"])
+figures = {"n": 100, "age/mae": 8.0 + more, "gender/accuracy": 0.8 + more, "gender/balanced_accuracy": 0.7 + more}
+for name in ("age_group/", "joint/", "routed/true_", "routed/predicted_", "routed/soft_"):
+    for figure in ("accuracy", "balanced_accuracy", "one_off"):
+        figures[name + figure] = 0.5 + more - weighted
+figures["routed/gender_accuracy"] = 0.8 + more
+workdir = Path(flags["workdir"])
+workdir.mkdir(parents=True, exist_ok=True)
+summary = {
+    "dataset": "utkface", "drawn": True, "age_groups": "nearest", "data_sha256": "d", "split_sha256": "s",
+    "train_examples": 300, "subjects": {"known": 0}, "seconds": 90.0, "images_per_second": 200.0, "parameters": 1234,
+    "leaky": flags["config.split.protocol"] == "paper", "test": figures,
+    "constant": {name: 0.25 for name in figures}, "versions": {"jax": "1"},
+    "hardware": {"backend": "cpu", "devices": 1, "device": "cpu", "processor": "Z80", "cores": 2},
+}
+(workdir / "summary.json").write_text(json.dumps(summary))
+"""
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, str]]]:
+    """`launch.py` is the script above; returns the flags of every start."""
+    script, log = tmp_path / "stub.py", tmp_path / "log"
+    script.write_text(STUB)
+    monkeypatch.setattr(runs, "LAUNCH", script)
+    monkeypatch.setenv("STUB_LOG", str(log))
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def _given(**options: Any) -> argparse.Namespace:
+    defaults: dict[str, Any] = {
+        "cpu": True,
+        "size": None,
+        "epochs": None,
+        "repeats": 1,
+        "nets": [],
+        "protocols": [],
+        "smoke": False,
+    }
+    return argparse.Namespace(**{**defaults, **options})
+
+
+def test_table2_shows_mean_and_spread_beside_the_paper(
+    tmp_path: Path, started: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "table2.json"
+    command = ["table2", "--cpu", "--repeats=2", "--nets", "resnet18", "ours", f"--out={tmp_path / 'out'}"]
+    assert main([*command, "--size=48", "--epochs=2", f"--json={path}"]) == 0
+    said = capsys.readouterr()
+
+    flags = started()
+    assert [Path(found["workdir"]).relative_to(tmp_path / "out").as_posix() for found in flags] == [
+        f"{system}/{run}"
+        for run in ("disjoint", "disjoint-repeat_1")  # a whole table first, then the second repeat of it
+        for system in ("resnet18", "resnet18_weighted", "ours", "ours_weighted")
+    ]
+    assert flags[0]["config"] == "configs/utkface_baselines.py:resnet18_cpu"
+    assert {found["config.dataset.image_size"] for found in flags} == {"48"}
+    assert {found["config.train.epochs"] for found in flags} == {"2.0"}
+    assert {found["config.seed"] for found in flags} == {"0", "1"}
+
+    # 0.50 and 0.52: mean 0.51, deviation 0.01 * sqrt(2).
+    titles, *lines = [line for line in said.out.splitlines() if line.startswith((" ", "ResNet18", "ours", "best"))][:6]
+    assert "published: age group" in titles
+    assert " ".join(lines[0].split()) == (
+        "ResNet18 0.510 ± 0.014 0.510 ± 0.014 0.810 ± 0.014 1,234 200 1.5 0.586 0.874 11 M 120"
+    )
+    assert lines[1].split()[:5] == ["ResNet18,", "weighted", "0.410", "±", "0.014"]
+    assert lines[4].split() == ["best", "constant", "guess", "0.250", "0.250", "0.250"]
+    assert "Protocol disjoint: 300 to learn from, 100 to test on" in said.out
+    assert "train.epochs: 30.0 -> 2.0" in said.out
+    assert "dataset.image_size: 256 -> 48" in said.out
+    assert "run 1 of 8: resnet18, disjoint; about" in said.err
+
+    result = json.loads(path.read_text())
+    assert result["command"] == (
+        "python -m benchmarks.reproduce table2 --cpu --size 48 --epochs 2 --repeats 2 --nets resnet18 ours"
+    )
+    claims = {(found["a"], found["b"], found["column"]): found for found in result["differences"]}
+    found = claims["ours_weighted", "ours", "age"]
+    assert found["difference"] == pytest.approx(-0.1)
+    assert found["published"] == pytest.approx(0.5285 - 0.6134)
+    assert (found["clear"], found["by"]) == (True, "repeats")  # 0.40 and 0.42 against 0.50 and 0.52
+    assert not claims["ours", "resnet18", "age"]["clear"]
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(
+    tmp_path: Path,
+    started: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["router", "--cpu", "--nets", "routed", "shared", "three", f"--out={tmp_path / 'out'}"]
+    monkeypatch.setenv("STUB_STOP", "2")
+    assert main(command) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "Killed; choose another --out."
+    monkeypatch.delenv("STUB_STOP")
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert [Path(found["workdir"]).parent.name for found in started()] == ["routed", "shared", "three"]
+    assert "run 1 of 3: routed, disjoint: complete" in said.err
+    assert "run 3 of 3: three, disjoint; about 1 min left" in said.err
+    assert main(command) == 0
+    assert len(started()) == 3
+    # One run gives three lines, and its gender figure stands in each.
+    lines = {line.split("  ")[0]: line for line in said.out.splitlines()}
+    for title in ("routed by the predicted gender", "mixture of both age nets by P(gender)"):
+        assert lines[title].count("0.500") == 3
+        assert lines[title].count("0.800") == 1
+    assert "one run" in said.out.lower()
+
+
+def test_protocols_and_folds_stand_side_by_side(
+    tmp_path: Path, started: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    nets = ["small_emodb", "small_emodb_classes"]
+    path = tmp_path / "voice.json"
+    assert main(["voice", "--nets", *nets, f"--out={tmp_path / 'out'}", f"--json={path}"]) == 0
+    flags = started()
+    assert len(flags) == 2 * 5 + 1  # the ten folders as classes are not trained under `disjoint`
+    assert {found["config.split.fold"] for found in flags} == {"0", "1", "2", "3", "4"}
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "gender, five folds" in line and "thin" in line)
+    # Folds 0 to 4 add 0.00 to 0.04: mean 0.02 more, deviation 0.0158; the leaky protocol has 0.05 more.
+    assert "0.8700 ± 0.0158" in row
+    assert "0.8200 ± 0.0158" in row
+    assert "+0.0500" in row
+    assert "paper (leaky)" in out
+    assert "Leaky: whoever is tested on may have been learnt from" in out
+    assert "`disjoint` is refused" in out
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_smoke(target: str, tmp_path: Path, started: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "smoke.json"
+    assert main([target, "--smoke", f"--json={path}"]) == 0
+    assert "drawn: proves the pipeline" in capsys.readouterr().out.lower()
+    result = json.loads(path.read_text())
+    assert result["target"] == target
+    assert 1 <= len(result["rows"]) <= 4
+    assert all(int(flags["config.dataset.drawn"]) <= 400 for flags in started())
+
+
+def _train_here(command: list[str], workdir: Path) -> runs.Finished:
+    """What `launch.py` does, in this process."""
+    flags = dict(flag.lstrip("-").split("=", 1) for flag in command[2:])
+    recipe = running.load_config(Path(flags.pop("config")).name, {})
+    for key, value in flags.items():
+        if key.startswith("config."):
+            group, name = key.removeprefix("config.").rpartition(".")[::2]
+            of = recipe[group] if group else recipe
+            of[name] = type(of[name])(value)
+    train(recipe, workdir, manual_dir=None, data_dir=Path(flags["data_dir"]), progress=False)
+    return runs.read(workdir)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_real_runs_have_intervals(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "run", _train_here)
+    path = tmp_path / "table2.json"
+    assert main(["table2", "--smoke", f"--data_dir={data_dir}", f"--json={path}"]) == 0
+    result = json.loads(path.read_text())
+    for row in result["rows"]:
+        for figure in row["test"].values():
+            low, high = figure["interval"]
+            assert low <= figure["mean"] <= high
+            assert low < high
+    assert {found["by"] for found in result["differences"]} == {"predictions"}
+    for found in result["differences"]:
+        assert sum(found["interval"]) / 2 == pytest.approx(found["difference"])
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_recipe_is_one_and_every_claim_has_its_lines(target: str, cpu: bool) -> None:
+    table = TARGETS[target]
+    planned = running.plan_all(table, _given(cpu=cpu))
+    assert len({one.system.name for one in planned}) == len(planned)
+    for one in planned:
+        assert one.seconds() > running.START_SECONDS
+        assert {key for line in one.system.lines for key in line.figures} <= table.columns.keys()
+    keys = [line.key for system in table.systems for line in system.lines]
+    assert len(set(keys)) == len(keys)
+    for claim in table.claims:
+        assert claim.column in table.line(claim.a).figures
+        assert claim.column in table.line(claim.b).figures
+
+
+def test_paper_figures_are_those_of_the_paper() -> None:
+    # Uraimov & Yoo, table 2, in per cent: age, gender.
+    rows = {
+        "alexnet": (55.96, 85.10),
+        "vgg11": (57.06, 83.63),
+        "resnet18": (58.60, 87.40),
+        "densenet161": (59.22, 87.28),
+    }
+    rows |= {"ours": (61.34, 88.67)}
+    for net, percent in rows.items():
+        published = TARGETS["table2"].line(net).published
+        assert (published["age"], published["gender"]) == pytest.approx([value / 100 for value in percent])
+
+
+def test_the_full_size_is_the_papers_training() -> None:
+    planned = running.plan_all(TARGETS["table2"], _given(cpu=False))
+    assert all(not one.changes for one in planned)
+    assert {(one.recipe.dataset.image_size, one.recipe.train.epochs) for one in planned} == {(256, 30.0)}
+
+
+def test_dry_run_says_how_long(tmp_path: Path, started: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["table2", "--cpu", "--nets=resnet18", "--repeats=3", "--epochs=10", f"--out={tmp_path / 'out'}"]
+    assert main([*command, "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    rate, _ = next(system.rate for system in TARGETS["table2"].systems if system.name == "resnet18")
+    seconds = 6 * (running.START_SECONDS + 10 * 14584 / rate)
+    assert f"about {running.about(seconds)} on two cores" in said
+    assert not started()
+
+
+def test_runs_of_other_settings_are_refused_before_any_is_trained(
+    tmp_path: Path, started: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (one,) = running.plan_all(TARGETS["router"], _given(nets=["four"]))
+    workdir = tmp_path / "out" / "four" / "disjoint"
+    runs_recipe = one.recipe
+    running.Run.start(workdir, runs_recipe)
+    (workdir / "split.json").write_text("{}")
+    command = ["router", "--cpu", "--nets", "four", "three", f"--out={tmp_path / 'out'}"]
+    assert main([*command, "--epochs=9"]) == 2
+    said = capsys.readouterr().err
+    assert "train.epochs: 3.0 -> 9.0" in said
+    assert "choose another --out" in said
+    assert not started()
+
+
+def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table2", "--nets=vgg19"]) == 2
+    assert "choose from: alexnet, vgg11" in capsys.readouterr().err
+    assert main(["adience", "--cpu", "--nets=levi_hassner"]) == 2
+    assert "without --cpu" in capsys.readouterr().err
+    assert main(["voice", "--nets=small_emodb_classes", "--protocol=disjoint"]) == 2
+    assert "not trained under this protocol" in capsys.readouterr().err
+    taken = tmp_path / "taken.json"
+    taken.touch()
+    assert main(["table2", f"--json={taken}"]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["table2", "--epochs=0"])
+
+
+def _predictions(workdir: Path, seed: int, right: np.ndarray, cluster: np.ndarray | None = None) -> Path:
+    """A run that says the gender of some examples, right where told so."""
+    (one,) = running.plan_all(TARGETS["router"], _given(nets=["three"]))
+    recipe = one.recipe
+    recipe.seed = seed
+    heads = build_heads(recipe)
+    label = np.arange(len(right), dtype=np.int32) % 2
+    said = np.where(right, label, 1 - label)
+    columns: dict[str, Any] = {name: np.zeros(len(right), np.float32) for name in ("age", "age_low", "age_high")}
+    columns |= {"gender": label, "race": np.zeros(len(right), np.int32)}
+    columns["cluster"] = np.arange(len(right)) if cluster is None else cluster
+    facts = {
+        "run": "x", "dataset": "utkface", "drawn": False, "protocol": "disjoint", "leaky": False,
+        "age_groups": "nearest", "split_sha256": "s", "evaluated_step": 1, "flip_averaged": False, "class_names": [],
+        "recipe": json.loads(recipe.to_json()),
+    }  # fmt: skip
+    workdir.mkdir(parents=True)
+    keys = np.array([f"{i:05}" for i in range(len(right))])
+    part = np.full(len(right), "test")
+    distribution = np.where(said[:, None] == np.arange(2), 0.9, 0.1).astype(np.float32)
+    found = Predictions(keys, part, columns, {"gender": label}, {"gender": distribution}, heads, facts)
+    write_predictions(workdir / NAME, found)
+    return workdir
+
+
+def test_one_runs_interval_is_that_of_a_share(tmp_path: Path) -> None:
+    right = np.arange(1000) % 10 < 8
+    place = _predictions(tmp_path / "a", 0, right)
+    low, high = intervals.interval([place], "gender/accuracy") or (0, 0)
+    half = 1.96 * np.sqrt(0.8 * 0.2 / 1000)  # the normal approximation: 0.0248
+    assert (low, high) == pytest.approx((0.8 - half, 0.8 + half), abs=0.004)
+    assert intervals.interval([place, tmp_path / "none"], "gender/accuracy") is None
+
+
+def test_repeats_and_clusters_widen_it(tmp_path: Path) -> None:
+    right = np.arange(1000) % 10 < 8
+    half = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
+    # Ten examples a cluster, right together: as few as 100.
+    clustered = np.repeat(np.arange(100) % 10 < 8, 10)
+    place = _predictions(tmp_path / "a", 0, clustered, np.repeat(np.arange(100), 10))
+    low, high = intervals.interval([place], "gender/accuracy") or (0, 0)
+    assert high - low == pytest.approx(2 * half * np.sqrt(10), rel=0.15)
+    # Repeats of 0.7 and 0.9: their mean has a standard error of 0.1 by one degree of freedom.
+    places = [_predictions(tmp_path / f"r{i}", i, np.arange(1000) % 10 < n) for i, n in enumerate((7, 9))]
+    low, high = intervals.interval(places, "gender/accuracy") or (0, 0)
+    assert (low + high) / 2 == pytest.approx(0.8)
+    assert high - low > 10 * half
+    assert right.mean() == 0.8
+
+
+def test_differences_are_paired_and_corrected_for_their_number(tmp_path: Path) -> None:
+    base = np.arange(2000) % 10 < 8
+    better = base | (np.arange(2000) % 10 == 8) & (np.arange(2000) < 600)  # 60 more right, none lost
+    a, b = _predictions(tmp_path / "a", 0, better), _predictions(tmp_path / "b", 0, base)
+    found = intervals.judge([[a], [b]], ["gender/accuracy"] * 2, [[0.83], [0.8]])
+    low, high = found["interval"]
+    # Of 2,000 pairs 60 differ, all one way: 0.03 ± 1.96 * sqrt(0.03 * 0.97 / 2000); unpaired it would be ± 0.024.
+    half = 1.96 * np.sqrt(0.03 * 0.97 / 2000)
+    assert (low, high) == pytest.approx((0.03 - half, 0.03 + half), abs=0.001)
+    assert found["by"] == "predictions"
+    # Holm: 0.02 of three is compared with 0.05 / 3, so none of these is a difference; 0.01 is.
+    several = [{"p": p, "clear": None} for p in (0.02, 0.03, 0.9)]
+    intervals.settle(several)
+    assert [one["clear"] for one in several] == [False, False, False]
+    several = [{"p": 0.01, "clear": None}, {"p": 0.04, "clear": None}, {"p": None, "clear": True}]
+    intervals.settle(several)
+    assert [one["clear"] for one in several] == [True, True, True]
+
+
+def test_without_predictions_repeats_must_be_apart() -> None:
+    figures, places = ["gender/accuracy"] * 2, [[Path("none")], [Path("none")]]
+    assert intervals.judge(places, figures, [[0.5, 0.6], [0.61, 0.7]])["clear"] is True
+    assert intervals.judge(places, figures, [[0.5, 0.65], [0.61, 0.7]])["clear"] is False
+    assert intervals.judge(places, figures, [[0.5], [0.7]])["clear"] is None
+
+
+def test_runs_of_different_data_make_no_table(tmp_path: Path, started: Callable[..., Any]) -> None:
+    out = tmp_path / "out"
+    assert main(["router", "--cpu", "--nets=four", "--repeats=2", f"--out={out}"]) == 0
+    path = out / "four" / "disjoint" / "summary.json"
+    path.write_text(path.read_text().replace('"data_sha256": "d"', '"data_sha256": "e"'))
+    planned = running.plan_all(TARGETS["router"], _given(nets=["four"], repeats=2))
+    with pytest.raises(UserError, match="not all of the same data"):
+        measured.collect(TARGETS["router"], planned, out, "command")
+    assert len(started()) == 2
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    for module in (running, tables):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
+
+
+def test_a_table_is_written_as_markdown() -> None:
+    grid = tables.Grid(["", "a", "b"], [["x", "1", ""], ["y", "2", ""]]).without_empty()
+    assert grid.markdown() == "|  | a |\n| --- | --- |\n| x | 1 |\n| y | 2 |"
+    assert grid.text() == "   a\nx  1\ny  2"
