@@ -4,12 +4,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from agegender_jax.commands import attention, classical, evaluate, features, models
+from agegender_jax.commands import (
+    classical,
+    compare,
+    evaluate,
+    explain,
+    features,
+    models,
+    predict,
+    report,
+    runs,
+)
 from agegender_jax.describe import commands as data_commands
 from agegender_jax.errors import UserError
 from agegender_jax.train import profiling
 
-_COMMANDS = (evaluate, features, classical, attention, models, profiling)
+_COMMANDS = (evaluate, compare, runs, report, predict, explain, features, classical, models, profiling)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

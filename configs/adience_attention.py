@@ -3,7 +3,7 @@
   python launch.py --config configs/adience_attention.py --manual_dir DIR --workdir runs/ensemble --folds all
   python launch.py --config configs/adience_attention.py:cpu --manual_dir DIR --workdir runs/ensemble_cpu --folds all
   python launch.py --config configs/adience_attention.py:drawn --workdir runs/ensemble_drawn
-  agegender attention runs/ensemble_drawn --out maps
+  agegender explain runs/ensemble_drawn --method attention --out maps
 
 DIR holds fold_0_data.txt to fold_4_data.txt and aligned/ (or faces/, with --config.dataset.config=faces).
 

@@ -15,7 +15,14 @@ from agegender_jax.models.backbones import BACKBONES
 
 RESULT: dict[str, Any] = {
     **dict.fromkeys(("run", "dataset", "age_groups", "split_sha256"), "x"),
-    **{"protocol": "paper", "drawn": False, "left_out": 0, "files_of_seen_subjects": 0, "unmapped": {}, "test": {"n": 1}},
+    **{
+        "protocol": "paper",
+        "drawn": False,
+        "left_out": 0,
+        "files_of_seen_subjects": 0,
+        "unmapped": {},
+        "test": {"n": 1},
+    },
 }
 """What `measure` might return."""
 
@@ -349,7 +356,10 @@ def test_what_is_wrong_with_data_is_one_sentence(
         (["evaluate"], "agegender evaluate runs/small runs/resnet"),
         (["features"], "agegender features runs/cpu --out features.npz"),
         (["classical"], "agegender classical features.npz --only forest"),
-        (["attention"], "agegender attention runs/ensemble --out maps --count 40 --split validation"),
+        (["explain"], "agegender explain runs/ensemble --method attention"),
+        (["predict"], "agegender predict runs/cpu face.jpg"),
+        (["report"], "agegender report runs/"),
+        (["runs"], "agegender runs"),
         (["models"], "agegender models --no_step_time --json models.json"),
         (["data"], "agegender data describe utkface --manual_dir DIR"),
         (["data", "describe"], "agegender data describe adience --age_groups levi_hassner"),

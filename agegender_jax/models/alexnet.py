@@ -49,6 +49,8 @@ class AlexNet(nnx.Module):
         """The last feature map."""
         for number, conv in enumerate(self.convs):
             x = nnx.relu(conv(x))
+            if number == len(_LAYOUT) - 1:
+                x = layers.last_map(x)
             if number in _POOLED:
                 x = layers.max_pool(x, 3, 2)
         return x

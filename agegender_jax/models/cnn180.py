@@ -83,8 +83,11 @@ class CNN180(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The embedding; `rngs` holds the stream `dropout`, needed where `train`."""
-        for conv, norm, filters in zip(self.convs, self.norms, self.filters, strict=True):
-            x = layers.max_pool(nnx.relu(norm(conv(x), train=train)))
+        for number, (conv, norm, filters) in enumerate(zip(self.convs, self.norms, self.filters, strict=True), start=1):
+            x = nnx.relu(norm(conv(x), train=train))
+            if number == len(self.filters):
+                x = layers.last_map(x)
+            x = layers.max_pool(x)
             if filters >= DEEP:
                 x = self.spatial_dropout(x, deterministic=not train, rngs=rngs)
         x = x.reshape(x.shape[0], -1)

@@ -4,7 +4,9 @@ Every backbone calls these, so here and in `convolution.py` is what is known of 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -20,6 +22,33 @@ he_normal = nnx.initializers.he_normal()
 
 he_normal_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 """The same, of the backward pass: what torchvision gives VGG and ResNet."""
+
+_AT_LAST_MAP: ContextVar[Callable[[jax.Array], jax.Array] | None] = ContextVar("_AT_LAST_MAP", default=None)
+
+
+def last_map(x: jax.Array) -> jax.Array:
+    """`x`, which is a backbone's last convolutional map: what its class activation maps are of.
+
+    A backbone passes the map through here after its activation and before it is pooled or flattened; one that consists
+    of several nets does so once for each. It adds nothing to the program that is traced, but within `at_last_map`.
+    """
+    see = _AT_LAST_MAP.get()
+    return x if see is None else see(x)
+
+
+@contextmanager
+def at_last_map(see: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
+    """Within, backbones go on from what `see` makes of their last convolutional maps, `[batch, h, w, channels]`.
+
+    >>> with at_last_map(lambda x: 2 * x):
+    ...     print(last_map(jnp.ones(2)))
+    [2. 2.]
+    """
+    token = _AT_LAST_MAP.set(see)
+    try:
+        yield
+    finally:
+        _AT_LAST_MAP.reset(token)
 
 
 def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -> jax.Array:

@@ -64,5 +64,7 @@ class VGG(nnx.Module):
                     x = self.norms[number](x, train=train)
                 x = nnx.relu(x)
                 number += 1
+            if number == len(self.convs):
+                x = layers.last_map(x)
             x = layers.max_pool(x)
         return x

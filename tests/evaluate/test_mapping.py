@@ -62,6 +62,4 @@ def test_what_has_no_class_is_counted_and_named() -> None:
 def test_classes_of_another_dataset_are_matched_by_name() -> None:
     head = JointClassHead(names=("female_20", "male_30"))
     columns = ADIENCE | {"class_name": np.array(["male_30", "female_21", "", "female_20", "female_21"])}
-    assert unmapped({"joint": head}, columns) == {
-        "joint": {"count": 2, "annotated": 4, "commonest": {"female_21": 2}}
-    }
+    assert unmapped({"joint": head}, columns) == {"joint": {"count": 2, "annotated": 4, "commonest": {"female_21": 2}}}

@@ -1,0 +1,77 @@
+"""`agegender explain`: where a finished run saw what it says."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare
+from agegender_jax.labels import DISCLAIMER
+
+EXAMPLES = """examples:
+  agegender explain runs/cpu face1.jpg face2.jpg --out maps
+  agegender explain runs/cpu face.jpg --head age_group --class 8-12
+  agegender explain runs/voices --count 40 --split validation
+  agegender explain runs/ensemble --method attention
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    parser = add(
+        commands,
+        "explain",
+        "show where a finished run saw what it says",
+        "Writes pictures of where a finished run saw what it says: of files, for which the run's data are not needed, "
+        "or of examples evenly spaced over a part of its split; and a sheet of them all. A class activation map shows "
+        "what raises one number: the logit of the answered class, or of a given one, or the age in years. It is as "
+        "coarse as the network's last map.",
+        EXAMPLES,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    parser.add_argument(
+        "files", type=Path, nargs="*", metavar="FILE", help="pictures or recordings [examples of the run]"
+    )
+    parser.add_argument("--out", type=Path, default=Path("maps"), metavar="DIR", help="folder, new or empty [maps]")
+    parser.add_argument(
+        "--method",
+        choices=("grad_cam", "grad_cam_pp", "layer_cam", "attention"),
+        default="layer_cam",
+        help="attention: the masks of residual_attention or attention_ensemble, stage by stage [layer_cam]",
+    )
+    parser.add_argument("--head", metavar="NAME", help="gender, age_group, age or joint [the run's first]")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="[the answered one of each example]")
+    parser.add_argument("--count", type=at_least(1), metavar="N", help="of the run's examples [16]")
+    add_part(parser)
+    add_data(parser, "where the run's data lie now, or other data")
+    parser.set_defaults(function=_explain)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    prepare()
+    from agegender_jax.evaluate.explain import export
+    from agegender_jax.run import Run
+
+    exported = export(
+        Run.load(arguments.run),
+        arguments.out,
+        arguments.files,
+        method=arguments.method,
+        head=arguments.head,
+        class_name=arguments.class_name,
+        count=arguments.count,
+        split=arguments.split,
+        manual_dir=arguments.manual_dir,
+        data_dir=arguments.data_dir,
+    )
+    for sentence in exported.skipped:
+        print(f"agegender: skipped {sentence}", file=sys.stderr)
+    sizes = ", ".join(f"{height}x{width}" for height, width in exported.map_size)
+    print(f"{arguments.out}: a picture an example, and all {exported.count} of them in {arguments.out / 'sheet.png'}.")
+    print(f"The maps are {sizes}: enlarged, they show no more than that.")
+    if exported.drawn:
+        print(f"The examples are {DISCLAIMER}.")
+    elif exported.terms:
+        shown = "people's voices" if exported.kind == "audio" else "people"
+        print(f"They show {shown}: share them only as the dataset's terms allow. {exported.terms}")
+    return 0

@@ -1,0 +1,215 @@
+"""Pictures of maps: what is written, and what is refused before anything is."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from PIL import Image
+
+from agegender_jax import recipe as recipes
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate import explain
+from agegender_jax.evaluate.explain import MAX_COUNT, SIDE, answer_text, export, saliency_sheet
+from agegender_jax.evaluate.measure import open_run
+from agegender_jax.evaluate.saliency import Explained, Explainer
+from agegender_jax.models.attention import VARIANTS, Variant
+from agegender_jax.models.model import model_structure
+from agegender_jax.run import Run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_device() -> Iterator[None]:
+    """What eight of them add is tested elsewhere, and costs compile time."""
+    with pytest.MonkeyPatch.context() as patch:
+        mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+        for module in ("measure", "saliency"):
+            patch.setattr(f"agegender_jax.evaluate.{module}.make_mesh", lambda: mesh)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(finished: Any) -> Run:
+    return Run.load(finished.workdir)
+
+
+@pytest.fixture(scope="module")
+def explainer(run: Run) -> Explainer:
+    return Explainer(run)
+
+
+@pytest.fixture(scope="module")
+def moved(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same run where its data are not to be found."""
+    folder = tmp_path_factory.mktemp("moved") / "run"
+    shutil.copytree(finished.workdir, folder)
+    facts = Run.load(folder).facts()
+    Run.load(folder).write("run.json", {**facts, "manual_dir": "/nowhere", "data_dir": "/nowhere"})
+    return Run.load(folder)
+
+
+@pytest.fixture(scope="module")
+def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The finished run with another net, one small attention module whose parameters are drawn, not learned."""
+    with pytest.MonkeyPatch.context() as patch:
+        tiny = Variant(8, (8, 16), (1,), outer_units=0, trunk_units=1, last_units=1, residual=18)
+        patch.setitem(VARIANTS, "tiny", tiny)  # type: ignore[arg-type]
+        folder = tmp_path_factory.mktemp("attentive") / "run"
+        shutil.copytree(finished.workdir, folder, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+        run = Run.load(folder)
+        run.recipe.model.update(backbone="residual_attention", variant="tiny")
+        run.recipe.evaluate.update(batch_size=8, flip=False)
+        (folder / "recipe.json").write_text(recipes.to_json(run.recipe))
+        _, *model = model_structure(run.recipe, run.heads())
+        random = np.random.default_rng(0)
+        params, stats = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0, 0.2, leaf.shape), leaf.dtype), model)
+        checkpoints = run.checkpoints()
+        checkpoints.save(finished.summary["evaluated_step"], {"params": params}, (params, stats), None)
+        checkpoints.close()
+        yield run
+
+
+@pytest.fixture
+def faces(run: Run, tmp_path: Path) -> list[Path]:
+    """Three of the run's own examples as files."""
+    content = open_run(run, progress=False).data.content[:3]
+    paths = [tmp_path / f"face {number} $x_1$.png" for number in range(3)]
+    for path, picture in zip(paths, content, strict=True):
+        Image.fromarray(picture).save(path)
+    return paths
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with open(out / "examples.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_are_shown_without_the_data_and_bad_ones_are_left_out(
+    moved: Run, explainer: Explainer, faces: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8 no picture")
+    out = tmp_path / "new" / "maps"
+    files = [faces[0], bad, tmp_path / "missing.jpg", tmp_path, *faces[1:]]
+    exported = export(moved, out, files, progress=False)
+    assert [path.name for path in sorted(out.iterdir())] == [
+        *("001.png", "002.png", "003.png"),
+        *("examples.csv", "sheet.png"),
+    ]
+    assert [path.name for path in out.parent.iterdir()] == ["maps"]
+    assert (exported.count, exported.map_size, exported.kind, exported.terms) == (3, [(2, 2)], "image", "")
+    assert [sentence.split(": ")[0] for sentence in exported.skipped] == [
+        str(path) for path in (bad, tmp_path / "missing.jpg", tmp_path)
+    ]
+    rows = table(out)
+    assert [row["example"] for row in rows] == [str(path) for path in faces]
+    content = np.stack([np.asarray(Image.open(path)) for path in faces])
+    found = explainer(content)
+    for row, probability, answered in zip(rows, found.answers["probability"], found.answers["class"], strict=True):
+        assert row["answer"] == row["map_of"] == ("male", "female")[answered]
+        assert float(row["probability"]) == pytest.approx(probability[answered], abs=1e-3)
+    for number, picture in enumerate(content, start=1):
+        with Image.open(out / f"{number:03d}.png") as image:
+            assert (image.mode, image.width) == ("RGB", 2 * SIDE)
+            assert image.height > SIDE
+            shown = np.asarray(image.crop((0, 0, SIDE, SIDE)).resize((32, 32), Image.Resampling.BOX), float)
+            words = np.asarray(image.crop((0, SIDE, image.width, image.height)))
+        assert np.abs(shown - picture).mean() < 8
+        assert words.min() < 100
+        assert (words == 255).mean() > 0.7
+
+
+def test_examples_of_the_run_from_both_ends_of_a_part(run: Run, tmp_path: Path) -> None:
+    exported = export(run, tmp_path / "out", count=3, split="validation", head="age", method="layer_cam")
+    opened = open_run(run, progress=False)
+    assert opened.split is not None
+    rows = table(tmp_path / "out")
+    first, *_, last = opened.split.validation
+    assert [rows[0]["example"], rows[-1]["example"]] == opened.data.columns["key"][[first, last]].tolist()
+    assert {(row["method"], row["head"], row["probability"], row["map_of"]) for row in rows} == {
+        ("layer_cam", "age", "", "")
+    }
+    assert all(0 < float(row["answer"]) < 101 for row in rows)
+    assert exported.terms == opened.data.terms
+    assert not exported.drawn  # its archive was given to it, as real ones are
+
+
+def test_attention_has_a_panel_a_stage_and_needs_no_head(attentive: Run, tmp_path: Path) -> None:
+    exported = export(attentive, tmp_path / "out", count=9, method="attention", progress=False)
+    assert exported.map_size == [(8, 8)]
+    with Image.open(tmp_path / "out" / "009.png") as image:
+        assert image.width == 2 * SIDE
+    assert {row["map_of"] for row in table(tmp_path / "out")} == {""}
+    content = np.asarray(open_run(attentive, progress=False).data.content[:9])  # batches of 8
+    explainer = Explainer(attentive, "attention")
+    (found,) = explainer(content).maps
+    assert ((found > 0) & (found < 1)).all()
+    assert np.ptp(found, axis=(1, 2)).min() > 0
+    np.testing.assert_allclose(explainer(content[8:]).maps[0][0], found[8], atol=1e-5)
+
+
+def test_the_map_lies_over_the_picture_from_nothing_to_its_highest_value() -> None:
+    black = Image.new("RGB", (64, 64))
+    hot = explain._heated(black, np.array([[0.0, 0], [0, 3]]), 0.0, 3.0)
+    assert hot[:8, :8].max() <= 2  # inferno begins at black
+    assert hot[-1, -1].tolist() == [126, 127, 82]  # and ends at (252, 254.6, 164.5), half of which is shown
+    assert explain._heated(black, np.zeros((2, 2)), 0.0, 0.0).max() <= 2
+
+
+def test_what_is_written_below(run: Run, explainer: Explainer) -> None:
+    answers = {"probability": np.array([[0.25, 0.75]], np.float32), "class": np.array([1])}
+    assert answer_text(explainer, Explained(answers, np.array([1]), []), 0) == "female 0.75"
+    assert answer_text(explainer, Explained(answers, np.array([0]), []), 0) == "map of male 0.25, answer female 0.75"
+    age = Explainer(run, head="age")
+    assert answer_text(age, Explained({"years": np.array([31.26])}, None, []), 0) == "age 31.3 years"
+
+
+def test_a_sheet_for_a_report(run: Run) -> None:
+    content = np.asarray(open_run(run, progress=False).data.content[:3])
+    sheet = saliency_sheet(run, content, ["two " * 40, "\u0000$three_$", ""], columns=2, side=64)
+    assert (sheet.dtype, sheet.shape[1:]) == (np.uint8, (2 * 128 + 3 * 8, 3))
+    assert sheet.shape[0] == 2 * (64 + 2 * 15) + 3 * 8
+    assert (sheet[-100:, -128:] == 255).all()  # the fourth place is empty
+    assert (sheet[8 + 64 : 8 + 64 + 15, 8 : 8 + 128] < 100).any()
+
+
+def test_what_cannot_be_shown_is_refused_and_leaves_nothing(
+    run: Run, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, text = tmp_path / "out", tmp_path / "text.jpg"
+    text.write_text("none")
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match="0 examples do not fit on a sheet; choose a --count from 1 to 100"):
+        export(run, out, count=0)
+    with pytest.raises(UserError, match="101 files do not fit on a sheet; give 100 at most"):
+        export(run, out, [faces[0]] * (MAX_COUNT + 1))
+    with pytest.raises(UserError, match="Files are shown as they are; leave out --count"):
+        export(run, out, faces, split="test")
+    with pytest.raises(UserError, match="There is no part 'best'; choose one of: train, validation, test, all"):
+        export(run, out, split="best", progress=False)
+    with pytest.raises(UserError, match=r"The file cannot be shown: .*text.jpg: is no image"):
+        export(run, out, [text])
+    with pytest.raises(UserError, match=r"None of the 2 files can be shown: .*text.jpg: is no image"):
+        export(run, out, [text, tmp_path])
+    with pytest.raises(UserError, match=r"text.jpg: is no folder to write to .*choose another --out"):
+        export(run, text, faces)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    with pytest.raises(UserError, match="full is not empty; choose another --out"):
+        export(run, tmp_path / "full", faces)
+    monkeypatch.setattr(explain, "_sheet", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(UserError, match=r"out: cannot be written \(No space left\)"):
+        export(run, out, faces, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == before | {"full"}
+
+
+def test_a_run_that_is_not_complete_is_refused(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.workdir, tmp_path / "begun", ignore=shutil.ignore_patterns("summary.json", "checkpoints"))
+    with pytest.raises(UserError, match="begun is not complete"):
+        export(Run.load(tmp_path / "begun"), tmp_path / "out")

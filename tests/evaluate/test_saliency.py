@@ -1,0 +1,399 @@
+"""Class activation maps: the formulas, every backbone, and whether they show what a net looks at."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+from ml_collections import ConfigDict
+from scipy.stats import spearmanr
+
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.measure import open_run
+from agegender_jax.evaluate.saliency import CAMS, Explainer, class_activation, logits_apart, score, things
+from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.models import layers
+from agegender_jax.models.attention import AttentionEnsemble
+from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
+from agegender_jax.models.model import Model, build_heads, build_model
+from agegender_jax.models.routed import Routed, RoutedHead
+from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
+from agegender_jax.run import Run
+
+ACTIVATION = np.array([[[1, 0], [0, 3]], [[2, 1], [1, 0]]], np.float32)[None]  # channels 1 0 / 2 1 and 0 3 / 1 0
+GRADIENT = np.array([[[0.4, -1], [0, -0.5]], [[-0.2, 0.5], [0.2, 0]]], np.float32)[None]
+
+
+@pytest.mark.parametrize(
+    ("method", "right"),
+    [
+        # Weights 0.1 and -0.25: the means of the gradients.
+        ("grad_cam", [[0.1, -0.75], [-0.05, 0.1]]),
+        # Both channels sum to 4. Weights (0.4 / 3.6 + 0.2 / 2.8) / 4 and 0.5 / 4 / 4.
+        ("grad_cam_pp", [[0.0456349, 0.09375], [0.1225198, 0.0456349]]),
+        # 0.4 x 1, nothing, 0.5 x 1, 0.2 x 1.
+        ("layer_cam", [[0.4, 0.0], [0.5, 0.2]]),
+    ],
+)
+def test_the_formulas_on_paper(method: str, right: list[list[float]]) -> None:
+    found = CAMS[method](jnp.asarray(ACTIVATION), jnp.asarray(GRADIENT))
+    np.testing.assert_allclose(found[0], right, rtol=1e-5)
+
+
+def waves(*shape: int, phase: float) -> jax.Array:
+    return jnp.asarray(np.sin(1.7 * np.arange(math.prod(shape)) + phase).reshape(shape), jnp.float32)
+
+
+class Small(nnx.Module):
+    """One convolution, pooling, and two numbers."""
+
+    def __init__(self) -> None:
+        self.conv = layers.Conv(3, 4, rngs=nnx.Rngs(params=0))
+        self.conv.kernel[...] = waves(3, 3, 3, 4, phase=1.0) / 3
+        assert self.conv.bias is not None
+        self.conv.bias[...] = waves(4, phase=2.0) / 4
+        self.dense = waves(36, 2, phase=3.0) / 3
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = layers.max_pool(layers.last_map(nnx.relu(self.conv(x))))
+        return x.reshape(len(x), -1) @ self.dense
+
+
+GOLDEN = {
+    "grad_cam": [
+        [0.00228, 0.0, 0.00061, 0.0, 0.00455, 0.0],
+        [0.00487, 0.0037, 0.0, 0.00706, 0.00673, 0.0],
+        [0.00161, 0.0, 0.00335, 0.01049, 0.0, 0.0],
+    ],
+    "grad_cam_pp": [
+        [0.1872, 0.06205, 0.19883, 0.16287, 0.25125, 0.01146],
+        [0.14594, 0.25745, 0.20326, 0.33568, 0.22993, 0.11673],
+        [0.06771, 0.18387, 0.32642, 0.26022, 0.11256, 0.13048],
+    ],
+    "layer_cam": [
+        [0.09688, 0.0, 0.09849, 0.0, 0.08142, 0.0],
+        [0.0, 0.01836, 0.0, 0.26102, 0.0, 0.03526],
+        [0.00783, 0.0, 0.16909, 0.0, 0.07492, 0.15656],
+    ],
+}
+"""The upper half of each map of 6x6."""
+
+
+@pytest.mark.parametrize("method", GOLDEN)
+def test_maps_of_a_net_are_those_that_pytorch_finds(method: str) -> None:
+    """By torch.autograd and the published formulas, alpha of Grad-CAM++ written out, in float64."""
+    image = waves(1, 6, 6, 3, phase=0.0)
+    found = jax.jit(lambda x: class_activation(Small(), x, lambda logits: logits[:, 0], method))(image)
+    factor = 36 if method == "grad_cam_pp" else 1  # our mean over the places is their sum
+    np.testing.assert_allclose(factor * found[0, :3], GOLDEN[method], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_has_maps(name: str, small_recipe: ConfigDict) -> None:
+    """And before the last pooling: VGG's are 4x4 at 64 pixels, where its embedding is of 2x2."""
+    small_recipe.dataset.image_size = 64
+    small_recipe.model.update(backbone=name, variant="", dtype="bfloat16")
+    if name == "routed":
+        small_recipe.heads.routed.weight = 1.0
+        for head in ("gender", "age_group", "age"):
+            small_recipe.heads[head].weight = 0.0
+    heads = build_heads(small_recipe)
+    found: list[jax.Array] = []
+
+    def keep(x: jax.Array) -> jax.Array:
+        found.append(x)
+        return x
+
+    model = nnx.eval_shape(lambda: build_model(small_recipe, heads))
+    with layers.at_last_map(keep):
+        nnx.eval_shape(lambda model, x: model(x), model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
+    edges = {
+        "small_cnn": [4],
+        "alexnet": [3],
+        "cnn180": [2],
+        "routed": [16, 4, 4],
+        "attention_ensemble": [2, 2],
+    } | {name: [4] for name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn")}
+    assert [x.shape[:3] for x in found] == [(2, edge, edge) for edge in edges.get(name, [2])]
+    assert all(x.dtype == jnp.bfloat16 for x in found)
+
+
+def test_nothing_is_added_where_no_map_is_asked_for() -> None:
+    x = jnp.ones(3)
+    assert layers.last_map(x) is x
+    with pytest.raises(UserError, match="has no map to show; pass its last convolutional map"):
+        class_activation(lambda x: x.mean((1, 2)), jnp.ones((1, 4, 4, 3)), lambda logits: logits[:, 0])
+
+
+def images(seed: int = 0, count: int = 8, size: int = 16) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(count, size, size, 3)), jnp.float32)
+
+
+class Mean(nnx.Module):
+    """The mean of a small CNN's last map: what Grad-CAM is made for."""
+
+    def __init__(self, blocks: Sequence[ConvBlock], seed: int = 0, size: int = 16) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(VARIANTS, "blocks", Variant(tuple(blocks), norm="none", hidden=()))
+            self.net = SmallCNN("blocks", image_size=size, dropout=0.0, rngs=nnx.Rngs(params=seed))
+        self.embedding_size = blocks[-1].filters
+
+    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
+        return self.net(x, **options).reshape(len(x), -1, self.embedding_size).mean(1)
+
+
+POOLED = ConvBlock(4, pool=(2, 2))
+
+
+def test_routed_nets_show_the_net_that_is_asked() -> None:
+    """The age's map is that of the age net of the predicted gender; the gender's knows of no age net."""
+    nets = [Mean((POOLED, ConvBlock(4)), 0), Mean((ConvBlock(4),), 1), Mean((ConvBlock(4),), 2)]
+    head = RoutedHead(AgeYearsHead())
+    heads: dict[str, Head] = {"routed": head}
+    apart = things(heads)
+    assert list(apart) == ["gender", "age"]
+    model = Model(Routed(*nets), heads, rngs=nnx.Rngs(params=3))
+    layer = model.heads["routed"].gender
+    layer.bias[...] = -jnp.median(model(images())["routed"][:, :2], 0)  # so that both genders occur
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    @jax.jit
+    def shown(params: Any) -> tuple[jax.Array, ...]:
+        """Maps of gender and age, and the predicted gender."""
+        model = nnx.merge(graphdef, params)
+
+        def of(name: str) -> Any:
+            return lambda outputs: score(apart[name], logits_apart(heads, outputs)[name], jnp.zeros(8, int))
+
+        gender, age = (class_activation(model, images(), of(name)) for name in apart)
+        return gender, age, model(images())["routed"][:, :2].argmax(-1)
+
+    gender, age, said = map(np.asarray, shown(params))
+    assert set(said.tolist()) == {0, 1}
+    assert age.shape == gender.shape == (8, 16, 16)
+    kernel = params["backbone"]["female"]["net"]["convs"][0]["kernel"]
+    kernel[...] = -kernel[...]
+    again = shown(params)
+    assert (np.abs(again[1] - age).max((1, 2)) > 0).tolist() == (said == 1).tolist()
+    np.testing.assert_array_equal(again[0], gender)
+
+
+def test_maps_of_two_nets_are_added() -> None:
+    """What both averaged embeddings give the logit is the sum of the map, whatever the size of either map."""
+    nets = Mean((ConvBlock(4),), 0), Mean((POOLED, POOLED, ConvBlock(8)), 1)
+    model = Model(AttentionEnsemble(*nets), {"gender": GenderHead()}, rngs=nnx.Rngs(params=2))
+    kernel = model.heads["gender"].kernel
+    kernel[...] = jnp.abs(kernel[...])  # nothing is cut off
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    @jax.jit
+    def both(params: Any) -> tuple[jax.Array, list[jax.Array]]:
+        model = nnx.merge(graphdef, params)
+        cams = [
+            class_activation(model, images(), lambda outputs: outputs["gender"][:, 1], method)
+            for method in ("grad_cam", "layer_cam")
+        ]
+        return model(images())["gender"][:, 1], cams
+
+    given, cams = both(params)
+    for found in cams:
+        assert found.shape == (8, 16, 16)  # the second net's is 4x4
+        np.testing.assert_allclose(found.sum((1, 2)), given, rtol=1e-4)
+
+
+def test_the_number_that_is_explained() -> None:
+    logits = jnp.array([[0.5, -1.0], [2.0, 3.0]])
+    assert score(GenderHead(), logits, jnp.array([1, 0])).tolist() == [-1.0, 2.0]
+    nothing = jnp.zeros(1, jnp.int32)
+    regression = AgeYearsHead(loss_name="l1")
+    assert score(regression, jnp.array([[-3.0]]), nothing).tolist() == [-25.0]  # and its slope is not cut off
+    certain = jnp.zeros((1, 101)).at[0, 40].set(30).at[0, 50].set(30)
+    np.testing.assert_allclose(score(AgeYearsHead(), certain, nothing), 45.0, rtol=1e-5)
+    coral = AgeGroupHead(scheme=AGE_GROUPS["nearest"], loss_name="coral")
+    thresholds = jnp.array([[30.0, 30, 0, -30, -30, -30, -30]])  # of the third group with half, of the second with half
+    np.testing.assert_allclose(score(coral, thresholds, nothing), 2.5, rtol=1e-5)
+
+
+PLANTED = (ConvBlock(8, pool=(2, 2)), ConvBlock(16))
+
+
+def planted(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noise `[n, 16, 16, 3]` with a blue square of 4 pixels, and half of it with a red one; whether, and where."""
+    random = np.random.default_rng(seed)
+    pictures = random.normal(0, 0.3, (count, 16, 16, 3)).astype(np.float32)
+    there, corner = np.arange(count) % 2, random.integers(0, 5, (count, 2)) + random.permuted([[0, 8]] * count, axis=1)
+    for picture, red, (top, left) in zip(pictures, there, corner, strict=True):
+        other = (top + 8) % 16 % 12
+        picture[other : other + 4, left : left + 4, 2] += 1.5
+        if red:
+            picture[top : top + 4, left : left + 4, 0] += 1.5
+    return pictures, there.astype(np.int32), corner + 1.5
+
+
+def planted_net(seed: int) -> Model:
+    return Model(Mean(PLANTED, seed), {"gender": GenderHead()}, rngs=nnx.Rngs(params=seed))
+
+
+@pytest.fixture(scope="module")
+def finder() -> Any:
+    """A net that has learned to say whether there is a red square."""
+    graphdef, params, rest = nnx.split(planted_net(0), nnx.Param, ...)
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def learn(params: Any, pictures: jax.Array, there: jax.Array) -> Any:
+        def loss(params: Any, x: jax.Array, label: jax.Array) -> jax.Array:
+            logits = nnx.merge(graphdef, params, rest)(x)["gender"]
+            return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+
+        def step(carry: Any, batch: Any) -> Any:
+            params, state = carry
+            value, slope = jax.value_and_grad(loss)(params, *batch)
+            updates, state = optimizer.update(slope, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        (params, _), values = jax.lax.scan(step, (params, optimizer.init(params)), (pictures, there))
+        return params, values
+
+    pictures, there, _ = planted(150 * 32, seed=0)
+    params, values = learn(params, pictures.reshape(150, 32, 16, 16, 3), there.reshape(150, 32))
+    assert values[-1] < 0.1
+    return nnx.merge(graphdef, params, rest)
+
+
+def maps_of(model: Any, pictures: np.ndarray, method: str) -> np.ndarray:
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def maps(state: Any) -> jax.Array:
+        model = nnx.merge(graphdef, state)
+        return class_activation(model, jnp.asarray(pictures), lambda outputs: outputs["gender"][:, 1], method)
+
+    return np.asarray(maps(state))
+
+
+@pytest.mark.parametrize("method", CAMS)
+def test_maps_show_the_evidence_and_randomised_weights_change_them(method: str, finder: Any) -> None:
+    """The sanity check of Adebayo et al. (2018): a map that does not depend on what was learned explains nothing."""
+    pictures, there, where = planted(64, seed=1)
+    pictures, where = pictures[there == 1], where[there == 1]
+
+    def distance(maps: np.ndarray) -> float:
+        """Median distance in pixels of the highest place from the middle of the red square."""
+        highest = np.stack(np.unravel_index(maps.reshape(len(maps), -1).argmax(-1), (8, 8)), -1) * 2 + 0.5
+        return float(np.median(np.hypot(*(highest - where).T)))
+
+    def correlation(maps: np.ndarray) -> float:
+        """Mean rank correlation with what was learned; a map that is 0 everywhere has none."""
+        pairs = [(one.ravel(), other.ravel()) for one, other in zip(learned, maps, strict=True) if other.any()]
+        return float(np.mean([spearmanr(one, other)[0] for one, other in pairs])) if pairs else 0.0
+
+    learned = maps_of(finder, pictures, method)
+    assert distance(learned) < 2
+    assert correlation(learned) == pytest.approx(1)
+    assert np.mean([correlation(maps_of(planted_net(seed), pictures, method)) for seed in (1, 2, 3)]) < 0.4
+    # The last layer alone, turned about: what raised the answer lowers it now.
+    kernel = finder.heads["gender"].kernel
+    kernel[...] = -kernel[...]
+    turned = maps_of(finder, pictures, method)
+    kernel[...] = -kernel[...]
+    print(method, correlation(turned), distance(turned))
+    assert correlation(turned) < 0.2
+
+
+def test_a_net_that_looks_at_one_corner_shows_that_corner() -> None:
+    """A dense layer reads the upper left quarter of the last map alone; everything else is as bright."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "corner", Variant((ConvBlock(4), ConvBlock(4)), norm="none", hidden=(8,)))
+        net = SmallCNN("corner", image_size=8, dropout=0.0, rngs=nnx.Rngs(params=0))
+    reads = jnp.zeros((8, 8, 4, 1)).at[:4, :4].set(1).reshape(-1, 1)
+    net.dense[0].kernel[...] = jnp.abs(net.dense[0].kernel[...]) * reads
+    model = Model(net, {"gender": GenderHead()}, rngs=nnx.Rngs(params=1))
+    model.heads["gender"].kernel[...] = jnp.abs(model.heads["gender"].kernel[...])
+    pictures = np.asarray(images(size=8))
+    found = maps_of(model, pictures, "layer_cam")
+    assert (found[:, :4, :4].max((1, 2)) > 0).all()
+    assert found[:, 4:].max() == found[:, :, 4:].max() == 0
+    elsewhere = pictures.copy()
+    elsewhere[:, 6:] += 5  # beyond what the corner sees through two convolutions
+    np.testing.assert_allclose(maps_of(model, elsewhere, "layer_cam"), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", CAMS)
+def test_of_two_colours_in_two_corners_the_one_that_decides_is_shown(method: str) -> None:
+    backbone = Mean((ConvBlock(2, kernel=1),), size=8)
+    backbone.net.convs[0].kernel[...] = jnp.array([[1.0, 0], [0, 1], [0, 0]]).reshape(1, 1, 3, 2)  # red and green
+    model = Model(backbone, {"gender": GenderHead()}, rngs=nnx.Rngs(params=0))
+    model.heads["gender"].kernel[...] = jnp.array([[0.0, 1], [1, 0]])  # red speaks for the second class
+    picture = np.zeros((1, 8, 8, 3), np.float32)
+    picture[0, :2, :2, 0] = picture[0, 6:, 6:, 1] = 1
+    found = maps_of(model, picture, method)[0]
+    np.testing.assert_allclose(found / found.max(), picture[0, :, :, 0], atol=1e-6)
+
+
+@pytest.fixture
+def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What eight of them add is tested elsewhere, and costs compile time."""
+    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    for module in ("measure", "saliency"):
+        monkeypatch.setattr(f"agegender_jax.evaluate.{module}.make_mesh", lambda: mesh)
+
+
+@pytest.fixture(scope="module")
+def run(finished: Any) -> Run:
+    return Run.load(finished.workdir)
+
+
+def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(run: Run, finished: Any) -> None:
+    opened = open_run(run, progress=False)
+    assert opened.split is not None
+    rows = opened.split.test
+    content = np.asarray(opened.data.content[rows])
+    explainer = Explainer(run, head="age")
+    found = explainer(content)
+    label = explainer.head.column(opened.data.columns)[rows]
+    figures = explainer.head.metrics(found.answers, label)
+    assert figures["mae"] == pytest.approx(finished.summary["test"]["age/mae"], abs=1e-4)
+    assert found.classes is None
+    (shown,) = found.maps
+    assert (shown.shape, shown.dtype) == ((len(rows), 2, 2), np.float32)  # thin: four poolings of 32 pixels
+    assert np.isfinite(shown).all()
+    assert shown.min() >= 0
+    assert shown.max() > 0
+
+
+@pytest.mark.usefixtures("_one_device")
+def test_maps_are_of_the_class_that_is_asked_for_and_mirrored_as_the_pictures_are(run: Run) -> None:
+    content = np.asarray(open_run(run, progress=False).data.content[:3])
+    male = Explainer(run, class_name="male")
+    found = {"male": male(content), "female": Explainer(run, class_name="female")(content)}
+    assert found["female"].classes is not None
+    assert found["female"].classes.tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(found["male"].answers["class"], found["female"].answers["class"])
+    assert np.abs(found["male"].maps[0] - found["female"].maps[0]).max() > 0
+    # The run averages over mirror images: the mirrored picture has the mirrored map.
+    mirrored = male(content[:, :, ::-1])
+    np.testing.assert_allclose(mirrored.maps[0][:, :, ::-1], found["male"].maps[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "lime"}, "no method 'lime'; choose one of: grad_cam, grad_cam_pp, layer_cam, attention"),
+        ({"method": "attention"}, "has no attention to show: its backbone is small_cnn"),
+        ({"head": "race"}, "has no head 'race'; choose one of: gender, age_group, age"),
+        ({"class_name": "old"}, "head gender has no class 'old'; choose one of: male, female"),
+        ({"head": "age", "class_name": "30"}, "says a number, whose maps show what raises it"),
+        ({"method": "attention", "class_name": "male"}, "Attention is not of a class"),
+    ],
+)
+def test_what_there_is_not_is_refused(run: Run, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Explainer(run, **options)  # type: ignore[arg-type]
