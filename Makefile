@@ -23,7 +23,7 @@ demo: $(BASE)  ## train and report on faces drawn from a seed: runs/quickstart
 	$(BIN)/python launch.py --config configs/quickstart.py --workdir runs/quickstart
 
 test: $(TEST)  ## run the tests and the examples in the docstrings
-	$(BIN)/python -m pytest --durations=15
+	$(BIN)/python -m pytest --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: $(TEST)  ## check format, style, types and the direction of imports
 	$(BIN)/python -m ruff format --check

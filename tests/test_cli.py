@@ -21,6 +21,7 @@ RESULT: dict[str, Any] = {
         "left_out": 0,
         "files_of_seen_subjects": 0,
         "unmapped": {},
+        "intervals": {"test": {}},
         "test": {"n": 1},
     },
 }
@@ -43,7 +44,7 @@ def test_evaluate_prints_and_writes_the_run_s_figures(
     printed = capsys.readouterr().out
     assert printed.startswith("finished: utkface, protocol disjoint, age groups nearest, split ")
     row = next(line for line in printed.splitlines() if line.startswith("age/mae"))
-    assert row.split()[1:] == [f"{finished.summary[part]['age/mae']:.4f}" for part in ("test", "constant")]
+    assert row.split()[1:] == cells(finished.summary, "test", "95 %", "constant")
 
 
 @pytest.mark.parametrize(("split", "part"), [("val", "validation"), ("all", "all")])
@@ -173,6 +174,13 @@ def test_a_leaky_protocol_is_never_printed_without_the_word(
     assert "protocol paper (leaky), " in capsys.readouterr().out
 
 
+def cells(summary: Any, *columns: str) -> list[str]:
+    """What stands in the row age/mae of a table."""
+    low, high = summary["intervals"]["test"]["age/mae"]
+    figures = {part: [f"{summary[part]['age/mae']:.4f}"] for part in ("test", "constant")}
+    return [cell for column in columns for cell in figures.get(column, [f"{low:.4f}", "to", f"{high:.4f}"])]
+
+
 def test_several_runs_are_measured_each_and_averaged(
     finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +192,7 @@ def test_several_runs_are_measured_each_and_averaged(
     assert printed.startswith("finished + finished: utkface, protocol disjoint, ")
     assert "the mean of what 2 runs say, all figures of the part test" in printed
     row = next(line for line in printed.splitlines() if line.startswith("age/mae"))
-    assert row.split()[1:] == [f"{finished.summary[part]['age/mae']:.4f}" for part in ("test",) * 3 + ("constant",)]
+    assert row.split()[1:] == cells(finished.summary, "test", "95 %", "test", "test", "constant")
 
 
 def test_features_are_written_and_classical_models_learn_from_them(

@@ -56,7 +56,8 @@ def prepare(
     import tensorflow_datasets as tfds  # a second of start-up that only preparation should pay
 
     module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
-    chosen = _configuration(name, module.Builder.BUILDER_CONFIGS, config, options or {})
+    known = module.Builder.BUILDER_CONFIGS or ([module.OPTIONS] if options and hasattr(module, "OPTIONS") else [])
+    chosen = _configuration(name, known, config, options or {})
     manual_dir, data_dir = Path(manual_dir).expanduser(), Path(data_dir).expanduser()
     version_dir = data_dir / name / (chosen.name if chosen else "") / str(module.Builder.VERSION)
     if version_dir.exists():

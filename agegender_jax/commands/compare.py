@@ -8,7 +8,7 @@ from agegender_jax.commands.common import add, add_json, check_json, prepare, wr
 
 EXAMPLES = """examples:
   agegender compare runs/small runs/resnet
-  agegender compare runs/small runs/resnet --part validation --json compared.json
+  agegender compare runs/small runs/resnet --split validation --json compared.json
   agegender compare runs/plain runs/weighted               # two of launch.py --repeats: their means
 """
 
@@ -27,7 +27,9 @@ def add_parser(commands: Any) -> None:
     )
     for name, which in (("first", "a run's directory, or a study's"), ("second", "what to compare it with")):
         parser.add_argument(name, type=Path, metavar=name.upper(), help=which)
-    parser.add_argument("--part", choices=("validation", "test"), default="test", help="of the runs' split [test]")
+    parser.add_argument(
+        "--split", choices=("validation", "test"), default="test", help="which part of the runs' split [test]"
+    )
     add_json(parser)
     parser.set_defaults(function=_compare)
 
@@ -37,7 +39,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     prepare()
     from agegender_jax.evaluate.comparison import compare, load, text
 
-    result = compare(load(arguments.first, arguments.part), load(arguments.second, arguments.part))
+    result = compare(load(arguments.first, arguments.split), load(arguments.second, arguments.split))
     print(text(result))
     write_json(arguments.json, result)
     return 0

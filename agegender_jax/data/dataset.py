@@ -19,7 +19,7 @@ from agegender_jax.labels import DISCLAIMER
 
 DRAWN_SEED = 0  # of the examples that recipes draw: one drawing serves them all
 
-_BUILDER_OPTIONS = ("label_pattern", "speaker_pattern", "recording_pattern", "csv", "max_bad")
+_BUILDER_OPTIONS = ("label_pattern", "speaker_pattern", "recording_pattern", "csv", "max_bad", "crop")
 
 
 def open_dataset(

@@ -1,8 +1,9 @@
 """A process that decodes examples for the one that started it (`workers.Workers`); it imports next to nothing.
 
-Tasks come on the standard input, a line of JSON (`names`, `sizes`) and then the examples' bytes one after another. The
-decoded examples are left in memory that both processes see, and the answer on the standard output is a line of JSON:
-null, or what is wrong. The end of the input, also where the other process is killed, ends this one.
+Tasks come on the standard input, a line of JSON (`names`, `sizes`) and then the examples' bytes one after another; one
+without a size is a file whose path is its name. The decoded examples are left in memory that both processes see, and
+the answer on the standard output is a line of JSON: pairs of the number of an example that cannot be decoded and what
+is wrong with it. The end of the input, also where the other process is killed, ends this one.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError
 
 
@@ -44,15 +46,16 @@ def main() -> None:
     decoded = np.frombuffer(memory, dtype).reshape(shape)
     source, answers = sys.stdin.buffer, sys.stdout.buffer
     while line := source.readline():
-        asked, wrong = json.loads(line), None
-        content = source.read(sum(asked["sizes"]))
+        asked, wrong = json.loads(line), []
+        content = source.read(sum(filter(None, asked["sizes"])))
         begin = 0
-        try:
-            for place, (name, size) in enumerate(zip(asked["names"], asked["sizes"], strict=True)):
-                decoded[place] = decode(content[begin : begin + size], name=name)
-                begin += size
-        except UserError as error:
-            wrong = str(error)
+        for place, (name, size) in enumerate(zip(asked["names"], asked["sizes"], strict=True)):
+            end = begin + (size or 0)
+            try:
+                decoded[place] = decode(read_file(name) if size is None else content[begin:end], name=name)
+            except UserError as error:
+                wrong.append((place, str(error)))
+            begin = end
         answers.write(json.dumps(wrong).encode() + b"\n")
         answers.flush()
 

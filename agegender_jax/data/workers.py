@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,14 +49,21 @@ class Workers:
         self._starting = threading.Lock()
 
     def decode(
-        self, read: Callable[[np.ndarray], tuple[list[bytes], list[str]]], places: np.ndarray, out: np.ndarray
+        self,
+        read: Callable[[np.ndarray], tuple[Sequence[bytes | None], list[str]]],
+        places: np.ndarray,
+        out: np.ndarray,
+        wrong: MutableMapping[int, str] | None = None,
     ) -> None:
         """Fills places of `out`; may be called by several threads.
 
         Args:
-          read: the stored bytes and the names of the examples that belong at some of the places.
+          read: the stored bytes and the names of the examples that belong at some of the places. Where there are no
+            bytes but None, the name is a file's path, and the process that decodes it reads it itself.
           places: int `[m]`.
           out: `[n, *shape]`.
+          wrong: takes, by place, what is wrong with an example that cannot be read or decoded, or that ends the process
+            which tries; its place in `out` stays as it is. None makes the first of them an error.
 
         Raises:
           UserError: an example cannot be decoded, or a process was killed; or of `read`.
@@ -65,20 +72,46 @@ class Workers:
         with self._starting:
             if self._threads is None:
                 for _ in range(count):
-                    self._idle.put(_Worker(self._decoding, (self._chunk, *self._shape), self._dtype))
+                    self._idle.put(self._worker())
                 self._threads = ThreadPoolExecutor(count + 1, thread_name_prefix="decode")  # one reads ahead
 
         def fill(some: np.ndarray) -> None:
             contents, names = read(some)
             worker = self._idle.get()
+            ended = False
             try:
-                out[some] = worker.decode(contents, names)
+                decoded, unusable = worker.decode(contents, names)
+                if not unusable:
+                    out[some] = decoded
+                elif wrong is None:
+                    raise UserError(unusable[min(unusable)])
+                else:
+                    good = np.array([place not in unusable for place in range(len(some))])
+                    out[some[good]] = decoded[good]
+                    wrong.update((int(some[place]), reason) for place, reason in unusable.items())
+            except _Ended:
+                if wrong is None:
+                    raise
+                worker, ended = self._worker(), True
             finally:
                 self._idle.put(worker)
+            if ended and wrong is not None:
+                if len(some) == 1:
+                    wrong[int(some[0])] = f"{names[0]}: ends the process that decodes it; shrink or remove it."
+                else:  # to find out which of them does
+                    for part in np.array_split(some, 2):
+                        fill(part)
 
         size = min(self._chunk, max(1, -(-len(places) // (2 * count))))  # every process gets its part
         for _ in self._threads.map(fill, (places[i : i + size] for i in range(0, len(places), size))):
             pass
+
+    def _worker(self) -> "_Worker":
+        return _Worker(self._decoding, (self._chunk, *self._shape), self._dtype)
+
+
+class _Ended(UserError):
+    """A process is no more."""
 
 
 class _Worker:
@@ -100,30 +133,29 @@ class _Worker:
             )
         weakref.finalize(self, _end, self._process)
 
-    def decode(self, contents: Sequence[bytes], names: Sequence[str]) -> np.ndarray:
-        """Decoded examples, which the next call overwrites.
+    def decode(self, contents: Sequence[bytes | None], names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Decoded examples, which the next call overwrites, and what is wrong with some of them, by their number.
 
         Raises:
-          UserError: one cannot be decoded, or the process was killed.
+          _Ended: the process was killed.
         """
         source, answers = self._process.stdin, self._process.stdout
         assert source is not None
         assert answers is not None
         try:
-            source.write(json.dumps({"names": names, "sizes": list(map(len, contents))}).encode() + b"\n")
-            source.writelines(contents)
+            sizes = [None if content is None else len(content) for content in contents]
+            source.write(json.dumps({"names": names, "sizes": sizes}).encode() + b"\n")
+            source.writelines(filter(None, contents))
             source.flush()
             answer = answers.readline()
         except BrokenPipeError:
             answer = b""
         if not answer:
-            raise UserError(
+            raise _Ended(
                 f"A process that decodes examples ended ({self._process.wait()}), perhaps for want of memory; run the "
                 "same command again, and give it more memory if it happens again."
             )
-        if wrong := json.loads(answer):
-            raise UserError(wrong)
-        return self._decoded[: len(contents)]
+        return self._decoded[: len(contents)], dict(json.loads(answer))
 
 
 def _end(process: subprocess.Popen) -> None:

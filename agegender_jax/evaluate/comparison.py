@@ -142,7 +142,7 @@ def _part(directory: Path, part: str) -> Predictions:
     """A part of a run's predictions, in the order of keys."""
     found = read_predictions(directory / NAME).of(part)
     if not len(found):
-        raise UserError(f"{directory / NAME} has no example of the part {part}; choose another --part.")
+        raise UserError(f"{directory / NAME} has no example of the part {part}; choose another --split.")
     return found.rows(np.argsort(found.key))
 
 

@@ -19,7 +19,8 @@ from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.mapping import for_another_dataset, unmapped
-from agegender_jax.evaluate.predictions import Predictions, known_columns
+from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
+from agegender_jax.evaluate.predictions import Predictions, facts_of, known_columns, write_predictions
 from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.mesh import make_mesh, replicated
 from agegender_jax.models.heads import ClassHead, Head
@@ -144,6 +145,8 @@ def measure(
         for each, distributions in zip(opened, found, strict=True)
     ]
     mean = found[0]
+    for each in opened:
+        write_missing_predictions(each)
     if len(opened) == 1:
         result |= own[0]
     else:
@@ -158,6 +161,30 @@ def measure(
         names, constant = constant_answers(first.heads, train_labels, len(rows))
         result |= {"constant": figures(first.heads, constant, chosen), "constant_names": names}
     return result
+
+
+def write_missing_predictions(opened: Opened) -> None:
+    """Writes `predictions.npz` where a complete run has none, as those of earlier versions have not.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = opened.run.directory / PREDICTIONS
+    if path.exists() or opened.split is None:
+        return
+    parts = [np.full(len(getattr(opened.split, part)), part) for part in ("validation", "test")]
+    rows = np.concatenate([opened.split.validation, opened.split.test])
+    columns = opened.data.columns
+    found = Predictions(
+        key=columns["key"][rows],
+        part=np.concatenate(parts),
+        columns=known_columns(columns, rows),
+        labels={name: head.column(columns)[rows] for name, head in opened.heads.items()},
+        distributions=_distributions(opened, columns["key"][rows]),
+        heads=opened.heads,
+        facts=facts_of(opened.run, opened.summary),
+    )
+    write_predictions(path, found)
 
 
 def open_run(

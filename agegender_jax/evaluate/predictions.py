@@ -27,6 +27,7 @@ from agegender_jax.evaluate.evaluator import answers, figures
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
 from agegender_jax.models.model import build_heads
+from agegender_jax.run import Run
 from agegender_jax.splits import PARTS
 
 NAME = "predictions.npz"
@@ -130,6 +131,17 @@ def portable(recipe: ConfigDict) -> dict[str, Any]:
     found = ConfigDict(recipe.to_dict())
     found.model.pretrained = found.dataset.csv = ""
     return json.loads(recipes.to_json(found))
+
+
+def facts_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`Predictions.facts` of a run.
+
+    Args:
+      run: the run.
+      summary: of the run, or what of it is known before it is written: see `FACTS`.
+    """
+    own = {"class_names": list(run.facts().get("class_names", [])), "recipe": portable(run.recipe)}
+    return {name: own[name] if name in own else summary[name] for name in FACTS}
 
 
 def known_columns(examples: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:

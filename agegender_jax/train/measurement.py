@@ -9,7 +9,7 @@ from agegender_jax.data.feed import Feed
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
-from agegender_jax.evaluate.predictions import Predictions, known_columns, portable
+from agegender_jax.evaluate.predictions import Predictions, facts_of, known_columns
 from agegender_jax.models.heads import Apart, ClassHead, Head
 from agegender_jax.run import Run
 from agegender_jax.splits import is_leaky
@@ -104,8 +104,6 @@ def kept_predictions(
         "split_sha256": split.sha256,
         "age_groups": experiment.recipe.age_groups,
         "flip_averaged": experiment.recipe.evaluate.flip,
-        "class_names": list(experiment.facts["class_names"]),
-        "recipe": portable(experiment.recipe),
     }
     return Predictions(
         key=columns["key"][rows],
@@ -116,7 +114,7 @@ def kept_predictions(
             name: np.concatenate([found[name] for found in distributions.values()]) for name in experiment.heads
         },
         heads=experiment.heads,
-        facts=facts,
+        facts=facts_of(run, facts),
     )
 
 

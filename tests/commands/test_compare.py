@@ -48,7 +48,7 @@ def test_two_runs(
 def test_the_validation_part(
     pair: list[str], parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = parser.parse_args(["compare", *pair, "--part", "validation"])
+    arguments = parser.parse_args(["compare", *pair, "--split", "validation"])
     assert arguments.function(arguments) == 0
     assert "part validation: 72 examples" in capsys.readouterr().out
 
@@ -62,4 +62,4 @@ def test_a_folder_without_a_run(pair: list[str], parser: argparse.ArgumentParser
 def test_help_has_examples(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser.parse_args(["compare", "--help"])
-    assert "agegender compare runs/small runs/resnet --part validation" in capsys.readouterr().out
+    assert "agegender compare runs/small runs/resnet --split validation" in capsys.readouterr().out

@@ -117,6 +117,53 @@ def test_one_that_is_killed_is_a_sentence(own_workers: tuple[Workers, list[subpr
         workers.decode(read, np.arange(200), np.empty((200, SIZE, SIZE, 3), np.uint8))
 
 
+def test_what_is_wrong_can_be_noted_by_place(workers: Workers, tmp_path: Path) -> None:
+    """Some examples are files that the processes read themselves."""
+    (tmp_path / "good.jpg").write_bytes(PICTURES[5])
+    (tmp_path / "empty.jpg").touch()
+
+    def mixed(places: np.ndarray) -> tuple[list[bytes | None], list[str]]:
+        files = {0: "good.jpg", 31: "empty.jpg", 32: "absent.jpg"}
+        contents = [None if place in files else b"x" if place == 40 else PICTURES[place % 30] for place in places]
+        return contents, [str(tmp_path / files.get(int(place), f"{place}.jpg")) for place in places]
+
+    out, wrong = np.full((60, SIZE, SIZE, 3), 7, np.uint8), {}
+    workers.decode(mixed, np.arange(60), out, wrong)
+    assert {place: reason.partition(" (")[0] for place, reason in wrong.items()} == {
+        31: f"{tmp_path}/empty.jpg: is empty; download it again or remove it.",
+        32: f"{tmp_path}/absent.jpg: cannot be read",
+        40: f"{tmp_path}/40.jpg: is no image that can be decoded",
+    }
+    assert (out[[31, 32, 40]] == 7).all()
+    np.testing.assert_array_equal(out[0], decode_image(PICTURES[5], SIZE))
+    for place in set(range(1, 60)) - {31, 32, 40}:
+        np.testing.assert_array_equal(out[place], decode_image(PICTURES[place % 30], SIZE))
+
+
+def test_where_errors_are_noted_one_that_is_killed_is_replaced(
+    own_workers: tuple[Workers, list[subprocess.Popen]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers, processes = own_workers
+    processes[0].kill()
+    out, wrong = np.empty((200, SIZE, SIZE, 3), np.uint8), {}
+    workers.decode(read, np.arange(200), out, wrong)
+    assert wrong == {}
+    np.testing.assert_array_equal(out, np.stack([decode_image(PICTURES[place % 30], SIZE) for place in range(200)]))
+    decode = module._Worker.decode
+
+    def deadly(worker: module._Worker, contents: list[bytes | None], names: list[str]) -> object:
+        if "77.jpg" in names:
+            worker._process.kill()
+        return decode(worker, contents, names)
+
+    monkeypatch.setattr(module._Worker, "decode", deadly)
+    again = np.full_like(out, 9)
+    workers.decode(read, np.arange(200), again, wrong)
+    assert wrong == {77: "77.jpg: ends the process that decodes it; shrink or remove it."}
+    assert (again[77] == 9).all()
+    np.testing.assert_array_equal(np.delete(again, 77, 0), np.delete(out, 77, 0))
+
+
 def test_they_outlive_the_signals_that_stop_a_job(own_workers: tuple[Workers, list[subprocess.Popen]]) -> None:
     workers, processes = own_workers
     for process in processes:

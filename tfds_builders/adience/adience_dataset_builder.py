@@ -30,6 +30,7 @@ from tfds_builders.adience.fold_files import (
     without_repeats,
 )
 from tfds_builders.archive import MAX_FILE_BYTES, DataError, check_image, iter_members, list_members
+from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest
 from tfds_builders.generation import Content, Made, SpooledBuilder, Work
 from tfds_builders.rejected import Rejected
 
@@ -43,6 +44,7 @@ TERMS = (
 LABELS = "perceived age and gender as annotated by people who looked at the photographs; nobody shown was asked"
 SUBJECTS = "subject: the person, as annotated (face_id); group: the Flickr user whose album the photograph is from"
 
+_GENDERS = ("male", "female", "u")
 _ENDINGS = (".tar.gz", ".tgz", ".tar")
 _TOO_LARGE = f"pictures of more than {MAX_FILE_BYTES} bytes"
 
@@ -55,11 +57,14 @@ class Config(tfds.core.BuilderConfig):
       folder: name of their folder, and of the archive that it was packed into.
       prefix: what the authors put before `.FACE.IMAGE` in a picture's name.
       max_bad: largest share of faces that may be left out, 0 to 1: without a picture, unreadable, mislabelled.
+      crop: of `faces.CROPS`: "haar" stores the largest face that a detector finds, and leaves out where it finds none,
+        which `max_bad` does not count.
     """
 
     folder: str = "aligned"
     prefix: str = "landmark_aligned_face"
     max_bad: float = 0.05
+    crop: str = ""
 
 
 CONFIGS = (
@@ -84,8 +89,9 @@ def find_source(manual_dir: Path, config: Config) -> Path:
       The path of an archive or a folder.
 
     Raises:
-      DataError: the pictures or a fold file are missing, or `config.max_bad` is no share.
+      DataError: the pictures or a fold file are missing, or an option of `config` is out of range.
     """
+    check_crop(config.crop)
     if isinstance(config.max_bad, bool) or not isinstance(config.max_bad, int | float) or not 0 <= config.max_bad <= 1:
         raise DataError(f"adience: max_bad is a share from 0 to 1, not {config.max_bad!r}.")
     for name in FILES:
@@ -116,7 +122,7 @@ def make_example(item: Sequence[Any], content: bytes, options: Mapping[str, Any]
     Args:
       item: the labels, the fields of a `Row`.
       content: the picture's encoded bytes.
-      options: Adience has none.
+      options: `crop`, as in `Config`.
 
     Returns:
       (key, features).
@@ -124,17 +130,15 @@ def make_example(item: Sequence[Any], content: bytes, options: Mapping[str, Any]
     Raises:
       DataError: the picture is not usable; holds the reason alone, in words that several pictures share.
     """
-    del options
     row = Row(*item)
     try:
         check_image(row.key, content, formats=("JPEG",))
     except DataError as error:
         reason = str(error).removeprefix(f"{row.key}: ").partition(";")[0]
         raise DataError(f"unusable pictures ({reason})") from error
-    age = parse_age(row.age_label)
-    low, high = (math.nan, math.nan) if age is None else age
+    low, high = _age(row)
     return row.key, {
-        "image": content,
+        "image": _cropped(content) if options.get("crop") else content,
         "key": row.key,
         "age": math.nan if row.age_label.startswith("(") else low,
         "age_low": low,
@@ -171,7 +175,9 @@ class Builder(SpooledBuilder):
                 {
                     # Given as encoded bytes, which are stored as they are: nothing is decoded, so no TensorFlow.
                     "image": tfds.features.Image(
-                        shape=(None, None, 3), encoding_format="jpeg", doc="the file's own bytes"
+                        shape=(None, None, 3),
+                        encoding_format="png" if self.builder_config.crop else "jpeg",
+                        doc="the largest face that was found" if self.builder_config.crop else "the file's own bytes",
                     ),
                     "key": tfds.features.Text(doc="USER/FACE.IMAGE, unique"),
                     "age": tfds.features.Scalar(
@@ -199,6 +205,9 @@ class Builder(SpooledBuilder):
             metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, identities=SUBJECTS),
         )
 
+    def _options(self) -> dict[str, Any]:
+        return {"crop": self.builder_config.crop}
+
     def _work(self, manual_dir: Path) -> Iterator[Work]:
         source = find_source(manual_dir, self.builder_config)
         self._report = report = Report(source)
@@ -216,6 +225,10 @@ class Builder(SpooledBuilder):
     def _keep(self, made: Iterable[Made]) -> Iterator[Made]:
         left_out: dict[str, list[tuple[str, str]]] = {split: [] for split in self.SPLITS}
         for face in made:
+            if self.builder_config.crop and face.error in ("", NO_FACE):
+                self._report.search(Row(*face.item), not face.error)
+            if face.error == NO_FACE:
+                continue
             if face.error:  # `Content` does not say what is unreadable
                 reason = face.error.replace("unreadable (", "unreadable pictures (")
                 left_out[face.split].append((face.name, reason))
@@ -227,7 +240,7 @@ class Builder(SpooledBuilder):
             for name, reason in faces:
                 report.rejected.add(name, reason)
             if not report.kept[fold]:
-                why = "; ".join(report.rejected.lines()[:2])  # the commonest reason and an example
+                why = "; ".join([*report.losses.lines()[:1], *report.rejected.lines()[:2]])  # the commonest, an example
                 raise DataError(
                     f"{report.source}: fold {fold} has no usable face ({why}); check {FILES[fold]}, and that pictures "
                     f"are named USER/{self.builder_config.prefix}.FACE.IMAGE."
@@ -251,6 +264,7 @@ class Report:
       first: the fold of the first kept face of each content, by the content's SHA-256.
       same: the folds of the others of a content.
       unlisted: pictures that no row lists.
+      losses: pictures in which a face was searched for and found or not, by group.
     """
 
     source: Path
@@ -260,6 +274,12 @@ class Report:
     first: dict[bytes, int] = dataclasses.field(default_factory=dict)
     same: dict[bytes, list[int]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
     unlisted: int = 0
+    losses: Losses = dataclasses.field(default_factory=Losses)
+
+    def search(self, row: Row, found: bool) -> None:
+        """Counts a picture in which a face was searched for."""
+        gender = _GENDERS[row.gender] if row.gender >= 0 else "unknown"
+        self.losses.add({"gender": gender, "age": age_band(*_age(row))}, found)
 
     def keep(self, digest: bytes, fold: int) -> None:
         """Counts a face of that content."""
@@ -280,6 +300,7 @@ class Report:
             "identical_groups": len(same),
             "identical_files": sum(map(len, same)),
             "identical_groups_in_two_folds": sum(len(set(folds)) > 1 for folds in same),
+            **({"without_face": self.losses.counts()} if self.losses.seen else {}),
         }
 
     def __str__(self) -> str:
@@ -295,6 +316,7 @@ class Report:
             f"{count['users']}, {count['users_in_two_folds']} of them in two folds",
             f"  left out  {len(self.rejected)}",
             *(f"    {line}" for line in self.rejected.lines()),
+            *(f"  {line}" for line in self.losses.lines()),
             f"  {count['unlisted']} pictures that no row lists",
             f"  {count['identical_groups']} groups of identical pictures ({count['identical_files']} files), "
             f"{count['identical_groups_in_two_folds']} of them in two folds",
@@ -310,6 +332,18 @@ class Report:
                 f"{count['gender_u']} are age (0, 2)"
             )
         return "\n".join([*lines, f"  labels    {LABELS}", f"  subjects  {SUBJECTS}", f"  terms     {TERMS}"])
+
+
+def _age(row: Row) -> tuple[float, float]:
+    """The first and the last year that a row's age may be, NaN where it is unknown."""
+    return parse_age(row.age_label) or (math.nan, math.nan)
+
+
+def _cropped(content: bytes) -> bytes:
+    try:
+        return crop_largest(content)
+    except DataError as error:
+        raise DataError(NO_FACE if str(error) == NO_FACE else "unusable pictures (they cannot be decoded)") from error
 
 
 def _items(manual_dir: Path, prefix: str, report: Report) -> dict[str, Row]:

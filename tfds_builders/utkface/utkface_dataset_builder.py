@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.archive import DataError, check_image
+from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest
 from tfds_builders.generation import Made, SpooledBuilder, Work, members
 
 MAX_AGE = 120
@@ -40,6 +41,25 @@ _NAME = re.compile(
     r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?(?P<time>\d{8,20}) ?\.?jpg(?:\.chip\.jpg)?", re.ASCII
 )
 _RULE = f"AGE_GENDER_RACE_TIME.jpg with age 0 to {MAX_AGE}, gender 0 or 1, race 0 to 4 or left out"
+
+
+GENDERS = ("male", "female")
+RACES = ("White", "Black", "Asian", "Indian", "others")
+
+
+@dataclasses.dataclass(eq=False)
+class Config(tfds.core.BuilderConfig):
+    """How the pictures are stored. The dataset as it is has no configuration; this is for the option.
+
+    Attributes:
+      crop: of `faces.CROPS`: "haar" stores the largest face that a detector finds, and leaves out where it finds none.
+    """
+
+    crop: str = ""
+
+
+OPTIONS = Config(name="faces")
+"""What `prepare` takes options of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +105,20 @@ def _label(age: int, gender: int, race: int) -> Label:
     return Label(age, gender, race)
 
 
-def find_source(manual_dir: Path, config: tfds.core.BuilderConfig | None = None) -> Path:
+def find_source(manual_dir: Path, config: Config | None = None) -> Path:
     """Finds the dataset in a directory: the archive, else the folder `UTKFace`, else the images themselves.
 
     Args:
       manual_dir: the directory to look in.
-      config: UTKFace has none.
+      config: how the pictures are to be stored; None is as they are.
 
     Returns:
       The path of an archive or a folder, for `iter_members`.
 
     Raises:
-      DataError: there is none of them.
+      DataError: there is none of them, or no such `config.crop`.
     """
+    check_crop(config.crop if config else "")
     try:
         for name in _ARCHIVES:
             if (manual_dir / name).is_file():
@@ -120,15 +141,14 @@ def make_example(name: str, content: bytes, options: Mapping[str, Any]) -> tuple
     Args:
       name: the file's; folders before it are ignored.
       content: the file's bytes.
-      options: UTKFace has none.
+      options: `crop`, as in `Config`.
 
     Returns:
       (key, features).
 
     Raises:
-      DataError: it is no whole JPEG file; holds the reason alone.
+      DataError: it is no whole JPEG file, or no face is found in it; holds the reason alone.
     """
-    del options
     try:
         check_image(name, content, formats=("JPEG",))
     except DataError as error:
@@ -138,7 +158,7 @@ def make_example(name: str, content: bytes, options: Mapping[str, Any]) -> tuple
         raise DataError(f"the name is not {_RULE}")
     digest = hashlib.sha256(content).hexdigest()
     return key, {
-        "image": content,
+        "image": crop_largest(content) if options.get("crop") else content,
         "key": key,
         "age": float(label.age),
         "gender": label.gender,
@@ -167,7 +187,9 @@ class Builder(SpooledBuilder):
                 {
                     # Given as encoded bytes, which are stored as they are: nothing is decoded, so no TensorFlow.
                     "image": tfds.features.Image(
-                        shape=(None, None, 3), encoding_format="jpeg", doc="the file's own bytes"
+                        shape=(None, None, 3),
+                        encoding_format="png" if self._crop else "jpeg",
+                        doc="the largest face that was found" if self._crop else "the file's own bytes",
                     ),
                     "key": tfds.features.Text(doc="file name, unique"),
                     "age": tfds.features.Scalar(np.float32, doc="perceived age as annotated, in years"),
@@ -186,8 +208,15 @@ class Builder(SpooledBuilder):
             metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, identities=IDENTITIES),
         )
 
+    @property
+    def _crop(self) -> str:
+        return self.builder_config.crop if self.builder_config else ""
+
+    def _options(self) -> dict[str, Any]:
+        return {"crop": self._crop}
+
     def _work(self, manual_dir: Path) -> Iterator[Work]:
-        source = find_source(manual_dir)
+        source = find_source(manual_dir, self.builder_config)
         self._report = Report(source)
         for name, content in members(source):
             if parse_name(name) is None:
@@ -199,6 +228,10 @@ class Builder(SpooledBuilder):
         digests: dict[str, bytes] = {}  # of the keys so far
         for face in made:
             source = self._report.source
+            if self._crop and face.error in ("", NO_FACE):
+                self._report.search(face.item, not face.error)
+            if face.error == NO_FACE:
+                continue
             if face.error:
                 raise DataError(f"{source}: {face.name}: {face.error}")
             digest = bytes.fromhex(face.values["sha256"])
@@ -212,8 +245,9 @@ class Builder(SpooledBuilder):
             yield face
         report = self._report
         if not report.first:
+            without = f", {report.losses.lines()[0]}" if report.losses.lines() else ""
             raise DataError(
-                f"{report.source}: holds no usable face ({report.skipped} files with other names); "
+                f"{report.source}: holds no usable face ({report.skipped} files with other names{without}); "
                 f"faces are named {_RULE}."
             )
         self.info.metadata.update(report.counts())
@@ -234,6 +268,7 @@ class Report:
       skipped: files whose names do not parse.
       named: the first of them.
       repeated: files that came again with the same name and the same bytes.
+      losses: pictures in which a face was searched for and found or not, by group.
     """
 
     source: Path
@@ -243,6 +278,15 @@ class Report:
     skipped: int = 0
     named: list[str] = dataclasses.field(default_factory=list)
     repeated: int = 0
+    losses: Losses = dataclasses.field(default_factory=Losses)
+
+    def search(self, name: str, found: bool) -> None:
+        """Counts a picture in which a face was searched for."""
+        label = parse_name(name)
+        assert label is not None  # or it would not have been searched
+        race = RACES[label.race] if label.race >= 0 else "unknown"
+        groups = {"gender": GENDERS[label.gender], "race": race, "age": age_band(label.age, label.age)}
+        self.losses.add(groups, found)
 
     def skip(self, name: str) -> None:
         """Counts a file whose name does not parse."""
@@ -258,7 +302,7 @@ class Report:
         else:
             self.first[digest] = label
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """The figures of the report, by name."""
         labels = self.labels
         same = [[self.first[digest], *others] for digest, others in self.same.items()]
@@ -274,6 +318,7 @@ class Report:
             "identical_groups": len(same),
             "identical_files": sum(map(len, same)),
             "conflicting_groups": sum(len({(label.age, label.gender) for label in group}) > 1 for group in same),
+            **({"without_face": self.losses.counts()} if self.losses.seen else {}),
         }
 
     def __str__(self) -> str:
@@ -289,6 +334,7 @@ class Report:
             f"  skipped  {count['repeated']} files that came again under the same name with the same content",
             f"  {count['identical_groups']} groups of identical files ({count['identical_files']} files), "
             f"{count['conflicting_groups']} of them with different ages or genders",
+            *(f"  {line}" for line in self.losses.lines()),
             f"  labels   {LABELS}",
             f"  terms    {TERMS}",
         ]

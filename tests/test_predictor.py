@@ -1,0 +1,256 @@
+"""A finished run on files and arrays: the evaluator's answers to the last bit, and what is wrong with some of them."""
+
+import io
+import itertools
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from flax import nnx
+from PIL import Image
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.synthetic import draw_face
+from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.answers import Answers
+from agegender_jax.evaluate.evaluator import answers, figures
+from agegender_jax.evaluate.measure import measure
+from agegender_jax.evaluate.predictions import NAME, read_predictions
+from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.predictor import AHEAD, Detection, Predictor
+from agegender_jax.run import Run
+from agegender_jax.train.loop import train
+from tfds_builders.faces import crop, crop_largest, find_faces
+
+
+@pytest.fixture(scope="module")
+def predictor(finished: Any) -> Predictor:
+    return Predictor.load(finished.workdir)
+
+
+@pytest.fixture(scope="module")
+def faces(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The files of the run's test part, in the order in which its figures are of."""
+    folder = tmp_path_factory.mktemp("faces")
+    with tarfile.open(finished.manual_dir / "UTKFace.tar.gz") as tar:
+        tar.extractall(folder, filter="data")
+    there = {path.name: path for path in folder.rglob("*.jpg")}
+    return [there[Path(key).name] for key in read_predictions(finished.workdir / NAME).of("test").key.tolist()]
+
+
+def same(got: Answers, expected: Answers, rows: Any = slice(None)) -> bool:
+    """Whether answers are those of some rows of others, to the last bit."""
+    return all(np.array_equal(values, expected.distributions[name][rows]) for name, values in got.distributions.items())
+
+
+def test_the_test_part_has_the_run_s_figures_to_the_last_bit(
+    finished: Any, predictor: Predictor, faces: list[Path]
+) -> None:
+    kept = read_predictions(finished.workdir / NAME).of("test")
+    found = predictor.predict(faces)
+    assert found.error == ("",) * len(faces)
+    assert found.name == tuple(map(str, faces))
+    for name, values in kept.distributions.items():
+        np.testing.assert_array_equal(found.distributions[name], values)
+    own = figures(predictor.heads, answers(predictor.heads, found.distributions), kept.labels)
+    assert own == finished.summary["test"] == measure(Run.load(finished.workdir), progress=False)["test"]
+    gender = kept.things()["gender"]
+    assert found.things["gender"].answer == tuple(gender.head.names[i] for i in gender.answers["class"])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(found.things["age"].years, kept.things()["age"].answers["years"])  # type: ignore[union-attr]
+
+
+def test_any_count_compiles_once(predictor: Predictor, faces: list[Path]) -> None:
+    whole = predictor.predict(faces)
+    for count in (0, 1, predictor.batch_size - 1, predictor.batch_size + 1):
+        assert same(predictor.predict(faces[:count]), whole, slice(count))
+    assert predictor._evaluator._distributions._cache_size() == 1
+
+
+def test_only_the_run_s_directory_is_needed(finished: Any, faces: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(finished.workdir, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(facts | {"manual_dir": "/nowhere", "data_dir": "/nowhere"}))
+    for path in ("split.json", "seen_sha256.txt", NAME):
+        (tmp_path / "run" / path).unlink()
+    assert same(
+        Predictor.load(tmp_path / "run").predict(faces[:3]), Predictor.load(finished.workdir).predict(faces[:3])
+    )
+
+
+@pytest.mark.parametrize("shape", [(40, 70, 3), (9, 9, 3), (32, 32, 3)])
+def test_arrays_are_seen_as_files_are(shape: tuple[int, ...], predictor: Predictor, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "face.png")
+    found = predictor.predict([image, tmp_path / "face.png", image[:, ::-1]])
+    assert found.name == ("0", str(tmp_path / "face.png"), "2")
+    for values in found.distributions.values():
+        np.testing.assert_array_equal(values[0], values[1])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_an_array_that_is_no_picture_is_a_sentence(array: np.ndarray, predictor: Predictor) -> None:
+    with pytest.raises(UserError, match=r"^An array of .* is no picture; give uint8 \[height, width, 3\], RGB\.$"):
+        predictor.predict([array])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"level": 1.0}, "above 0 and below 1"), ({"abstain_below": 1.5}, "is no probability")],
+)
+def test_options_out_of_range(options: dict[str, float], message: str, predictor: Predictor) -> None:
+    with pytest.raises(UserError, match=message):
+        predictor.predict([], **options)
+
+
+@pytest.mark.parametrize("count", [6, 40])  # few are decoded here, many by other processes
+def test_bad_files_are_named_and_the_rest_is_answered(
+    count: int, predictor: Predictor, faces: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "text.jpg").write_text("none")
+    files: list[Path] = [*faces[:count], tmp_path / "text.jpg", tmp_path / "absent.jpg", *faces[count : 2 * count]]
+    found = predictor.predict(files, min_bytes=4)
+    assert [bool(error) for error in found.error] == [False] * count + [True] * 2 + [False] * count
+    assert found.error[count].startswith("is no image that can be decoded (cannot identify image file)")
+    assert found.error[count + 1] == "cannot be read (No such file or directory); check it."
+    rest = [row for row, error in enumerate(found.error) if not error]
+    assert same(predictor.predict(faces[: 2 * count]), found, rest)
+    for values in found.distributions.values():
+        assert np.isnan(values[count : count + 2]).all()
+    small = predictor.predict(files, min_bytes=5).error[count]
+    assert small == "has 4 bytes, fewer than the 5 asked for."
+
+
+def test_nothing_usable_is_no_answer(predictor: Predictor, tmp_path: Path) -> None:
+    found = predictor.predict([tmp_path / "absent"])
+    assert (len(found), found.answered) == (1, 0)
+    assert len(predictor.predict([])) == 0
+
+
+def test_memory_is_bounded_by_what_is_asked_for(predictor: Predictor, faces: list[Path]) -> None:
+    taken = itertools.count()
+    endless = (faces[0] for _ in taken)
+    answers = predictor.stream(endless)
+    for number in range(1, 4):
+        assert len(next(answers)) == predictor.batch_size
+        assert next(taken) - number + 1 <= (AHEAD + number) * predictor.batch_size
+    answers.close()
+
+
+def test_an_unfinished_run_is_a_sentence(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("summary.json", "checkpoints"))
+    with pytest.raises(UserError, match=r"run is not complete; run its launch\.py command again"):
+        Predictor.load(tmp_path / "run")
+    with pytest.raises(UserError, match="holds no run"):
+        Predictor.load(tmp_path / "nowhere")
+
+
+def test_faces_are_detected_in_a_picture(predictor: Predictor, tmp_path: Path) -> None:
+    drawn = [draw_face(np.random.default_rng(seed), age=30, gender=seed) for seed in (0, 1)]
+    picture = np.concatenate([np.pad(face, ((60, 60), (60, 60), (0, 0)), "edge") for face in drawn], axis=1)
+    Image.fromarray(picture).save(tmp_path / "two.png")
+    Image.new("RGB", (80, 80)).save(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("x")
+    files = [tmp_path / name for name in ("none.png", "two.png", "text.png")]
+    found = predictor.predict(files, detect=Detection(margin=0.25))
+    assert [Path(name).name for name in found.name] == ["none.png", "two.png", "two.png", "text.png"]
+    assert found.error[:3] == ("no face found.", "", "")
+    assert found.error[3].startswith("is no image")
+    boxes = find_faces(picture)
+    assert found.boxes is not None
+    assert found.boxes.tolist() == [[-1] * 4, *map(list, boxes), [-1] * 4]
+    assert {box.x < 320 for box in boxes} == {True, False}
+    assert same(predictor.predict([crop(picture, box, 0.25) for box in boxes]), found, slice(1, 3))
+    assert list(found.columns())[:5] == ["file", "x", "y", "width", "height"]
+    # As a dataset that is prepared so keeps the largest, and as training then sees it.
+    (tmp_path / "kept.png").write_bytes(crop_largest((tmp_path / "two.png").read_bytes()))
+    largest = predictor.predict([tmp_path / "two.png"], detect=Detection())
+    assert same(predictor.predict([tmp_path / "kept.png"]), largest, slice(1))
+
+
+class Ear(nnx.Module):
+    """One layer on the loudness of each band, which compiles in no time."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(32, 4, rngs=rngs)
+        self.embedding_size = 4
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.dense(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[tuple[Predictor, Path]]:
+    """A run of a step on drawn voices, and these."""
+    folder = tmp_path_factory.mktemp("voices")
+    write_voices(folder / "data", speakers_per_class=3, recordings_per_speaker=2, seed=4, rate=8000,
+                 classes=("female_20", "male_60"))  # fmt: skip
+    recipe = recipes.base()
+    recipe.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
+    recipe.split.update(stratify="class", folds=3)
+    recipe.heads.joint.weight = 1.0
+    recipe.model.backbone = "cnn180"
+    recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=1)
+    recipe.evaluate.update(batch_size=8, select="joint/accuracy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "cnn180", lambda recipe, outputs, rngs: Ear(rngs))  # type: ignore[arg-type]
+        train(recipe, folder / "run", manual_dir=folder / "data", data_dir=data_dir, progress=False)
+        yield Predictor.load(folder / "run"), folder / "data"
+
+
+def test_recordings_have_the_run_s_figures_to_the_last_bit(listener: tuple[Predictor, Path]) -> None:
+    predictor, folder = listener
+    kept = read_predictions(predictor.run.directory / NAME).of("test")
+    paths = {path.name: path for path in folder.rglob("*.wav")}
+    files = [paths[Path(key).name] for key in kept.key.tolist()]
+    found = predictor.predict(files)
+    for name, values in kept.distributions.items():
+        np.testing.assert_array_equal(found.distributions[name], values)
+    assert set(found.things["joint"].answer) <= {"female_20", "male_60"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32", "float64"])
+def test_waveforms_are_heard_as_files_are(kind: str, listener: tuple[Predictor, Path]) -> None:
+    predictor, folder = listener
+    path = next(folder.rglob("*.wav"))
+    wave, rate = soundfile.read(io.BytesIO(path.read_bytes()), dtype=kind)
+    found = predictor.predict([wave, path], rate=rate)
+    for values in found.distributions.values():
+        np.testing.assert_array_equal(values[0], values[1])
+    assert not same(predictor.predict([wave], rate=rate // 2), found, slice(1))  # the rate is heard
+
+
+def test_what_is_no_recording_is_a_sentence(listener: tuple[Predictor, Path]) -> None:
+    predictor, _ = listener
+    with pytest.raises(UserError, match="at 0 Hz is no waveform; give int16 or floats"):
+        predictor.predict([np.zeros(9, np.float32)])
+    with pytest.raises(UserError, match="is no waveform"):
+        predictor.predict([np.zeros((9, 9, 3), np.uint8)], rate=8000)
+    with pytest.raises(UserError, match="which show no faces; leave detection out"):
+        predictor.predict([], detect=Detection())
+    found = predictor.predict([np.full(900, np.nan, np.float32)], rate=8000)
+    assert "not numbers" in found.error[0]
+
+
+def test_another_way_to_make_spectrograms_is_refused(listener: tuple[Predictor, Path], tmp_path: Path) -> None:
+    shutil.copytree(listener[0].run.directory, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    facts["spectrogram"] |= {"hop": 3}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="spectrograms that this version makes in another way"):
+        Predictor.load(tmp_path / "run")

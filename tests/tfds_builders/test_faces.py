@@ -1,0 +1,253 @@
+"""Finding faces and cutting them out: where they were drawn, what is lost, and datasets that are prepared so."""
+
+import io
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow_datasets")
+import tensorflow_datasets as tfds
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.source import locate
+from agegender_jax.data.synthetic import draw_face
+from agegender_jax.errors import UserError
+from tfds_builders.adience.fold_files import COLUMNS, FILES
+from tfds_builders.archive import DataError
+from tfds_builders.faces import (
+    MARGIN,
+    MAX_EDGE,
+    NO_FACE,
+    Box,
+    Losses,
+    crop,
+    crop_largest,
+    find_faces,
+    upright,
+)
+from tfds_builders.prepare import prepare
+
+TIME = "20170116174525125"
+
+
+def face(seed: int = 0, size: int = 200, around: int = 60) -> np.ndarray:
+    """A drawn face with room around it, in which the cascade finds it."""
+    drawn = draw_face(np.random.default_rng(seed), age=30, gender=seed % 2, size=size)
+    return np.pad(drawn, ((around, around), (around, around), (0, 0)), "edge")
+
+
+def encoded(image: np.ndarray, kind: str = "JPEG") -> bytes:
+    stored = io.BytesIO()
+    Image.fromarray(image).save(stored, kind)
+    return stored.getvalue()
+
+
+def is_inside(box: Box, left: int, top: int, size: int) -> bool:
+    """Whether a box covers the middle of a drawn face, and is about as large."""
+    across, down = box.x + box.width / 2 - left - size / 2, box.y + box.height / 2 - top - size / 2
+    return max(abs(across), abs(down)) < 0.2 * size and 0.5 * size < box.width < 1.1 * size
+
+
+@pytest.fixture(scope="module")
+def two() -> np.ndarray:
+    """A small face on the left and a large one on the right: at (60, 60) with 200 and at (390, 70) with 280 pixels."""
+    picture = np.full((420, 740, 3), 128, np.uint8)
+    picture[:320, :320] = face(1)
+    picture[:, 320:] = face(0, 280, 70)
+    return picture
+
+
+def test_faces_are_found_where_they_are_the_largest_first(two: np.ndarray) -> None:
+    large, small = find_faces(two)
+    assert is_inside(large, 390, 70, 280)
+    assert is_inside(small, 60, 60, 200)
+
+
+def test_min_size_leaves_out_the_small(two: np.ndarray) -> None:
+    (found,) = find_faces(two, min_size=180)
+    assert is_inside(found, 390, 70, 280)
+    assert found.width >= 180
+    assert find_faces(two, min_size=400) == []
+
+
+def test_no_face_is_none() -> None:
+    assert find_faces(np.full((90, 120, 3), 200, np.uint8)) == []
+    assert find_faces(np.zeros((1, 1, 3), np.uint8)) == []
+
+
+def test_a_large_picture_is_searched_smaller_and_its_boxes_are_its_own() -> None:
+    picture = np.full((2 * MAX_EDGE, 2 * MAX_EDGE, 3), 128, np.uint8)
+    picture[900:1720, 1000:1820] = np.asarray(Image.fromarray(face()).resize((820, 820)))
+    (found,) = find_faces(picture)
+    left, top, size = 1000 + 60 * 820 // 320, 900 + 60 * 820 // 320, 200 * 820 // 320
+    assert is_inside(found, left, top, size)
+
+
+def test_threads_find_the_same(two: np.ndarray) -> None:
+    expected = find_faces(two)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: find_faces(two), range(8))) == [expected] * 8
+
+
+def test_a_crop_has_the_margin_on_every_side_and_lies_a_tenth_lower() -> None:
+    picture = np.arange(100 * 80).reshape(100, 80)
+    np.testing.assert_array_equal(crop(picture, Box(30, 40, 20, 10)), picture[41:51, 30:50])
+    np.testing.assert_array_equal(crop(picture, Box(30, 40, 20, 10), margin=0.5), picture[36:56, 20:60])
+    beyond = crop(picture, Box(0, 90, 10, 10), margin=1.0)
+    assert beyond.shape == (30, 30)
+    np.testing.assert_array_equal(beyond[:19, 10:], picture[81:, :20])
+    np.testing.assert_array_equal(beyond[19:], np.tile(beyond[18], (11, 1)))
+    np.testing.assert_array_equal(beyond[:, :10], np.tile(beyond[:, 10:11], (1, 10)))
+
+
+def test_the_largest_face_is_stored_without_loss(two: np.ndarray) -> None:
+    content = encoded(two)
+    picture = np.asarray(upright(Image.open(io.BytesIO(content))))
+    stored = Image.open(io.BytesIO(crop_largest(content)))
+    assert stored.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(stored), crop(picture, find_faces(picture)[0], MARGIN))
+
+
+def test_a_turned_photograph_is_set_upright_first() -> None:
+    picture = Image.fromarray(np.rot90(face()))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    stored = io.BytesIO()
+    picture.save(stored, "JPEG", exif=exif)
+    seen = np.asarray(upright(Image.open(stored)))
+    (found,) = find_faces(seen)
+    assert is_inside(found, 60, 60, 200)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(encoded(np.full((60, 60, 3), 9, np.uint8)), NO_FACE), (b"text", "no image that can be decoded")],
+)
+def test_what_has_no_face_or_is_none_is_said(content: bytes, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        crop_largest(content)
+
+
+def test_losses_are_shares_of_each_group() -> None:
+    losses = Losses()
+    assert losses.lines() == []
+    for gender, age, found in (("male", "100-109", True), ("male", "20-29", False), ("female", "20-29", False),
+                               ("male", "20-29", True)):  # fmt: skip
+        losses.add({"gender": gender, "age": age}, found)
+    assert losses.lines() == [
+        "no face found in 2 of 4 pictures (50.0 %)",
+        "  gender female: 1 of 1 (100.0 %)",
+        "  gender male: 1 of 3 (33.3 %)",
+        "  age 20-29: 2 of 3 (66.7 %)",
+        "  age 100-109: 0 of 1 (0.0 %)",
+    ]
+    assert losses.counts()["gender male"] == [1, 3]
+
+
+def read(version_dir: Path) -> dict[str, dict[str, Any]]:
+    source = tfds.builder_from_directory(version_dir).as_data_source(
+        split="all", decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    return {example["key"].decode(): example for example in source}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """UTKFace.tar.gz with three faces and two pictures of nothing, and its files."""
+    folder = tmp_path_factory.mktemp("manual")
+    nothing = [encoded(np.full((90, 90, 3), shade, np.uint8)) for shade in (40, 200)]
+    files = {
+        f"26_0_2_{TIME}.jpg": encoded(face(0)),
+        f"31_1_2_{TIME}.jpg": encoded(face(1)),
+        f"38_1_0_{TIME}.jpg": encoded(face(3)),
+        f"29_1_1_{TIME}.jpg": nothing[0],
+        f"80_0_{TIME}.jpg": nothing[1],
+    }
+    with tarfile.open(folder / "UTKFace.tar.gz", "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"UTKFace/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return folder, files
+
+
+def test_utkface_is_prepared_with_its_faces_cut_out(
+    archive: tuple[Path, dict[str, bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manual, files = archive
+    whole = read(prepare("utkface", manual, tmp_path))
+    version_dir = prepare("utkface", manual, tmp_path, options={"crop": "haar"})
+    said = capsys.readouterr().err
+    for line in (
+        "no face found in 2 of 5 pictures (40.0 %)",
+        "gender female: 1 of 3 (33.3 %)",
+        "race Asian: 0 of 2 (0.0 %)",
+        "race unknown: 1 of 1 (100.0 %)",
+        "age 20-29: 1 of 2 (50.0 %)",
+        "age 80-89: 1 of 1 (100.0 %)",
+    ):
+        assert f"    {line}\n" in said or f"  {line}\n" in said
+    found = read(version_dir)
+    assert set(found) == set(list(files)[:3])
+    for key, example in found.items():
+        assert example["image"] == crop_largest(files[key])
+        for column in ("age", "gender", "race", "sha256"):  # of the file, by which it is known again
+            assert example[column] == whole[key][column]
+    info = tfds.builder_from_directory(version_dir).info
+    assert dict(info.metadata["without_face"])["all"] == [2, 5]
+    assert info.metadata["kept"] == 3
+
+
+def test_cut_data_have_another_place_and_identity(archive: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    found = [
+        locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options=options, progress=False)
+        for options in ({}, {"crop": "haar"}, {})
+    ]
+    assert found[0] == found[2]
+    assert found[0].identity != found[1].identity
+    assert found[0].directory != found[1].directory
+    assert (found[0].count, found[1].count) == (5, 3)
+    with pytest.raises(UserError, match="there is no crop 'dlib'; choose '' or 'haar'"):
+        locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options={"crop": "dlib"}, progress=False)
+    with pytest.raises(UserError, match="utkface has no option 'csv'"):
+        locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options={"csv": "x"}, progress=False)
+
+
+def test_a_recipe_asks_for_it(archive: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    recipe = recipes.base()
+    recipe.dataset.update(image_size=32, crop="haar")
+    recipes.check(recipe)
+    _, data, _ = open_dataset(recipe, manual_dir=archive[0], data_dir=tmp_path, progress=False)
+    assert len(data) == 3
+    recipe.dataset.crop = "dlib"
+    with pytest.raises(UserError, match=r"config\.dataset\.crop='dlib' is not known; choose one of: '', haar\."):
+        recipes.check(recipe)
+
+
+def test_adience_is_prepared_with_its_faces_cut_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manual = tmp_path / "manual"
+    for fold, name in enumerate(FILES):
+        rows = [(f"{fold}@N01", "a.jpg", str(fold), "(25, 32)", "f", *["0"] * 7)]
+        rows += [("0@N01", "b.jpg", "9", "(0, 2)", "u", *["0"] * 7)] if not fold else []
+        (manual / "aligned" / f"{fold}@N01").mkdir(parents=True)
+        (manual / name).write_text("".join("\t".join(row) + "\n" for row in [tuple(COLUMNS), *rows]))
+        picture = manual / "aligned" / f"{fold}@N01" / f"landmark_aligned_face.{fold}.a.jpg"
+        picture.write_bytes(encoded(face()))
+    nothing = manual / "aligned" / "0@N01" / "landmark_aligned_face.9.b.jpg"
+    nothing.write_bytes(encoded(np.full((90, 90, 3), 40, np.uint8)))
+    version_dir = prepare("adience", manual, tmp_path / "data", options={"crop": "haar"})  # one in six is no face
+    said = capsys.readouterr().err
+    assert "no face found in 1 of 6 pictures (16.7 %)" in said
+    assert "gender u: 1 of 1 (100.0 %)" in said
+    assert "age 20-29: 0 of 5 (0.0 %)" in said
+    found = read(version_dir)
+    assert len(found) == 5
+    assert {example["image"] for example in found.values()} == {crop_largest(encoded(face()))}
+    with pytest.raises(DataError, match="there is no crop 'x'"):
+        prepare("adience", manual, tmp_path / "other", options={"crop": "x"})
