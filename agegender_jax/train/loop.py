@@ -49,6 +49,7 @@ from agegender_jax.train.termination import termination
 from agegender_jax.train.writers import Progress, Writers
 from tfds_builders.prepare import write_failure
 
+REPORT = "report/index.html"
 _PICTURES_SECONDS = 30.0  # drawing a confusion matrix takes as long as many steps on a fast device
 
 
@@ -95,6 +96,8 @@ def train(
                     stack.enter_context(run.locked())
             if summary:
                 say(f"{workdir} is complete:\n{report(summary)}")
+                if not (run.directory / REPORT).exists():
+                    _write_report(run)
                 return summary
             stop = stack.enter_context(termination())
             stack.enter_context(jax.set_mesh(mesh))
@@ -106,10 +109,7 @@ def train(
             # Closed whatever happens: a checkpoint that is being saved is then finished.
             with closing(run.checkpoints()) as checkpoints:
                 summary = _train(run, experiment, mesh, checkpoints, stop, started, trace, dispatches)
-            if is_primary() and recipe.evaluate.report:
-                from agegender_jax.report.write import write_report  # plots, at the end alone
-
-                say(f"{write_report(run, progress=shown)}: the report")
+            _write_report(run, progress)
             return summary
     except UserError:
         raise
@@ -120,6 +120,18 @@ def train(
                 "from the last checkpoint."
             ) from error
         raise
+
+
+def _write_report(run: Run, progress: bool = False) -> None:
+    """Writes the page, where the recipe has one; a run is complete without it, so what goes wrong is only said."""
+    if not is_primary() or not run.recipe.evaluate.report:
+        return
+    from agegender_jax.report.write import write_report  # plots, at the end alone
+
+    try:
+        say(f"{write_report(run, progress=progress)}: the report")
+    except UserError as error:
+        say(f"There is no report: {error}")
 
 
 def _start(workdir: Path, recipe: ConfigDict) -> Run:
@@ -334,7 +346,7 @@ def _train(
             "flip_averaged": flip,
             "test": test,
             "validation": figures_of("validation", found["validation"], experiment),
-            "intervals": {"test": of_predictions(predictions.of("test"))},
+            "intervals": {"test": of_predictions(predictions.of("test")) if is_primary() else {}},
             "constant": constant,
             "constant_names": constant_names,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
@@ -349,9 +361,10 @@ def _train(
             "versions": experiment.facts["versions"],
             "hardware": experiment.facts["hardware"],
         }
-    if is_primary():
-        write_predictions(run.directory / PREDICTIONS, predictions)
-        run.write("summary.json", summary)
+    with together():
+        if is_primary():
+            write_predictions(run.directory / PREDICTIONS, predictions)
+            run.write("summary.json", summary)
     say(report(summary))
     return summary
 

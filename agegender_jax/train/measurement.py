@@ -17,6 +17,7 @@ from agegender_jax.train.experiment import Experiment
 from agegender_jax.train.writers import Writers
 
 _AGES = np.array([1.0, 30.0], np.float32)
+_ERRORS = ("mae", "median_error")  # figures of which less is better
 _TWO_EXAMPLES = {
     "age": _AGES,
     "age_low": _AGES,
@@ -150,10 +151,13 @@ def constant_figures(heads: Mapping[str, Head]) -> dict[str, float]:
 
 
 def goodness(name: str, validation: dict[str, float]) -> float:
-    """What the best checkpoint has most of: the named figure, or its negative where it is an error."""
+    """What the best checkpoint has most of: the named figure, or its negative (of a bias its size) if less is better."""
     if name not in validation:
         raise UserError(f"config.evaluate.select={name!r} is no figure; choose one of: {', '.join(validation)}.")
-    return -validation[name] if name.endswith(("/mae", "_mae")) else validation[name]
+    value = validation[name]
+    if name.endswith("bias"):
+        return -abs(value)
+    return -value if name.endswith(_ERRORS) else value
 
 
 def _caption(heads: Mapping[str, Any], found: Any, labels: Any, i: int) -> str:

@@ -275,6 +275,15 @@ def test_a_report_ends_the_run(
     low, high = summary["intervals"]["test"]["gender/accuracy"]
     assert low <= summary["test"]["gender/accuracy"] <= high
 
+    page.unlink()  # as if it had been killed while it wrote the page
+    train(recipe, tmp_path / "run", **options)
+    assert page.exists()
+    page.write_text("mine")
+    (tmp_path / "run" / "summary.json").unlink()
+    train(recipe, tmp_path / "run", **options)  # the run is complete without it
+    assert page.read_text() == "mine"
+    assert "There is no report: " in capsys.readouterr().err
+
 
 def test_the_best_step_is_used_where_the_recipe_says_so(
     short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
