@@ -30,8 +30,8 @@ def parse(argv: list[str], *, required: Sequence[str], program: str) -> list[str
             raise ValueError(f"{rest[1]!r} is no flag")
         if values["config"] is not None:
             _ = values["config"].name  # a recipe that is not there is only told of when it is looked at
-    except SystemExit:
-        raise
+    except SystemExit:  # of --help and the like, after which absl exits with 1
+        sys.exit(0)
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
         message = _explain(error)
         stop = "" if message.endswith("?") else "."

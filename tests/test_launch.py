@@ -222,6 +222,7 @@ def test_a_value_out_of_range_from_the_command_line(tmp_path: Path) -> None:
 
 def test_help_lists_examples() -> None:
     done = launch("--help")
+    assert done.returncode == 0
     text = done.stdout + done.stderr
     assert "python launch.py --config configs/quickstart.py --workdir runs/quickstart" in text
     for flag in ("--workdir", "--manual_dir", "--data_dir", "--[no]dry_run"):

@@ -36,17 +36,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads what `write_arrays` wrote.
 
     Raises:
-      UserError: it cannot be read.
+      OSError: it cannot be read.
       Exception: of many kinds, where it is damaged.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:  # as NumPy writes it uncompressed, it can hold no more than its own size
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                raise ValueError("its arrays are compressed")
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
+    with zipfile.ZipFile(path) as archive:  # as NumPy writes it uncompressed, it can hold no more than its own size
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its arrays are compressed")
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def demand(right: object, complaint: str) -> None:

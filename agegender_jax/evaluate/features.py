@@ -192,8 +192,8 @@ def read_features(path: Path) -> Features:
     """
     try:
         return _checked(read_arrays(path))
-    except UserError:
-        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
     except Exception as error:  # NumPy, zipfile and json raise many kinds on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(

@@ -97,7 +97,7 @@ def test_every_column_and_image_is_that_of_the_archive(drawn_dir: Path, prepared
     assert "non-commercial" in data.terms
 
 
-def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(drawn_dir: Path, data_dir: Path) -> None:
+def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(drawn_dir: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from agegender_jax import recipe\n"
         "from agegender_jax.data.dataset import open_dataset\n"
@@ -105,7 +105,7 @@ def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(drawn_dir
         "open_dataset(options, manual_dir=Path(sys.argv[1]), data_dir=Path(sys.argv[2]), progress=False)\n"
         "print(*[name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])"
     )
-    command = [sys.executable, "-c", code, str(drawn_dir), str(data_dir)]
+    command = [sys.executable, "-c", code, str(drawn_dir), str(tmp_path)]
     first, second = (
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)
     )
