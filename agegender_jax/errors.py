@@ -1,5 +1,7 @@
 """The exceptions that end a command with a sentence instead of a traceback, and the exit codes they end it with."""
 
+import warnings
+
 from absl import logging
 
 EXIT_USER_ERROR = 2
@@ -35,6 +37,10 @@ class Preempted(UserError):
 
 
 def quiet_libraries() -> None:
-    """Leaves warnings to this project: Orbax logs its life, and logs with tracebacks what it raises anyway."""
+    """Leaves warnings to this project: Orbax logs its life, and logs with tracebacks what it raises anyway.
+
+    Pillow warns of damage and of large pictures, which an error tells or a lower limit refuses.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)

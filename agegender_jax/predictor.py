@@ -5,7 +5,6 @@ the preprocessing and the program are theirs, down to the number of examples in 
 `agegender evaluate`, bit for bit.
 """
 
-import dataclasses
 import io
 import itertools
 import os
@@ -20,43 +19,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import soundfile
-from PIL import Image
 
-from agegender_jax.data.decode import decode_whole
-from agegender_jax.data.examples import Examples, cores
+from agegender_jax.data.detect import MAX_FACES, Detection, NoDetector, as_file, detection_of, faces
+from agegender_jax.data.examples import cores
 from agegender_jax.data.files import read_file
-from agegender_jax.data.inputs import make_inputs
-from agegender_jax.data.stream import StreamedFeed
+from agegender_jax.data.inputs import inputs_as_trained
+from agegender_jax.data.stream import DecodedFeed
 from agegender_jax.data.workers import Workers
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.answers import Answers, joined, make_answers
+from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.measure import evaluated_model
 from agegender_jax.mesh import make_mesh
 from agegender_jax.run import Run
-from tfds_builders.archive import DataError
-from tfds_builders.faces import MARGIN, MIN_SIZE, NO_FACE, crop, find_faces
+from tfds_builders.faces import NO_FACE
 
 AHEAD = 2
 """Batches that are read and decoded, or computed, while one is looked at."""
 
 Item = str | os.PathLike[str] | np.ndarray
 """What is predicted: the path of a file, a picture uint8 `[height, width, 3]`, or a waveform `[samples]`."""
-
-_AT_ONCE = 16  # items: so few are not worth waiting for other processes
-
-
-@dataclasses.dataclass(frozen=True)
-class Detection:
-    """That pictures are searched for faces, each of which is answered for.
-
-    Attributes:
-      margin: on each side of the detector's box, as a share of it.
-      min_size: smallest edge of that box, pixels of the picture.
-    """
-
-    margin: float = MARGIN
-    min_size: int = MIN_SIZE
 
 
 class Predictor:
@@ -66,26 +49,23 @@ class Predictor:
       run: the run.
       kind: of what it takes, one of `source.KINDS`.
       heads: by name.
+      detection: how the run's data were searched for faces, and so are pictures unless `stream` is told otherwise; None
+        where they were taken as they are.
       batch_size: examples that are computed at a time; fewer cost as much.
     """
 
     def __init__(self, run: Run) -> None:
-        summary, facts = run.summary(), run.facts()
-        if summary is None or not facts:
-            raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
+        summary, facts = complete(run)
         self.run, self.kind, self.heads = run, str(facts.get("kind", "image")), run.heads()
-        self._inputs = make_inputs(run.recipe, self.kind)
-        if self._inputs.facts.get("spectrogram") != facts.get("spectrogram"):
-            raise UserError(
-                f"{run.directory} was trained on spectrograms that this version makes in another way "
-                f"({facts.get('spectrogram')}); use the version that trained it."
-            )
+        self.detection = detection_of(run.recipe)
+        self._inputs = inputs_as_trained(run.recipe, facts, str(run.directory))
         self._mesh = make_mesh()
         self._model_state, graphdef = evaluated_model(run, summary["evaluated_step"])
         self._evaluator = Evaluator(graphdef, self.heads, run.recipe, self._inputs, self._mesh)
         devices = self._mesh.shape["data"]
         self.batch_size = -(-run.recipe.evaluate.batch_size // devices) * devices
         self._workers = Workers(self._inputs.decoding, self._inputs.shape, self._inputs.dtype)
+        self._searching = ThreadPoolExecutor(cores(), thread_name_prefix="detect")
         self._computing = threading.Lock()
 
     @classmethod
@@ -112,20 +92,23 @@ class Predictor:
         rate: int = 0,
         level: float = 0.9,
         abstain_below: float = 0.0,
-        detect: Detection | None = None,
+        detect: Detection | bool | None = None,
         min_bytes: int = 0,
     ) -> Iterator[Answers]:
         """Answers in the order of the items, some at a time: any number of them in bounded memory.
 
         At most `AHEAD + 2` batches of decoded examples exist at once, and besides, for each core, one file (at most
-        64 MiB) with the picture that it holds (at most 64 million pixels).
+        64 MiB) with the picture that it holds (at most 64 million pixels, 3 bytes each). Of pictures that are searched
+        for faces a batch may have `MAX_FACES` times as many examples, and each core one face more, margin and all, as
+        large as the picture and with a margin larger. Arrays are held and copied besides.
 
         Args:
           items: files and arrays, in any mixture. A file that cannot be used is a row with an error.
           rate: of waveforms, Hz.
           level: of the ages' central interval, above 0 and below 1.
-          abstain_below: a class whose likeliest answer is less probable than this is not answered.
-          detect: search pictures for faces, and answer for each; None takes pictures as they are.
+          abstain_below: a class that would be answered is left out where it is less probable than this.
+          detect: search pictures for faces, and answer for each, the `MAX_FACES` largest of a picture; True is with the
+            usual settings, False takes pictures as they are, and None does as it was done with the run's data.
           min_bytes: smaller files are an error.
 
         Raises:
@@ -135,20 +118,20 @@ class Predictor:
             raise UserError(f"The level {level:g} of an interval is out of range; it must be above 0 and below 1.")
         if not 0 <= abstain_below <= 1:
             raise UserError(f"abstain_below={abstain_below:g} is no probability; it must be between 0 and 1.")
-        if detect is not None and self.kind != "image":
+        if detect and self.kind != "image":
             raise UserError(f"{self.run.directory} learned from recordings, which show no faces; leave detection out.")
+        detection = self.detection if detect is None else Detection() if detect is True else detect or None
 
         def answer(first: int, some: Sequence[Item]) -> Answers:
             names = [
                 str(first + i) if isinstance(item, np.ndarray) else os.fsdecode(item) for i, item in enumerate(some)
             ]
             errors = _too_small(some, names, min_bytes) if min_bytes else {}
-            contents = [self._encoded(item, rate) if isinstance(item, np.ndarray) else None for item in some]
-            if detect is None:
-                decoded, boxes = self._decode(names, contents, errors), None
+            if detection is None:
+                decoded, boxes = self._decode(some, names, rate, errors), None
                 reasons = [_short(errors.get(row, ""), name) for row, name in enumerate(names)]
             else:
-                names, reasons, boxes, decoded = self._faces(names, contents, errors, detect)
+                names, reasons, boxes, decoded = self._faces(some, names, errors, detection)
             return self._answers(names, reasons, boxes, decoded, level=level, abstain_below=abstain_below)
 
         source, first = iter(items), 0
@@ -167,70 +150,63 @@ class Predictor:
 
     def _encoded(self, item: np.ndarray, rate: int) -> bytes:
         """An array as a file without loss, so that it goes the way of all files."""
-        stored = io.BytesIO()
         if self.kind == "image":
             if item.ndim != 3 or item.shape[-1] != 3 or item.dtype != np.uint8 or not item.size:
                 raise UserError(
                     f"An array of {item.dtype} {list(item.shape)} is no picture; give uint8 [height, width, 3], RGB."
                 )
-            Image.fromarray(item).save(stored, "BMP")
-        else:
-            if item.ndim != 1 or item.dtype not in (np.int16, np.float32, np.float64) or rate < 1:
-                raise UserError(
-                    f"An array of {item.dtype} {list(item.shape)} at {rate} Hz is no waveform; give int16 or floats "
-                    "from -1 to 1, [samples], and their rate=."
-                )
-            kind = "PCM_16" if item.dtype == np.int16 else "FLOAT"
-            soundfile.write(stored, item, rate, format="WAV", subtype=kind)
+            return as_file(item)
+        if item.ndim != 1 or item.dtype not in (np.int16, np.float32, np.float64) or rate < 1:
+            raise UserError(
+                f"An array of {item.dtype} {list(item.shape)} at {rate} Hz is no waveform; give int16 or floats "
+                "from -1 to 1, [samples], and their rate=."
+            )
+        stored = io.BytesIO()
+        kind = "PCM_16" if item.dtype == np.int16 else "FLOAT"
+        soundfile.write(stored, item, rate, format="WAV", subtype=kind)
         return stored.getvalue()
 
     def _empty(self, count: int = 0) -> np.ndarray:
         return np.zeros((count, *self._inputs.shape), self._inputs.dtype)
 
-    def _decode(self, names: Sequence[str], contents: Sequence[bytes | None], errors: dict[int, str]) -> np.ndarray:
+    def _decode(self, items: Sequence[Item], names: Sequence[str], rate: int, errors: dict[int, str]) -> np.ndarray:
         """Decoded examples `[n, *shape]`, zeros where they have an error; new errors are added."""
+
+        def read(rows: np.ndarray) -> tuple[list[bytes | None], list[str]]:
+            some = [items[row] for row in rows.tolist()]
+            contents = [self._encoded(item, rate) if isinstance(item, np.ndarray) else None for item in some]
+            return contents, [names[row] for row in rows.tolist()]
+
         out = self._empty(len(names))
         wanted = np.array([row for row in range(len(names)) if row not in errors], np.int64)
-        if len(wanted) > _AT_ONCE:
-            self._workers.decode(
-                lambda rows: ([contents[row] for row in rows], [names[row] for row in rows]), wanted, out, errors
-            )
-            return out
-        for row in wanted.tolist():
-            content = contents[row]
-            try:
-                content = read_file(names[row]) if content is None else content
-                out[row] = self._inputs.decode(content, names[row])
-            except UserError as error:
-                errors[row] = str(error)
+        self._workers.decode(read, wanted, out, errors)
         return out
 
     def _faces(
-        self, names: Sequence[str], contents: Sequence[bytes | None], errors: Mapping[int, str], detect: Detection
+        self, items: Sequence[Item], names: Sequence[str], errors: Mapping[int, str], detection: Detection
     ) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
         """The rows of all faces in pictures: names, errors, boxes, and decoded examples."""
 
         def search(row: int) -> list[tuple[str, str, tuple[int, ...], np.ndarray]]:
-            name, content = names[row], contents[row]
+            item, name = items[row], names[row]
             nothing = (-1,) * 4, self._empty(1)[0]
+            stored = self._encoded(item, 0) if isinstance(item, np.ndarray) else None
             try:
                 if row in errors:
                     raise UserError(errors[row])
-                picture = decode_whole(read_file(name) if content is None else content, name)
-                found = find_faces(picture, detect.min_size)
-                # From here on a face is an array like any other.
-                examples = [
-                    self._inputs.decode(self._encoded(crop(picture, box, detect.margin), 0), name) for box in found
-                ]
+                content = read_file(name) if stored is None else stored
+                found, count = faces(content, name, detection, self._inputs.decode, MAX_FACES)
+            except NoDetector:
+                raise
             except UserError as error:
                 return [(name, _short(str(error), name), *nothing)]
-            except DataError as error:
-                raise UserError(str(error)) from error
-            rows = [(name, "", tuple(box), example) for box, example in zip(found, examples, strict=True)]
+            rows = [(name, "", tuple(box), example) for box, example in found]
+            if count > len(found):
+                rest = f"{count - len(found)} more faces are left out: {MAX_FACES} of a picture are answered for."
+                rows.append((name, rest, *nothing))
             return rows or [(name, f"{NO_FACE}.", *nothing)]
 
-        with ThreadPoolExecutor(cores(), thread_name_prefix="detect") as pool:
-            rows = list(itertools.chain.from_iterable(pool.map(search, range(len(names)))))
+        rows = list(itertools.chain.from_iterable(self._searching.map(search, range(len(names)))))
         boxes = np.array([box for _, _, box, _ in rows], np.int32).reshape(-1, 4)
         decoded = np.stack([example for _, _, _, example in rows])
         return [row[0] for row in rows], [row[1] for row in rows], boxes, decoded
@@ -257,7 +233,7 @@ class Predictor:
             return {name: np.empty((0, *shape[1:]), np.float32) for name, shape in shapes.items()}
         # One at a time: two would share the cores and need twice the memory.
         with self._computing, jax.set_mesh(self._mesh):
-            feed = StreamedFeed(Examples(decoded, {}, ""), self._mesh, {}, None, 0)
+            feed = DecodedFeed(decoded, self._mesh)
             flip = self.run.recipe.evaluate.flip
             return self._evaluator.distributions(self._model_state, feed, np.arange(len(decoded)), flip=flip)
 

@@ -1,7 +1,7 @@
 """Decoding and the pipeline alone: pictures a second, streamed by ours and by PyTorch's DataLoader.
 
-Ours is the feed that trains what does not fit on the device: from array_record, decoded by as many threads as there are
-cores, to batches that lie on the device. The peer is a DataLoader with as many worker processes and the usual recipe
+Ours is the feed that trains what does not fit on the device: from array_record, decoded by as many processes as there
+are cores, to batches that lie on the device. The peer is a DataLoader with as many processes and the usual recipe
 (Pillow's open, RGB, resize, a uint8 tensor, the default collate), which ends with batches in host memory. It is given
 the very same encoded bytes from memory, which is kinder than files: nothing is opened or read. A window is one pass
 over all pictures, shuffled, from asking for the first batch to the last; the first pass of each is not counted.

@@ -5,10 +5,13 @@ import itertools
 import json
 import shutil
 import tarfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -16,7 +19,9 @@ import soundfile
 from flax import nnx
 from PIL import Image
 
+from agegender_jax import predictor as module
 from agegender_jax import recipe as recipes
+from agegender_jax.data.examples import cores
 from agegender_jax.data.synthetic import draw_face
 from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import UserError
@@ -181,6 +186,90 @@ def test_faces_are_detected_in_a_picture(predictor: Predictor, tmp_path: Path) -
     (tmp_path / "kept.png").write_bytes(crop_largest((tmp_path / "two.png").read_bytes()))
     largest = predictor.predict([tmp_path / "two.png"], detect=Detection())
     assert same(predictor.predict([tmp_path / "kept.png"]), largest, slice(1))
+
+
+@pytest.fixture(scope="module")
+def cropped(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run as if its data had been cut out by the detector."""
+    folder = tmp_path_factory.mktemp("cropped") / "run"
+    shutil.copytree(finished.workdir, folder)
+    recipe = Run.load(folder).recipe
+    recipe.dataset.crop = "haar"
+    (folder / "recipe.json").write_text(recipes.to_json(recipe))
+    return folder
+
+
+@pytest.fixture
+def face(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """A picture with a face and room around it, as a file, and its pixels."""
+    drawn = draw_face(np.random.default_rng(0), age=30, gender=0)
+    picture = np.pad(drawn, ((60, 60), (60, 60), (0, 0)), "edge")
+    Image.fromarray(picture).save(tmp_path / "face.png")
+    return tmp_path / "face.png", picture
+
+
+def test_a_run_of_cut_faces_is_shown_cut_faces(
+    cropped: Path, predictor: Predictor, face: tuple[Path, np.ndarray]
+) -> None:
+    path, picture = face
+    of_faces = Predictor.load(cropped)
+    assert predictor.detection is None
+    assert of_faces.detection == Detection()
+    (box,) = find_faces(picture)
+    shown = predictor.predict([crop(picture, box)])
+    assert same(of_faces.predict([path, picture]), shown, [0, 0])
+    assert same(of_faces.predict([path], detect=False), predictor.predict([path]))
+    assert same(predictor.predict([path], detect=True), shown)
+    assert not same(predictor.predict([path]), shown)
+
+
+def test_one_picture_that_cannot_be_searched_is_named(
+    predictor: Predictor, face: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = face
+
+    def find(image: np.ndarray, least: int) -> list[Any]:
+        if image.shape == (9, 9, 3):
+            raise cv2.error("OpenCV(4.0) resize.cpp:1: error:\n (-4) no memory")
+        return find_faces(image, least)
+
+    monkeypatch.setattr("agegender_jax.data.detect.find_faces", find)
+    found = predictor.predict([path, np.zeros((9, 9, 3), np.uint8), path], detect=True)
+    reason = "cannot be searched for faces (OpenCV(4.0) resize.cpp:1: error: (-4) no memory); shrink or remove it."
+    assert found.error == ("", reason, "")
+
+
+def test_of_many_faces_the_largest_are_answered_for(
+    predictor: Predictor, face: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_FACES", 1)
+    both = np.concatenate([face[1], face[1][:, ::-1]], axis=1)
+    found = predictor.predict([both, face[0]], detect=True)
+    assert found.error == ("", "1 more faces are left out: 1 of a picture are answered for.", "")
+    assert found.boxes is not None
+    assert found.boxes[0].tolist() == list(find_faces(both)[0])
+    assert found.boxes[1].tolist() == [-1] * 4
+
+
+def test_as_many_pictures_are_searched_at_once_as_there_are_cores(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def search(*_: object) -> tuple[list[Any], int]:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.002)
+        with lock:
+            now -= 1
+        return [], 0
+
+    monkeypatch.setattr(module, "faces", search)
+    pictures = [np.zeros((2, 2, 3), np.uint8)] * (4 * predictor.batch_size)
+    assert set(predictor.predict(pictures, detect=True).error) == {"no face found."}
+    assert 1 < most <= cores() or most == cores()
 
 
 class Ear(nnx.Module):

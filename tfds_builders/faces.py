@@ -52,6 +52,14 @@ class Box(NamedTuple):
     height: int
 
 
+def cropper() -> str:
+    """Names how faces are cut out, OpenCV's version and all: data that are cut in another way are other data."""
+    import cv2
+
+    search = f"alt2-{_SCALE:g}-{_NEIGHBOURS}-min{MIN_SIZE}-edge{MAX_EDGE}"
+    return f"opencv-{cv2.__version__}-{search}-margin{MARGIN:g}-down{DOWN:g}"
+
+
 def upright(file: Image.Image) -> Image.Image:
     """An opened picture as people see it: turned as its EXIF orientation says, RGB, without transparency.
 

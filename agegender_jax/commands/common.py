@@ -77,16 +77,21 @@ def title(result: Mapping[str, Any]) -> str:
     )
 
 
-def check_json(path: Path | None) -> None:
+def check_new(path: Path | None, option: str) -> None:
     """Refuses, before minutes of work, a file that could not be written after them or that is there already."""
     if path is None:
         return
     if not os.path.isdir(path.parent):
-        raise UserError(f"{path.parent} is no folder; make it, or choose another --json.")
+        raise UserError(f"{path.parent} is no folder; make it, or choose another {option}.")
     if os.path.lexists(path):
-        raise UserError(f"{path} is there already, and nothing is overwritten; choose another --json.")
+        raise UserError(f"{path} is there already, and nothing is overwritten; choose another {option}.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"{path.parent}: nothing may be written there; choose another --json.")
+        raise UserError(f"{path.parent}: nothing may be written there; choose another {option}.")
+
+
+def check_json(path: Path | None) -> None:
+    """The same for `--json`."""
+    check_new(path, "--json")
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:

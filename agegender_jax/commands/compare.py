@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
         "Compares two finished runs on the same examples: every figure of both, the difference with its 95 % interval "
         "(drawn by clusters: subjects, speakers, identical files), and p. Runs whose examples or labels differ are "
         "refused. The --workdir of a study, trained with --repeats, stands for the mean of its runs, and the interval "
-        "then holds their spread.",
+        "then holds their spread. Of two single runs McNemar's test stands beside it.",
         EXAMPLES,
     )
     for name, which in (("first", "a run's directory, or a study's"), ("second", "what to compare it with")):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare
+from agegender_jax.evaluate.tables import visible
 from agegender_jax.labels import DISCLAIMER
 
 EXAMPLES = """examples:
@@ -23,7 +24,8 @@ def add_parser(commands: Any) -> None:
         "explain",
         "show where a finished run saw what it says",
         "Writes pictures of where a finished run saw what it says: of files, for which the run's data are not needed, "
-        "or of examples evenly spaced over a part of its split; and a sheet of them all. A class activation map shows "
+        "or of examples evenly spaced over a part of its split; and a sheet of them all. Where the run learned from "
+        "detected faces, the largest face of a picture is shown. A class activation map shows "
         "what raises one number: the logit of the answered class, or of a given one, or the age in years. It is as "
         "coarse as the network's last map.",
         EXAMPLES,
@@ -65,7 +67,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
     )
     for sentence in exported.skipped:
-        print(f"agegender: skipped {sentence}", file=sys.stderr)
+        print(f"agegender: skipped {visible(sentence)}", file=sys.stderr)
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.map_size)
     print(f"{arguments.out}: a picture an example, and all {exported.count} of them in {arguments.out / 'sheet.png'}.")
     print(f"The maps are {sizes}: enlarged, they show no more than that.")

@@ -7,14 +7,16 @@ import importlib.util
 import json
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from agegender_jax.commands.common import add, at_least, prepare
+from agegender_jax.commands.common import add, at_least, check_new, prepare
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.tables import cell, text, visible
 from agegender_jax.labels import DISCLAIMER
 from tfds_builders.faces import MARGIN, MIN_SIZE
 
@@ -25,11 +27,13 @@ EXAMPLES = """examples:
 """
 
 _ROWS = 16_384  # that Parquet keeps together, and this process in memory
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 _LEFT_OUT = "__MACOSX"  # folders that archives of macOS bring, with files that are none
 
 Table = Mapping[str, np.ndarray]
 """See `Answers.columns`."""
+
+Writer = tuple[Callable[[Table], None], Callable[[], None]]
+"""What adds rows to a file, and what ends it."""
 
 
 def add_parser(commands: Any) -> None:
@@ -41,9 +45,10 @@ def add_parser(commands: Any) -> None:
         "Writes what a finished run says of files: a row a file, in their order, with a probability for each class and "
         "an interval for each age; with --detect a row a face. What cannot be used is a row with its reason in the "
         "column `error`. Folders are walked in the order of names; what is hidden there is left out. Any number of "
-        "files needs no more memory than a few batches and one file of at most 64 MiB a core. Answers are perceived "
-        "age and gender as the annotators of the run's data saw them: not fit for age checks, for telling who somebody "
-        "is, or for decisions about people.",
+        "files needs no more memory than a few batches (with --detect of up to 32 faces a picture) and, for each core, "
+        "one file of at most 64 MiB and its picture of at most 64 million pixels. Answers are perceived age and gender "
+        "as the annotators of the run's data saw them: not fit for age checks, for telling who somebody is, or for "
+        "decisions about people.",
         EXAMPLES,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
@@ -52,7 +57,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="new file: *.csv, *.json (an object a line) or *.parquet [CSV, here]"
     )
-    parser.add_argument("--level", type=_number(0, 1), default=0.9, help="of the ages' central interval [0.9]")
+    parser.add_argument(
+        "--level", type=_number(0, 1, within=True), default=0.9, help="of the ages' central interval [0.9]"
+    )
     parser.add_argument(
         "--abstain_below",
         type=_number(0, 1),
@@ -70,18 +77,17 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--detect",
         action=argparse.BooleanOptionalAction,
-        help="search pictures for faces (a Haar cascade), and answer for each [as the run's data were prepared]",
+        help="search pictures for faces (a Haar cascade), and answer for each, the 32 largest of a picture [as the "
+        "run's data were prepared]",
     )
     parser.add_argument(
         "--margin",
         type=_number(0, 2),
-        default=MARGIN,
+        metavar="SHARE",
         help="added around a detected face, as a share of its box, which is about as large as UTKFace's crops are "
         f"[{MARGIN:g}]",
     )
-    parser.add_argument(
-        "--min_size", type=at_least(1), default=MIN_SIZE, metavar="PIXELS", help=f"of a detected face [{MIN_SIZE}]"
-    )
+    parser.add_argument("--min_size", type=at_least(1), metavar="PIXELS", help=f"of a detected face [{MIN_SIZE}]")
     parser.set_defaults(function=_predict)
 
 
@@ -95,31 +101,43 @@ def _predict(arguments: argparse.Namespace) -> int:
     from agegender_jax.predictor import Detection, Predictor
 
     predictor = Predictor.load(arguments.run)
-    crop = predictor.run.recipe.dataset.crop if arguments.detect is None else arguments.detect
-    if crop and arguments.detect is None:
+    wanted = {name: getattr(arguments, name) for name in ("margin", "min_size") if getattr(arguments, name) is not None}
+    detect: Detection | bool = False
+    if predictor.detection is not None if arguments.detect is None else arguments.detect:
+        detect = Detection(**wanted)
+    elif wanted:
+        raise UserError(f"--{next(iter(wanted))} is of detected faces, and none are detected; add --detect.")
+    if detect and arguments.detect is None:
         print("The run learned from detected faces, so faces are detected; --no-detect leaves that.", file=sys.stderr)
     shown = sys.stderr.isatty()
     total = sum(1 for _ in _walk(arguments.paths)) if shown and arguments.list is None else None
-    paths = tqdm(_paths(arguments), total=total, unit=" files", disable=not shown, file=sys.stderr)
-    rows = answered = 0
+    bar = tqdm(total=total, unit=" files", disable=not shown, file=sys.stderr)
+    taken = done = rows = answered = 0
+
+    def paths() -> Iterator[str]:
+        nonlocal taken
+        for path in _paths(arguments):
+            taken += 1
+            yield path
+
     try:
-        with _writing(arguments.out) as write:
+        with bar, _writing(arguments.out) as write:
             for answers in predictor.stream(
-                paths,
+                paths(),
                 level=arguments.level,
                 abstain_below=arguments.abstain_below,
-                detect=Detection(arguments.margin, arguments.min_size) if crop else None,
+                detect=detect,
                 min_bytes=arguments.min_bytes,
             ):
                 write(answers.columns())
                 rows, answered = rows + len(answers), answered + answers.answered
+                before, done = done, min(done + predictor.batch_size, taken)
+                bar.update(done - before)
             if not rows:
                 raise UserError(f"{arguments.list}: names no file; put a path a line there.")
     except BrokenPipeError:  # whoever read the answers has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    finally:
-        paths.close()
     where = f" in {arguments.out}" if arguments.out else ""
     print(f"{answered} answers and {rows - answered} errors (see the column `error`){where}.", file=sys.stderr)
     if (predictor.run.summary() or {}).get("drawn"):
@@ -129,11 +147,16 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _paths(arguments: argparse.Namespace) -> Iterator[str]:
     yield from _walk(arguments.paths)
-    if arguments.list == "-":
-        yield from _walk(_lines(sys.stdin))
-    elif arguments.list is not None:
+    if arguments.list is not None:
+        here = arguments.list == "-"  # not `sys.stdin`, which refuses names that are no UTF-8
         try:
-            with open(arguments.list, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            with open(
+                0 if here else arguments.list,
+                encoding="utf-8",
+                errors="surrogateescape",
+                newline="\n",
+                closefd=not here,
+            ) as file:
                 yield from _walk(_lines(file))
         except OSError as error:
             raise UserError(
@@ -179,127 +202,149 @@ def _check_out(out: Path | None) -> None:
         return
     if out.suffix not in (".csv", ".json", ".parquet"):
         raise UserError(f"{out}: this kind of file is not written; name it *.csv, *.json or *.parquet.")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is no folder; make it, or choose another --out.")
-    if os.path.lexists(out):
-        raise UserError(f"{out} is there already, and nothing is overwritten; choose another --out.")
+    check_new(out, "--out")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{out}: writing Parquet needs pyarrow, which is not installed; `pip install pyarrow`, or CSV.")
 
 
 @contextlib.contextmanager
 def _writing(out: Path | None) -> Iterator[Callable[[Table], None]]:
-    """Gives a function that adds rows; in the end, and not before, the file has its name."""
+    """Gives a function that adds rows; in the end, and not before, the file has its name.
+
+    What fails between is not the file's fault: of the system's errors only those of writing become a sentence here.
+    """
+    where = str(out or "the standard output")
     if out is None:
-        yield _csv(sys.stdout)
-        sys.stdout.flush()
+        yield _blamed(where, _csv(sys.stdout)[0])
+        with _blame(where):
+            sys.stdout.flush()
         return
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
+    with _blame(where):
+        file = _begun(temporary, out.suffix)
+    write, end = {".csv": _csv, ".json": _json, ".parquet": _parquet}[out.suffix](file)
     try:
-        if out.suffix == ".parquet":
-            with _parquet(temporary) as write:
-                yield write
-        else:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                yield _csv(file) if out.suffix == ".csv" else _json(file)
-        _check_out(out)  # again: much may have happened since
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another --out.") from error
+        yield _blamed(where, write)
+        with _blame(where):
+            end()
+            file.close()
+            _check_out(out)  # again: much may have happened since
+            os.replace(temporary, out)
     finally:
+        with contextlib.suppress(Exception):  # after a failure: what was begun is ended, and thrown away
+            end()
+        with contextlib.suppress(Exception):
+            file.close()
         temporary.unlink(missing_ok=True)
 
 
-def _csv(file: TextIO) -> Callable[[Table], None]:
+def _begun(path: Path, suffix: str) -> Any:
+    """A new file, for bytes or for text as the kind of table wants it."""
+    if suffix == ".parquet":
+        return open(path, "xb")
+    return open(path, "x", encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def _blame(where: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"{where}: cannot be written ({error.strerror or error}); choose another --out.") from error
+
+
+def _blamed(where: str, write: Callable[[Table], None]) -> Callable[[Table], None]:
+    def blamed(table: Table) -> None:
+        with _blame(where):
+            write(table)
+
+    return blamed
+
+
+def _csv(file: TextIO) -> Writer:
     writer = csv.writer(file)  # lines end as RFC 4180 has it, and whatever a name holds is quoted
     begun = False
+
+    def safe(value: str) -> str:
+        found = cell(value, file.encoding)
+        return visible(found) if file.isatty() else found
 
     def write(table: Table) -> None:
         nonlocal begun
         if not begun:
-            writer.writerow(_safe(_text(name, file.encoding)) for name in table)
+            writer.writerow(map(safe, table))
             begun = True
-        columns = [_plain(column, file.encoding) for column in table.values()]
-        texts = [column.dtype == object for column in table.values()]
-        for row in zip(*columns, strict=True):
-            writer.writerow(_safe(cell) if text else cell for cell, text in zip(row, texts, strict=True))
+        writer.writerows(zip(*(_plain(column, safe) for column in table.values()), strict=True))
 
-    return write
+    return write, file.flush
 
 
-def _safe(cell: str | None) -> str | None:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell and cell.startswith(_FORMULA) else cell
-
-
-def _json(file: TextIO) -> Callable[[Table], None]:
+def _json(file: TextIO) -> Writer:
     def write(table: Table) -> None:
-        columns = [_plain(column, "utf-8") for column in table.values()]
+        columns = [_plain(column, text) for column in table.values()]
         for row in zip(*columns, strict=True):
             file.write(json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False) + "\n")
 
-    return write
+    return write, file.flush
 
 
-@contextlib.contextmanager
-def _parquet(path: Path) -> Iterator[Callable[[Table], None]]:
+def _parquet(file: Any) -> Writer:
     import pyarrow
     from pyarrow import parquet
 
     waiting: list[Any] = []
-    with contextlib.ExitStack() as stack:
-        writer: Any = None
+    writer: Any = None
 
-        def flush() -> None:
-            nonlocal writer
-            if waiting:
-                if writer is None:
-                    writer = stack.enter_context(parquet.ParquetWriter(path, waiting[0].schema))
-                writer.write_table(pyarrow.concat_tables(waiting).combine_chunks())
-                waiting.clear()
+    def flush() -> None:
+        nonlocal writer
+        if waiting:
+            if writer is None:
+                writer = parquet.ParquetWriter(file, waiting[0].schema)
+            writer.write_table(pyarrow.concat_tables(waiting).combine_chunks())
+            waiting.clear()
 
-        def write(table: Table) -> None:
-            columns = {}
-            for name, column in table.items():
-                if column.dtype == object:
-                    columns[_text(name, "utf-8")] = pyarrow.array(_plain(column, "utf-8"), pyarrow.string())
-                else:
-                    columns[name] = pyarrow.array(
-                        column, mask=np.isnan(column) | (column.dtype.kind == "i") & (column < 0)
-                    )
-            waiting.append(pyarrow.table(columns))
-            if sum(map(len, waiting)) >= _ROWS:
-                flush()
+    def write(table: Table) -> None:
+        columns = {}
+        for name, column in table.items():
+            if column.dtype == object:
+                columns[text(name)] = pyarrow.array(_plain(column, text), pyarrow.string())
+            else:
+                columns[name] = pyarrow.array(column, mask=np.isnan(column) | (column.dtype.kind == "i") & (column < 0))
+        waiting.append(pyarrow.table(columns))
+        if sum(map(len, waiting)) >= _ROWS:
+            flush()
 
-        yield write
+    def end() -> None:
         flush()
+        if writer is not None:
+            writer.close()
+
+    return write, end
 
 
-def _plain(column: np.ndarray, encoding: str) -> list[Any]:
+def _plain(column: np.ndarray, written: Callable[[str], str]) -> list[Any]:
     """A column of `Answers.columns` as values that text files know, None where there is none."""
     if column.dtype == object:
-        return [None if value is None else _text(value, encoding) for value in column.tolist()]
+        return [None if value is None else written(value) for value in column.tolist()]
     if column.dtype.kind == "i":
         return [None if value < 0 else value for value in column.tolist()]
     # As float32 writes them: few digits that read back as the same number.
-    return [None if text == "nan" else float(text) for text in column.astype(str).tolist()]
+    return [None if number == "nan" else float(number) for number in column.astype(str).tolist()]
 
 
-def _text(value: str, encoding: str) -> str:
-    """A text that can be written: bytes of a file's name that are no characters become their numbers."""
-    return value.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    """A type of option: numbers between two."""
+def _number(least: float, most: float, *, within: bool = False) -> Callable[[str], float]:
+    """A type of option: numbers between two, which are numbers of that kind unless it must lie `within`."""
 
     def number(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:g} to {most:g}")
+        if not (least < value < most if within else least <= value <= most):
+            between = f"above {least:g} and below {most:g}" if within else f"from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no number {between}")
         return value
 
     return number

@@ -32,8 +32,8 @@ def add_parser(commands: Any) -> None:
         "runs",
         "list runs, what differs in their recipes, and their figures",
         f"Lists the runs in a folder and up to {DEPTH} folders below it in one table: dataset, protocol, split, state, "
-        "test figures with 95 % intervals where the run has a report, and where its recipe differs from what most of "
-        "the runs have. Says which figures cannot be compared. A damaged run is named with its reason.",
+        "test figures with 95 % intervals, and where its recipe differs from what most of the runs have. Says which "
+        "figures cannot be compared. A damaged run is named with its reason.",
         EXAMPLES,
     )
     parser.add_argument("directory", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="[runs]")
@@ -128,6 +128,7 @@ def _known(directory: Path) -> dict[str, Any]:
     heads = [name for name, head in recipe.heads.items() if head.weight]
     things = ["gender", recipe.heads.routed.of] if "routed" in heads else heads
     test, constant = (by_thing(summary[name], things) for name in ("test", "constant"))
+    intervals = by_thing(summary.get("intervals", {}).get("test", {}), things)
     names = [name for name in _FIGURES if test.get(name) is not None]
     return known | {
         "state": "complete",
@@ -135,7 +136,9 @@ def _known(directory: Path) -> dict[str, Any]:
         "split_sha256": str(summary["split_sha256"]),
         "figures": {name: float(test[name]) for name in names},
         "constant": {name: constant.get(name) for name in names},
-        "intervals": _intervals(directory / "report" / "report.json", summary),
+        "intervals": {
+            name: {"low": float(low), "high": float(high)} for name, (low, high) in intervals.items() if name in names
+        },
         "images_per_second": summary["images_per_second"],
         "seconds": float(summary["seconds"]),
     }
@@ -158,18 +161,6 @@ def _progress(run: Any) -> str:
         except (ValueError, KeyError, TypeError):  # torn, where the run was killed
             continue
     return f"step {last:,} of {total:,}"
-
-
-def _intervals(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Intervals of the run's test figures, from its report where that is of the same figures."""
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        same = report["split"]["sha256"] == summary["split_sha256"]
-        same = same and report["costs"]["evaluated_step"] == summary["evaluated_step"]
-        found = report["test"]["figures"] if same else {}
-        return {name: {end: found[name][end] for end in ("low", "high")} for name in _FIGURES if name in found}
-    except (OSError, ValueError, KeyError, TypeError):  # no report, or none of this version
-        return {}
 
 
 def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -232,9 +223,9 @@ def _row(run: Mapping[str, Any], figures: Sequence[str], common: Mapping[str, An
     }
     for name in figures:
         if name in run["figures"]:
-            ends, constant = run["intervals"].get(name) or {}, run["constant"].get(name)
+            ends, constant = run["intervals"].get(name), run["constant"].get(name)
             cells[name] = f"{run['figures'][name]:.4f}"
-            if ends.get("low") is not None and ends.get("high") is not None:
+            if ends:
                 cells[name] += f" [{ends['low']:.4f}, {ends['high']:.4f}]"
             if constant is not None:
                 cells[name] += f" ({constant:.4f})"
@@ -250,7 +241,7 @@ def _notes(found: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> lis
     if any(run.get("constant") for run in found):
         lines.append("(in brackets): the best constant guess from the training labels, on the same test part")
     if any(run.get("intervals") for run in found):
-        lines.append("[in square ones]: 95 % intervals, of runs that have a report (agegender report RUN)")
+        lines.append("[in square ones]: 95 % intervals over the test examples")
     if any(run.get("drawn") for run in found):
         lines.append(DISCLAIMER)
     lines += _incomparable(found)

@@ -2,7 +2,6 @@
 
 import io
 import re
-import warnings
 
 import numpy as np
 import PIL
@@ -13,10 +12,6 @@ from tfds_builders.faces import upright
 
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded, in pixels; checked on the header, before memory is taken."""
-
-# The limit above is lower; to change and restore filters for each picture is slow, and not safe in threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damage, which an error tells
 
 DECODER = f"pillow-{PIL.__version__}-bilinear"
 """Names what `decode_image` does; part of the key of every cache of decoded images."""

@@ -26,12 +26,19 @@ IN_FLIGHT = 4
 """Batches of an evaluation that are dispatched and not read back: the device never waits, and its queue is short."""
 
 
-class Feed(Protocol):
-    """What training and evaluation know of how examples come to the devices; see also `content_of`."""
+class Contents(Protocol):
+    """What evaluation knows of how examples come to the devices; see also `content_of`."""
 
     @property
     def data(self) -> Mapping[str, Any]:
         """What lies on every device all the time: `labels`, arrays `[n]` by head, and, where resident, `content`."""
+
+    def contents(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
+        """The batches of an evaluation: for each of `rows`, int `[batches, batch]`, one with `rows` or `content`."""
+
+
+class Feed(Contents, Protocol):
+    """What training knows besides."""
 
     def batches(self, step: int, steps: int) -> dict[str, jax.Array]:
         """The batches of training's steps `step` to `step + steps - 1`, split over the devices along the batch.
@@ -42,9 +49,6 @@ class Feed(Protocol):
         Raises:
           UserError: an example cannot be decoded.
         """
-
-    def contents(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
-        """The batches of an evaluation: for each of `rows`, int `[batches, batch]`, one with `rows` or `content`."""
 
     def close(self) -> None:
         """Ends what runs in the background."""

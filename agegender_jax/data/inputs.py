@@ -4,7 +4,7 @@ Training, evaluation and prediction share an `Inputs`, so that they cannot drift
 more class here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -180,3 +180,23 @@ def make_inputs(recipe: ConfigDict, kind: str) -> Inputs:
       UserError: the recipe asks for what this kind does not have, or names an unknown spectrogram.
     """
     return Recordings(recipe) if kind == "audio" else Pictures(recipe)
+
+
+def inputs_as_trained(recipe: ConfigDict, facts: Mapping[str, Any], run: str) -> Inputs:
+    """The inputs that a run was trained with.
+
+    Args:
+      recipe: of the run.
+      facts: its `run.json`.
+      run: its directory, for messages.
+
+    Raises:
+      UserError: as `make_inputs`, or this version makes its spectrograms in another way.
+    """
+    inputs = make_inputs(recipe, str(facts.get("kind", "image")))
+    if inputs.facts.get("spectrogram") != facts.get("spectrogram"):
+        raise UserError(
+            f"{run} was trained on spectrograms that this version makes in another way ({facts.get('spectrogram')}); "
+            "use the version that trained it."
+        )
+    return inputs

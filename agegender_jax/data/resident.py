@@ -4,6 +4,7 @@ The cache (see `examples.py`) has also `content.npy`, which is memory-mapped.
 """
 
 import os
+import sys
 import zlib
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from agegender_jax.data.examples import Examples, by_chunks, cached, read_columns, write_columns
+from agegender_jax.data.examples import Examples, cached, read_columns, write_columns
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.source import Prepared, Source
+from agegender_jax.data.workers import Workers
 from agegender_jax.mesh import by_batch, put, replicated
+
+_CHUNK = 1024  # examples decoded before they are written: bounds the memory, and gives every process enough to do
 
 
 def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool = True) -> Examples:
@@ -37,25 +42,33 @@ def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool 
 
 
 def _write(folder: Path, source: Source, inputs: Inputs, progress: bool) -> None:
-    def decoded(row: int) -> tuple[dict[str, Any], np.ndarray]:
-        example = source[row]
-        return example, inputs.decode(example.pop("content"), example["key"])
-
     shape, dtype = (len(source), *inputs.shape), np.dtype(inputs.dtype)
-    rows: list[dict[str, Any]] = []
+    rows: dict[int, dict[str, Any]] = {}
+
+    def read(some: np.ndarray) -> tuple[list[bytes], list[str]]:
+        examples = {row: source[row] for row in (start + some).tolist()}
+        contents = [example.pop("content") for example in examples.values()]
+        rows.update(examples)
+        return contents, [example["key"] for example in examples.values()]
+
+    workers = Workers(inputs.decoding, inputs.shape, dtype)
+    what, shown = f"Decoding to {'x'.join(map(str, inputs.shape))}", progress and sys.stderr.isatty()
+    bar = tqdm(total=len(source), desc=what, unit=" examples", disable=not shown, file=sys.stderr)
     checksum = 0
-    with open(folder / "content.npy", "wb") as file:
+    with bar, open(folder / "content.npy", "wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         # Written as a stream, not through a memory map: a full disk is then an error and not a signal.
-        for pairs in by_chunks(decoded, len(source), f"Decoding to {'x'.join(map(str, inputs.shape))}", progress):
-            rows.extend(example for example, _ in pairs)
-            block = np.stack([content for _, content in pairs]).tobytes()
-            checksum = zlib.crc32(block, checksum)
-            file.write(block)
+        for start in range(0, len(source), _CHUNK):
+            block = np.empty((min(_CHUNK, len(source) - start), *inputs.shape), dtype)
+            workers.decode(read, np.arange(len(block)), block)
+            checksum = zlib.crc32(block.data, checksum)
+            file.write(block.data)
+            bar.update(len(block))
         file.flush()
         os.fsync(file.fileno())
-    write_columns(folder, rows, content_crc32=checksum, shape=shape, dtype=dtype.name, terms=source.terms)
+    ordered = [rows[row] for row in range(len(source))]
+    write_columns(folder, ordered, content_crc32=checksum, shape=shape, dtype=dtype.name, terms=source.terms)
 
 
 def _read(path: Path) -> Examples:

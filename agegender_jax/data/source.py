@@ -15,6 +15,7 @@ import numpy as np
 
 from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
+from tfds_builders.faces import cropper
 
 COLUMNS: dict[str, Any] = {
     "key": np.str_,
@@ -187,6 +188,8 @@ def locate(
             )
         return _prepared(name, directory)
     wishes = {"config": config, **(options or {})} if config or options else {}
+    if wishes.get("crop"):
+        wishes["cropper"] = cropper()
     parent = data_dir / "prepared" / f"{name}-{_fingerprint(name, manual_dir, data_dir, wishes)}"
     if directory := _newest(parent / name):
         return _prepared(name, directory)

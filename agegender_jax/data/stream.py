@@ -32,8 +32,6 @@ from agegender_jax.mesh import by_batch, put, replicated
 AHEAD = 2
 """Blocks (of a dispatch, of an evaluation's batch) that are decoded before they are asked for."""
 
-_AT_ONCE = 16  # examples: so few are not worth waiting for other processes
-
 
 def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool = True) -> Examples:
     """The examples of a dataset, none of them decoded yet.
@@ -95,11 +93,7 @@ class Stored:
         def read(places: np.ndarray) -> tuple[list[bytes], list[str]]:
             return source.contents(rows.flat[places].tolist()), self._keys[rows.flat[places]].tolist()
 
-        if 0 < len(first) <= _AT_ONCE:
-            for place, content, name in zip(first, *read(first), strict=True):
-                found[place] = self._inputs.decode(content, name)
-        elif len(first):
-            self._workers.decode(read, first, found)
+        self._workers.decode(read, first, found)
         again = np.flatnonzero(first[which] != np.arange(rows.size))
         found[again] = found[first[which[again]]]
         return found.reshape(*rows.shape, *self._inputs.shape)
@@ -166,6 +160,24 @@ class StreamedFeed:
         if self._following is not None:
             self._following.close()
         self._following, self._expected = None, (-1, 0)
+
+
+class DecodedFeed:
+    """Brings examples that lie decoded in this process's memory to the devices, to be evaluated; see `feed.Contents`.
+
+    Args:
+      content: decoded examples `[n, *shape]`.
+      mesh: devices.
+    """
+
+    def __init__(self, content: np.ndarray, mesh: jax.sharding.Mesh) -> None:
+        self.data: Mapping[str, Any] = {"labels": {}}
+        self._content, self._sharding = content, by_batch(mesh)
+
+    def contents(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
+        """`content` alone."""
+        for batch in rows:
+            yield {"content": put_content(self._content, batch, self._sharding)}
 
 
 def put_content(content: Content, rows: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

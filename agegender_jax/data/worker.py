@@ -1,14 +1,14 @@
 """A process that decodes examples for the one that started it (`workers.Workers`); it imports next to nothing.
 
-Tasks come on the standard input, a line of JSON (`names`, `sizes`) and then the examples' bytes one after another; one
-without a size is a file whose path is its name. The decoded examples are left in memory that both processes see, and
-the answer on the standard output is a line of JSON: pairs of the number of an example that cannot be decoded and what
-is wrong with it. The end of the input, also where the other process is killed, ends this one.
+When it is ready it says so on the standard output, in a line. Tasks come on the standard input, a line of JSON
+(`names`, `stored`) and then examples' bytes one after another: `stored` is their number, or the path of a file that is
+to be read here. The decoded examples are left in memory that both processes see, and the answer on the standard output
+is a line of JSON: pairs of the number of an example that cannot be decoded and what is wrong with it. The end of the
+input, also where the other process is killed, ends this one.
 """
 
 import json
 import mmap
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.data.files import read_file
-from agegender_jax.errors import UserError
+from agegender_jax.errors import UserError, quiet_libraries
+
+READY = b"ready\n"
+"""The first line of the standard output."""
 
 
 def decoder(spec: Mapping[str, Any]) -> Callable[..., np.ndarray]:
@@ -38,21 +41,23 @@ def main() -> None:
     The only argument is JSON: `decoding`, the `dtype` and `shape` of all that fits into the shared memory, and the
     descriptor of the `file` that it is.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the other process ends its step first, and for that it needs examples
+    quiet_libraries()
     task = json.loads(sys.argv[1])
     decode, shape, dtype = decoder(task["decoding"]), task["shape"], np.dtype(task["dtype"])
     memory = mmap.mmap(task["file"], int(np.prod(shape)) * dtype.itemsize)
     decoded = np.frombuffer(memory, dtype).reshape(shape)
     source, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(READY)
+    answers.flush()
     while line := source.readline():
         asked, wrong = json.loads(line), []
-        content = source.read(sum(filter(None, asked["sizes"])))
+        content = source.read(sum(stored for stored in asked["stored"] if isinstance(stored, int)))
         begin = 0
-        for place, (name, size) in enumerate(zip(asked["names"], asked["sizes"], strict=True)):
-            end = begin + (size or 0)
+        for place, (name, stored) in enumerate(zip(asked["names"], asked["stored"], strict=True)):
+            end = begin + (stored if isinstance(stored, int) else 0)
             try:
-                decoded[place] = decode(read_file(name) if size is None else content[begin:end], name=name)
+                example = read_file(stored, name) if isinstance(stored, str) else content[begin:end]
+                decoded[place] = decode(example, name=name)
             except UserError as error:
                 wrong.append((place, str(error)))
             begin = end

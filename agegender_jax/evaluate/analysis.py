@@ -17,11 +17,11 @@ from agegender_jax.evaluate.calibration import (
     temper,
     year_distributions,
 )
-from agegender_jax.evaluate.groups import LEAST, group_rows, groups, worst_and_gap
+from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, group_rows, groups, worst_and_gap
 from agegender_jax.evaluate.predictions import Predictions, Thing
-from agegender_jax.evaluate.uncertainty import Resamples, figures_of, intervals
+from agegender_jax.evaluate.uncertainty import Resamples, figures_of, intervals, mean_intervals
 from agegender_jax.metrics import mean
-from agegender_jax.models.heads import ClassHead
+from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
 _WIDTH_LEVEL = 0.8  # of the intervals whose width says how unsure an age is
 
@@ -39,11 +39,11 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
 
     Returns:
       Plain values for JSON, save that there may be NaN:
-      `part`, `n`, `clusters`, and `known`: examples whose label is known, by thing;
+      `part`, `n`, `clusters`, `draws`, and `known`: examples whose label is known, by thing;
       `figures`: by `thing/figure`, intervals;
       `groups`: by thing a list of rows `gender`, `race`, `age_band` (None: any), `n`, `clusters` and each figure's
       interval, see `groups.group_rows`; `worst` and `gap` by thing and way to group, see `groups.worst_and_gap`, of
-      groups of at least `least` examples;
+      groups of at least `least` examples in `least_clusters` clusters;
       `calibration`: of class things `ece`, `nll`, `brier`, `reliability` (`confidence`, `accuracy`, `n`),
       `temperature` (fitted on the part validation, None without one), `after` (`ece`, `nll`, `brier` at that
       temperature, or None) and `intervals` of `nll` and `brier`; of ages with a distribution `coverage`, rows
@@ -68,7 +68,9 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
         "part": part,
         "n": len(chosen),
         "clusters": resamples.clusters(np.arange(len(chosen))),
+        "draws": draws,
         "least": LEAST,
+        "least_clusters": LEAST_CLUSTERS,
     }
     parts = ("known", "figures", "groups", "worst", "gap", "calibration", "selective", "confusion", "bias_by_age")
     result |= {name: {} for name in parts}
@@ -123,7 +125,7 @@ def _class_calibration(thing: Thing, fitted: Thing, rows: np.ndarray, resamples:
             "ece": expected_calibration_error(curve),
             **{name: mean(score) for name, score in scores.items()},
             "reliability": curve,
-            "intervals": _mean_intervals(scores, rows, resamples),
+            "intervals": {name: found._asdict() for name, found in mean_intervals(scores, resamples, rows).items()},
         }
 
     after = None
@@ -140,17 +142,18 @@ def _age_calibration(
     rows: np.ndarray,
     resamples: Resamples,
 ) -> dict[str, Any]:
-    known = fitted.known
-    temperature = fit_temperature(fitted_probability[known], fitted.head.classes(fitted.label)[known])
+    known, head = fitted.known, fitted.head
+    assert isinstance(head, AgeYearsHead)
+    temperature = fit_temperature(fitted_probability[known], head.classes(fitted.label)[known])
     label = thing.label[rows].astype(np.float64)
 
     def coverage(probability: np.ndarray) -> list[dict[str, float]]:
         found = []
         for level in LEVELS:
             low, high = interval(probability, level)
-            inside = {"inside": ((low <= label) & (label <= high)).astype(np.float64)}
-            share = _mean_intervals(inside, rows, resamples)["inside"]
-            found.append({"level": level, **share, "mean_width": mean(high - low)})
+            inside = ((low <= label) & (label <= high)).astype(np.float64)
+            share = mean_intervals({"share": inside}, resamples, rows)["share"]
+            found.append({"level": level, **share._asdict(), "mean_width": mean(high - low)})
         return found
 
     after = None
@@ -171,14 +174,3 @@ def _selective(
         threshold = abs(float(confidence[own].min()))
         found.append({"coverage": share, "n": len(own), "figure": figure, "threshold": threshold, **value._asdict()})
     return found
-
-
-def _mean_intervals(
-    values: dict[str, np.ndarray], rows: np.ndarray, resamples: Resamples
-) -> dict[str, dict[str, float]]:
-    """Intervals of the means of values `[m]` of these rows."""
-
-    def means(weights: np.ndarray | None) -> dict[str, Any]:
-        return {name: mean(value, weights) for name, value in values.items()}
-
-    return {name: value._asdict() for name, value in intervals(means, resamples, rows).items()}

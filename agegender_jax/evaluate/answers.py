@@ -109,7 +109,7 @@ def make_answers(
       boxes: of faces in their pictures, or None.
       good: rows without an error, int `[m]`.
       level: of the ages' central interval, above 0 and below 1.
-      abstain_below: a class whose likeliest answer is less probable than this is not answered.
+      abstain_below: a class that is answered is left out where it is less probable than this.
     """
     spread = {head: np.full((len(name), *said.shape[1:]), np.nan, np.float32) for head, said in distributions.items()}
     things: dict[str, Classes | Years] = {}
@@ -123,6 +123,12 @@ def make_answers(
             else:
                 things[thing] = _years(answers, _over_years(head, said), good, len(name), level)
     return Answers(tuple(name), tuple(error), boxes, things, spread)
+
+
+def confidence(answers: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The probability of the answered class, `[n]`; with an ordinal loss another may be more probable."""
+    answered: np.ndarray = answers["probability"][np.arange(len(answers["class"])), answers["class"]]
+    return answered
 
 
 def joined(parts: Sequence[Answers]) -> Answers:
@@ -154,7 +160,7 @@ def _classes(
     probability = np.full((count, head.class_count), np.nan, np.float32)
     probability[good] = answers["probability"]
     answer: list[str | None] = [None] * count
-    sure = (answers["probability"].max(-1, initial=0.0) >= abstain_below).tolist()
+    sure = (confidence(answers) >= abstain_below).tolist()
     for row, number, is_sure in zip(good.tolist(), answers["class"].tolist(), sure, strict=True):
         answer[row] = head.names[number] if is_sure else None
     return Classes(head.names, probability, tuple(answer))

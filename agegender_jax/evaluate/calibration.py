@@ -1,7 +1,7 @@
 """Whether probabilities mean what they say: of classes, and of ages as intervals; and what abstaining is worth.
 
 The confidence of an answer is the probability that the head gave it. An age's distribution is over the whole years
-0 to 100, of which year k spreads evenly over [k - 1/2, k + 1/2], as `heads.median` has it.
+0 to 100, of which year k spreads evenly over [k - 1/2, k + 1/2], as `heads.quantile` has it.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from agegender_jax.evaluate.predictions import Predictions
-from agegender_jax.models.heads import AgeYearsHead
+from agegender_jax.models.heads import AgeYearsHead, quantile
 from agegender_jax.models.routed import RoutedHead
 
 BINS = 15
@@ -19,7 +19,9 @@ LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 """Shares of the examples that are answered where a model may abstain."""
 
-_TEMPERATURES = (0.05, 20.0)
+TEMPERATURES = (0.05, 20.0)
+"""Between which a temperature is looked for."""
+
 _TINY = float(np.finfo(np.float32).tiny)  # where a probability is 0 in float32
 
 
@@ -88,7 +90,7 @@ def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float | None:
       label: int `[n]`.
 
     Returns:
-      0.05 to 20; None where there is no example.
+      Of `TEMPERATURES`, an end where nothing between is better; None where there is no example.
     """
     if not len(label):
         return None
@@ -103,8 +105,18 @@ def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float | None:
         scale = np.exp(-log_temperature)
         return float((logsumexp(scale * logits, axis=-1) - scale * own).mean())
 
-    bounds = tuple(np.log(_TEMPERATURES))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
+    bounds = tuple(np.log(TEMPERATURES))
+    between = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x
+    return float(np.exp(min((*bounds, between), key=loss)))
+
+
+def at_bound(temperature: float) -> bool:
+    """Whether a fitted temperature lies at an end of `TEMPERATURES`, so that a better one may lie beyond.
+
+    >>> at_bound(19.99), at_bound(1.5)
+    (True, False)
+    """
+    return bool(np.abs(np.log(temperature) - np.log(TEMPERATURES)).min() < 0.01)
 
 
 def temper(probability: np.ndarray, temperature: float) -> np.ndarray:
@@ -118,21 +130,6 @@ def temper(probability: np.ndarray, temperature: float) -> np.ndarray:
     """
     logits = np.log(np.maximum(_normal(probability), _TINY)) / temperature
     return _normal(np.exp(logits - logits.max(-1, keepdims=True)))
-
-
-def quantile(probability: np.ndarray, share: float) -> np.ndarray:
-    """The age below which a share of the probability lies, `[n, years] -> [n]` float64.
-
-    >>> quantile(np.array([[0.25, 0.5, 0.25]]), 0.75).tolist()
-    [1.5]
-    """
-    cumulative = np.cumsum(_normal(probability), axis=-1)
-    cumulative /= cumulative[..., -1:]
-    year = (cumulative < share).sum(-1)
-    rows = np.arange(len(probability))
-    mass = np.diff(cumulative, axis=-1, prepend=0.0)[rows, year]
-    below = cumulative[rows, year] - mass
-    return year - 0.5 + (share - below) / mass
 
 
 def interval(probability: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

@@ -45,9 +45,14 @@ def load(path: Path, part: str) -> Side:
       part: of the predictions to keep.
 
     Raises:
-      UserError: there are none, they are damaged, or the study is of several protocols.
+      UserError: there are none, they are damaged, or the study is of several protocols or not complete.
     """
     if not (path / "study.json").exists():
+        if not (path / "recipe.json").exists() and any(path.glob("*/recipe.json")):
+            raise UserError(
+                f"{path} is no run, and no complete study: it holds runs and no study.json; run its launch.py command "
+                "again to finish it, or give the folder of one run."
+            )
         return Side(path.resolve().name, [_part(path, part)])
     try:
         names = list(map(str, json.loads((path / "study.json").read_text(encoding="utf-8"))["runs"]))
@@ -63,20 +68,21 @@ def load(path: Path, part: str) -> Side:
             f"{path} holds runs of {len(protocols)} protocols ({', '.join(protocols)}), whose tests are not the same; "
             "compare the folders of its runs."
         )
-    return Side(path.resolve().name, [_joined(runs) for _, runs in sorted(repeats.items())])
+    return Side(path.resolve().name, [joined(runs) for _, runs in sorted(repeats.items())])
 
 
 def compare(first: Side, second: Side, *, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Every figure of both but the macro recall, and its difference with an interval and p.
 
-    The interval is of paired draws of clusters, see `uncertainty.difference`; of several repeats it also holds their
-    spread. Where both are single runs and no two examples are of one cluster, p of a share of right answers is
-    McNemar's mid-p. As many figures are looked at, `p_holm` is adjusted for all of them (Holm 1979).
+    Interval and p are of paired draws of clusters, see `uncertainty.difference`; of several repeats they also hold
+    their spread. As many figures are looked at, `p_holm` is adjusted for all of them (Holm 1979). Of shares of right
+    answers of two single runs there is McNemar's mid-p besides, which asks for independent examples: it is of the first
+    example of each cluster.
 
     Returns:
       `runs` (names), `repeats` (numbers), of the examples `dataset`, `drawn`, `protocol`, `part`, `n`, `clusters`;
-      `figures` by `thing/figure`: `first`, `second`, `value` (second less first), `low`, `high`, `p`, `p_holm`, `test`
-      (`bootstrap` or `mcnemar`, the latter with `only_first` and `only_second`); and `sentences` by thing.
+      `figures` by `thing/figure`: `first`, `second`, `value` (second less first), `low`, `high`, `p`, `p_holm`, and
+      where there is McNemar's test `only_first`, `only_second` and `p_mcnemar`; and `sentences` by thing.
 
     Raises:
       UserError: they are not of the same examples and labels, or have nothing in common.
@@ -120,10 +126,12 @@ def text(result: Mapping[str, Any]) -> str:
         runs[0]: {name: f"{found['first']:.4f}" for name, found in figures.items()},
         runs[1]: {name: f"{found['second']:.4f}" for name, found in figures.items()},
         "2 - 1": {name: f"{found['value']:+.4f}" for name, found in figures.items()},
-        "95 % interval": {name: f"{found['low']:+.4f} to {found['high']:+.4f}" for name, found in figures.items()},
+        "95 % interval": {name: _interval(found) for name, found in figures.items()},
         "p": {name: _p(found["p"]) for name, found in figures.items()},
         "p (Holm)": {name: _p(found["p_holm"]) for name, found in figures.items()},
     }
+    if tested := {name: _p(found["p_mcnemar"]) for name, found in figures.items() if "p_mcnemar" in found}:
+        columns["p (McNemar)"] = tested
     drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
     clusters = f" in {result['clusters']} clusters" if result["clusters"] < result["n"] else ""
     repeats = [f"{name} the mean of {n}" for name, n in zip(result["runs"], result["repeats"], strict=True) if n > 1]
@@ -132,7 +140,11 @@ def text(result: Mapping[str, Any]) -> str:
         f"examples{clusters}" + (f"; {' and '.join(repeats)} repeats" if repeats else ""),
         text_table(columns),
         f"{len(figures)} figures are compared: p (Holm) allows for that many, p alone does not.",
-        "The intervals are of these examples" + (" and of the repeats." if repeats else ", for these two trainings."),
+        "Intervals and p are of paired draws of these examples"
+        + (", by clusters" if clusters else "")
+        + (" and of the repeats." if repeats else ", for these two trainings."),
+        *_single(result),
+        *([_about_mcnemar(result)] if tested else []),
         *result["sentences"].values(),
     ]
     return "\n".join(lines)
@@ -146,8 +158,12 @@ def _part(directory: Path, part: str) -> Predictions:
     return found.rows(np.argsort(found.key))
 
 
-def _joined(runs: Sequence[Predictions]) -> Predictions:
-    """The folds of one repeat as one table, in the order of keys."""
+def joined(runs: Sequence[Predictions]) -> Predictions:
+    """The folds of one repeat as one table, in the order of keys.
+
+    Raises:
+      UserError: they have other heads than each other, or share examples.
+    """
     first = runs[0]
     if any(run.heads.keys() != first.heads.keys() for run in runs):
         raise UserError(f"{first.facts['run']} and its folds have other heads than each other; compare single runs.")
@@ -196,15 +212,16 @@ def _differences(things: Sequence[Sequence[Thing]], resamples: Resamples) -> dic
     values = [[figures(None) for figures in side] for side in made]
     drawn = [[draw(figures, resamples, rows) for figures in side] for side in made]
     names = [name for name in values[0][0] if name != _TWICE and all(name in each for side in values for each in side)]
-    single = all(len(side) == 1 for side in things) and clusters == len(rows)
+    single = all(len(side) == 1 for side in things)
+    alone = resamples.first(rows)
     result = {}
     for name in names:
         first, second = ([float(found[name]) for found in side] for side in values)
         means = [np.mean([found[name] for found in side], axis=0) for side in drawn]
-        found: dict[str, Any] = {"first": float(np.mean(first)), "second": float(np.mean(second)), "test": "bootstrap"}
+        found: dict[str, Any] = {"first": float(np.mean(first)), "second": float(np.mean(second))}
         found |= difference(first, second, means[1] - means[0], clusters)._asdict()
-        if single and (test := _mcnemar(name, things[0][0], things[1][0], rows)):
-            found |= test._asdict() | {"test": "mcnemar"}
+        if single and (test := _mcnemar(name, things[0][0], things[1][0], alone)):
+            found |= {"only_first": test.only_first, "only_second": test.only_second, "p_mcnemar": test.p}
         result[name] = found
     return result
 
@@ -230,5 +247,27 @@ def _sentence(name: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{name}: no figure differs beyond chance, which does not show that they are equal."
 
 
+def _single(result: Mapping[str, Any]) -> list[str]:
+    """Says which side's own spread nobody knows, where the other's is in the interval."""
+    alone = [name for name, count in zip(result["runs"], result["repeats"], strict=True) if count == 1]
+    if len(alone) != 1:
+        return []
+    return [
+        f"{alone[0]} is a single training, whose own spread over seeds is not known and not in the interval: p is too "
+        "small."
+    ]
+
+
+def _about_mcnemar(result: Mapping[str, Any]) -> str:
+    said = "p (McNemar) is its mid-p for shares of right answers"
+    if result["clusters"] < result["n"]:
+        said += f", of the first example of each of {result['clusters']} clusters alone, for it asks for independence"
+    return f"{said}."
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return "-" if math.isnan(found["low"]) else f"{found['low']:+.4f} to {found['high']:+.4f}"
+
+
 def _p(value: float) -> str:
-    return "" if math.isnan(value) else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    return "-" if math.isnan(value) else "< 0.0001" if value < 0.0001 else f"{value:.4f}"

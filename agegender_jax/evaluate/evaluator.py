@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from agegender_jax.data.feed import IN_FLIGHT, Feed, content_of
+from agegender_jax.data.feed import IN_FLIGHT, Contents, content_of
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.mesh import by_batch, put, replicated
 from agegender_jax.models.heads import Head
@@ -51,7 +51,7 @@ class Evaluator:
         self._distributions = jax.jit(distributions, out_shardings=replicated(mesh))
 
     def distributions(
-        self, model_state: Any, feed: Feed, rows: np.ndarray, *, flip: bool = False
+        self, model_state: Any, feed: Contents, rows: np.ndarray, *, flip: bool = False
     ) -> dict[str, np.ndarray]:
         """Each head's distribution for the examples of `rows`.
 

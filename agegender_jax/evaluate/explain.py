@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax.data.detect import NoDetector, detection_of, faces
 from agegender_jax.data.files import read_file
-from agegender_jax.data.inputs import Inputs
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.measure import SPLITS, Opened, open_run
 from agegender_jax.evaluate.saliency import Explained, Explainer
+from agegender_jax.evaluate.tables import cell
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
+from tfds_builders.faces import NO_FACE
 
 MAX_COUNT = 100
 """Most examples of one export: they all stand on one sheet."""
@@ -77,8 +79,9 @@ def export(
     Args:
       run: a complete run.
       out: folder, new or empty.
-      files: pictures or recordings as the run takes them; the run's data are then not needed. One that cannot be read
-        is left out and named in the result.
+      files: pictures or recordings as the run takes them; the run's data are then not needed. Where these were
+        searched for faces, so are pictures, and the largest face is shown. One that cannot be read, or has no face, is
+        left out and named in the result.
       method: of `saliency.METHODS`.
       head: see `Explainer`.
       class_name: see `Explainer`.
@@ -102,7 +105,7 @@ def export(
     explainer = Explainer(run, method, head, class_name)
     skipped: list[str] = []
     if files:
-        content, names, skipped = _read(explainer.inputs, files)
+        content, names, skipped = _read(explainer, files)
         drawn, terms = False, ""
     else:
         opened = open_run(run, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
@@ -174,13 +177,23 @@ def answer_text(explainer: Explainer, found: Explained, row: int) -> str:
     return text
 
 
-def _read(inputs: Inputs, files: Sequence[Path]) -> tuple[np.ndarray, list[str], list[str]]:
+def _read(explainer: Explainer, files: Sequence[Path]) -> tuple[np.ndarray, list[str], list[str]]:
     """Decoded files, their names, and what is wrong with each of the others."""
     content, names, skipped = [], [], []
-    for file in files:
+    decode, detection = explainer.inputs.decode, detection_of(explainer.run.recipe)
+    for name in map(str, files):
         try:
-            content.append(inputs.decode(read_file(str(file)), str(file)))
-            names.append(str(file))
+            stored = read_file(name)
+            if detection is None:
+                content.append(decode(stored, name))
+            else:
+                found, _ = faces(stored, name, detection, decode, most=1)
+                if not found:
+                    raise UserError(f"{name}: {NO_FACE}, and the run learned from detected faces.")
+                content.append(found[0][1])
+            names.append(name)
+        except NoDetector:
+            raise
         except UserError as error:
             skipped.append(str(error))
     if not content:
@@ -229,11 +242,12 @@ def _write(folder: Path, explainer: Explainer, pictures: np.ndarray, found: Expl
         for row, (place, name) in enumerate(zip(places, names, strict=True)):
             if isinstance(head, ClassHead):
                 answered = answers["class"][row]
-                said = [head.names[answered], f"{answers['probability'][row][answered]:.4f}"]
+                said = [cell(head.names[answered]), f"{answers['probability'][row][answered]:.4f}"]
             else:
                 said = [f"{answers['years'][row]:.2f}", ""]
             of = "" if found.classes is None else head.names[found.classes[row]]
-            table.writerow([f"{place}.png", name, explainer.method, explainer.head_name, *said, of])
+            texts = [name, explainer.method, explainer.head_name]
+            table.writerow([f"{place}.png", *map(cell, texts), *said, cell(of)])
 
 
 def _cards(

@@ -18,6 +18,9 @@ ATTRIBUTES = ("gender", "race", "age_band")
 LEAST = 30
 """Examples that a group must have to be called the worst: the interval of fewer is too wide for it."""
 
+LEAST_CLUSTERS = 10
+"""Clusters that they must be of: thirty recordings of two speakers say little of a group."""
+
 _BAND = 10
 _CLASS_MEANS = ("balanced_accuracy", "precision", "recall", "f1")
 
@@ -97,11 +100,12 @@ def group_rows(thing: Thing, found: Mapping[str, list[Group]], resamples: Resamp
 def worst_and_gap(
     thing: Thing, found: Mapping[str, list[Group]], resamples: Resamples
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The worst group by each way to group, and how far it is behind the best, of those with `LEAST` examples.
+    """The worst group by each way to group, and how far it is behind the best, of those that are large enough.
 
-    The figure is the accuracy of classes and the mean absolute error of years. The interval of the gap is that of
-    these two groups. They were picked as the extremes, so among many small groups a gap is expected by chance alone:
-    one between two attributes' values says more than one between a hundred crossings.
+    That is, of `LEAST` examples in `LEAST_CLUSTERS` clusters. The figure is the accuracy of classes and the mean
+    absolute error of years. The interval of the gap is what 95 % would be if these two groups had been named before.
+    They were picked as the extremes, so it holds the true gap less often, and among many small groups a gap is expected
+    by chance alone: one between two attributes' values says more than one between a hundred crossings.
 
     Returns:
       The worst: attributes, `figure`, `n`, `clusters`, `value`, `low`, `high`. The gap: `figure`, `value`, `low`,
@@ -112,7 +116,9 @@ def worst_and_gap(
     sign = 1 if figure == "accuracy" else -1
     worst, gap = {}, {}
     for way, members in found.items():
-        large = [group for group in members if len(group.rows) >= LEAST]
+        large = [
+            group for group in members if len(group.rows) >= LEAST and resamples.clusters(group.rows) >= LEAST_CLUSTERS
+        ]
         if len(large) < 2:
             continue
         values = [float(figures_of(thing, group.rows)(None)[figure]) for group in large]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from agegender_jax.models.heads import (
     Head,
     JointClassHead,
 )
+from agegender_jax.models.routed import RoutedHead
 
 _COMMONEST = 5  # annotations that are named
 
@@ -29,15 +30,13 @@ def for_another_dataset(head: Head) -> Head:
     """
     if isinstance(head, AgeGroupHead) and head.scheme.verbatim:
         return dataclasses.replace(head, scheme=dataclasses.replace(head.scheme, verbatim=False))
-    inner = getattr(head, "inner", None)  # of a head that owns another one
-    if inner is None:
-        return head
-    changed: Any = dataclasses.replace(head, inner=for_another_dataset(inner))  # type: ignore[type-var]
-    return changed
+    if isinstance(head, RoutedHead):
+        return dataclasses.replace(head, inner=for_another_dataset(head.inner))
+    return head
 
 
 def unmapped(heads: Mapping[str, Head], columns: Columns) -> dict[str, dict[str, Any]]:
-    """What is annotated and is none of what a run's heads know.
+    """What is annotated and is none of what a run's heads know; of heads for gender, age and a dataset's own classes.
 
     Args:
       heads: by name.
@@ -49,13 +48,14 @@ def unmapped(heads: Mapping[str, Head], columns: Columns) -> dict[str, dict[str,
     """
     result = {}
     for name, head in heads.items():
-        for thing, part in _parts(name, head):
-            annotated, text = _annotations(part, columns)
-            label = part.column(columns)
-            known = ~np.isnan(label) if label.dtype.kind == "f" else label != UNKNOWN
-            left = np.flatnonzero(annotated & ~known)
+        parts = head.heads if isinstance(head, RoutedHead) else {name: head}
+        for thing, part in parts.items():
+            if (found := _annotations(part, columns)) is None:
+                continue
+            annotated, text = found
+            left = np.flatnonzero(annotated & ~part.known(part.column(columns)))
             if len(left):
-                commonest = Counter(text(row) for row in left).most_common(_COMMONEST)
+                commonest = Counter(text(int(row)) for row in left).most_common(_COMMONEST)
                 result[thing] = {
                     "count": len(left),
                     "annotated": int(annotated.sum()),
@@ -64,21 +64,13 @@ def unmapped(heads: Mapping[str, Head], columns: Columns) -> dict[str, dict[str,
     return result
 
 
-def _parts(name: str, head: Head) -> Iterator[tuple[str, Head]]:
-    inner = getattr(head, "inner", None)
-    if inner is None:
-        yield name, head
-    else:
-        yield "gender", head.gender  # type: ignore[attr-defined]
-        yield ("age_group" if isinstance(inner, AgeGroupHead) else "age"), inner
-
-
-def _annotations(head: Head, columns: Columns) -> tuple[np.ndarray, Any]:
-    """Which examples have an annotation of the head's kind, bool `[n]`, and a function from a row to its text."""
+def _annotations(head: Head, columns: Columns) -> tuple[np.ndarray, Callable[[int], str]] | None:
+    """Which examples have an annotation of the head's kind, bool `[n]`, and its text by row; None of other kinds."""
     if isinstance(head, GenderHead):
         return columns["gender"] != UNKNOWN, lambda row: GENDERS_AND_UNDEFINED[columns["gender"][row]]
     if isinstance(head, JointClassHead):
         return columns["class_name"] != "", lambda row: str(columns["class_name"][row])
-    assert isinstance(head, AgeGroupHead | AgeYearsHead)
+    if not isinstance(head, AgeGroupHead | AgeYearsHead):
+        return None
     low, high = columns["age_low"], columns["age_high"]
     return ~np.isnan(low), lambda row: f"{low[row]:g}" if low[row] == high[row] else f"{low[row]:g}-{high[row]:g}"

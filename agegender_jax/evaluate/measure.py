@@ -17,6 +17,7 @@ from agegender_jax.data.feed import make_feed
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.mapping import for_another_dataset, unmapped
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
@@ -201,9 +202,7 @@ def open_run(
     Raises:
       UserError: the run is not complete, or the data are missing or bad.
     """
-    summary, facts = run.summary(), run.facts()
-    if summary is None or not facts:
-        raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
+    summary, facts = complete(run)
     recipe = ConfigDict(run.recipe.to_dict())
     options = recipe.dataset
     given = dataset is not None or config is not None or manual_dir is not None

@@ -61,16 +61,16 @@ FACTS: dict[str, type | tuple[type, ...]] = {
 
 
 class Thing(NamedTuple):
-    """One thing that people look at, with its answers and labels; see `Head.apart`."""
+    """A head with its answers and labels."""
 
-    head: ClassHead | AgeYearsHead
+    head: Head
     answers: Mapping[str, np.ndarray]
     label: np.ndarray
 
     @property
     def known(self) -> np.ndarray:
         """Which labels are known, bool `[n]`."""
-        return self.label != UNKNOWN if isinstance(self.head, ClassHead) else ~np.isnan(self.label)
+        return self.head.known(self.label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +117,24 @@ class Predictions:
         """All heads' metrics over all rows, see `evaluator.figures`."""
         return figures(self.heads, answers(self.heads, self.distributions), self.labels)
 
+    def by_head(self) -> dict[str, Thing]:
+        """All heads by name, as the figures of a summary are of them."""
+        return {
+            name: Thing(head, head.answers(self.distributions[name]), self.labels[name])
+            for name, head in self.heads.items()
+        }
+
     def things(self) -> dict[str, Thing]:
-        """What people look at, one thing at a time, by name."""
+        """What people look at, one thing at a time, by name: see `Head.apart`.
+
+        Those of classes and of years alone: what is looked at, compared and reported is made for these.
+        """
         found: dict[str, Thing] = {}
-        for name, head in self.heads.items():
-            apart = head.apart(name, head.answers(self.distributions[name]), self.labels[name])
-            found |= {thing: Thing(*parts) for thing, parts in apart.items()}
+        for name, whole in self.by_head().items():
+            apart = whole.head.apart(name, whole.answers, whole.label)
+            found |= {
+                thing: Thing(*parts) for thing, parts in apart.items() if isinstance(parts[0], ClassHead | AgeYearsHead)
+            }
         return found
 
 
@@ -177,8 +189,8 @@ def read_predictions(path: Path) -> Predictions:
         )
     try:
         return _checked(read_arrays(path))
-    except UserError:
-        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
     except Exception as error:  # NumPy, zipfile and json raise many kinds on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(

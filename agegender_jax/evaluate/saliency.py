@@ -21,8 +21,11 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from agegender_jax.data.inputs import Inputs, make_inputs
+from agegender_jax.data.inputs import Inputs, inputs_as_trained
+from agegender_jax.data.stream import DecodedFeed
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.complete import complete
+from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.measure import evaluated_model
 from agegender_jax.mesh import by_batch, make_mesh, put
 from agegender_jax.models.attention import attention_trunk
@@ -166,7 +169,8 @@ class Explained:
 class Explainer:
     """A complete run, asked for one thing that it says and where it sees it; it needs no dataset.
 
-    Where the run's figures are averaged over each picture and its mirror image, so are answers and maps.
+    Where the run's figures are averaged over each picture and its mirror image, so are answers and maps. The answers
+    are the evaluator's, to the last bit.
 
     Args:
       run: the run.
@@ -175,6 +179,7 @@ class Explainer:
       class_name: the class that the maps are of; None is the answered one of each example.
 
     Attributes:
+      run: the run.
       inputs: decode examples as the run wants them.
       kind: `image` or `audio`.
       method: as given.
@@ -188,26 +193,20 @@ class Explainer:
     def __init__(
         self, run: Run, method: str = "layer_cam", head: str | None = None, class_name: str | None = None
     ) -> None:
-        summary, facts = run.summary(), run.facts()
-        if summary is None or not facts:
-            raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
+        summary, facts = complete(run)
         if method not in METHODS:
             raise UserError(f"There is no method {method!r}; choose one of: {', '.join(METHODS)}.")
-        self.method, self._options = method, run.recipe.evaluate
+        self.run, self.method, self._options = run, method, run.recipe.evaluate
         self.kind: str = facts.get("kind", "image")
-        self.inputs: Inputs = make_inputs(run.recipe, self.kind)
-        if self.inputs.facts.get("spectrogram") != facts.get("spectrogram"):
-            raise UserError(
-                f"{run.directory} was trained on spectrograms that this version makes in another way; use the version "
-                "that trained it."
-            )
+        self.inputs: Inputs = inputs_as_trained(run.recipe, facts, str(run.directory))
         self._heads = run.heads()
         self.head_name, self.head = _named(things(self._heads), head, run)
         self._class = _class_number(self.head_name, self.head, class_name, method)
         if method == "attention":
             _check_attention(run, self._heads)
         self._model_state, self._graphdef = evaluated_model(run, summary["evaluated_step"])
-        self._say = self._over_views(self._distributions)
+        self._mesh = make_mesh()
+        self._evaluator = Evaluator(self._graphdef, self._heads, run.recipe, self.inputs, self._mesh)
         self._look = self._over_views(self._maps)
 
     def __call__(self, content: np.ndarray, *, progress: bool = False) -> Explained:
@@ -217,30 +216,24 @@ class Explainer:
           content: decoded by `inputs`, `[n, *inputs.shape]`.
           progress: whether to draw a progress bar on a terminal.
         """
-        mesh = make_mesh()
-        devices, sharding = mesh.shape["data"], by_batch(mesh)
+        devices, sharding = self._mesh.shape["data"], by_batch(self._mesh)
         size = -(-min(self._options.batch_size, len(content)) // devices) * devices
-        said: list[tuple[Mapping[str, np.ndarray], np.ndarray]] = []
         maps: list[list[np.ndarray]] = []
         hidden = None if progress else True  # None: where it is no terminal
         bar = tqdm(total=len(content), desc="explaining", unit=" examples", disable=hidden, file=sys.stderr)
-        with jax.set_mesh(mesh), bar:
+        with jax.set_mesh(self._mesh), bar:
+            feed = DecodedFeed(content, self._mesh)
+            rows, flip = np.arange(len(content)), self._options.flip
+            answers = self._answers(self._evaluator.distributions(self._model_state, feed, rows, flip=flip))
+            classes = self._classes(answers, len(content))
             for start in range(0, len(content), size):
-                some = content[start : start + size]
-                count = len(some)
-                padding = [(0, size - count)] + [(0, 0)] * (some.ndim - 1)
-                batch = put(np.pad(some, padding, "edge"), sharding)
-                answers = self._answers(jax.device_get(self._say(self._model_state, batch)))
-                classes = self._classes(answers, size)
-                found = jax.device_get(self._look(self._model_state, batch, put(classes, sharding)))
-                said.append(({name: values[:count] for name, values in answers.items()}, classes[:count]))
-                maps.append([stage[:count] for stage in found])
+                some = np.minimum(np.arange(start, start + size), len(content) - 1)
+                batch = put(content[some], sharding), put(classes[some], sharding)
+                count = min(size, len(content) - start)
+                maps.append([stage[:count] for stage in jax.device_get(self._look(self._model_state, *batch))])
                 bar.update(count)
-        return Explained(
-            {name: np.concatenate([part[name] for part, _ in said]) for name in said[0][0]},
-            np.concatenate([classes for _, classes in said]) if self.of_a_class else None,
-            [np.concatenate(stage) for stage in zip(*maps, strict=True)],
-        )
+        stages = [np.concatenate(stage) for stage in zip(*maps, strict=True)]
+        return Explained(answers, classes if self.of_a_class else None, stages)
 
     @property
     def of_a_class(self) -> bool:
@@ -248,7 +241,7 @@ class Explainer:
         return self.method in CAMS and has_logits(self.head)
 
     def _over_views(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The mean of what a function of model and images returns, over the views of the examples."""
+        """The mean of the maps that a function of model and images returns, over the views of the examples."""
         views = (False, True) if self._options.flip else (False,)
 
         def mean(model_state: Any, content: jax.Array, *rest: jax.Array) -> Any:
@@ -256,15 +249,10 @@ class Explainer:
             found = []
             for mirrored in views:
                 view = function(model, self.inputs.plain(content, jnp.array(mirrored)), *rest)
-                # What has places is turned back.
-                found.append([x[:, :, ::-1] for x in view] if mirrored and isinstance(view, list) else view)
+                found.append([x[:, :, ::-1] for x in view] if mirrored else view)
             return jax.tree.map(lambda *each: jnp.stack(each).mean(0), *found)
 
         return jax.jit(mean)
-
-    def _distributions(self, model: Any, images: jax.Array) -> dict[str, jax.Array]:
-        outputs = model(images)
-        return {name: head.distribution(outputs[name]) for name, head in self._heads.items()}
 
     def _maps(self, model: Any, images: jax.Array, classes: jax.Array) -> list[jax.Array]:
         if self.method == "attention":
@@ -280,7 +268,7 @@ class Explainer:
         return [class_activation(model, images, of, self.method)]
 
     def _answers(self, distributions: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """Those of the thing, `[batch, ...]`, decoded as evaluation decodes them."""
+        """Those of the thing, `[n, ...]`, decoded as evaluation decodes them."""
         for name, head in self._heads.items():
             distribution = distributions[name]
             label = np.zeros((len(distribution), 2))  # nobody reads it here

@@ -52,8 +52,15 @@ class Head(Protocol):
     def apart(self, name: str, answers: Columns, label: np.ndarray) -> "Apart":
         """What people look at, one thing at a time, by name; only a head that owns several labels is more than one."""
 
-    def metrics(self, answers: Columns, label: np.ndarray) -> dict[str, float]:
-        """Figures over all examples whose label is known; `n` is their number."""
+    def known(self, label: np.ndarray) -> np.ndarray:
+        """Which labels are known, bool `[n]`: the examples that figures are of."""
+
+    def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+        """Figures over all examples whose label is known; `n` is their number.
+
+        Of examples weighted `[..., n]` each figure is an array `[...]`: one of weight 2 counts as two, one of weight 0
+        as absent, which is how intervals are drawn. The functions of `metrics` do so.
+        """
 
     def constant(self, train_label: np.ndarray, count: int) -> tuple[str, dict[str, np.ndarray]]:
         """The best constant predictor fitted on the training labels: its name, and its answers for `count` examples."""
@@ -102,6 +109,9 @@ class ClassHead:
         """The class of each label, int32 `[n]`, for counting."""
         return label
 
+    def known(self, label: np.ndarray) -> np.ndarray:
+        return label != UNKNOWN
+
     def loss(self, logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The loss; where classes are weighted, w_i = E(m)/m_i is the example's weight (Uraimov & Yoo, eq. 1)."""
         known = label != UNKNOWN
@@ -121,7 +131,6 @@ class ClassHead:
         return {name: (self, answers, label)}
 
     def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """The figures; of examples weighted `[..., n]`, arrays `[...]`. See `metrics`."""
         confusion = self.confusion(answers, label, weights)
         figures = {
             "accuracy": metrics.accuracy(confusion),
@@ -137,7 +146,7 @@ class ClassHead:
 
     def confusion(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Confusion matrix over the examples whose label is known: row = label, column = answer."""
-        known = label != UNKNOWN
+        known = self.known(label)
         chosen = None if weights is None else weights[..., known]
         return metrics.confusion_matrix(label[known], answers["class"][known], self.class_count, chosen)
 
@@ -245,6 +254,9 @@ class AgeYearsHead:
         year = np.round(np.clip(np.nan_to_num(label), 0, self.class_count - 1))
         return np.where(np.isnan(label), UNKNOWN, year).astype(np.int32)
 
+    def known(self, label: np.ndarray) -> np.ndarray:
+        return ~np.isnan(label)
+
     def loss(self, logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The loss; where years are weighted, that of the label's year is the example's weight."""
         known = ~jnp.isnan(label)
@@ -267,8 +279,7 @@ class AgeYearsHead:
         return {name: (self, answers, label)}
 
     def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """The figures; of examples weighted `[..., n]`, arrays `[...]`. See `metrics`."""
-        known = ~np.isnan(label)
+        known = self.known(label)
         truth, years = label[known], answers["years"][known]
         chosen = None if weights is None else weights[..., known]
         return {
@@ -311,18 +322,27 @@ def expectation(probability: np.ndarray) -> np.ndarray:
 def median(probability: np.ndarray) -> np.ndarray:
     """Age below which half of the probability lies, `[n, years] -> [n]` float32.
 
-    Year k is taken to spread evenly over [k - 1/2, k + 1/2], so the answer is continuous.
-
     >>> median(np.array([[0.25, 0.5, 0.25], [0.0, 0.0, 1.0]])).tolist()
     [1.0, 2.0]
     """
+    return quantile(probability, 0.5).astype(np.float32)
+
+
+def quantile(probability: np.ndarray, share: float) -> np.ndarray:
+    """The age below which a share of the probability lies, `[n, years] -> [n]` float64.
+
+    Year k is taken to spread evenly over [k - 1/2, k + 1/2], so the answer is continuous.
+
+    >>> quantile(np.array([[0.25, 0.5, 0.25]]), 0.75).tolist()
+    [1.5]
+    """
     cumulative = np.cumsum(probability, axis=-1, dtype=np.float64)
     cumulative /= cumulative[..., -1:]
-    year = (cumulative < 0.5).sum(-1)
+    year = (cumulative < share).sum(-1)
     rows = np.arange(len(probability))
     mass = np.diff(cumulative, axis=-1, prepend=0.0)[rows, year]
     below = cumulative[rows, year] - mass
-    return (year - 0.5 + (0.5 - below) / mass).astype(np.float32)
+    return year - 0.5 + (share - below) / mass
 
 
 def mode(probability: np.ndarray) -> np.ndarray:

@@ -139,18 +139,23 @@ class RoutedHead:
         said = self.gender.answers(gender)
         return self._answers(said, [self.inner.answers(net) for net in nets], self.inner.answers(np.asarray(soft)))
 
-    def metrics(self, answers: Columns, label: np.ndarray) -> dict[str, float]:
+    def known(self, label: np.ndarray) -> np.ndarray:
+        """Of which the gender is known: there is no figure of others."""
+        return self.gender.known(self._labels(label)[0])
+
+    def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
         """All figures: see the class."""
         genders, ages = self._labels(label)
         said = {"class": answers["gender"], "probability": answers["gender_probability"]}
-        found = self.gender.metrics(said, genders)
+        found = self.gender.metrics(said, genders, weights)
         figures = {f"gender_{name}": value for name, value in found.items() if name != "n"}
-        known = genders != UNKNOWN
+        known = self.known(label)
+        own = None if weights is None else weights[..., known]
         by_gender = [_prefixed(answers, f"{name}_") for name in GENDERS]
         soft = _prefixed(answers, "soft_")
         predicted = {name: answers[name] for name in soft}
         for way, chosen in zip(WAYS, (_routed(by_gender, genders), predicted, soft), strict=True):
-            found = self.inner.metrics({name: values[known] for name, values in chosen.items()}, ages[known])
+            found = self.inner.metrics({name: values[known] for name, values in chosen.items()}, ages[known], own)
             figures |= {f"{way}_{name}": value for name, value in found.items() if name != "n"}
         return figures | {"n": found["n"]}
 

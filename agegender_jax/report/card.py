@@ -204,7 +204,7 @@ def _age_checks(content: Content) -> list[str]:
         f"for preventing sales to under-{ADULT}s. It is not, and neither is this one."
     )
     if found is None:
-        return [subtitle("Why no age checks"), f"{claim} This run says no ages at all."]
+        return [subtitle("Why no age checks"), f"{claim} This run says no ages that can be counted."]
     minors, adults = found["minors"], found["adults"]
     does, grown, young = {
         "age": ("takes", f"for {ADULT} or older", f"for under {ADULT}"),

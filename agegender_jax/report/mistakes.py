@@ -6,7 +6,7 @@ import numpy as np
 
 from agegender_jax.evaluate.calibration import interval, year_distributions
 from agegender_jax.evaluate.predictions import Predictions, Thing
-from agegender_jax.evaluate.uncertainty import Resamples, intervals
+from agegender_jax.evaluate.uncertainty import Resamples, mean_intervals
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, ClassHead
 
 COUNT = 12
@@ -108,14 +108,7 @@ def around_18(predictions: Predictions) -> dict[str, Any] | None:
 
 def _counted(rows: np.ndarray, wrong: np.ndarray, resamples: Resamples) -> dict[str, Any]:
     mistaken = wrong[rows].astype(np.float64)
-
-    def figures(weights: np.ndarray | None) -> dict[str, Any]:
-        if weights is None:
-            return {"accuracy": mistaken.mean() if len(rows) else np.nan}
-        with np.errstate(invalid="ignore"):
-            return {"accuracy": (weights * mistaken).sum(-1) / weights.sum(-1)}
-
-    share = intervals(figures, resamples, rows)["accuracy"]._asdict()  # so named, it has limits at 0 and 1 too
+    share = mean_intervals({"share": mistaken}, resamples, rows)["share"]._asdict()
     return {"n": len(rows), "mistaken": int(mistaken.sum()), "share": share}
 
 

@@ -30,22 +30,23 @@ def groups(content: Content) -> Html:
     tables = {thing: rows for thing, rows in test["groups"].items() if rows and main_figure(thing, test)}
     if not tables:
         return Html("")
-    least = test["least"]
     drawn, crossed = [], []
     for thing, rows in tables.items():
         metric = str(main_figure(thing, test)).split("/")[-1]
         overall = test["figures"][f"{thing}/{metric}"]["value"]
-        single = [_line(row, metric, least) for row in rows if len(_of(row)) == 1 and row[metric]["value"] is not None]
+        single = [_line(row, metric, test) for row in rows if len(_of(row)) == 1 and row[metric]["value"] is not None]
         if single and overall is not None:
             drawn.append(plots.groups(thing, metric, single, overall))
-        crossed.append(_crossing(thing, metric, [row for row in rows if len(_of(row)) > 1], overall, least))
+        crossed.append(_crossing(thing, metric, [row for row in rows if len(_of(row)) > 1], overall, test))
     return section(
         "groups",
         "By group",
         "Groups as annotated, on the test part; the label's own errors are in these figures too. Groups of fewer than "
-        f"{least} examples are drawn in grey and are never called the worst.",
+        f"{test['least']} examples, or of examples in fewer than {test['least_clusters']} clusters, are drawn in grey "
+        "and are never called the worst.",
         _worst(test),
-        "The two groups of a gap were picked as the extremes: among many small groups a gap is expected by chance.",
+        "The two groups of a gap were picked as the extremes: among many small groups a gap is expected by chance, and "
+        "the interval beside it, which is that of two groups named before, holds less often than 95 %.",
         boxed("plots", *drawn),
         *_crossings(crossed),
         subtitle("All groups, with 95 % intervals"),
@@ -75,7 +76,7 @@ def _worst(test: Content) -> Html:
             )
     if not rows:
         return Html("")
-    header = ("", "by", "worst group", "examples", "test", "95 % interval", "gap", "95 % interval", "to the best group")
+    header = ("", "by", "worst group", "examples", "test", "95 % interval", "gap", "interval", "to the best group")
     return page.table(header, rows, numbers=range(3, 8))
 
 
@@ -86,14 +87,14 @@ def _crossings(crossed: Sequence[str]) -> list[str]:
     return [subtitle("Groups of several attributes"), said, boxed("tables", *crossed)]
 
 
-def _crossing(thing: str, metric: str, rows: Sequence[Content], overall: float | None, least: int) -> Html:
+def _crossing(thing: str, metric: str, rows: Sequence[Content], overall: float | None, test: Content) -> Html:
     """A thing's figure by all attributes together, shaded by how far it is from that of all examples."""
     if not rows or overall is None:
         return Html("")
     known = [name for name in _ATTRIBUTES if rows[0][name] is not None]
     columns = sorted({row[known[-1]] for row in rows}, key=_place)
     away = [
-        abs(row[metric]["value"] - overall) for row in rows if row["n"] >= least and row[metric]["value"] is not None
+        abs(row[metric]["value"] - overall) for row in rows if not _few(row, test) and row[metric]["value"] is not None
     ]
     scale = _FULL_SHADE / (max(away, default=0.0) or 1.0)
     cells: dict[str, dict[str, Cell]] = {}
@@ -102,7 +103,7 @@ def _crossing(thing: str, metric: str, rows: Sequence[Content], overall: float |
         if value is None:
             continue
         better = (value - overall) * (-1 if less_is_better(metric) else 1)
-        few = row["n"] < least
+        few = _few(row, test)
         cell = Cell(bare(metric, value), f"n {row['n']:,}", 0.0 if few else better * scale, few)
         cells.setdefault(", ".join(row[name] for name in known[:-1]), {})[row[known[-1]]] = cell
     found = {name: [row.get(column, Cell("")) for column in columns] for name, row in cells.items()}
@@ -127,8 +128,13 @@ def _everything(tables: Mapping[str, Sequence[Content]], test: Content) -> Html:
     )
 
 
-def _line(row: Content, metric: str, least: int) -> dict[str, Any]:
-    return {"name": _name(row), "n": row["n"], "few": row["n"] < least} | row[metric]
+def _line(row: Content, metric: str, test: Content) -> dict[str, Any]:
+    return {"name": _name(row), "n": row["n"], "few": _few(row, test)} | row[metric]
+
+
+def _few(row: Content, test: Content) -> bool:
+    """Whether a group is too small to be ranked."""
+    return bool(row["n"] < test["least"] or row["clusters"] < test["least_clusters"])
 
 
 def _of(row: Content) -> list[str]:

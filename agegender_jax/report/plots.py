@@ -130,7 +130,7 @@ def coverage(thing: str, rows: Sequence[Mapping[str, Any]], after: Sequence[Mapp
         axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
         _legend(axes)
 
-    said = ", ".join(f"{100 * row['level']:.0f} % holds {bare('inside', row['value'])} %" for row in rows)
+    said = ", ".join(f"{100 * row['level']:.0f} % holds {bare('share', row['value'])} %" for row in rows)
     label = f"Coverage of the central intervals of {spaced(thing)}: {said}."
     return plot(draw, f"coverage-{thing}", label, width=3.4, height=3.2)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agegender_jax import page
+from agegender_jax.evaluate.calibration import TEMPERATURES, at_bound
 from agegender_jax.page import Html
 from agegender_jax.report import plots
 from agegender_jax.report.parts import Cell, boxed, heat, section, tile
@@ -69,9 +70,9 @@ def results(content: Content) -> Html:
         "results",
         "Results",
         boxed("beside", page.table(header, rows, numbers=range(1, 6)), plots.glance(seen) if seen else ""),
-        f"Test part: {counts}. Intervals are of 1,000 draws of clusters: examples of one person, one group or one file "
-        f"are drawn together. Without looking: the best constant guess from the training labels ({constants})."
-        + averaged,
+        f"Test part: {counts}. Intervals are of {content['test']['draws']:,} draws of clusters: examples of one "
+        "person, one group or one file are drawn together. Without looking: the best constant guess from the training "
+        f"labels ({constants})." + averaged,
     )
 
 
@@ -142,24 +143,27 @@ def calibration(content: Content) -> Html:
     drawn: list[str] = []
     for thing, entry in content["test"]["calibration"].items():
         after = entry["after"] or {}
-        temperature = NONE if entry["temperature"] is None else f"{entry['temperature']:.2f}"
+        temperature = _temperature(entry["temperature"])
         if "reliability" in entry:
-            scores = (_change(name, entry[name], after.get(name)) for name in ("ece", "nll", "brier"))
-            classes.append((spaced(thing), *scores, temperature))
+            ece, nll, score = (_change(name, entry[name], after.get(name)) for name in ("ece", "nll", "brier"))
+            ends = [interval(name, entry["intervals"][name]) for name in ("nll", "brier")]
+            classes.append((spaced(thing), ece, nll, ends[0], score, ends[1], temperature))
             drawn.append(plots.reliability(thing, entry))
             continue
         later = after.get("coverage") or [{}] * len(entry["coverage"])
         drawn.append(plots.coverage(thing, entry["coverage"], after.get("coverage")))
         for row, then in zip(entry["coverage"], later, strict=True):
-            shares = _change("inside", row["value"], then.get("value"))
+            shares = _change("share", row["value"], then.get("value"))
             widths = _change("mean_width", row["mean_width"], then.get("mean_width"))
             name = f"{spaced(thing)}, {100 * row['level']:.0f} %"
-            years.append((name, shares, interval("inside", row), widths))
+            years.append((name, shares, interval("share", row), widths))
         caption = f"Intervals of ages, temperature {temperature}"
     parts: list[str] = []
     if classes:
-        scored = ("", "calibration error (ECE)", "log-likelihood, negative", "Brier score", "temperature")
-        parts.append(page.table(scored, classes, caption="Probabilities of classes", numbers=range(1, 5)))
+        before = "95 % interval before"
+        scored = ("", "calibration error (ECE)", "log-likelihood, negative", before, "Brier score", before)
+        header = (*scored, "temperature")
+        parts.append(page.table(header, classes, caption="Probabilities of classes", numbers=range(1, 7)))
     if years:
         covered = ("central interval", "holds the label", "95 % interval before", "mean width")
         parts.append(page.table(covered, years, caption=caption, numbers=range(1, 4)))
@@ -170,6 +174,13 @@ def calibration(content: Content) -> Html:
         "validation part; above 1 the answers were too sure of themselves. No other figure of this page has it."
     )
     return section("calibration", "Calibration", boxed("tables", *parts), said, boxed("plots", *drawn))
+
+
+def _temperature(found: float | None) -> str:
+    if found is None:
+        return NONE
+    least, most = TEMPERATURES
+    return f"{found:.2f}" + (f" (the end of {least:g} to {most:g})" if at_bound(found) else "")
 
 
 def _change(figure: str, before: float | None, after: float | None) -> str:
@@ -232,8 +243,10 @@ def _ages(rows: Sequence[Mapping[str, Any]]) -> Html:
         ],
         numbers=range(1, 6),
     )
-    said = (
-        "Above zero: answered older than annotated. That the young are made older and the old younger is usual where "
-    )
-    said += "a network is unsure: its answers draw to the middle of the training ages."
+    said = "Above zero: answered older than annotated."
+    if rows[0]["bias"]["value"] > 0 > rows[-1]["bias"]["value"]:
+        said += (
+            " The youngest are made older and the oldest younger, as is usual where a network is unsure: its answers "
+            "draw to the middle of the training ages."
+        )
     return section("age-bias", "Bias by age", said, boxed("beside", table, plots.bias(rows)))

@@ -151,7 +151,7 @@ def constant_figures(heads: Mapping[str, Head]) -> dict[str, float]:
 
 
 def goodness(name: str, validation: dict[str, float]) -> float:
-    """What the best checkpoint has most of: the named figure, or its negative (of a bias its size) if less is better."""
+    """What the best checkpoint has most of: the named figure, or the negative of an error or of a bias's size."""
     if name not in validation:
         raise UserError(f"config.evaluate.select={name!r} is no figure; choose one of: {', '.join(validation)}.")
     value = validation[name]

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.distributed import Notice, is_primary, primary_first, say
 from agegender_jax.errors import Preempted, Refused, UserError
+from agegender_jax.evaluate import uncertainty
 from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, duration, identities, text_table
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run, write_whole
@@ -198,8 +199,9 @@ def summarize(members: Sequence[Member], summaries: Mapping[str, Mapping[str, An
 
     `protocols` holds, for each protocol and each figure: `mean` over all runs; `folds`, the standard deviation over
     folds of the mean over repeats; `repeats`, that over repeats of the mean over folds (both n - 1 in the denominator,
-    None for one, or where some run lacks the figure); `runs`, how many have it; and `values` by run. `constant` holds
-    the same of the best constant guess.
+    None for one, or where some run lacks the figure); `interval`, the 95 % interval of the mean over repeats, where
+    nothing but repeats varies (None otherwise: folds learn from each other's examples, see `uncertainty.Spread`);
+    `runs`, how many have it; and `values` by run. `constant` holds the same of the best constant guess.
     """
     protocols: dict[str, Any] = {}
     for protocol in dict.fromkeys(member.protocol for member in members):
@@ -264,10 +266,18 @@ def _spreads(runs: Sequence[Member], figures: Mapping[str, Mapping[str, float | 
             "mean": float(table[there].mean()) if there.any() else None,
             "folds": float(table.mean(1).std(ddof=1)) if len(folds) > 1 and whole else None,
             "repeats": float(table.mean(0).std(ddof=1)) if len(repeats) > 1 and whole else None,
+            "interval": _interval(figure, table[0]) if len(folds) == 1 and whole else None,
             "runs": int(there.sum()),
             "values": values,
         }
     return result
+
+
+def _interval(figure: str, values: np.ndarray) -> list[float] | None:
+    if len(values) < 2 or not np.ptp(values):
+        return None
+    found = uncertainty.spread(values.tolist())
+    return list(uncertainty.within(figure, found.low, found.high))
 
 
 def report(result: Mapping[str, Any]) -> str:
@@ -307,6 +317,8 @@ def report(result: Mapping[str, Any]) -> str:
         text_table(columns, keys),
         "constant: the best guess without looking, from the training labels",
     ]
+    if any(figure["interval"] for found in protocols.values() for figure in found["test"].values()):
+        lines.append("[95 % interval of the mean over repeats, on these test examples]: other examples are not in it")
     counts = [f"{marked(name)} {count:.0f}" for name, count in result["train_examples"].items()]
     lines.append(f"examples to learn from: {', '.join(counts)}")
     if len(protocols) > 1 and result["same_splits"]:
@@ -336,4 +348,5 @@ def _cell(figure: Mapping[str, Any], spread: str) -> str:
         return ""
     missing = len(figure["values"]) - figure["runs"]
     text = f"{figure['mean']:.4f}" + ("" if figure[spread] is None else f" ± {figure[spread]:.4f}")
+    text += "" if figure["interval"] is None else " [{:.4f}, {:.4f}]".format(*figure["interval"])
     return f"{text} ({missing} runs without)" if missing else text

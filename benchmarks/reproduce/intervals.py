@@ -9,77 +9,92 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax.errors import UserError
 from agegender_jax.evaluate import uncertainty
-from agegender_jax.evaluate.predictions import NAME, Predictions, Thing, read_predictions
-from agegender_jax.labels import GENDERS
+from agegender_jax.evaluate.comparison import joined
+from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions
 from benchmarks.reproduce.tables import SURE
 
 
-def interval(places: Sequence[Path], figure: str) -> list[float] | None:
-    """The 95 % interval of the mean of a figure over runs, or None where the predictions of one are missing.
+def interval(places: Sequence[Path], figure: str) -> dict[str, Any]:
+    """A figure of the examples of all folds together, meant over repeats, and its 95 % interval.
 
     Of one run it is `uncertainty.interval`'s, of several repeats `uncertainty.difference`'s from nothing: it holds the
-    spread of examples and that of repeats. Folds are taken together: the examples of all are drawn from.
+    spread of examples and that of repeats.
 
     Args:
       places: directories of complete runs of one system and protocol.
       figure: as in a summary, such as `gender/accuracy`.
+
+    Returns:
+      `interval`, and `pooled`, the figure that it is of; both None where the predictions of a run are missing, or the
+      figure has no interval.
     """
-    thing, name = _part(figure)
-    found = _measured(tuple(places), thing)
-    if found is None or name not in found.drawn:
-        return None
-    values = found.values[name]
-    if len(values) == 1:
-        of_one = uncertainty.interval(values[0], found.drawn[name], found.clusters)
-        return _limits(of_one.low, of_one.high)
-    of_several = uncertainty.difference([0.0], values, found.drawn[name], found.clusters)
-    return _limits(of_several.low, of_several.high)
+    head, _, name = figure.partition("/")
+    found = _measured(tuple(places), head)
+    low = high = math.nan
+    if found is not None and name in found.drawn:
+        values = found.values[name]
+        if len(values) == 1:
+            _, low, high = uncertainty.interval(values[0], found.drawn[name], found.clusters, name)
+        else:
+            _, low, high, _ = uncertainty.difference([0.0], values, found.drawn[name], found.clusters)
+            low, high = uncertainty.within(name, low, high)
+    if found is None or not math.isfinite(low):
+        return {"interval": None, "pooled": None}
+    return {"interval": [low, high], "pooled": float(np.mean(found.values[name]))}
 
 
 def judge(
-    places: Sequence[Sequence[Path]], figures: Sequence[str], values: Sequence[Sequence[float | None]]
+    places: Sequence[Sequence[Path]], figures: Sequence[str], values: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
-    """Whether one system differs from another.
+    """How far one system is ahead of another, and how sure that is.
 
     Args:
       places: of each, the directories of its runs.
       figures: of each, the figure that is compared.
-      values: of each, that figure of every run.
+      values: of each, that figure by repeat, a mean over folds.
 
     Returns:
-      `interval`, the 95 % interval of the first less the second, and `p` of no difference, or None; `by`, what tells:
-      `predictions`, `repeats` or None; and `clear`, of `repeats` whether no value of one lies within the values of the
-      other, otherwise None: see `settle`.
+      `difference`, the first less the second; `interval` of 95 % and `p` of no difference, or None; `by`, what tells:
+      `predictions` (paired draws of the examples of all folds together), `repeats` (Welch's t over them) or None; and
+      `clear`, which `settle` decides.
     """
-    (thing, one), (other_thing, other) = map(_part, figures)
-    first, second = _measured(tuple(places[0]), thing), _measured(tuple(places[1]), other_thing)
-    if first and second and np.array_equal(first.keys, second.keys) and one in first.drawn and other in second.drawn:
-        drawn = first.drawn[one] - second.drawn[other]
-        found = uncertainty.difference(second.values[other], first.values[one], drawn, first.clusters)
-        if math.isfinite(found.p):
-            limits = _limits(found.low, found.high)
-            return {"interval": limits, "p": found.p, "by": "predictions", "clear": None}
-    a, b = ([value for value in runs if value is not None] for runs in values)
-    if min(len(a), len(b)) < 2:
-        return {"interval": None, "p": None, "by": None, "clear": None}
-    return {"interval": None, "p": None, "by": "repeats", "clear": min(a) > max(b) or min(b) > max(a)}
+    one, other = (figure.partition("/") for figure in figures)
+    first, second = (_measured(tuple(place), of[0]) for place, of in zip(places, (one, other), strict=True))
+    by, found = "repeats", uncertainty.difference(values[1], values[0])
+    if (
+        first
+        and second
+        and np.array_equal(first.keys, second.keys)
+        and one[2] in first.drawn
+        and other[2] in second.drawn
+    ):
+        drawn = first.drawn[one[2]] - second.drawn[other[2]]
+        clusters = min(first.clusters, second.clusters)
+        paired = uncertainty.difference(second.values[other[2]], first.values[one[2]], drawn, clusters)
+        if math.isfinite(paired.p):
+            by, found = "predictions", paired
+    sure = math.isfinite(found.p)
+    return {
+        "difference": found.value,
+        "interval": [found.low, found.high] if sure else None,
+        "p": found.p if sure else None,
+        "by": by if sure else None,
+        "clear": None,
+    }
 
 
 def settle(differences: Sequence[dict[str, Any]]) -> None:
-    """Decides `clear` of those that predictions tell of: as many are looked at, after Holm's correction."""
+    """Decides `clear` of those that have a p: as many are looked at, after Holm's correction."""
     found = [difference for difference in differences if difference["p"] is not None]
     for difference, p in zip(found, uncertainty.holm([difference["p"] for difference in found]), strict=True):
         difference["clear"] = p < SURE
 
 
-def _limits(low: float, high: float) -> list[float] | None:
-    return [low, high] if math.isfinite(low) and math.isfinite(high) else None
-
-
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """A thing's figures over repeats: `values` of each, and `drawn`, their mean in every draw of clusters."""
+    """A head's figures over repeats: `values` of each, and `drawn`, their mean in every draw of clusters."""
 
     keys: np.ndarray
     clusters: int
@@ -87,72 +102,30 @@ class _Measured:
     drawn: Mapping[str, np.ndarray]
 
 
-def _part(figure: str) -> tuple[str, str]:
-    """A summary's figure as a thing and its figure; a routed system's things are its gender and its three ways."""
-    name, _, metric = figure.partition("/")
-    if name != "routed":
-        return name, metric
-    way, _, metric = metric.partition("_")
-    return f"routed_{way}", metric
-
-
 @functools.cache
-def _measured(places: tuple[Path, ...], name: str) -> _Measured | None:
+def _measured(places: tuple[Path, ...], head: str) -> _Measured | None:
     if not all((place / NAME).exists() for place in places):
         return None
     repeats: dict[int, list[Predictions]] = {}
     for place in places:
         found = read_predictions(place / NAME).of("test")
         repeats.setdefault(found.facts["recipe"]["seed"], []).append(found)
-    tables = [_together(folds, name) for folds in repeats.values()]
-    keys, cluster, first = tables[0]
-    if not all(np.array_equal(keys, other) for other, _, _ in tables):
+    try:
+        tables = [joined(folds) for folds in repeats.values()]
+    except UserError:  # folds whose tests overlap are no table of one test
         return None
-    resamples = uncertainty.Resamples(cluster)
-    rows = np.flatnonzero(first.known)
-    figures = [uncertainty.figures_of(thing, rows) for _, _, thing in tables]
+    first = tables[0]
+    if not all(head in table.heads and np.array_equal(first.key, table.key) for table in tables):
+        return None
+    resamples = uncertainty.Resamples(first.columns["cluster"])
+    things = [table.by_head()[head] for table in tables]
+    rows = np.flatnonzero(things[0].known)
+    figures = [uncertainty.figures_of(thing, rows) for thing in things]
     values = [made(None) for made in figures]
     drawn = [uncertainty.draw(made, resamples, rows) for made in figures]
     return _Measured(
-        keys[rows],
+        first.key,
         resamples.clusters(rows),
         {metric: [float(found[metric]) for found in values] for metric in values[0]},
         {metric: np.mean([found[metric] for found in drawn], axis=0) for metric in drawn[0]},
     )
-
-
-def _together(folds: Sequence[Predictions], name: str) -> tuple[np.ndarray, np.ndarray, Thing]:
-    """Keys, clusters and a thing of all folds, in the order of keys."""
-    things = [_thing(fold, name) for fold in folds]
-    keys = np.concatenate([fold.key for fold in folds])
-    order = np.argsort(keys)
-    answers = {
-        answer: np.concatenate([thing.answers[answer] for thing in things])[order] for answer in things[0].answers
-    }
-    label = np.concatenate([thing.label for thing in things])[order]
-    cluster = np.concatenate([fold.columns["cluster"] for fold in folds])[order]
-    return keys[order], cluster, Thing(things[0].head, answers, label)
-
-
-def _thing(predictions: Predictions, name: str) -> Thing:
-    """A thing, or one of a routed system by another way than the predicted gender."""
-    things = predictions.things()
-    if not name.startswith("routed_"):
-        return things[name]
-    way = name.removeprefix("routed_")
-    if way == "gender":
-        return things["gender"]
-    age = things["age_group"]
-    if way == "predicted":
-        return age
-    said = predictions.heads["routed"].answers(predictions.distributions["routed"])
-    if way == "soft":
-        return age._replace(answers={answer: said[f"soft_{answer}"] for answer in age.answers})
-    gender = things["gender"].label
-    label = np.where(gender >= 0, age.label, -1)  # without a gender nobody can be routed by it
-    answers = {}
-    for answer in age.answers:
-        first, second = (said[f"{one}_{answer}"] for one in GENDERS)
-        of_first = (gender == 0).reshape(-1, *[1] * (first.ndim - 1))
-        answers[answer] = np.where(of_first, first, second)
-    return age._replace(answers=answers, label=label)

@@ -103,7 +103,7 @@ def _row(
         "parameters": mine[0]["parameters"],
         "images_per_second": statistics.median(speeds) if speeds else None,
         "minutes": statistics.mean(summary["seconds"] for summary in mine) / 60,
-        "test": {name: figure | {"interval": intervals.interval(place, name)} for name, figure in test.items()},
+        "test": {name: figure | intervals.interval(place, name) for name, figure in test.items()},
         "constant": {name: figures["constant"][name]["mean"] for name in wanted if name in figures["constant"]},
     }
 
@@ -123,7 +123,7 @@ def _differences(
             figures = [row["test"].get(name, {}) if row else {} for row, name in zip(trained, names, strict=True)]
             if any(figure.get("mean") is None for figure in figures):
                 continue
-            (a, b), (first, second) = lines, figures
+            a, b = lines
             found.append(
                 {
                     "a": claim.a,
@@ -131,16 +131,22 @@ def _differences(
                     "column": claim.column,
                     "protocol": protocol,
                     "published": published(a, b, claim.column),
-                    "difference": first["mean"] - second["mean"],
                     **intervals.judge(
                         [places[line.key, protocol] for line in lines],
                         names,
-                        [list(figure["values"].values()) for figure in figures],
+                        [_by_repeat(figure, row["folds"]) for figure, row in zip(figures, trained, strict=True) if row],
                     ),
                 }
             )
     intervals.settle(found)
     return found
+
+
+def _by_repeat(figure: Mapping[str, Any], folds: int) -> list[float]:
+    """The mean over folds of each repeat that has all of them, or, of none that has, the mean of all runs."""
+    values = list(figure["values"].values())  # one repeat after another, as `study.plan` has them
+    repeats = [values[start : start + folds] for start in range(0, len(values), folds)]
+    return [statistics.mean(repeat) for repeat in repeats if None not in repeat] or [figure["mean"]]
 
 
 def published(a: Line, b: Line, column: str) -> float | None:

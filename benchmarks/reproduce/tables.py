@@ -97,7 +97,7 @@ def _cells(target: Target, line: Line, found: Mapping[str, Mapping[str, Any]], p
         figure = found[protocol]["test"].get(name) if protocol in found else None
         both = figure and figure["folds"] is not None and figure["repeats"] is not None
         cells.append(f"± {figure['repeats']:.{column.digits}f}" if figure and both else "")
-    means = [found[p]["test"].get(name, {}).get("mean") if p in found else None for p in ("paper", "disjoint")]
+    means = [shown(found[p]["test"].get(name)) if p in found else None for p in ("paper", "disjoint")]
     cells.append("" if None in means else signed(means[0] - means[1], column))  # type: ignore[operator]
     speed = row["images_per_second"]
     minutes = [found[protocol]["minutes"] for protocol in found]
@@ -134,14 +134,22 @@ def _first(target: Target) -> tuple[str, Column]:
 
 
 def _figure(row: Mapping[str, Any] | None, name: str | None, column: Column) -> str:
-    """Mean, spread over folds, or over repeats of one fold, and interval."""
+    """The figure, its spread over folds, or over repeats of one fold, and its interval."""
     figure = row["test"].get(name) if row else None
-    if figure is None or figure["mean"] is None:
+    if figure is None or (value := shown(figure)) is None:
         return ""
     spread = figure["repeats"] if figure["folds"] is None else figure["folds"]
-    text = f"{figure['mean']:.{column.digits}f}"
+    text = f"{value:.{column.digits}f}"
     text += "" if spread is None else f" ± {spread:.{column.digits}f}"
     return text + _interval(figure["interval"], column)
+
+
+def shown(figure: Mapping[str, Any] | None) -> float | None:
+    """The figure of the examples of all folds together, which its interval is of; without one, the mean over runs."""
+    if figure is None:
+        return None
+    found: float | None = figure["mean"] if figure.get("pooled") is None else figure["pooled"]
+    return found
 
 
 def _interval(found: Sequence[float] | None, column: Column) -> str:
@@ -257,7 +265,7 @@ def _runs(result: Mapping[str, Any]) -> str:
     repeats, folds = ({row[name] for row in result["rows"]} for name in ("repeats", "folds"))
     parts = []
     if folds != {1}:
-        parts.append(f"{_range(list(folds))} folds: mean ± standard deviation over them")
+        parts.append(f"{_range(list(folds))} folds: {_what(result)} ± standard deviation over them")
     if repeats != {1}:
         parts.append(
             f"{_range(list(repeats))} repeats with other seeds on the same split"
@@ -267,6 +275,14 @@ def _runs(result: Mapping[str, Any]) -> str:
         parts.append("One run each, so the spread over seeds is not known")
     intervals = any(figure["interval"] for row in result["rows"] for figure in row["test"].values())
     return "; ".join(parts) + ("; in brackets the 95 % interval." if intervals else ".")
+
+
+def _what(result: Mapping[str, Any]) -> str:
+    """What stands before the spread over folds."""
+    pooled = {figure.get("pooled") is not None for row in result["rows"] for figure in row["test"].values()}
+    if pooled == {True}:
+        return "the figure of all folds' examples together"
+    return "mean, or with an interval the figure of all folds' examples together," if True in pooled else "mean"
 
 
 def _changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
@@ -294,15 +310,18 @@ def _sources(target: Target, systems: set[str]) -> str:
 def _judged(result: Mapping[str, Any]) -> str:
     """How it was found out which differences hold."""
     by = [found["by"] for found in result["differences"]]
-    told, said = by.count("predictions"), []
+    told, said = len(by) - by.count(None), []
     if told:
         said.append(
-            f"A difference counts where its p, of paired predictions, is below {SURE:g} after Holm's correction for "
-            f"{told} differences; its interval is without that correction."
+            f"A difference counts where its p is below {SURE:g} after Holm's correction for {told} "
+            f"difference{'s' if told > 1 else ''}; its interval is without that correction."
         )
+    if "predictions" in by:
+        said.append("p is of paired predictions" + (", where they are kept." if "repeats" in by else "."))
     if "repeats" in by:
-        rest = "Of the others it counts" if told else "A difference counts"
-        said.append(f"{rest} where no run of one lies within the runs of the other.")
+        other = "Without them it" if "predictions" in by else "p"
+        said.append(f"{other} is Welch's, of the repeats alone: the choice of test examples is not in it.")
     if None in by:
-        said.append("Of one run each, without predictions, it is not known which differences hold.")
+        which = "Of the others" if told else "Of one run each, without predictions,"
+        said.append(f"{which} it is not known which differences hold.")
     return " ".join(said)

@@ -59,5 +59,8 @@ def test_options(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[
     for method in METHODS:
         assert parser.parse_args(["explain", "run", "a.jpg", "--method", method]).method == method
     with pytest.raises(SystemExit):
+        parser.parse_args(["explain", "run", "--method", "lime"])
+    assert "choose from " + ", ".join(map(repr, METHODS)) in capsys.readouterr().err
+    with pytest.raises(SystemExit):
         parser.parse_args(["explain", "run", "--count", "0"])
     assert "'0' is no whole number from 1 on" in capsys.readouterr().err

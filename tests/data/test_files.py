@@ -1,5 +1,6 @@
 """Files that anyone may have named: what is read, and what is refused without waiting."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -49,3 +50,20 @@ def test_what_is_no_file_is_one_sentence(name: str, reason: str, tmp_path: Path)
     with pytest.raises(UserError, match=f"^{tmp_path}/.*: {reason}") as error:
         read_file(str(tmp_path / name))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "empty").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    for name in (".", "file", "empty", "absent", "/dev/null") * 3:
+        with contextlib.suppress(UserError):
+            read_file(str(tmp_path / name))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_messages_show_the_name_that_was_given(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^here: is a folder"):
+        read_file(str(tmp_path), "here")
+    with pytest.raises(UserError, match=r"^here: cannot be read"):
+        read_file(str(tmp_path / "absent"), "here")

@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.inputs import FACE_AUGMENTATIONS, SOUND_AUGMENTATIONS, Pictures, Recordings, make_inputs
+from agegender_jax.data.inputs import (
+    FACE_AUGMENTATIONS,
+    SOUND_AUGMENTATIONS,
+    Pictures,
+    Recordings,
+    inputs_as_trained,
+    make_inputs,
+)
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import make_mesh
 
@@ -126,3 +133,12 @@ def test_what_the_recipe_only_names_is_kept_whole(recipe: ConfigDict) -> None:
     facts = make_inputs(recipe, "audio").facts["spectrogram"]
     assert (facts["name"], facts["sample_rate"], facts["seconds"]) == ("log_mel", 16000, 0.5)
     assert make_inputs(recipe, "image").facts == {}
+
+
+def test_inputs_are_those_that_a_run_was_trained_with(recipe: ConfigDict) -> None:
+    facts = make_inputs(recipe, "audio").facts
+    assert isinstance(inputs_as_trained(recipe, facts | {"kind": "audio"}, "run"), Recordings)
+    assert isinstance(inputs_as_trained(recipe, {}, "run"), Pictures)  # of a version that knew nothing else
+    other = {"kind": "audio", "spectrogram": facts["spectrogram"] | {"hop": 3}}
+    with pytest.raises(UserError, match=r"^run was trained on spectrograms that this version makes in another way"):
+        inputs_as_trained(recipe, other, "run")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data import resident
 from agegender_jax.data.decode import decode_image
 from agegender_jax.data.inputs import Pictures
-from agegender_jax.data.source import COLUMNS, Prepared, locate
+from agegender_jax.data.source import COLUMNS, Prepared, Source, locate
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import make_mesh, replicated
 
@@ -40,6 +41,15 @@ def test_the_cache_is_read_and_not_decoded_again(
     assert first.terms == second.terms
     assert warnings == []
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_every_row_has_its_own_content(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "_CHUNK", 47)  # the last is of 19
+    found = resident.load(prepared, pictures(32), tmp_path, progress=False)
+    source = prepared.open()
+    for row in range(len(source)):
+        assert found.columns["key"][row] == source[row]["key"]
+        np.testing.assert_array_equal(found.content[row], decode_image(source[row]["content"], 32))
 
 
 def test_each_size_and_each_dataset_has_a_cache_of_its_own(prepared: Prepared, tmp_path: Path) -> None:
@@ -132,15 +142,18 @@ def test_the_disk_fills_up_while_decoding(prepared: Prepared, tmp_path: Path, mo
 def test_decoding_that_ends_midway_leaves_nothing(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
-    calls = iter(range(10**6))
+    def get(source: Source, row: int) -> dict[str, Any]:
+        example = sound(source, row)
+        if row != 100:
+            return example
+        if kind is KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{example['key']}: is no image")
+        return example | {"content": b"text"}
 
-    def decode(content: bytes, size: int, name: str) -> np.ndarray:
-        if next(calls) == 100:
-            raise kind(f"{name}: is no image")
-        return decode_image(content, size, name)
-
-    monkeypatch.setattr("agegender_jax.data.decode.decode_image", decode)
-    with pytest.raises(kind, match="is no image"):
+    sound = Source.__getitem__
+    name = prepared.open()[100]["key"]
+    monkeypatch.setattr(Source, "__getitem__", get)
+    with pytest.raises(kind, match=f"^{re.escape(name)}: is no image"):
         resident.load(prepared, pictures(32), tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data import decode, resident, stream
+from agegender_jax.data import resident, stream
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.decode import decode_image
 from agegender_jax.data.examples import Examples
@@ -24,6 +24,7 @@ from agegender_jax.data.inputs import Pictures
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.source import COLUMNS, Prepared, Source, locate
 from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
+from agegender_jax.data.workers import Workers
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, replicated
 
@@ -90,16 +91,17 @@ class Read:
         return len(self.names)
 
 
-def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what this process decodes from now on."""
-    names: list[str] = []
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The places of what is decoded from now on."""
+    found: list[int] = []
+    decode = Workers.decode
 
-    def noted(content: bytes, size: int, name: str) -> np.ndarray:
-        names.append(name)
-        return decode_image(content, size, name)
+    def noted(workers: Workers, read: Any, places: np.ndarray, *rest: Any) -> None:
+        found.extend(places.tolist())
+        decode(workers, read, places, *rest)
 
-    monkeypatch.setattr(decode, "decode_image", noted)
-    return names
+    monkeypatch.setattr(Workers, "decode", noted)
+    return found
 
 
 # ---------------------------------------------------------------------------------------- content and columns
@@ -166,7 +168,7 @@ def test_a_damaged_record_is_a_sentence(prepared: Prepared, tmp_path: Path) -> N
 def test_columns_are_read_once_without_decoding(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pictures, "decode", lambda *_: pytest.fail("an example was decoded"))
+    monkeypatch.setattr(Workers, "decode", lambda *_: pytest.fail("an example was decoded"))
     first = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
     monkeypatch.setattr(Source, "__getitem__", lambda *_: pytest.fail("an example was read"))
     second = stream.load(prepared, Pictures(sized(48)), tmp_path, progress=False)  # of any size

@@ -14,10 +14,13 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.analysis import analyse
 from agegender_jax.evaluate.predictions import Predictions
+from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.metrics import mean
 from agegender_jax.models.heads import AgeYearsHead
 from agegender_jax.models.model import build_heads
 from agegender_jax.models.routed import RoutedHead
+from agegender_jax.report.mistakes import mistakes
 from agegender_jax.run import without_nan
 
 
@@ -68,7 +71,8 @@ def found(predictions: Predictions) -> dict[str, Any]:
 def test_it_is_plain_values(found: dict[str, Any]) -> None:
     again = json.loads(json.dumps(without_nan(found), allow_nan=False))
     assert again.keys() == found.keys()
-    assert (found["part"], found["n"], found["least"]) == ("test", 600, 30)
+    assert (found["part"], found["n"], found["least"], found["least_clusters"]) == ("test", 600, 30, 10)
+    assert found["draws"] == 200
     assert found["clusters"] == 450
     assert found["known"] == {"gender": 597, "age_group": 600, "age": 600}  # of five unknown, three are tested
 
@@ -185,6 +189,47 @@ def test_a_routed_net_has_the_things_of_two_heads() -> None:
     assert set(found["calibration"]) == set(found["selective"]) == {"gender", "age"}
     assert found["calibration"]["age"]["coverage"] == plain["calibration"]["age"]["coverage"]
     assert found["figures"]["age/mae"] == plain["figures"]["age/mae"]
+
+
+class Waves:
+    """A kind of head of its own: a direction in degrees, of which a turn and none are the same."""
+
+    def answers(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
+        return {"degrees": distribution[:, 0]}
+
+    def apart(self, name: str, answers: Any, label: np.ndarray) -> dict[str, Any]:
+        return {name: (self, answers, label)}
+
+    def known(self, label: np.ndarray) -> np.ndarray:
+        return ~np.isnan(label)
+
+    def metrics(self, answers: Any, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+        known = self.known(label)
+        off = np.abs((answers["degrees"] - label + 180) % 360 - 180)[known]
+        chosen = None if weights is None else weights[..., known]
+        return {"off": mean(off, chosen), "n": int(known.sum()) if chosen is None else chosen.sum(-1)}
+
+
+def test_a_head_of_another_kind_has_intervals_and_no_analysis() -> None:
+    whole = drawn(300, age_group=0.0)
+    rng = np.random.default_rng(0)
+    label = rng.uniform(0, 360, 300).astype(np.float32)
+    label[:10] = np.nan
+    said = (label + rng.normal(0, 40, 300)).astype(np.float32)[:, None]
+    both: Any = {
+        **vars(whole),
+        "heads": {**whole.heads, "waves": Waves()},
+        "labels": {**whole.labels, "waves": label},
+        "distributions": {**whole.distributions, "waves": np.nan_to_num(said)},
+    }
+    predictions = Predictions(**both)
+    low, high = of_predictions(predictions)["waves/off"]
+    assert low < predictions.figures()["waves/off"] < high
+    found = analyse(predictions, draws=50)
+    assert json.dumps(found) == json.dumps(analyse(whole, draws=50))  # NaN included
+    assert set(mistakes(predictions)) == {"gender", "age"}
+    alone = Predictions(**{**both, "heads": {"waves": Waves()}})
+    assert analyse(alone, draws=5)["figures"] == mistakes(alone) == {}
 
 
 def test_a_part_that_is_not_there_is_refused(predictions: Predictions) -> None:

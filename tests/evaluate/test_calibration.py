@@ -7,19 +7,20 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from agegender_jax.evaluate.calibration import (
+    TEMPERATURES,
+    at_bound,
     brier,
     expected_calibration_error,
     fit_temperature,
     interval,
     kept,
     negative_log_likelihood,
-    quantile,
     reliability,
     temper,
     year_distributions,
 )
 from agegender_jax.evaluate.predictions import Predictions
-from agegender_jax.models.heads import AgeYearsHead, GenderHead, Head, median
+from agegender_jax.models.heads import AgeYearsHead, GenderHead, Head, median, quantile
 from agegender_jax.models.routed import RoutedHead
 
 RNG = np.random.default_rng(5)
@@ -92,6 +93,17 @@ def test_the_temperature_is_found_again(temperature: float) -> None:
         assert negative_log_likelihood(worse, label).mean() > negative_log_likelihood(fitted, label).mean()
 
 
+def test_a_temperature_at_the_end_of_its_range_is_known_as_such() -> None:
+    label = np.zeros(50, np.int32)
+    surely_right = np.tile([0.9, 0.1], (50, 1))  # the colder the better
+    found = fit_temperature(surely_right, label)
+    assert found == pytest.approx(TEMPERATURES[0], rel=0.01)
+    assert at_bound(found)
+    found = fit_temperature(surely_right, 1 - label)  # the hotter the better
+    assert at_bound(found)
+    assert not at_bound(1.0)
+
+
 def test_no_example_has_no_temperature() -> None:
     assert fit_temperature(np.zeros((0, 3)), np.zeros(0, np.int32)) is None
 
@@ -102,7 +114,6 @@ def test_quantiles_are_those_of_evenly_spread_years() -> None:
         below = np.pad(YEARS.astype(np.float64).cumsum(-1), ((0, 0), (1, 0)))
         expected = [np.interp(share, row / row[-1], edges) for row in below]
         np.testing.assert_allclose(quantile(YEARS, share), expected, atol=1e-6)
-    np.testing.assert_array_equal(quantile(YEARS, 0.5).astype(np.float32), median(YEARS))
 
 
 def test_an_interval_of_one_year_lies_within_it() -> None:

@@ -81,7 +81,7 @@ def test_a_difference_is_found_and_what_is_equal_is_not() -> None:
     assert 0 < gender["low"] < gender["value"] < gender["high"]
     assert gender["p"] <= gender["p_holm"] < 0.001
     assert found["figures"]["age/mae"]["low"] < 0 < found["figures"]["age/mae"]["high"]
-    assert found["figures"]["age/mae"]["test"] == "bootstrap"
+    assert "p_mcnemar" not in found["figures"]["age/mae"]  # no share of right answers
     assert found["sentences"]["gender"].startswith(f"gender: they differ in accuracy ({other - one:+.4f}), ")
     assert found["sentences"]["age"] == (
         "age: no figure differs beyond chance, which does not show that they are equal."
@@ -89,14 +89,32 @@ def test_a_difference_is_found_and_what_is_equal_is_not() -> None:
     assert "gender/n" not in found["figures"]
 
 
-def test_shares_of_independent_examples_are_tested_by_mcnemar() -> None:
+def test_mcnemars_test_stands_beside_shares_of_right_answers() -> None:
     first, second = run("a", 0.7), run("b", 0.8)
-    gender = compare(Side("a", [first]), Side("b", [second]))["figures"]["gender/accuracy"]
+    found = compare(Side("a", [first]), Side("b", [second]))
+    gender = found["figures"]["gender/accuracy"]
+    assert {name for name, each in found["figures"].items() if "p_mcnemar" in each} == {"gender/accuracy", "age/cs5"}
     right = [each.distributions["gender"].argmax(-1) == each.labels["gender"] for each in (first, second)]
     one, other = (int((a & ~b).sum()) for a, b in (right, right[::-1]))
-    assert (gender["test"], gender["only_first"], gender["only_second"]) == ("mcnemar", one, other)
+    assert (gender["only_first"], gender["only_second"]) == (one, other)
     exact = binomtest(one, one + other).pvalue
-    assert 0.8 * exact < gender["p"] < exact
+    assert 0.8 * exact < gender["p_mcnemar"] < exact
+    assert gender["p"] == pytest.approx(gender["p_mcnemar"], rel=0.5)  # of the bootstrap
+
+
+def test_a_pair_of_identical_files_is_one_example_to_mcnemar() -> None:
+    first, second = run("a", 0.7), run("b", 0.8)
+    cluster = np.concatenate([[1], np.arange(1, N)])
+    sides = [dataclasses.replace(each, columns={**each.columns, "cluster": cluster}) for each in (first, second)]
+    result = compare(*(Side(each.facts["run"], [each]) for each in sides))
+    gender = result["figures"]["gender/accuracy"]
+    right = [(each.distributions["gender"].argmax(-1) == each.labels["gender"]) for each in (first, second)]
+    alone = np.arange(N) != 1  # row 0 is the first of the pair
+    one, other = (int((a & ~b)[alone].sum()) for a, b in (right, right[::-1]))
+    assert (gender["only_first"], gender["only_second"]) == (one, other)
+    said = text(result)
+    assert "p (McNemar) is its mid-p for shares of right answers, of the first example of each of 299 clusters" in said
+    assert "Intervals and p are of paired draws of these examples, by clusters, for these two trainings." in said
 
 
 def test_examples_of_one_subject_are_not_independent() -> None:
@@ -116,8 +134,8 @@ def test_examples_of_one_subject_are_not_independent() -> None:
         return compare(*(Side(run.facts["run"], [run]) for run in runs))["figures"]["gender/accuracy"]
 
     alone, together = accuracy(np.arange(N)), accuracy(block)
-    assert (alone["test"], together["test"]) == ("mcnemar", "bootstrap")
     assert alone["p"] < 1e-8
+    assert together["only_second"] == 5  # one example a subject
     # 5 of 30 subjects: Student's t is (1/6) / sqrt((1/6) (5/6) / 29) = 2.41, of which p = 0.0226.
     assert together["p"] == pytest.approx(0.0226, abs=0.006)
     assert together["high"] - together["low"] > 2.5 * (alone["high"] - alone["low"])
@@ -171,10 +189,13 @@ def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
     assert found["repeats"] == [3, 1]
     gender = found["figures"]["gender/accuracy"]
     assert gender["first"] == pytest.approx(np.mean([each.figures()["gender/accuracy"] for each in runs]))
-    assert gender["test"] == "bootstrap"
+    assert "p_mcnemar" not in gender
     same = compare(Side("study", [runs[1]] * 3), other)["figures"]["gender/accuracy"]
     assert gender["high"] - gender["low"] > 4 * (same["high"] - same["low"])
     assert "study the mean of 3 repeats" in text(found)
+    alone = "b is a single training, whose own spread over seeds is not known and not in the interval: p is too small."
+    assert alone in text(found).splitlines()
+    assert "is a single training" not in text(compare(other, other))
 
 
 def test_folds_are_one_test(tmp_path: Path) -> None:
@@ -198,8 +219,25 @@ def test_what_is_no_study_of_one_test_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"study\.json is damaged"):
         load(protocols, "test")
     keep(tmp_path / "single", run("a"))
-    with pytest.raises(UserError, match="has no example of the part validation; choose another --part"):
+    with pytest.raises(UserError, match="has no example of the part validation; choose another --split"):
         load(tmp_path / "single", "validation")
+    (tmp_path / "single" / "recipe.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is no run, and no complete study: it holds runs and no study\.json"):
+        load(tmp_path, "test")
+
+
+def test_what_does_not_vary_has_neither_interval_nor_p() -> None:
+    """A year more for everybody, whose ages are 20 to 60: no draw says how far that may be off."""
+    first = run("a", error=0.0)
+    years = np.roll(first.distributions["age"], 1, axis=-1)
+    second = dataclasses.replace(first, distributions={**first.distributions, "age": years})
+    found = compare(Side("a", [first]), Side("b", [second]))
+    bias = found["figures"]["age/bias"]
+    assert bias["value"] == pytest.approx(1)
+    assert all(np.isnan(bias[name]) for name in ("low", "high", "p", "p_holm"))
+    (line,) = (line for line in text(found).splitlines() if line.startswith("age/bias"))
+    assert line.split()[-3:] == ["-", "-", "-"]
+    assert "nan" not in text(found)
 
 
 def test_text_names_all_that_matters() -> None:
@@ -207,7 +245,7 @@ def test_text_names_all_that_matters() -> None:
     lines = said.splitlines()
     assert lines[0].startswith("utkface (drawn: ")
     assert lines[0].endswith("protocol disjoint, part test: 300 examples")
-    assert lines[1].split("  ")[-1].strip() == "p (Holm)"
+    assert lines[1].split("  ")[-1].strip() == "p (McNemar)"
     (accuracy,) = (line for line in lines if line.startswith("gender/accuracy"))
-    assert accuracy.endswith("< 0.0001  < 0.0001")
+    assert accuracy.split("  ")[-1].strip() == accuracy.split("  ")[-3].strip() == "< 0.0001"
     assert "8 figures are compared: p (Holm) allows for that many, p alone does not." in lines

@@ -1,6 +1,8 @@
 """Pictures of maps: what is written, and what is refused before anything is."""
 
 import csv
+import io
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 from PIL import Image
+from scipy.stats import spearmanr
 
 from agegender_jax import recipe as recipes
+from agegender_jax.data.synthetic import draw_face
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate import explain
 from agegender_jax.evaluate.explain import MAX_COUNT, SIDE, answer_text, export, saliency_sheet
@@ -22,6 +26,7 @@ from agegender_jax.evaluate.saliency import Explained, Explainer
 from agegender_jax.models.attention import VARIANTS, Variant
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
+from tfds_builders.faces import crop_largest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,6 +143,49 @@ def test_examples_of_the_run_from_both_ends_of_a_part(run: Run, tmp_path: Path) 
     assert all(0 < float(row["answer"]) < 101 for row in rows)
     assert exported.terms == opened.data.terms
     assert not exported.drawn  # its archive was given to it, as real ones are
+
+
+def test_names_in_the_table_are_no_formulas_and_of_any_bytes(
+    run: Run, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [Path("=1+1.png"), Path(os.fsdecode(b"\xe9.png"))]
+    for name in names:
+        shutil.copy(faces[0], name)
+    assert export(run, tmp_path / "out", names, progress=False).count == 2
+    assert [row["example"] for row in table(tmp_path / "out")] == ["'=1+1.png", "\\udce9.png"]
+
+
+def test_a_run_of_cut_faces_is_shown_the_largest_face(run: Run, tmp_path: Path) -> None:
+    cut = Run.load(shutil.copytree(run.directory, tmp_path / "run"))
+    cut.recipe.dataset.crop = "haar"
+    (cut.directory / "recipe.json").write_text(recipes.to_json(cut.recipe))
+    drawn = draw_face(np.random.default_rng(0), age=30, gender=0)
+    picture, stored = np.pad(drawn, ((60, 60), (60, 60), (0, 0)), "edge"), io.BytesIO()
+    Image.fromarray(picture).save(stored, "PNG")
+    (tmp_path / "photo.png").write_bytes(stored.getvalue())
+    (tmp_path / "face.png").write_bytes(crop_largest(stored.getvalue()))
+    Image.new("RGB", (80, 80)).save(tmp_path / "none.png")
+    exported = export(Run.load(cut.directory), tmp_path / "cut", [tmp_path / "photo.png", tmp_path / "none.png"])
+    assert exported.skipped == [f"{tmp_path}/none.png: no face found, and the run learned from detected faces."]
+    export(run, tmp_path / "whole", [tmp_path / "face.png"])
+    with Image.open(tmp_path / "cut" / "001.png") as one, Image.open(tmp_path / "whole" / "001.png") as other:
+        panels = [np.asarray(image.crop((0, 0, 2 * SIDE, SIDE))) for image in (one, other)]
+    np.testing.assert_array_equal(*panels)
+
+
+def test_attention_changes_with_what_was_learned(attentive: Run) -> None:
+    """The sanity check of Adebayo et al. (2018), of the masks."""
+    content = np.asarray(open_run(attentive, progress=False).data.content[:8])
+    explainer = Explainer(attentive, "attention")
+    (before,) = explainer(content).maps
+    params, stats = explainer._model_state
+    random = np.random.default_rng(1)
+    again = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(-0.2, 0.2, leaf.shape), leaf.dtype), params)
+    explainer._model_state = jax.device_put((again, stats), jax.tree.map(lambda leaf: leaf.sharding, (params, stats)))
+    (after,) = explainer(content).maps
+    pairs = zip(before.reshape(8, -1), after.reshape(8, -1), strict=True)
+    assert np.mean([spearmanr(*pair)[0] for pair in pairs]) < 0.5
 
 
 def test_attention_has_a_panel_a_stage_and_needs_no_head(attentive: Run, tmp_path: Path) -> None:

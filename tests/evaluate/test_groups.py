@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agegender_jax.evaluate.groups import LEAST, attributes, group_rows, groups, worst_and_gap
+from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, attributes, group_rows, groups, worst_and_gap
 from agegender_jax.evaluate.predictions import Thing
 from agegender_jax.evaluate.uncertainty import Resamples
 from agegender_jax.labels import GENDERS, RACES
@@ -113,6 +113,18 @@ def test_a_small_group_is_never_the_worst() -> None:
     worst, gap = worst_and_gap(thing, groups(columns, rows), Resamples(rows))
     assert worst["race"]["value"] == 1.0
     assert gap["race"]["groups"] == 2
+
+
+def test_many_examples_of_few_people_are_never_the_worst() -> None:
+    right = np.array([True] * 60 + [False] * 60)
+    label = np.zeros(120, np.int32)
+    thing = Thing(ClassHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
+    columns = _columns([0] * 120, [0] * 30 + [1] * 30 + [2] * 60, [NAN] * 120)
+    for people, worst_value in ((LEAST_CLUSTERS - 1, 1.0), (LEAST_CLUSTERS, 0.0)):
+        cluster = np.concatenate([np.arange(60), 60 + np.arange(60) % people])
+        worst, gap = worst_and_gap(thing, groups(columns, np.arange(120)), Resamples(cluster))
+        assert worst["race"]["value"] == worst_value
+        assert gap["race"]["groups"] == (2 if worst_value else 3)
 
 
 def test_one_class_has_no_means_over_classes() -> None:

@@ -43,6 +43,23 @@ def test_so_does_one_that_another_head_owns() -> None:
     np.testing.assert_array_equal(changed.column(UTKFACE)[:, 1], [0, -1, 4, -1, 7])
 
 
+def test_a_routed_head_is_counted_as_the_heads_that_it_owns() -> None:
+    routed = RoutedHead(AgeGroupHead(scheme=AGE_GROUPS["literal"]))
+    assert unmapped({"routed": routed}, ADIENCE) == {
+        "gender": {"count": 1, "annotated": 4, "commonest": {"undefined": 1}},
+        "age_group": {"count": 2, "annotated": 4, "commonest": {"35": 1, "8-23": 1}},
+    }
+
+
+def test_a_kind_of_head_that_nothing_is_known_of_is_left_alone() -> None:
+    class Other:
+        pass
+
+    assert unmapped({"other": Other()}, ADIENCE) == {}  # type: ignore[dict-item]
+    other = Other()
+    assert for_another_dataset(other) is other  # type: ignore[arg-type, comparison-overlap]
+
+
 def test_what_has_no_class_is_counted_and_named() -> None:
     heads = {
         "gender": GenderHead(),

@@ -2,13 +2,16 @@
 
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from agegender_jax.evaluate.predictions import Thing
+from agegender_jax.evaluate import uncertainty
+from agegender_jax.evaluate.predictions import Predictions, Thing
 from agegender_jax.evaluate.uncertainty import (
+    FEW,
     Interval,
     Resamples,
     difference,
@@ -18,9 +21,11 @@ from agegender_jax.evaluate.uncertainty import (
     interval,
     intervals,
     mcnemar,
+    of_predictions,
     spread,
 )
-from agegender_jax.models.heads import ClassHead
+from agegender_jax.models.heads import AgeYearsHead, ClassHead
+from agegender_jax.models.routed import RoutedHead
 from benchmarks.coverage import CASES, binary, covered, years
 
 
@@ -57,7 +62,33 @@ def test_a_draw_is_the_figure_of_the_clusters_examples_repeated() -> None:
     again = figures_of(thing, np.repeat(rows, times))(None)
     assert {name: values[number] for name, values in drawn.items()} == pytest.approx(again)
     assert {len(values) for values in drawn.values()} == {300}
-    assert all((sum(block.sum() for block in Resamples(np.arange(7), draws=9).weights(np.arange(7))) == 63,))
+    assert sum(block.sum() for block in Resamples(np.arange(7), draws=9).weights(np.arange(7))) == 63
+
+
+def test_draws_that_are_not_kept_are_drawn_again_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, rows = np.arange(60) // 3, np.arange(10, 50)
+    kept = np.concatenate(list(Resamples(cluster, draws=40, seed=4).weights(rows)))
+    monkeypatch.setattr(uncertainty, "_BYTES", 8 * len(rows) * 7)  # seven draws at once
+    again = Resamples(cluster, draws=40, seed=4)
+    blocks = list(again.weights(rows))
+    assert [len(block) for block in blocks] == [7] * 5 + [5]
+    np.testing.assert_array_equal(np.concatenate(blocks), kept)
+    np.testing.assert_array_equal(np.concatenate(list(again.weights(rows))), kept)
+
+
+def test_memory_is_bounded_whatever_the_size() -> None:
+    """Of 300,000 clusters 1,000 draws would be 300 MB, and 250 of them as weights 600 MB."""
+    errors = np.random.default_rng(0).laplace(0, 5, 300_000)
+    tracemalloc.start()
+    try:
+        resamples = Resamples(np.arange(len(errors)), draws=30)
+        resamples._kept = None  # as of 1,000 draws
+        for weights in resamples.weights(np.arange(len(errors))):
+            assert weights.nbytes <= 64 * 2**20
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 200e6
 
 
 def test_seeds_give_the_same_intervals() -> None:
@@ -67,13 +98,78 @@ def test_seeds_give_the_same_intervals() -> None:
     assert found[0] == found[1] != found[2]
 
 
-def test_percentiles_are_wider_of_few_clusters() -> None:
+def test_percentiles_are_wider_of_fewer_clusters() -> None:
     drawn = np.linspace(0, 1, 100_001)
-    # Student's t of 4 degrees of freedom is 2.776445; times sqrt(5/4) that is z = 3.104160, below which lie 0.0954 %.
-    assert interval(0.5, drawn, 5).low == pytest.approx(0.000954, abs=1e-5)
+    # Student's t of 49 degrees of freedom is 2.009575; times sqrt(50/49) that is z = 2.029978, below which lie 2.118 %.
+    assert interval(0.5, drawn, 50).low == pytest.approx(0.02118, abs=1e-4)
     many = interval(0.5, drawn, 100_000)
     assert (many.low, many.high) == pytest.approx((0.025, 0.975), abs=1e-4)
     assert all(math.isnan(end) for end in interval(0.5, drawn, 1)[1:])
+
+
+def test_of_few_clusters_it_is_students() -> None:
+    """Of the mean over equally large clusters it is the t interval of the clusters' means."""
+    means = np.array([4.0, 5.5, 3.0, 6.5])
+    errors = np.repeat(means, 25)
+    found = _found(years(errors), np.repeat(np.arange(4), 25), draws=20_000)["bias"]
+    expected = stats.ttest_1samp(means, 0).confidence_interval()
+    width = expected.high - expected.low
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03 * width)
+    assert len(means) < FEW
+
+
+def test_an_interval_ends_where_its_figure_does() -> None:
+    drawn = np.array([0.7, 0.9, 0.8])
+    for figure in ("accuracy", "balanced_accuracy", "cs5", "predicted_one_off", "gender_f1"):
+        assert interval(0.8, drawn, 2, figure)[1:] == (0.0, 1.0), figure
+    for figure in ("mae", "soft_median_error"):
+        low, high = interval(0.8, drawn, 2, figure)[1:]
+        assert (low, high > 1) == (0.0, True)
+    low, high = interval(0.8, drawn, 2, "bias")[1:]
+    assert low < 0 < 1 < high
+    far = interval(1.0, np.ones(9), 3, "true_accuracy").low
+    assert far == pytest.approx(stats.binomtest(3, 3).proportion_ci(method="exact").low)
+    assert math.isnan(interval(1.0, np.ones(9), 3, "true_balanced_accuracy").low)  # no share of examples
+
+
+def test_what_differs_by_rounding_alone_has_no_interval() -> None:
+    drawn = 5.1 + np.array([0, 1e-15, -1e-15])
+    assert math.isnan(interval(5.1, drawn, 40, "mae").low)
+
+
+def _routed(n: int = 300) -> Predictions:
+    """A routed system for years; of every tenth the gender is not known."""
+    rng = np.random.default_rng(0)
+    head = RoutedHead(AgeYearsHead())
+    age = rng.integers(20, 60, n).astype(np.float32)
+    columns = {"gender": rng.integers(0, 2, n).astype(np.int32), "age": age, "cluster": np.arange(n) // 2}
+    columns["gender"][::10] = -1
+    gender = rng.dirichlet([1, 1], n)
+    nets = np.eye(101)[np.clip(age + rng.normal(0, 6, (2, n)), 0, 100).astype(int)]
+    said = np.concatenate([gender, *nets], -1).astype(np.float32)
+    label = {"routed": head.column(columns)}
+    keys = np.arange(n).astype(str)
+    return Predictions(keys, np.full(n, "test"), columns, label, {"routed": said}, {"routed": head}, {})
+
+
+def test_a_routed_runs_figures_have_intervals_by_the_summarys_names() -> None:
+    predictions = _routed()
+    figures = {name: value for name, value in predictions.figures().items() if name.split("/")[-1] != "n"}
+    found = of_predictions(predictions)
+    assert found.keys() == figures.keys() >= {"routed/gender_accuracy", "routed/true_mae", "routed/soft_bias"}
+    for name, (low, high) in found.items():
+        assert low <= figures[name] <= high, name
+        assert low < high or "median" in name, name  # of whole years
+
+
+def test_a_routed_systems_draw_is_the_figure_of_the_clusters_examples_repeated() -> None:
+    predictions = _routed(60)
+    thing, rows = predictions.by_head()["routed"], np.arange(60)
+    resamples = Resamples(predictions.columns["cluster"], draws=20, seed=1)
+    drawn = draw(figures_of(thing, rows), resamples, rows)
+    times = next(resamples.weights(rows))[13].astype(int)
+    again = figures_of(thing, np.repeat(rows, times))(None)
+    assert {name: values[13] for name, values in drawn.items()} == pytest.approx(again)
 
 
 def test_all_right_is_not_surely_right() -> None:
@@ -95,6 +191,32 @@ def test_intervals_hold_the_truth_as_often_as_they_say(name: str) -> None:
     (case,) = (case for case in CASES if case.name == name)
     found = covered(case, tests=400, draws=400)
     assert 0.917 < found.clustered < 0.983
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "median error, 300 examples",
+        "balanced accuracy, 8 classes, 1,000 examples",
+        "macro F1, 8 classes, 1,000 examples",
+        "difference of accuracy, 1,000 examples",
+        "difference of accuracy, 3 repeats each",
+    ],
+)
+def test_so_do_those_of_other_figures(name: str) -> None:
+    """Of 150 tests, whose three sigma are 5.3 %; fewer draws make the ends rougher."""
+    (case,) = (case for case in CASES if case.name == name)
+    assert covered(case, tests=150, draws=200).clustered > 0.89
+
+
+@pytest.mark.parametrize("speakers", [2, 4, 10])
+def test_intervals_of_a_few_speakers_hold_the_truth(speakers: int) -> None:
+    """`benchmarks.coverage` finds 94, 89 and 91 %; percentiles of two speakers' draws hold it in one of two tests.
+
+    Of 300 tests three sigma are 5 %.
+    """
+    (case,) = (case for case in CASES if case.name == f"MAE, {speakers} speakers of 10")
+    assert covered(case, tests=300, draws=300).clustered > 0.84
 
 
 def test_clustered_intervals_cover_where_naive_ones_do_not() -> None:
@@ -134,6 +256,21 @@ def test_a_difference_of_repeats_alone_is_welchs_t_test() -> None:
     expected = stats.ttest_ind(second, first, equal_var=False)
     assert found.p == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_without_draws_only_repeats_tell() -> None:
+    first, second = [0.90, 0.91, 0.88], [0.93, 0.92]
+    expected = stats.ttest_ind(second, first, equal_var=False)
+    assert difference(first, second).p == pytest.approx(expected.pvalue)
+    alone = difference([0.9], second)
+    assert (alone.value, math.isnan(alone.low), math.isnan(alone.p)) == (pytest.approx(0.025), True, True)
+
+
+def test_a_difference_that_does_not_vary_has_neither_interval_nor_p() -> None:
+    found = difference([5.0], [6.0], np.ones(10), 100)
+    assert (found.value, *map(math.isnan, found[1:])) == (1, True, True, True)
+    assert math.isnan(difference([0.5, 0.5], [0.6, 0.6]).p)
+    assert difference([0.1 + 0.2], [0.3], np.full(10, 1e-17), 100).p == 1.0  # apart by rounding
 
 
 def test_a_run_does_not_differ_from_itself() -> None:

@@ -88,6 +88,17 @@ def test_the_three_ways_are_measured_on_the_same_examples() -> None:
     )
 
 
+def test_weights_count_examples_as_often() -> None:
+    head, times = _groups(), np.array([2, 0, 3, 1, 1])
+    said = head.answers(DISTRIBUTION)
+    found = head.metrics(said, LABEL, np.stack([times, np.ones(5)]))
+    rows = np.repeat(np.arange(5), times)
+    again = head.metrics({name: values[rows] for name, values in said.items()}, LABEL[rows])
+    assert {name: values[0] for name, values in found.items()} == pytest.approx(again)
+    assert {name: values[1] for name, values in found.items()} == pytest.approx(head.metrics(said, LABEL))
+    assert head.known(LABEL).tolist() == [True, True, True, False, True]
+
+
 def test_answers_hold_what_every_way_says() -> None:
     said = _groups().answers(DISTRIBUTION)
     assert said["gender"].tolist() == [0, 1, 1, 0, 1]

@@ -12,9 +12,13 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.evaluate.evaluator import constant_answers, figures
 from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, portable, write_predictions
+from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.model import build_heads
 from agegender_jax.run import Run
 from agegender_jax.splits import make_split
+
+CLASSES = tuple(f"female_{age}" for age in range(20, 59))
+"""Of a dataset with classes of its own: 39."""
 
 HOSTILE = '<script>alert(1)</script>"&$x$\u202e.jpg'
 """Name of the file of the surest mistake."""
@@ -27,45 +31,63 @@ def _blurred(label: np.ndarray, classes: int, rng: np.random.Generator, sure: fl
     return (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
 
 
-def _make(directory: Path, count: int = 600, years: bool = True, **changes: Any) -> Run:
+def _make(
+    directory: Path,
+    count: int = 600,
+    heads: tuple[str, ...] = ("gender", "age_group", "age"),
+    settings: dict[str, Any] | None = None,
+    facts_of_data: dict[str, Any] | None = None,
+    speakers: int | None = None,
+    **changes: Any,
+) -> Run:
     recipe: ConfigDict = recipes.base()
-    recipe.heads.age.weight = float(years)
+    for name, options in recipe.heads.items():
+        options.weight = float(name in heads)
     recipe.train.epochs = 4.0
+    recipe.update_from_flattened_dict(settings or {})
     rng = np.random.default_rng(0)
     keys = np.array([f"face_{i:04}.jpg" for i in range(count)], f"U{len(HOSTILE)}")
     age = rng.integers(1, 80, count).astype(np.float32)
     gender = rng.integers(0, 2, count).astype(np.int32)
     columns = {"age": age, "age_low": age, "age_high": age, "gender": gender, "race": rng.integers(0, 5, count)}
-    columns |= {"cluster": np.arange(count), "class_name": np.full(count, "")}
-    heads = build_heads(recipe, ("unknown",))
-    labels = {name: head.column(columns) for name, head in heads.items()}
-    split = make_split(keys, labels["age_group"], np.full(count, -1), conflicted=np.zeros(count, bool))
+    columns |= {"cluster": np.arange(count) % (speakers or count), "class_name": rng.choice(CLASSES, count)}
+    built = build_heads(recipe, CLASSES)
+    labels = {name: head.column(columns) for name, head in built.items()}
+    groups = AGE_GROUPS["nearest"].assign(age)
+    split = make_split(keys, groups, np.full(count, -1), conflicted=np.zeros(count, bool))
     first = split.test[0]
     split.keys[first] = HOSTILE
     rows = np.concatenate([split.validation, split.test])
     said = {
         "gender": _blurred(gender, 2, rng, 2.0),
-        "age_group": _blurred(labels["age_group"], 8, rng, 2.5),
+        "age_group": _blurred(groups, 8, rng, 2.5),
         "age": _blurred(age.astype(int), 101, rng, 5.0),
     }
     said["gender"][first] = np.eye(2, dtype=np.float32)[1 - gender[first]]  # nothing is surer, and it is wrong
-    own = {name: said[name][rows] for name in heads}
+    if "joint" in heads:
+        said["joint"] = _blurred(labels["joint"], len(CLASSES), rng, 3.0)
+    if "routed" in heads:
+        nets = (_blurred(groups, 8, rng, 2.5) for _ in range(2))
+        said["routed"] = np.concatenate([said["gender"], *nets], -1)
+    if recipe.heads.age.loss == "l1":
+        said["age"] = (age + rng.normal(0, 6, count)).astype(np.float32)[:, None]
+    own = {name: said[name][rows] for name in built}
     facts = {
         **{"run": directory.name, "dataset": "utkface", "drawn": False, "protocol": "disjoint", "leaky": False},
         **{"age_groups": "nearest", "split_sha256": split.sha256, "evaluated_step": 40, "flip_averaged": False},
-        **{"class_names": [], "recipe": portable(recipe)},
+        **{"class_names": list(CLASSES), "recipe": portable(recipe)},
     }
     predictions = Predictions(
         split.keys[rows],
         np.repeat(["validation", "test"], [len(split.validation), len(split.test)]),
         {name: columns[name][rows].astype(kind) for name, kind in COLUMNS.items()},
-        {name: labels[name][rows] for name in heads},
+        {name: labels[name][rows] for name in built},
         own,
-        heads,
+        built,
         facts,
     )
     train = {name: label[split.train] for name, label in labels.items()}
-    names, constant = constant_answers(heads, train, len(split.test))
+    names, constant = constant_answers(built, train, len(split.test))
     test = {name: label[split.test] for name, label in labels.items()}
     environment = {
         "versions": {"jax": "0.10.2"},
@@ -77,7 +99,7 @@ def _make(directory: Path, count: int = 600, years: bool = True, **changes: Any)
         **{name: facts[name] for name in ("split_sha256", "flip_averaged", "evaluated_step")},
         **{"train_examples": len(split.train), "subjects": subjects, "data_sha256": "d" * 64},
         **{"test": predictions.of("test").figures(), "validation": predictions.of("validation").figures()},
-        **{"constant": figures(heads, constant, test), "constant_names": names, "parameters": 12345, "steps": 40},
+        **{"constant": figures(built, constant, test), "constant_names": names, "parameters": 12345, "steps": 40},
         **{"epochs": 4.0, "seconds": 185.0, "seconds_of": {"step": 170.0}, "images_per_second": 321.0},
         **{"first_step_seconds": 9.0, "peak_memory_bytes": 10**9},
         **environment,
@@ -92,9 +114,10 @@ def _make(directory: Path, count: int = 600, years: bool = True, **changes: Any)
         "run.json",
         {
             **{"dataset_version": "1.1.0", "kind": "image", "data_sha256": "d" * 64, "terms": "research <only>"},
-            **{"identical_files": same, "subjects": subjects, "class_names": [], "class_weights": {}},
+            **{"identical_files": same, "subjects": subjects, "class_names": list(CLASSES)},
             **{"split_sha256": split.sha256, "command": ["launch.py", "--workdir", "my runs/small"]},
             **environment,
+            **(facts_of_data or {}),
         },
     )
     lines = [

@@ -65,6 +65,17 @@ def _copy(run: Run, target: Path) -> Run:
     return Run.load(target)
 
 
+def test_a_routed_run_has_the_figures_of_the_predicted_way(made: Callable[..., Run], tmp_path: Path) -> None:
+    run = made(tmp_path / "routed", heads=("routed",), settings={"model.backbone": "routed"})
+    found, summary = gather(run, own_predictions(run)), run.summary()
+    assert summary is not None
+    assert list(found["things"]) == ["gender", "age_group"]
+    for name, of in (("gender/accuracy", "gender_accuracy"), ("age_group/one_off", "predicted_one_off")):
+        assert found["test"]["figures"][name]["value"] == pytest.approx(summary["test"][f"routed/{of}"])
+        assert found["constant"][name] == summary["constant"][f"routed/{of}"]
+    assert set(found["test"]["calibration"]) == {"gender", "age_group"}
+
+
 def test_a_run_that_is_not_complete_has_no_report(run: Run, tmp_path: Path) -> None:
     copy = _copy(run, tmp_path / "copy")
     (copy.directory / "summary.json").unlink()
@@ -92,7 +103,7 @@ def test_a_summary_of_another_version_is_named(run: Run, tmp_path: Path) -> None
 
 
 def test_a_run_without_curves_and_ages_has_a_report(made: Callable[..., Run], tmp_path: Path) -> None:
-    run = made(tmp_path / "few", count=60, years=False)
+    run = made(tmp_path / "few", count=60, heads=("gender", "age_group"))
     (run.directory / "metrics.jsonl").unlink()
     found = gather(run, own_predictions(run))
     assert found["curves"] == {}

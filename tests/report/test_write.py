@@ -14,6 +14,7 @@ import pytest
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.report import examples
+from agegender_jax.report.content import gather, own_predictions
 from agegender_jax.report.write import render, write_report
 from agegender_jax.run import Run
 
@@ -132,6 +133,80 @@ def test_the_card_contradicts_age_checks_with_the_run_s_own_numbers(content: dic
         assert said in words
     assert "Nobody is identified: figures are an upper bound" in words
     assert "4 of 10 (40.0 %) carry contradicting labels" in words
+
+
+def _written(run: Run) -> _Page:
+    """The page of a run, looked through for what is never on one."""
+    parsed = _Page(render(gather(run, own_predictions(run))))
+    assert parsed.open == []
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    parsed.words = " ".join(parsed.words.split())
+    assert "nan" not in parsed.words.lower().split()
+    assert "None" not in parsed.words
+    return parsed
+
+
+def test_a_run_of_a_datasets_own_classes(made: Callable[..., Run], tmp_path: Path) -> None:
+    page = _written(made(tmp_path / "joint", heads=("joint",)))
+    assert "This run says no ages that can be counted." in page.words
+    assert page.words.count("female_31") > 2  # a row and a column of the confusion, and mistakes
+    assert "always female_" in page.words
+    assert "age-bias" not in {attributes.get("id") for _, attributes in page.tags}
+
+
+def test_a_routed_run(made: Callable[..., Run], tmp_path: Path) -> None:
+    page = _written(made(tmp_path / "routed", heads=("routed",), settings={"model.backbone": "routed"}))
+    assert "puts " in page.words
+    assert "into an age group of adults alone" in page.words
+    assert "within one group" in page.words
+
+
+def test_a_regression_of_age(made: Callable[..., Run], tmp_path: Path) -> None:
+    page = _written(made(tmp_path / "l1", heads=("age",), settings={"heads.age.loss": "l1"}))
+    anchors = {attributes.get("id") for _, attributes in page.tags}
+    assert {"results", "age-bias", "mistakes"} < anchors
+    assert not {"calibration", "abstaining", "confusion"} & anchors
+    assert "mean absolute error" in page.words
+
+
+def test_a_run_of_recordings_of_few_speakers(made: Callable[..., Run], tmp_path: Path) -> None:
+    data = {"kind": "audio", "spectrogram": {"kind": "log_mel", "rate": 16000}}
+    run = made(tmp_path / "voices", heads=("gender",), facts_of_data=data, speakers=4)
+    page = _written(run)
+    assert ", recordings at " in page.words
+    assert "kind log_mel, rate 16000" in page.words
+    assert "120 examples in 4 clusters" in page.words
+    content = gather(run, own_predictions(run))
+    assert content["test"]["worst"] == {"gender": {}}  # of four speakers no group is told the worst
+
+
+def test_calibration_has_intervals_and_says_where_a_temperature_ends(content: dict[str, Any], text: str) -> None:
+    own = content["test"]["calibration"]["gender"]
+    for score in ("nll", "brier"):
+        ends = own["intervals"][score]
+        assert f'<td class="number">{ends["low"]:.3f} to {ends["high"]:.3f}</td>' in text
+    assert "(the end of" not in text
+    entry = content["test"]["calibration"] | {"gender": own | {"temperature": 20.0}}
+    ended = render(content | {"test": content["test"] | {"calibration": entry}})
+    assert "20.00 (the end of 0.05 to 20)" in ended
+
+
+def test_what_the_bias_shows_is_said_where_it_shows_it(content: dict[str, Any]) -> None:
+    (rows,) = content["test"]["bias_by_age"].values()
+
+    def page(young: float, old: float) -> str:
+        ends = [rows[i] | {"bias": rows[i]["bias"] | {"value": value}} for i, value in ((0, young), (-1, old))]
+        changed = {"age": [ends[0], *rows[1:-1], ends[1]]}
+        return render(content | {"test": content["test"] | {"bias_by_age": changed}})
+
+    assert "youngest are made older" in page(4.0, -6.0)
+    assert "youngest are made older" not in page(-1.0, -6.0)
+
+
+def test_the_number_of_draws_is_told(content: dict[str, Any]) -> None:
+    assert "Intervals are of 1,000 draws" in render(content)
+    assert "Intervals are of 250 draws" in render(content | {"test": content["test"] | {"draws": 250}})
 
 
 def test_drawn_and_leaky_are_said_before_anything_else(content: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.source import locate
 from agegender_jax.data.synthetic import draw_face
 from agegender_jax.errors import UserError
+from tfds_builders import faces
 from tfds_builders.adience.fold_files import COLUMNS, FILES
 from tfds_builders.archive import DataError
 from tfds_builders.faces import (
@@ -28,6 +29,7 @@ from tfds_builders.faces import (
     Losses,
     crop,
     crop_largest,
+    cropper,
     find_faces,
     upright,
 )
@@ -202,6 +204,7 @@ def test_utkface_is_prepared_with_its_faces_cut_out(
     info = tfds.builder_from_directory(version_dir).info
     assert dict(info.metadata["without_face"])["all"] == [2, 5]
     assert info.metadata["kept"] == 3
+    assert info.metadata["cropper"] == cropper()
 
 
 def test_cut_data_have_another_place_and_identity(archive: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
@@ -217,6 +220,31 @@ def test_cut_data_have_another_place_and_identity(archive: tuple[Path, dict[str,
         locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options={"crop": "dlib"}, progress=False)
     with pytest.raises(UserError, match="utkface has no option 'csv'"):
         locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options={"csv": "x"}, progress=False)
+
+
+@pytest.mark.parametrize("setting", ["MARGIN", "DOWN", "MIN_SIZE", "MAX_EDGE", "_SCALE", "_NEIGHBOURS"])
+def test_every_setting_has_data_of_its_own(
+    setting: str, archive: tuple[Path, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes = {"crop": "haar"}
+
+    def place(options: dict[str, str]) -> str:
+        with pytest.MonkeyPatch.context() as patch:  # nothing is prepared: where it would be is enough
+            patch.setattr("tfds_builders.prepare.prepare", lambda name, manual, parent, **_: parent / name / "1.0.0")
+            patch.setattr("agegender_jax.data.source._prepared", lambda name, directory: directory)
+            return str(locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options=options))
+
+    cut, whole = place(wishes), place({})
+    assert place(wishes) == cut
+    monkeypatch.setattr(faces, setting, getattr(faces, setting) + 1)
+    assert place(wishes) != cut
+    assert place({}) == whole  # which is not cut
+
+
+def test_another_opencv_has_data_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cropper()
+    monkeypatch.setattr("cv2.__version__", "4.0.0")
+    assert cropper() != before
 
 
 def test_a_recipe_asks_for_it(archive: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:

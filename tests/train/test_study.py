@@ -93,6 +93,25 @@ def test_mean_and_spread_on_paper() -> None:
     assert "paper (leaky): 3 subjects, none of them in two parts" in text
 
 
+def test_the_mean_over_repeats_has_an_interval_where_nothing_else_varies() -> None:
+    members = plan(recipe(), (), "", 3)
+    summaries = {m.name: summary_of(m, (0.80, 0.82, 0.87)[m.repeat]) for m in members}
+    result = summarize(members, summaries) | {"refused": {}}
+    found = result["protocols"]["disjoint"]["test"]["gender/accuracy"]
+    # The mean 0.83, deviation sqrt((9 + 1 + 16) / 2) / 100 = 0.036056; Student's t of two is 4.302653.
+    reach = 4.302653 * 0.0360555 / np.sqrt(3)
+    assert found["interval"] == pytest.approx([0.83 - reach, 0.83 + reach])
+    assert "0.8300 ± 0.0361 [0.7404, 0.9196]" in report(result)
+    assert "[95 % interval of the mean over repeats" in report(result)
+    assert result["protocols"]["disjoint"]["constant"]["gender/accuracy"]["interval"] is None
+    high = {m.name: summary_of(m, (0.9, 0.99, 1.0)[m.repeat]) for m in members}
+    assert summarize(members, high)["protocols"]["disjoint"]["test"]["gender/accuracy"]["interval"][1] == 1.0
+    folds = plan(recipe(2), (), "all", 2)
+    several = summarize(folds, {m.name: summary_of(m, 0.8 + m.repeat / 10) for m in folds}) | {"refused": {}}
+    assert several["protocols"]["disjoint"]["test"]["gender/accuracy"]["interval"] is None
+    assert "[95 %" not in report(several)
+
+
 def test_published_figures_stand_beside_the_same_protocol_alone() -> None:
     def text(folds: int, scheme: str, protocol: str = "disjoint") -> str:
         members = plan(recipe(folds), [protocol], "all")

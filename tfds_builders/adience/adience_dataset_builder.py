@@ -30,7 +30,7 @@ from tfds_builders.adience.fold_files import (
     without_repeats,
 )
 from tfds_builders.archive import MAX_FILE_BYTES, DataError, check_image, iter_members, list_members
-from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest
+from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest, cropper
 from tfds_builders.generation import Content, Made, SpooledBuilder, Work
 from tfds_builders.rejected import Rejected
 
@@ -300,7 +300,7 @@ class Report:
             "identical_groups": len(same),
             "identical_files": sum(map(len, same)),
             "identical_groups_in_two_folds": sum(len(set(folds)) > 1 for folds in same),
-            **({"without_face": self.losses.counts()} if self.losses.seen else {}),
+            **({"without_face": self.losses.counts(), "cropper": cropper()} if self.losses.seen else {}),
         }
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.archive import DataError, check_image
-from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest
+from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest, cropper
 from tfds_builders.generation import Made, SpooledBuilder, Work, members
 
 MAX_AGE = 120
@@ -318,7 +318,7 @@ class Report:
             "identical_groups": len(same),
             "identical_files": sum(map(len, same)),
             "conflicting_groups": sum(len({(label.age, label.gender) for label in group}) > 1 for group in same),
-            **({"without_face": self.losses.counts()} if self.losses.seen else {}),
+            **({"without_face": self.losses.counts(), "cropper": cropper()} if self.losses.seen else {}),
         }
 
     def __str__(self) -> str:

@@ -1,0 +1,70 @@
+"""Faces of encoded pictures: cut as datasets are, and what cannot be searched is named."""
+
+import io
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data import detect
+from agegender_jax.data.decode import decode_image
+from agegender_jax.data.detect import Detection, NoDetector, detection_of, faces
+from agegender_jax.data.synthetic import draw_face
+from agegender_jax.errors import UserError
+from tfds_builders.archive import DataError
+from tfds_builders.faces import Box, crop_largest
+
+
+def picture() -> bytes:
+    drawn = [draw_face(np.random.default_rng(seed), age=30, gender=seed) for seed in (0, 1)]
+    both = np.concatenate([np.pad(face, ((60, 60), (60, 60), (0, 0)), "edge") for face in drawn], axis=1)
+    stored = io.BytesIO()
+    Image.fromarray(both).save(stored, "PNG")
+    return stored.getvalue()
+
+
+def decode(content: bytes, name: str) -> np.ndarray:
+    return decode_image(content, 32, name)
+
+
+def test_the_largest_is_that_of_a_prepared_dataset() -> None:
+    found, count = faces(picture(), "a", Detection(), decode, 9)
+    assert len(found) == count == 2
+    np.testing.assert_array_equal(found[0][1], decode(crop_largest(picture()), "a"))
+    (one,), count = faces(picture(), "a", Detection(), decode, most=1)
+    assert count == 2
+    assert one[0] == found[0][0]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("of OpenCV,\nsay")])
+def test_what_fails_on_the_way_is_the_picture_s_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[Box]:
+        raise error
+
+    monkeypatch.setattr(detect, "find_faces", fail)
+    with pytest.raises(UserError, match=r"^a: cannot be searched for faces \((MemoryError|of OpenCV, say)\); shrink"):
+        faces(picture(), "a", Detection(), decode, 9)
+    with pytest.raises(UserError, match=r"^b: is no image"):
+        faces(b"text", "b", Detection(), decode, 9)
+
+
+def test_a_missing_cascade_is_no_picture_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[Box]:
+        raise DataError("OpenCV has none.")
+
+    monkeypatch.setattr(detect, "find_faces", fail)
+    with pytest.raises(NoDetector, match=r"^OpenCV has none\.$"):
+        faces(picture(), "a", Detection(), decode, 9)
+
+
+@pytest.fixture
+def recipe() -> ConfigDict:
+    return recipes.base()
+
+
+def test_it_is_as_the_data_were_prepared(recipe: ConfigDict) -> None:
+    assert detection_of(recipe) is None
+    recipe.dataset.crop = "haar"
+    assert detection_of(recipe) == Detection()
