@@ -1,7 +1,7 @@
 """Writes docs/RESULTS.md: the prose of docs/results/RESULTS.md.in, with the tables of the JSON files beside it.
 
 In the prose a line `<!-- table: NAME -->` stands for docs/results/NAME.json, which `python -m benchmarks.reproduce
---json` wrote, and `<!-- cannot -->` for the list of what cannot be reproduced.
+--json` or `python -m benchmarks.groups --json` wrote, and `<!-- cannot -->` for the list of what cannot be reproduced.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agegender_jax.errors import UserError
+from benchmarks import groups
 from benchmarks.reproduce import tables
 from benchmarks.reproduce.papers import TARGETS
 from benchmarks.talk import ROOT
@@ -100,6 +101,11 @@ def _table(path: Path) -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore the file.") from error
+    if isinstance(result, dict) and result.get("target") == groups.TARGET:
+        try:
+            return groups.markdown(result)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); restore the file.") from error
     if not isinstance(result, dict) or "target" not in result:
         raise UserError(f"{path} is no file of `python -m benchmarks.reproduce --json`; remove it from there.")
     if result["target"] not in TARGETS:
