@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax.data import stream
-from agegender_jax.data.examples import Examples
+from agegender_jax.data.examples import Examples, cores
 from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.order import BatchOrder
 from agegender_jax.data.resident import ResidentFeed
@@ -137,7 +137,8 @@ def choose(recipe: ConfigDict, prepared: Prepared, inputs: Inputs) -> tuple[bool
         examples * math.prod(inputs.shape) * np.dtype(inputs.dtype).itemsize for examples in _buffered(recipe)
     )
     return True, (
-        f"stream ({reason}); at most {there:,} bytes of decoded examples on all devices and {underway:,} on the way"
+        f"stream ({reason}); at most {there:,} bytes of decoded examples on all devices and {underway:,} on the way, "
+        f"decoded by {cores()} processes of some 35 MB"
     )
 
 

@@ -116,3 +116,13 @@ def constant_answers(
     """The best constant predictors, fitted on the training labels: their names, and their answers for `count` rows."""
     constants = {name: head.constant(train_labels[name], count) for name, head in heads.items()}
     return {name: c[0] for name, c in constants.items()}, {name: c[1] for name, c in constants.items()}
+
+
+def kept_answers(kept: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, dict[str, np.ndarray]]:
+    """Answers of a constant predictor for `count` rows, from those for one that a summary holds as JSON values."""
+    return {
+        name: {
+            answer: np.repeat([np.nan if value is None else value], count, axis=0) for answer, value in found.items()
+        }
+        for name, found in kept.items()
+    }

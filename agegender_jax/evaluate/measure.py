@@ -18,7 +18,7 @@ from agegender_jax.data.inputs import Inputs
 from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.complete import complete
-from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
+from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures, kept_answers
 from agegender_jax.evaluate.mapping import for_another_dataset, unmapped
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
 from agegender_jax.evaluate.predictions import Predictions, facts_of, known_columns, write_predictions
@@ -157,11 +157,15 @@ def measure(
     columns = known_columns(first.data.columns, rows)
     seen = Predictions(keys, np.full(len(rows), part), columns, chosen, mean, first.heads, {})
     result["intervals"] = {part: of_predictions(seen)}
-    if saved is not None:
-        train_labels = {name: label[saved.train] for name, label in labels.items()}
-        names, constant = constant_answers(first.heads, train_labels, len(rows))
-        result |= {"constant": figures(first.heads, constant, chosen), "constant_names": names}
-    return result
+    if said := first.summary.get("constant_answers"):
+        names, constant = first.summary["constant_names"], kept_answers(said, len(rows))
+    elif saved is not None:  # a run of an earlier version, which did not keep them
+        names, constant = constant_answers(
+            first.heads, {k: label[saved.train] for k, label in labels.items()}, len(rows)
+        )
+    else:
+        return result
+    return result | {"constant": figures(first.heads, constant, chosen), "constant_names": names}
 
 
 def write_missing_predictions(opened: Opened) -> None:

@@ -212,7 +212,7 @@ def _train(
 ) -> dict[str, Any]:
     spent = Spent()
     recipe, heads, split, labels = run.recipe, experiment.heads, experiment.split, experiment.labels
-    constant_names, constant = measure_constant(experiment)
+    constant = measure_constant(experiment)
     total, every = schedule(recipe, len(split.train))
     if dispatches is not None:
         total = min(total, dispatches * recipe.train.steps_per_dispatch)
@@ -347,8 +347,7 @@ def _train(
             "test": test,
             "validation": figures_of("validation", found["validation"], experiment),
             "intervals": {"test": of_predictions(predictions.of("test")) if is_primary() else {}},
-            "constant": constant,
-            "constant_names": constant_names,
+            **constant,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
             "steps": total,
             "evaluated_step": used,

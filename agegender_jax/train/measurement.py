@@ -135,13 +135,24 @@ def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any,
     writers.image(f"{part}/examples", grid_picture(shown, captions), step)
 
 
-def measure_constant(experiment: Experiment) -> tuple[dict[str, str], dict[str, float]]:
-    """The best constant predictors fitted on the training labels: their names, and their figures on the test part."""
+def measure_constant(experiment: Experiment) -> dict[str, Any]:
+    """The best constant predictors fitted on the training labels, as the summary holds them.
+
+    Returns:
+      `constant`, their figures on the test part; `constant_names`; and `constant_answers`, what they say of anybody.
+    """
     split, heads = experiment.split, experiment.heads
     train_labels = {name: label[split.train] for name, label in experiment.labels.items()}
     names, constant = constant_answers(heads, train_labels, len(split.test))
     labels = {name: label[split.test] for name, label in experiment.labels.items()}
-    return names, figures(heads, constant, labels)
+    _, once = constant_answers(heads, train_labels, 1)
+    return {
+        "constant": figures(heads, constant, labels),
+        "constant_names": names,
+        "constant_answers": {
+            name: {answer: values[0].tolist() for answer, values in found.items()} for name, found in once.items()
+        },
+    }
 
 
 def constant_figures(heads: Mapping[str, Head]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data import feed
+from agegender_jax.data.examples import cores
 from agegender_jax.data.feed import choose
 from agegender_jax.data.inputs import Pictures
 from agegender_jax.data.source import Prepared
@@ -72,6 +73,7 @@ def test_the_line_states_the_memory_in_bytes(prepared: Prepared, model: int) -> 
     there = model * (4 * 5 * 16 + 8 * evaluated) * picture
     underway = 2 * (5 * 16 + evaluated) * picture
     assert f"at most {there:,} bytes of decoded examples on all devices and {underway:,} on the way" in line
+    assert f"decoded by {cores()} processes" in line
 
 
 def test_memory_is_what_the_system_says() -> None:
