@@ -273,7 +273,7 @@ def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(finishe
     assert result["left_out"] == seen > measure(run, **archive, progress=False)["left_out"]
     assert result["test"]["n"] == len(files) - seen
     assert result["test"] == result["runs"]["other"]["test"]
-    assert list(as_columns(result)) == ["ensemble", "other", "finished"]
+    assert list(as_columns(result)) == ["ensemble", "other", "finished", "constant"]
 
 
 @pytest.mark.parametrize(
