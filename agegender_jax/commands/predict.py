@@ -55,7 +55,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files, and folders of them")
     parser.add_argument("--list", metavar="FILE", help="a file with a path a line; - is the standard input")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="new file: *.csv, *.json (an object a line) or *.parquet [CSV, here]"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="new file: *.csv, *.jsonl or *.json (an object a line) or *.parquet [CSV, here]",
     )
     parser.add_argument(
         "--level", type=_number(0, 1, within=True), default=0.9, help="of the ages' central interval [0.9]"
@@ -200,8 +203,8 @@ def _check_out(out: Path | None) -> None:
     """Refuses, before hours of work, a file that could not be written after them or that is there already."""
     if out is None:
         return
-    if out.suffix not in (".csv", ".json", ".parquet"):
-        raise UserError(f"{out}: this kind of file is not written; name it *.csv, *.json or *.parquet.")
+    if out.suffix not in (".csv", ".json", ".jsonl", ".parquet"):
+        raise UserError(f"{out}: this kind of file is not written; name it *.csv, *.jsonl or *.parquet.")
     check_new(out, "--out")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{out}: writing Parquet needs pyarrow, which is not installed; `pip install pyarrow`, or CSV.")
@@ -222,7 +225,7 @@ def _writing(out: Path | None) -> Iterator[Callable[[Table], None]]:
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     with _blame(where):
         file = _begun(temporary, out.suffix)
-    write, end = {".csv": _csv, ".json": _json, ".parquet": _parquet}[out.suffix](file)
+    write, end = {".csv": _csv, ".json": _json, ".jsonl": _json, ".parquet": _parquet}[out.suffix](file)
     try:
         yield _blamed(where, write)
         with _blame(where):

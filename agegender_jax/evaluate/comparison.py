@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.predictions import NAME, Predictions, Thing, read_predictions
 from agegender_jax.evaluate.report import text_table
 from agegender_jax.evaluate.uncertainty import (
@@ -23,6 +24,7 @@ from agegender_jax.evaluate.uncertainty import (
 )
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.models.heads import ClassHead
+from agegender_jax.run import Run
 from agegender_jax.splits import marked
 
 _SURE = 0.05
@@ -152,6 +154,8 @@ def text(result: Mapping[str, Any]) -> str:
 
 def _part(directory: Path, part: str) -> Predictions:
     """A part of a run's predictions, in the order of keys."""
+    if not (directory / NAME).exists():
+        complete(Run.load(directory))  # says it if this is no run, or not a complete one
     found = read_predictions(directory / NAME).of(part)
     if not len(found):
         raise UserError(f"{directory / NAME} has no example of the part {part}; choose another --split.")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def write_report(
         opened = open_run(run, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
         if opened.split is None:
             raise UserError(f"{manual_dir} does not hold the files of {run.directory}; give where its own data lie.")
+    if progress:
+        print("Drawing test parts for the intervals, and the page: seconds ...", file=sys.stderr, flush=True)
     content = gather(run, predictions)
     text = render(content, opened)
     try:

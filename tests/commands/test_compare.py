@@ -55,7 +55,7 @@ def test_the_validation_part(
 
 def test_a_folder_without_a_run(pair: list[str], parser: argparse.ArgumentParser, tmp_path: Path) -> None:
     arguments = parser.parse_args(["compare", pair[0], str(tmp_path)])
-    with pytest.raises(UserError, match=r"predictions\.npz is not there"):
+    with pytest.raises(UserError, match=r"holds no run \(no recipe\.json\)"):
         arguments.function(arguments)
 
 

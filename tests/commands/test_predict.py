@@ -160,7 +160,7 @@ def test_lists(end: str, predict_files: Command, faces: Path, tmp_path: Path) ->
     ("arguments", "sentence"),
     [
         ([], "There is nothing to answer for; name files or folders, or a --list of them."),
-        (["x", "--out", "x.txt"], "x.txt: this kind of file is not written; name it *.csv, *.json or *.parquet."),
+        (["x", "--out", "x.txt"], "x.txt: this kind of file is not written; name it *.csv, *.jsonl or *.parquet."),
         (["x", "--out", "nowhere/x.csv"], "nowhere is no folder; make it, or choose another --out."),
         (["x", "--out", "HERE"], "is there already, and nothing is overwritten; choose another --out."),
         (["--list", "nowhere"], "nowhere: cannot be read (No such file or directory); check the path of --list."),
