@@ -8,7 +8,9 @@ seen_subjects.txt who is shown or heard in them, as far as it is known
 checkpoints/    a folder a step (and damaged_checkpoints/, where one was set aside)
 metrics.jsonl   a line an event; the same figures as TensorBoard's
 tensorboard/    events
+predictions.npz what it says of every example of the validation and the test part
 summary.json    the final figures; there once the run is complete
+report/         index.html, where the run explains itself, and its numbers
 """
 
 import fcntl
@@ -29,6 +31,9 @@ from agegender_jax.errors import UserError
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_heads
 from agegender_jax.splits import Split
+
+REPORT = "report/index.html"
+"""The page, in a run's directory."""
 
 
 class Run:

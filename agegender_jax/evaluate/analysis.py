@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.answers import confidence
 from agegender_jax.evaluate.calibration import (
     LEVELS,
     brier,
@@ -89,7 +90,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
             confusion = thing.head.confusion(thing.answers, thing.label)
             result["confusion"][name] = {"names": list(thing.head.names), "counts": confusion.tolist()}
             result["calibration"][name] = _class_calibration(thing, fitted[name], rows, resamples)
-            result["selective"][name] = _selective(thing, _confidence(thing), rows, resamples, "accuracy")
+            result["selective"][name] = _selective(thing, confidence(thing.answers), rows, resamples, "accuracy")
             continue
         result["bias_by_age"][name] = [
             {figure: row[figure] for figure in ("age_band", "n", "clusters", "bias", "mae")}
@@ -102,11 +103,6 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
             low, high = interval(ages[name], _WIDTH_LEVEL)
             result["selective"][name] = _selective(thing, low - high, rows, resamples, "mae")
     return result
-
-
-def _confidence(thing: Thing) -> np.ndarray:
-    answers = thing.answers
-    return answers["probability"][np.arange(len(answers["class"])), answers["class"]]
 
 
 def _class_calibration(thing: Thing, fitted: Thing, rows: np.ndarray, resamples: Resamples) -> dict[str, Any]:

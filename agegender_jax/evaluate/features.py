@@ -22,19 +22,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from agegender_jax import recipe as recipes
 from agegender_jax.data.feed import make_feed
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.arrays import demand, read_arrays, write_arrays
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.measure import SPLITS, Opened, evaluated_model, open_run
-from agegender_jax.evaluate.predictions import portable
+from agegender_jax.evaluate.predictions import facts_of, heads_of, rows_of
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.heads import ClassHead, Head
-from agegender_jax.models.model import Model, build_heads, build_model, split_model
+from agegender_jax.models.model import Model, build_model, split_model
 from agegender_jax.run import Run
-from agegender_jax.splits import LEAKY, PARTS
+from agegender_jax.splits import PARTS
 
 SUFFIX = ".npz"
 LABEL = "label_"
@@ -167,20 +166,7 @@ def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
 
 
 def _facts(opened: Opened) -> dict[str, Any]:
-    run, summary = opened.run, opened.summary
-    facts = {
-        "run": run.name,
-        "evaluated_step": summary["evaluated_step"],
-        "dataset": opened.options.name,
-        "config": opened.options.config,
-        "drawn": opened.prepared.drawn,
-        "protocol": summary["protocol"],
-        "leaky": summary["protocol"] in LEAKY,
-        "split_sha256": summary["split_sha256"],
-        "age_groups": run.recipe.age_groups,
-        "class_names": run.facts().get("class_names", []),
-        "recipe": portable(run.recipe),
-    }
+    facts = {**facts_of(opened.run, opened.summary), "config": opened.options.config}
     return {name: facts[name] for name in FACTS}
 
 
@@ -203,21 +189,13 @@ def read_features(path: Path) -> Features:
 
 def _checked(arrays: dict[str, np.ndarray]) -> Features:
     """Raises ValueError or another error where the arrays are not what `write_features` writes."""
-    for name in ("embedding", "key", "part", "facts"):
-        demand(name in arrays, f"it holds no {name}")
-    embedding, key, part = arrays["embedding"], arrays["key"], arrays["part"]
+    key, part, facts = rows_of(arrays, PARTS, FACTS)
+    demand("embedding" in arrays, "it holds no embedding")
+    embedding = arrays["embedding"]
     demand(embedding.dtype == np.float32 and embedding.ndim == 2 and embedding.size, "embedding is no float32 [n, e]")
     demand(np.isfinite(embedding).all(), "embedding is not finite everywhere")
-    for name, column in (("key", key), ("part", part)):
-        demand(column.dtype.kind == "U" and column.shape == embedding.shape[:1], f"{name} is not a text a row")
-    demand(np.isin(part, PARTS).all(), f"part is something else than {', '.join(PARTS)}")
-    facts = json.loads(str(arrays["facts"]))
-    demand(isinstance(facts, dict), "facts are no JSON object")
-    for name, kind in FACTS.items():
-        demand(isinstance(facts.get(name), kind), f"facts hold no {name}")
-    recipe = recipes.from_json(json.dumps(facts["recipe"]))
-    recipes.check(recipe)
-    heads = build_heads(recipe, tuple(map(str, facts["class_names"])) or ("unknown",))
+    demand(len(embedding) == len(key), "embedding is not of every row")
+    heads = heads_of(facts)
     labels = {}
     for name, head in heads.items():
         demand(LABEL + name in arrays, f"it holds no {LABEL + name}")

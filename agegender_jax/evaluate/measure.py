@@ -21,7 +21,14 @@ from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures, kept_answers
 from agegender_jax.evaluate.mapping import for_another_dataset, unmapped
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
-from agegender_jax.evaluate.predictions import Predictions, facts_of, known_columns, write_predictions
+from agegender_jax.evaluate.predictions import (
+    Predictions,
+    facts_of,
+    kept_rows,
+    known_columns,
+    of_split,
+    write_predictions,
+)
 from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.mesh import make_mesh, replicated
 from agegender_jax.models.heads import ClassHead, Head
@@ -177,19 +184,9 @@ def write_missing_predictions(opened: Opened) -> None:
     path = opened.run.directory / PREDICTIONS
     if path.exists() or opened.split is None:
         return
-    parts = [np.full(len(getattr(opened.split, part)), part) for part in ("validation", "test")]
-    rows = np.concatenate([opened.split.validation, opened.split.test])
     columns = opened.data.columns
-    found = Predictions(
-        key=columns["key"][rows],
-        part=np.concatenate(parts),
-        columns=known_columns(columns, rows),
-        labels={name: head.column(columns)[rows] for name, head in opened.heads.items()},
-        distributions=_distributions(opened, columns["key"][rows]),
-        heads=opened.heads,
-        facts=facts_of(opened.run, opened.summary),
-    )
-    write_predictions(path, found)
+    found = _distributions(opened, columns["key"][kept_rows(opened.split)])
+    write_predictions(path, of_split(opened.split, columns, opened.heads, found, facts_of(opened.run, opened.summary)))
 
 
 def open_run(

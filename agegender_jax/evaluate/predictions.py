@@ -12,7 +12,7 @@ facts                 str, a JSON object: see `FACTS`
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +25,16 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.arrays import demand, read_arrays, write_arrays
 from agegender_jax.evaluate.evaluator import answers, figures
 from agegender_jax.labels import UNKNOWN
-from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
+from agegender_jax.models.heads import AgeYearsHead, ClassHead, Columns, Head
 from agegender_jax.models.model import build_heads
 from agegender_jax.run import Run
-from agegender_jax.splits import PARTS
+from agegender_jax.splits import PARTS, Split
 
 NAME = "predictions.npz"
 """Of the file in a run's directory."""
+
+KEPT_PARTS = ("validation", "test")
+"""Of a run's split: their predictions are kept with the run."""
 
 COLUMNS: dict[str, Any] = {
     "age": np.float32,
@@ -156,6 +159,39 @@ def facts_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {name: own[name] if name in own else summary[name] for name in FACTS}
 
 
+def of_split(
+    split: Split,
+    examples: Columns,
+    heads: Mapping[str, Head],
+    distributions: Columns,
+    facts: Mapping[str, Any],
+) -> Predictions:
+    """The table that a run keeps: of `KEPT_PARTS`, one after another.
+
+    Args:
+      split: the run's.
+      examples: of the dataset, `source.COLUMNS`.
+      heads: by name.
+      distributions: by head, `[n, ...]`, of `kept_rows(split)`.
+      facts: of `facts_of`.
+    """
+    rows = kept_rows(split)
+    return Predictions(
+        key=examples["key"][rows],
+        part=np.concatenate([np.full(len(getattr(split, part)), part) for part in KEPT_PARTS]),
+        columns=known_columns(examples, rows),
+        labels={name: head.column(examples)[rows] for name, head in heads.items()},
+        distributions=distributions,
+        heads=heads,
+        facts=facts,
+    )
+
+
+def kept_rows(split: Split) -> np.ndarray:
+    """The rows of `KEPT_PARTS`, int `[n]`."""
+    return np.concatenate([getattr(split, part) for part in KEPT_PARTS])
+
+
 def known_columns(examples: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
     """`Predictions.columns` of some rows of a dataset's columns; clusters are numbered over the whole dataset."""
     columns = {**examples, "cluster": connected(examples["subject"], examples["group"], examples["sha256"])}
@@ -199,26 +235,52 @@ def read_predictions(path: Path) -> Predictions:
         ) from error
 
 
-def _checked(arrays: dict[str, np.ndarray]) -> Predictions:
-    """Raises ValueError or another error where the arrays are not what `write_predictions` writes."""
+def rows_of(
+    arrays: Mapping[str, np.ndarray], parts: Sequence[str], kinds: Mapping[str, type | tuple[type, ...]]
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The arrays `key` and `part`, and `facts`, of a file that was written from a run's examples.
+
+    Args:
+      arrays: of the file.
+      parts: what `part` may be.
+      kinds: of the facts, by name.
+
+    Raises:
+      Exception: of several kinds, where one of them is not there, or is not what it should be.
+    """
     for name in ("key", "part", "facts"):
         demand(name in arrays, f"it holds no {name}")
     key, part = arrays["key"], arrays["part"]
-    for name, column in (("key", key), ("part", part)):
-        demand(column.dtype.kind == "U" and column.shape == (len(key),), f"{name} is not a text a row")
-    demand(np.isin(part, (*PARTS, "all")).all(), f"part is something else than {', '.join(PARTS)} or all")
+    texts = key.dtype.kind == part.dtype.kind == "U"
+    demand(texts and key.ndim == 1 and key.shape == part.shape, "key and part are not a text a row each")
+    demand(np.isin(part, parts).all(), f"part is something else than {', '.join(parts)}")
     facts = json.loads(str(arrays["facts"]))
     demand(isinstance(facts, dict), "facts are no JSON object")
-    for name, kind in FACTS.items():
+    for name, kind in kinds.items():
         demand(name in facts and isinstance(facts[name], kind), f"facts hold no {name}")
+    return key, part, facts
+
+
+def heads_of(facts: Mapping[str, Any]) -> dict[str, Head]:
+    """The heads that a file's facts are of.
+
+    Raises:
+      Exception: of several kinds, where its recipe is none.
+    """
+    recipe = recipes.from_json(json.dumps(facts["recipe"]))
+    recipes.check(recipe)
+    return build_heads(recipe, tuple(map(str, facts["class_names"])) or ("unknown",))
+
+
+def _checked(arrays: dict[str, np.ndarray]) -> Predictions:
+    """Raises ValueError or another error where the arrays are not what `write_predictions` writes."""
+    key, part, facts = rows_of(arrays, (*PARTS, "all"), FACTS)
     columns = {}
     for name, dtype in COLUMNS.items():
         demand(f"column_{name}" in arrays, f"it holds no column_{name}")
         columns[name] = arrays[f"column_{name}"]
         demand(columns[name].dtype == dtype and columns[name].shape == key.shape, f"column_{name} is of another kind")
-    recipe = recipes.from_json(json.dumps(facts["recipe"]))
-    recipes.check(recipe)
-    heads = build_heads(recipe, tuple(map(str, facts["class_names"])) or ("unknown",))
+    heads = heads_of(facts)
     labels: dict[str, np.ndarray] = {}
     distributions: dict[str, np.ndarray] = {}
     for name, head in heads.items():

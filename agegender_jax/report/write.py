@@ -14,7 +14,7 @@ from agegender_jax.evaluate.measure import Opened, open_run
 from agegender_jax.report import card, examples, people, results
 from agegender_jax.report.content import GENERATOR, gather, own_predictions
 from agegender_jax.report.parts import STYLE
-from agegender_jax.run import Run, write_whole
+from agegender_jax.run import REPORT, Run, write_whole
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?) <a')
 
@@ -112,7 +112,7 @@ def render(content: dict[str, Any], opened: Opened | None = None) -> str:
 def _paths(run: Run, out: Path | None) -> tuple[Path, Path]:
     """Of the page and of the numbers, where nothing else lies."""
     if out is None:
-        path = run.directory / "report" / "index.html"
+        path = run.directory / REPORT
         numbers = path.with_name("report.json")
     else:
         path, numbers = out, out.with_suffix(".json")

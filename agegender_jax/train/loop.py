@@ -21,13 +21,13 @@ from agegender_jax.data.order import BatchOrder
 from agegender_jax.distributed import is_primary, primary_first, say, together
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.predictions import KEPT_PARTS, write_predictions
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
-from agegender_jax.evaluate.predictions import write_predictions
 from agegender_jax.evaluate.report import report
 from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.mesh import check_batch, make_mesh
 from agegender_jax.models.model import build_heads, model_structure
-from agegender_jax.run import Run
+from agegender_jax.run import REPORT, Run
 from agegender_jax.splits import is_leaky
 from agegender_jax.train.experiment import Experiment, set_up
 from agegender_jax.train.lines import memory_line, model_line, progress_line
@@ -49,7 +49,6 @@ from agegender_jax.train.termination import termination
 from agegender_jax.train.writers import Progress, Writers
 from tfds_builders.prepare import write_failure
 
-REPORT = "report/index.html"
 _PICTURES_SECONDS = 30.0  # drawing a confusion matrix takes as long as many steps on a fast device
 
 
@@ -327,8 +326,7 @@ def _train(
             model_state = checkpoints.restore(used, "model", abstract.evaluated)
         flip = recipe.evaluate.flip
         found = {
-            part: evaluator.distributions(model_state, feed, getattr(split, part), flip=flip)
-            for part in ("validation", "test")
+            part: evaluator.distributions(model_state, feed, getattr(split, part), flip=flip) for part in KEPT_PARTS
         }
         predictions = kept_predictions(run, experiment, found, used)
         test = figures_of("test", found["test"], experiment, pictures=is_primary(), at=(writers, total))

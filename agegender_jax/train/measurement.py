@@ -9,7 +9,7 @@ from agegender_jax.data.feed import Feed
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
 from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
-from agegender_jax.evaluate.predictions import Predictions, facts_of, known_columns
+from agegender_jax.evaluate.predictions import KEPT_PARTS, Predictions, facts_of, of_split
 from agegender_jax.models.heads import Apart, ClassHead, Head
 from agegender_jax.run import Run
 from agegender_jax.splits import is_leaky
@@ -90,11 +90,10 @@ def kept_predictions(
     Args:
       run: the run.
       experiment: the run's.
-      distributions: by part and head, `[n, ...]`.
+      distributions: by part (of `predictions.KEPT_PARTS`) and head, `[n, ...]`.
       step: that the parameters are of.
     """
-    split, columns = experiment.split, experiment.data.columns
-    rows = np.concatenate([getattr(split, part) for part in distributions])
+    split = experiment.split
     facts = {
         "run": run.name,
         "evaluated_step": step,
@@ -106,17 +105,8 @@ def kept_predictions(
         "age_groups": experiment.recipe.age_groups,
         "flip_averaged": experiment.recipe.evaluate.flip,
     }
-    return Predictions(
-        key=columns["key"][rows],
-        part=np.concatenate([np.full(len(getattr(split, part)), part) for part in distributions]),
-        columns=known_columns(columns, rows),
-        labels={name: label[rows] for name, label in experiment.labels.items()},
-        distributions={
-            name: np.concatenate([found[name] for found in distributions.values()]) for name in experiment.heads
-        },
-        heads=experiment.heads,
-        facts=facts_of(run, facts),
-    )
+    found = {name: np.concatenate([distributions[part][name] for part in KEPT_PARTS]) for name in experiment.heads}
+    return of_split(split, experiment.data.columns, experiment.heads, found, facts_of(run, facts))
 
 
 def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any, writers: Writers, step: int) -> None:

@@ -141,7 +141,7 @@ def with_facts(**values: Any) -> Callable[[dict[str, np.ndarray]], None]:
         (changed("embedding", lambda e: e[:, 0]), "embedding is no float32"),
         (changed("embedding", lambda e: e[:, :0]), "embedding is no float32"),
         (changed("key", lambda keys: keys.astype(object)), "Object arrays cannot be loaded"),
-        (changed("key", lambda keys: keys[1:]), "key is not a text a row"),
+        (changed("key", lambda keys: keys[1:]), "key and part are not a text a row each"),
         (changed("part", lambda part: np.where(part == "test", "exam", part)), "part is something else than train"),
         (changed("label_gender", lambda label: label + 1), "label_gender is something else than a class"),
         (changed("label_gender", lambda label: label.astype(np.float32)), "label_gender is something else"),
