@@ -9,6 +9,7 @@ Several processes save and restore together, each its own part of the arrays, in
 
 import json
 import math
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -76,10 +77,25 @@ class Checkpoints:
         self._checkpointer.save_checkpointables_async(
             step,
             {"training": training, "model": model, "checksums": checksums},
-            metrics={"figure": figure if figure is not None and math.isfinite(figure) else _WORST},
+            metrics=_metrics(figure),
             force=True,
             overwrite=True,
         )
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the checkpoint of a step was saved, or rated, with a figure."""
+        found = next((c.metrics for c in self._checkpointer.checkpoints if c.step == step), None)
+        return (found or {}).get("evaluated", True)  # earlier versions did not say
+
+    def rate(self, step: int, figure: float) -> None:
+        """Gives a figure to a checkpoint that was saved without one; the arguments are those of `save`."""
+        with primary_first():
+            if is_primary():
+                path = Path(self._checkpointer.directory) / str(step) / "metrics" / "metrics"
+                temporary = path.with_name(".metrics.part")
+                temporary.write_text(json.dumps(_metrics(figure)), encoding="utf-8")
+                os.replace(temporary, path)
+        self._checkpointer.reload()
 
     def restore(self, step: int, item: str, abstract: Any) -> Any:
         """An item (`training` or `model`) of a step, laid out as `abstract`, a pytree of `jax.ShapeDtypeStruct`.
@@ -187,10 +203,18 @@ def _mend_figures(directory: Path) -> None:
     """Orbax reads all figures at once when it opens the directory; a damaged one must not shut out every checkpoint."""
     for path in directory.glob("[0-9]*/metrics/metrics"):
         try:
-            json.loads(path.read_text(encoding="utf-8"))["figure"] + 0.0
+            found = json.loads(path.read_text(encoding="utf-8"))
+            found["figure"] + 0.0
+            if strange := set(found) - set(_metrics(None)):
+                raise KeyError(*strange)
         except (ValueError, KeyError, TypeError) as error:
             logging.warning("%s is damaged (%s): this checkpoint counts as not evaluated.", path, error)
-            path.write_text(json.dumps({"figure": _WORST}), encoding="utf-8")
+            path.write_text(json.dumps(_metrics(None)), encoding="utf-8")
+
+
+def _metrics(figure: float | None) -> dict[str, Any]:
+    finite = figure is not None and math.isfinite(figure)
+    return {"figure": figure if finite else _WORST, "evaluated": figure is not None}
 
 
 def _figure(metrics: Any) -> float:

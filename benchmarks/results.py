@@ -1,7 +1,8 @@
 """Writes docs/RESULTS.md: the prose of docs/results/RESULTS.md.in, with the tables of the JSON files beside it.
 
 In the prose a line `<!-- table: NAME -->` stands for docs/results/NAME.json, which `python -m benchmarks.reproduce
---json` or `python -m benchmarks.groups --json` wrote, and `<!-- cannot -->` for the list of what cannot be reproduced.
+--json` or `python -m benchmarks.groups --json` wrote, `<!-- cannot -->` for the list of what cannot be reproduced, and
+`<!-- contents -->` for links to the sections.
 """
 
 import argparse
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
 """
 PAGE = "RESULTS.md"
 _MARKER = re.compile(r"<!-- (?:table: (?P<name>\w+)|(?P<cannot>cannot)) -->")
+_CONTENTS = "<!-- contents -->"
 _WRITTEN = "<!-- Written by `python -m benchmarks.results` from docs/results/: change that, not this page. -->\n"
 
 
@@ -93,7 +95,19 @@ def fill(folder: Path) -> str:
             raise UserError(
                 f"{path} has `<!-- table: {name} -->` {used.count(name)} times for {file}; it must be once."
             )
-    return _WRITTEN + _MARKER.sub(lambda match: _table(kept[match["name"]]) if match["name"] else cannot(), prose)
+    page = _MARKER.sub(lambda match: _table(kept[match["name"]]) if match["name"] else cannot(), prose)
+    return _WRITTEN + page.replace(_CONTENTS, contents(page))
+
+
+def contents(page: str) -> str:
+    """Links to the sections of a page, a list of Markdown with anchors as GitHub makes them.
+
+    >>> contents("# Title\\n\\n## One, two\\n\\ntext\\n\\n### Below\\n\\n## Three")
+    '- [One, two](#one-two)\\n- [Three](#three)'
+    """
+    titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    anchors = (re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
+    return "\n".join(f"- [{title}](#{anchor})" for title, anchor in zip(titles, anchors, strict=True))
 
 
 def _table(path: Path) -> str:

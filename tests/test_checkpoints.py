@@ -124,6 +124,24 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
         assert (checkpoints.steps, checkpoints.best) == ([2, 5, 6], 2)
 
 
+def test_one_saved_without_a_figure_is_given_one(tmp_path: Path) -> None:
+    state = example(0)
+    with opened(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, state["params"], 0.5)
+        checkpoints.save(2, state, state["params"], None)
+        checkpoints.wait()
+        assert (checkpoints.evaluated(1), checkpoints.evaluated(2), checkpoints.best) == (True, False, 1)
+        checkpoints.rate(2, 0.7)
+        assert (checkpoints.evaluated(2), checkpoints.best) == (True, 2)
+        checkpoints.save(3, state, state["params"], float("nan"))
+        checkpoints.wait()
+        assert (checkpoints.evaluated(3), checkpoints.best) == (True, 2)
+        assert checkpoints.steps == [2, 3]  # 1 is neither the newest nor the best any more
+    with opened(tmp_path, keep=1) as checkpoints:
+        assert (checkpoints.evaluated(2), checkpoints.evaluated(3), checkpoints.best) == (True, True, 2)
+        assert_same_bits(checkpoints.restore(2, "training", abstract(state)), state)
+
+
 def test_the_best_without_figures_is_the_newest(tmp_path: Path) -> None:
     state = {"w": jnp.ones(2)}
     with opened(tmp_path) as checkpoints:

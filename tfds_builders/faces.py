@@ -10,7 +10,7 @@ import dataclasses
 import io
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +104,31 @@ def find_faces(image: np.ndarray, min_size: int = MIN_SIZE) -> list[Box]:
     least = max(1, math.ceil(min_size / shrunk))
     found = cascade.detectMultiScale(grey, _SCALE, _NEIGHBOURS, minSize=(least, least))
     boxes = [Box(*(round(float(number) * shrunk) for number in box)) for box in found]
-    return sorted(boxes, key=lambda box: (-box.width * box.height, box))  # OpenCV's threads have no order
+    # OpenCV's threads have no order.
+    return without_nested(sorted(boxes, key=lambda box: (-box.width * box.height, box)))
+
+
+def without_nested(boxes: Sequence[Box]) -> list[Box]:
+    """Leaves out boxes that lie for more than half in one before them: the search finds some faces at two scales.
+
+    >>> without_nested([Box(0, 0, 80, 80), Box(10, 20, 40, 40), Box(60, 0, 40, 40)])
+    [Box(x=0, y=0, width=80, height=80), Box(x=60, y=0, width=40, height=40)]
+
+    Args:
+      boxes: the largest first.
+    """
+    kept: list[Box] = []
+    for box in boxes:
+        if not any(2 * _shared(box, other) > box.width * box.height for other in kept):
+            kept.append(box)
+    return kept
+
+
+def _shared(one: Box, other: Box) -> int:
+    """Pixels that lie in both."""
+    width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
+    height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
+    return max(0, width) * max(0, height)
 
 
 def crop(image: np.ndarray, box: Box, margin: float = MARGIN) -> np.ndarray:

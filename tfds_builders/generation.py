@@ -42,6 +42,7 @@ from tfds_builders.writing import ReproducibleWriter
 
 _CHUNK = 64  # files that a Beam worker makes at a time, at least
 _CHUNKS = 256  # chunks at most: a shard's writer keeps a file of each open
+_ORIGIN = {"labels": "labels", "people": "identities", "terms": "terms"}  # what is said of the data, and where it lies
 _ENTRY = struct.Struct(">16sIQI")  # hash of the key, number of the spool's file, offset, length: sorts by the hash
 
 
@@ -152,6 +153,9 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     raises `DataError` with the reason where a file is not usable. Workers import that module.
     """
 
+    _report: Any
+    """What `_keep` has noticed, as text."""
+
     SPLITS: ClassVar[tuple[str, ...]] = ("train",)
     """Names of the splits. TFDS reserves `all` for their sum, and calls the only split of a dataset `train`."""
 
@@ -167,6 +171,14 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         """What `make_example` needs to know of the configuration: plain values that JSON keeps."""
         return {}
 
+    def _post_download_and_prepare_hook(self) -> None:
+        """Says what was made of the files, whose labels these are, and under which terms they may be used."""
+        metadata = self.info.metadata
+        lines = [f"  {name:8} {metadata[key]}" for name, key in _ORIGIN.items()]
+        if metadata.get("drawn"):
+            lines = ["  drawn from a seed: labels, identities and terms of the original do not apply"]
+        print(self._report, *lines, sep="\n", file=sys.stderr)
+
     def _example_writer(self) -> tfds.core.ExampleWriter:
         return ReproducibleWriter(self.info.file_format)
 
@@ -181,7 +193,6 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             manual_dir = Path(os.fspath(dl_manager.manual_dir))
             if (manual_dir / DRAWN).exists():
                 self.info.metadata["drawn"] = True
-                print(f"{manual_dir} was drawn from a seed: no labels or terms of the original apply.", file=sys.stderr)
             work = self._work(manual_dir)
             made = _make_on_beam(work, maker, folder, download_config) if on_beam else _make_here(work, maker, folder)
             entries: dict[str, list[bytes]] = {split: [] for split in self.SPLITS}

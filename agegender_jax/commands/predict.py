@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,7 +19,7 @@ from agegender_jax.commands.common import add, at_least, check_new, prepare
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.tables import cell, text, visible
 from agegender_jax.labels import DISCLAIMER
-from tfds_builders.faces import MARGIN, MIN_SIZE
+from tfds_builders.faces import MARGIN, MIN_SIZE, NO_FACE
 
 EXAMPLES = """examples:
   agegender predict runs/cpu face.jpg
@@ -115,7 +116,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     shown = sys.stderr.isatty()
     total = sum(1 for _ in _walk(arguments.paths)) if shown and arguments.list is None else None
     bar = tqdm(total=total, unit=" files", disable=not shown, file=sys.stderr)
-    taken = done = rows = answered = 0
+    taken = done = 0
+    found: Counter[str] = Counter()
 
     def paths() -> Iterator[str]:
         nonlocal taken
@@ -133,19 +135,32 @@ def _predict(arguments: argparse.Namespace) -> int:
                 min_bytes=arguments.min_bytes,
             ):
                 write(answers.columns())
-                rows, answered = rows + len(answers), answered + answers.answered
+                found.update(map(_outcome, answers.error))
                 before, done = done, min(done + predictor.batch_size, taken)
                 bar.update(done - before)
-            if not rows:
+            if not found:
                 raise UserError(f"{arguments.list}: names no file; put a path a line there.")
     except BrokenPipeError:  # whoever read the answers has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     where = f" in {arguments.out}" if arguments.out else ""
-    print(f"{answered} answers and {rows - answered} errors (see the column `error`){where}.", file=sys.stderr)
+    counts = [_counted(found["answer"], "answer")]
+    counts += [_counted(found[name], name) for name in ("picture without a face", "error") if found[name]]
+    why = " (see the column `error`)" if found.total() > found["answer"] else ""
+    print(f"{', '.join(counts)}{why}{where}.", file=sys.stderr)
     if (predictor.run.summary() or {}).get("drawn"):
         print(f"The run learned from examples that were {DISCLAIMER}.", file=sys.stderr)
-    return 0 if answered else UserError.exit_code
+    return 0 if found["answer"] else UserError.exit_code
+
+
+def _counted(count: int, name: str) -> str:
+    before, *after = name.split(" ", 1)
+    return " ".join([str(count), before + ("" if count == 1 else "s"), *after])
+
+
+def _outcome(error: str) -> str:
+    """What a row is counted as, by its error."""
+    return "picture without a face" if error == f"{NO_FACE}." else "error" if error else "answer"
 
 
 def _paths(arguments: argparse.Namespace) -> Iterator[str]:

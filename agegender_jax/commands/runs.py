@@ -32,8 +32,8 @@ def add_parser(commands: Any) -> None:
         "runs",
         "list runs, what differs in their recipes, and their figures",
         f"Lists the runs in a folder and up to {DEPTH} folders below it in one table: dataset, protocol, split, state, "
-        "test figures with 95 % intervals, and where its recipe differs from what most of the runs have. Says which "
-        "figures cannot be compared. A damaged run is named with its reason.",
+        "test figures with 95 % intervals, and where its recipe differs from what most runs on its dataset have. Says "
+        "which figures cannot be compared. A damaged run is named with its reason.",
         EXAMPLES,
     )
     parser.add_argument("directory", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="[runs]")
@@ -163,16 +163,23 @@ def _progress(run: Any) -> str:
     return f"step {last:,} of {total:,}"
 
 
-def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Keys of the recipes that are not the same in all runs, each with the value that most of them have.
+def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By dataset, the keys of the recipes that are not the same in all its runs, with the value that most of them have.
 
-    >>> differing([{"recipe": {"seed": seed, "name": "small"}} for seed in (0, 1, 0)])
-    {'seed': 0}
+    >>> runs = [{"dataset": "utkface", "recipe": {"seed": seed, "name": "small"}} for seed in (0, 1, 0)]
+    >>> differing([*runs, {"dataset": "adience", "recipe": {"seed": 0, "name": "large"}}])
+    {'utkface': {'seed': 0}, 'adience': {}}
     """
-    recipes = [run["recipe"] for run in found if "recipe" in run]
-    keys = sorted({key for recipe in recipes for key in recipe})
+    of_dataset: dict[str, list[Mapping[str, Any]]] = {}
+    for run in found:
+        if "recipe" in run:
+            of_dataset.setdefault(run["dataset"], []).append(run["recipe"])
+    return {dataset: _common(recipes) for dataset, recipes in of_dataset.items()}
+
+
+def _common(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     common = {}
-    for key in keys:
+    for key in sorted({key for recipe in recipes for key in recipe}):
         texts = Counter(json.dumps(recipe.get(key)) for recipe in recipes)
         if len(texts) > 1:
             common[key] = json.loads(texts.most_common(1)[0][0])
@@ -200,17 +207,21 @@ def table(result: Mapping[str, Any]) -> str:
             columns[name] = column
     lines = text_table(columns, list(rows)).splitlines()
     width = max(map(len, lines))
-    last = ["differs" if common else "", *(cells.get("differs", "") for cells in rows.values())]  # long: flush left
+    last = [
+        "differs" if any(common.values()) else "",
+        *(cells.get("differs", "") for cells in rows.values()),
+    ]  # long: flush left
     lines = [f"{line.ljust(width)}  {text}".rstrip() for line, text in zip(lines, last, strict=True)]
     return "\n".join([*lines, *_notes(found, common)])
 
 
-def _row(run: Mapping[str, Any], figures: Sequence[str], common: Mapping[str, Any]) -> dict[str, str]:
+def _row(run: Mapping[str, Any], figures: Sequence[str], differing: Mapping[str, Any]) -> dict[str, str]:
     from agegender_jax.evaluate.report import duration
     from agegender_jax.splits import marked
 
     if "recipe" not in run:
         return {"state": run["state"]}
+    common = differing[run["dataset"]]
     own = {key: run["recipe"].get(key) for key, value in common.items() if run["recipe"].get(key) != value}
     cells = {
         "dataset": plain(run["dataset"]) + (" (drawn)" if run["drawn"] else ""),
@@ -232,12 +243,13 @@ def _row(run: Mapping[str, Any], figures: Sequence[str], common: Mapping[str, An
     return cells
 
 
-def _notes(found: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> list[str]:
+def _notes(found: Sequence[Mapping[str, Any]], differing: Mapping[str, Any]) -> list[str]:
     """The lines under the table."""
     lines = []
-    if common:
-        most = ", ".join(f"{key}={_value(value)}" for key, value in common.items())
-        lines.append(f"differs: from what most of the runs have: {most}")
+    for dataset, common in differing.items():
+        if common:
+            most = ", ".join(f"{key}={_value(value)}" for key, value in common.items())
+            lines.append(f"differs: from what most of the runs on {plain(dataset)} have: {most}")
     if any(run.get("constant") for run in found):
         lines.append("(in brackets): the best constant guess from the training labels, on the same test part")
     if any(run.get("intervals") for run in found):

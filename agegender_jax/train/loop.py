@@ -268,9 +268,22 @@ def _train(
             writers.scalars(at, {f"train/{k}": float(v.mean()) for k, v in values.items()} | pace_now)
             bar.update(at, seconds, dispatch, float(values["loss"].mean()))
 
+        def evaluate() -> float:
+            """Logs what the state scores on the validation part, and returns what checkpoints are chosen by."""
+            with spent.on("evaluation"):
+                drawn = is_primary() and album.due()
+                found = measure_part(
+                    "validation", evaluator, experiment, state.evaluated, feed, pictures=drawn, at=(writers, step)
+                )
+            bar.line(progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, found))
+            return goodness(recipe.evaluate.select, found)
+
         # Do not change the order: evaluate the state, save it, and only then go on.
         # Nothing moves between host and device that is not named here.
         with jax.transfer_guard("disallow"), ExitStack() as tracing:
+            if step and not (step % every and step < total) and not checkpoints.evaluated(step):
+                checkpoints.rate(step, evaluate())  # SIGTERM came in its place
+                pace.restart()
             while step < total:
                 if trace is not None and step > begun:  # the first dispatch is no example of the others
                     record()
@@ -287,22 +300,7 @@ def _train(
                 if step % every and step < total and not stopping:
                     continue
                 record()
-                figure = None
-                if not stopping:  # whoever sent SIGTERM waits for seconds, not for an evaluation
-                    with spent.on("evaluation"):
-                        validation = measure_part(
-                            "validation",
-                            evaluator,
-                            experiment,
-                            state.evaluated,
-                            feed,
-                            pictures=is_primary() and album.due(),
-                            at=(writers, step),
-                        )
-                    figure = goodness(recipe.evaluate.select, validation)
-                    bar.line(
-                        progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, validation)
-                    )
+                figure = None if stopping else evaluate()  # whoever sent SIGTERM waits for seconds
                 writers.flush()
                 with spent.on("checkpoint"), jax.transfer_guard("allow"):  # the saver copies in its own way
                     checkpoints.save(step, state, state.evaluated, figure)
@@ -362,7 +360,8 @@ def _train(
         if is_primary():
             write_predictions(run.directory / PREDICTIONS, predictions)
             run.write("summary.json", summary)
-    say(report(summary))
+    if dispatches is None:  # what was cut short has learned nothing
+        say(report(summary))
     return summary
 
 

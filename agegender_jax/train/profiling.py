@@ -69,8 +69,9 @@ def command(arguments: argparse.Namespace) -> int:
     summary = profile(recipe, out, dispatches=arguments.dispatches, manual_dir=arguments.manual_dir, data_dir=data_dir)
     print(time_table(summary))
     traced = summary["steps"] // recipe.train.steps_per_dispatch - 1
-    print(f"{out}: the trace of {traced} dispatch{'es' if traced > 1 else ''}. Open its perfetto_trace.json.gz in")
-    print("https://ui.perfetto.dev, or the folder in TensorBoard, if that has its profile plugin.")
+    path = next(out.rglob("perfetto_trace.json.gz"), out)
+    print(f"{path}: the trace of {traced} dispatch{'es' if traced > 1 else ''}.")
+    print(f"Open it in https://ui.perfetto.dev, or {out} in TensorBoard, if that has its profile plugin.")
     return 0
 
 

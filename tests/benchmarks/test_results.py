@@ -46,7 +46,8 @@ def docs(tmp_path: Path) -> Path:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "first.json").write_text(json.dumps(_kept()))
     (tmp_path / "results" / "RESULTS.md.in").write_text(
-        "# Results\n\nBefore.\n\n<!-- table: first -->\n\nBehind.\n\n<!-- cannot -->\n"
+        "# Results\n\n<!-- contents -->\n\n## First: a table\n\nBefore.\n\n<!-- table: first -->\n\n"
+        "Behind.\n\n<!-- cannot -->\n"
     )
     return tmp_path
 
@@ -60,6 +61,7 @@ def test_the_tables_stand_where_the_prose_has_them(docs: Path) -> None:
     page = (docs / "RESULTS.md").read_text()
     lines = page.splitlines()
     assert "change that, not this page" in lines[0]
+    assert "- [First: a table](#first-a-table)" in lines
     assert (
         page.index("Before.")
         < page.index("| ResNet18 |")

@@ -101,7 +101,7 @@ def test_the_terminal_gets_csv_and_a_count(
     rows = list(csv.DictReader(io.StringIO(said.out, newline="")))
     assert [row["file"] for row in rows] == [str(faces / "1.png"), "absent"]
     assert rows[1]["error"] == "cannot be read (No such file or directory); check it."
-    assert "1 answers and 1 errors (see the column `error`).\n" in said.err
+    assert "1 answer, 1 error (see the column `error`).\n" in said.err
     assert ("drawn: proves the pipeline and says nothing about people" in said.err) == finished.summary["drawn"]
 
 
@@ -271,7 +271,7 @@ def test_a_terminal_obeys_no_file_s_name(
     assert "\x1b" not in said
 
 
-def test_detection_is_a_row_a_face(predict_files: Command, tmp_path: Path) -> None:
+def test_detection_is_a_row_a_face(predict_files: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     face = np.pad(draw_face(np.random.default_rng(0), age=30, gender=0), ((60, 60), (60, 60), (0, 0)), "edge")
     Image.fromarray(np.concatenate([face, face[:, ::-1]], axis=1)).save(tmp_path / "two.png")
     Image.new("RGB", (60, 60)).save(tmp_path / "none.png")
@@ -280,6 +280,7 @@ def test_detection_is_a_row_a_face(predict_files: Command, tmp_path: Path) -> No
     assert [Path(row["file"]).name for row in rows] == ["none.png", "two.png", "two.png"]
     assert [row["error"] for row in rows] == ["no face found.", "", ""]
     assert sorted(int(row["x"]) // 320 for row in rows[1:]) == [0, 1]
+    assert f"2 answers, 1 picture without a face (see the column `error`) in {tmp_path}" in capsys.readouterr().err
     assert rows[0]["x"] == ""
 
 

@@ -80,10 +80,10 @@ def test_a_row_a_run_with_what_differs_from_most(tmp_path: Path, capsys: pytest.
     assert [line.split()[0] for line in lines[1:4]] == ["a", "b", "c"]
     assert lines[1].endswith("model.backbone=resnet18, train.epochs=3")
     assert " ".join(lines[3].split()) == "c utkface disjoint aaaaaaaa complete 0.8000 (0.5000) 100 2 min 05 s"
-    assert lines[4] == "differs: from what most of the runs have: model.backbone=small_cnn, train.epochs=30"
+    assert lines[4] == "differs: from what most of the runs on utkface have: model.backbone=small_cnn, train.epochs=30"
     assert not any("cannot be compared" in line for line in lines)
     written = json.loads((tmp_path / "all.json").read_text())
-    assert written["differing"] == {"model.backbone": "small_cnn", "train.epochs": 30.0}
+    assert written["differing"] == {"utkface": {"model.backbone": "small_cnn", "train.epochs": 30.0}}
     assert [run["figures"] for run in written["runs"]] == [{"gender/accuracy": value} for value in (0.9, 0.9, 0.8)]
 
 
@@ -96,6 +96,8 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureF
     assert "utkface has age groups nearest, lower: accuracies under different ones cannot be compared." in text
     assert "Figures of different datasets cannot be compared." in text
     assert "adience has" not in text
+    assert "adience have" not in text  # what differs between datasets is no finding
+    assert next(line for line in text.splitlines() if line.startswith("c ")).endswith("2 min 05 s")
 
 
 def test_a_run_on_the_way_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 pytest.importorskip("tensorflow_datasets")
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DataError
+from tfds_builders.archive import DRAWN, DataError
 from tfds_builders.prepare import prepare
 from tfds_builders.utkface import utkface_dataset_builder
 from tfds_builders.utkface.utkface_dataset_builder import Label, find_source, parse_name
@@ -163,6 +163,7 @@ def test_the_report_counts_what_was_kept_and_skipped(tmp_path: Path, capsys: pyt
         "skipped  1 files that came again",
         "2 groups of identical files (4 files), 1 of them with different ages or genders",
         "perceived age, gender and race as annotated",
+        "people   none: several photographs of one person cannot be kept together",
         "non-commercial research only",
     ):
         assert expected in captured.err
@@ -170,6 +171,16 @@ def test_the_report_counts_what_was_kept_and_skipped(tmp_path: Path, capsys: pyt
     contents = {name: example["sha256"] for name, example in examples.items()}
     assert contents[f"57_1_1_{TIME}.jpg"] == contents[f"47_1_1_{TIME}.jpg"]
     assert len(set(contents.values())) == 5
+
+
+def test_what_was_drawn_has_no_labels_or_terms_of_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manual_dir = pack(tmp_path / "manual", list(FACES))
+    (manual_dir / DRAWN).touch()
+    prepare("utkface", manual_dir, tmp_path / "data")
+    said = capsys.readouterr().err
+    assert "drawn from a seed: labels, identities and terms of the original do not apply" in said
+    assert "as annotated" not in said
+    assert "non-commercial" not in said
 
 
 def test_a_prepared_dataset_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import itertools
 import math
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -248,9 +247,6 @@ class Builder(SpooledBuilder):
         report.rejected.check(report.source, sum(report.kept) + len(report.rejected), self.builder_config.max_bad)
         self.info.metadata.update(report.counts())
 
-    def _post_download_and_prepare_hook(self) -> None:
-        print(self._report, file=sys.stderr)
-
 
 @dataclasses.dataclass
 class Report:
@@ -331,7 +327,7 @@ class Report:
                 f'    "u" means "infant, not annotated" in nearly all cases: {count["gender_u_infants"]} of '
                 f"{count['gender_u']} are age (0, 2)"
             )
-        return "\n".join([*lines, f"  labels    {LABELS}", f"  subjects  {SUBJECTS}", f"  terms     {TERMS}"])
+        return "\n".join(lines)
 
 
 def _age(row: Row) -> tuple[float, float]:

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -252,9 +251,6 @@ class Builder(SpooledBuilder):
             )
         self.info.metadata.update(report.counts())
 
-    def _post_download_and_prepare_hook(self) -> None:
-        print(self._report, file=sys.stderr)
-
 
 @dataclasses.dataclass
 class Report:
@@ -335,7 +331,5 @@ class Report:
             f"  {count['identical_groups']} groups of identical files ({count['identical_files']} files), "
             f"{count['conflicting_groups']} of them with different ages or genders",
             *(f"  {line}" for line in self.losses.lines()),
-            f"  labels   {LABELS}",
-            f"  terms    {TERMS}",
         ]
         return "\n".join(lines)

@@ -22,8 +22,6 @@ class Report:
       title: of the dataset, with its configuration.
       source: the archive or the folder that was read.
       listing: what was found there; its `rejected` goes on counting while recordings are read.
-      labels: what the labels are.
-      terms: under which the recordings may be used.
       classes: recordings of each class; "" is the class of those whose gender is unknown.
       speakers: the known speakers of each class.
       without_speaker: recordings whose speaker is unknown.
@@ -40,8 +38,6 @@ class Report:
     title: str
     source: Path
     listing: Listing
-    labels: str
-    terms: str
     classes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     speakers: dict[str, set[int]] = dataclasses.field(default_factory=lambda: collections.defaultdict(set))
     without_speaker: int = 0
@@ -130,7 +126,7 @@ class Report:
             ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
             found = _some(f"{number} {suffix or 'without suffix'}" for suffix, number in ranked)
             lines.append(f"  {others.total()} files that are no recordings by name were left out: {found}")
-        return "\n".join([*lines, f"  labels   {self.labels}", f"  terms    {self.terms}"])
+        return "\n".join(lines)
 
     def _lonely(self) -> list[str]:
         return sorted(name for name, files in self.classes.items() if name and files == 1)

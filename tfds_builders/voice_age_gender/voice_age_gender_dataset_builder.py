@@ -11,7 +11,6 @@ two papers on voices did. Those papers give no parameters; `tfds_builders.sound.
 
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -293,8 +292,7 @@ class Builder(SpooledBuilder):
                 f"{source}: speaker_pattern {config.speaker_pattern} matches none of {len(items)} paths, such as "
                 f"{next(iter(items)).key!r}; correct it, or leave it out where nobody is known."
             )
-        metadata = self.info.metadata
-        self._report = Report(f"{self.name}/{config.name}", source, listing, metadata["labels"], config.terms)
+        self._report = Report(f"{self.name}/{config.name}", source, listing)
         # What is too large was rejected when it was listed.
         for name, content in members(source, oversized=lambda *_: None):
             item = listing.items.pop(str(PurePosixPath(name)), None)
@@ -314,9 +312,6 @@ class Builder(SpooledBuilder):
         if not report.classes:
             raise DataError(f"{source}: holds no usable recording; {'; '.join(rejected.lines()[:3])}.")
         self.info.metadata.update(report.counts())
-
-    def _post_download_and_prepare_hook(self) -> None:
-        print(self._report, file=sys.stderr)
 
 
 def _identity(text: str) -> int:

@@ -1,0 +1,192 @@
+"""`agegender predict` on all examples of a run's own dataset, beside the evaluator, which reads them prepared.
+
+`predict` opens and decodes a file an example, checks each, and makes answers of what the net says. The evaluator
+streams the same examples from array_record and decodes them; where the dataset is resident they were decoded before,
+and it does nothing but compute. A window is all examples once by each way, one right after another, in one process; who
+begins changes. All ways must say the same, to the last bit. The files are the prepared ones, written to a temporary
+folder, and are read from the system's cache.
+`command` is the whole command in a process of its own, from its start to a CSV: its peer is the streamed evaluator of
+the windows. The memory is the sum of what each of its processes ever held at once, pages that they share counted twice.
+"""
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from agegender_jax.data.examples import Examples
+from agegender_jax.data.feed import make_feed
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.measure import Opened, evaluated_model, open_run
+from agegender_jax.mesh import make_mesh
+from agegender_jax.predictor import Predictor
+from agegender_jax.run import Run
+from benchmarks import ours, rows, runs
+from benchmarks.rows import Row, make_row, say
+from benchmarks.talk import ROOT
+
+EXAMPLES = """examples:
+  python -m benchmarks.predict runs/cpu
+  python -m benchmarks.predict runs/cpu --examples 6000 --json predict.json
+"""
+_WARM_UP = 200  # examples, once by each way: compiling, and starting the processes that decode
+
+Said = Mapping[str, np.ndarray]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.predict",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a complete run's directory")
+    parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the dataset lies [as the run had it]")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as the run had them]")
+    parser.add_argument("--examples", type=rows.at_least(1), metavar="N", help="only the first so many [all]")
+    rows.add_options(parser, windows=5)
+    return rows.run(measure, parser.parse_args(arguments))
+
+
+def measure(arguments: argparse.Namespace) -> list[Row]:
+    """The rows: beside the streamed and the resident evaluator, the command, and its memory."""
+    if arguments.smoke:
+        arguments.windows, arguments.examples = 1, 20
+    ours.prepare()
+    run = Run.load(arguments.run)
+    opened = open_run(run, manual_dir=arguments.manual_dir, data_dir=arguments.data_dir)
+    count = min(arguments.examples or len(opened.data), len(opened.data))
+    about, name = ours.about(), f"{run.recipe.dataset.name}, {count} files"
+    with runs.folder(arguments) as folder:
+        files = _write(folder / "files", opened, count)
+        found = _windows(opened, files, arguments.windows)
+        result = [
+            make_row(f"{name}: {feed} evaluator", found["predict"], found[feed], "images/s", about)
+            for feed in found
+            if feed != "predict"
+        ]
+        say("the command ...")
+        seconds, mebibytes = _command(run.directory, files, folder)
+        streamed = sorted(found["streamed"])[len(found["streamed"]) // 2]
+        result.append(make_row(f"{name}: command, streamed", [count / seconds], [streamed], "images/s", about))
+        if mebibytes:
+            result.append(make_row(f"{name}: command, memory", [mebibytes], None, "MiB", about))
+    return result
+
+
+def _feeds(data: Examples) -> dict[str, Examples]:
+    """The dataset streamed, and where it is not streamed anyway also resident."""
+    streamed = {"streamed": dataclasses.replace(data, decode=None)}
+    return streamed if data.streamed else {**streamed, "resident": data}
+
+
+def _write(folder: Path, opened: Opened, count: int) -> list[Path]:
+    """The prepared examples as files, named by their rows."""
+    say("writing the files ...")
+    folder.mkdir()
+    source, files = opened.prepared.open(), []
+    for row in range(count):
+        files.append(folder / f"{row:07d}{Path(str(opened.data.columns['key'][row])).suffix}")
+        files[-1].write_bytes(source[row]["content"])
+    return files
+
+
+def _evaluator(stack: ExitStack, opened: Opened, data: Examples) -> Callable[[int], Said]:
+    """What evaluates the first rows; the examples stay where they are until the stack is left."""
+    run, mesh = opened.run, make_mesh()
+    state, graphdef = evaluated_model(run, opened.summary["evaluated_step"])
+    evaluator = Evaluator(graphdef, opened.heads, run.recipe, opened.inputs, mesh)
+    feed = stack.enter_context(closing(make_feed(data, mesh)))
+
+    def evaluate(count: int) -> Said:
+        with jax.set_mesh(mesh):
+            return evaluator.distributions(state, feed, np.arange(count), flip=run.recipe.evaluate.flip)
+
+    return evaluate
+
+
+def _windows(opened: Opened, files: Sequence[Path], windows: int) -> dict[str, list[float]]:
+    """Examples a second by each way, a figure a window.
+
+    Raises:
+      UserError: two ways say something else.
+    """
+    predictor = Predictor.load(opened.run.directory)
+    ways: dict[str, Callable[[int], Said]] = {"predict": lambda count: predictor.predict(files[:count]).distributions}
+    with ExitStack() as stack:
+        for feed, data in _feeds(opened.data).items():
+            ways[feed] = _evaluator(stack, opened, data)
+        for way in ways.values():
+            way(min(len(files), _WARM_UP))
+        names, found = list(ways), {name: [] for name in ways}
+        for window in range(windows):
+            said: dict[str, Said] = {}
+            turn = window % len(names)
+            for name in names[turn:] + names[:turn]:
+                began = time.perf_counter()
+                said[name] = ways[name](len(files))
+                found[name].append(len(files) / (time.perf_counter() - began))
+            _check_same(said)
+            paces = ", ".join(f"{name} {found[name][-1]:.0f}" for name in names)
+            say(f"window {window + 1} of {windows}: {paces}; the same bits")
+    return found
+
+
+def _check_same(said: Mapping[str, Said]) -> None:
+    first, *others = said
+    for name in others:
+        for head, values in said[first].items():
+            if not np.array_equal(values, said[name][head]):
+                raise UserError(f"{first} and {name} differ in {head}: a bug; please report it.")
+
+
+def _command(run: Path, files: Sequence[Path], folder: Path) -> tuple[float, float]:
+    """Seconds of the whole command, and its processes' memory in MiB (0 where the system does not say).
+
+    Raises:
+      UserError: it failed.
+    """
+    listed, out = folder / "list", folder / "answers.csv"
+    listed.write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
+    command = [sys.executable, "-m", "agegender_jax.cli", "predict", str(run.resolve()), f"--list={listed}"]
+    peaks: dict[int, int] = {}
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [*command, f"--out={out}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None:
+            peaks |= _peaks(process.pid)
+            time.sleep(0.1)
+    seconds = time.perf_counter() - began
+    if process.returncode:
+        raise UserError(f"`{' '.join(command)}` ended with {process.returncode}; run it yourself to see why.")
+    return seconds, sum(peaks.values()) / 1024
+
+
+def _peaks(process: int) -> dict[int, int]:
+    """The most KiB that a process and its children have held so far, by process."""
+    found = {}
+    try:
+        threads = Path(f"/proc/{process}/task").iterdir()
+        children = [child for thread in threads for child in (thread / "children").read_text().split()]
+        for number in (process, *map(int, children)):
+            for line in Path(f"/proc/{number}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    found[number] = int(line.split()[1])
+    except OSError:  # it just ended, or this is not Linux
+        pass
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""`predict` beside the evaluator, made tiny."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agegender_jax.errors import UserError
+from agegender_jax.predictor import Predictor
+from benchmarks import predict
+
+
+def test_smoke(measured: Callable[..., Any], finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = measured(predict.main, str(finished.workdir))
+    assert "the same bits" in capsys.readouterr().err
+    name = "utkface, 20 files"
+    assert [key.removeprefix(name) for key in rows][:3] == [
+        ": streamed evaluator",
+        ": resident evaluator",
+        ": command, streamed",
+    ]
+    assert all(rows[f"{name}: {feed} evaluator"]["ratio_median"] > 0 for feed in ("streamed", "resident"))
+    if memory := rows.get(f"{name}: command, memory"):  # Linux
+        assert 100 < memory["ours"] < 100_000  # JAX alone needs more, and no machine of the tests has as much
+
+
+def test_other_answers_are_no_figure(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Predictor._distributions
+
+    def other(self: Predictor, decoded: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.nextafter(values, np.float32(2)) for name, values in own(self, decoded).items()}
+
+    monkeypatch.setattr(Predictor, "_distributions", other)
+    assert predict.main([str(finished.workdir), "--smoke"]) == UserError.exit_code
+
+
+def test_no_run_is_a_sentence(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict.main([str(tmp_path), "--smoke"]) == UserError.exit_code
+    assert str(tmp_path) in capsys.readouterr().err
