@@ -91,10 +91,7 @@ class Checkpoints:
         """Gives a figure to a checkpoint that was saved without one; the arguments are those of `save`."""
         with primary_first():
             if is_primary():
-                path = Path(self._checkpointer.directory) / str(step) / "metrics" / "metrics"
-                temporary = path.with_name(".metrics.part")
-                temporary.write_text(json.dumps(_metrics(figure)), encoding="utf-8")
-                os.replace(temporary, path)
+                _write_figure(Path(self._checkpointer.directory) / str(step) / "metrics" / "metrics", figure)
         self._checkpointer.reload()
 
     def restore(self, step: int, item: str, abstract: Any) -> Any:
@@ -205,11 +202,17 @@ def _mend_figures(directory: Path) -> None:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             found["figure"] + 0.0
-            if strange := set(found) - set(_metrics(None)):
-                raise KeyError(*strange)
+            if not isinstance(found.get("evaluated", True), bool):
+                raise TypeError("evaluated is neither true nor false")
         except (ValueError, KeyError, TypeError) as error:
             logging.warning("%s is damaged (%s): this checkpoint counts as not evaluated.", path, error)
-            path.write_text(json.dumps(_metrics(None)), encoding="utf-8")
+            _write_figure(path, None)
+
+
+def _write_figure(path: Path, figure: float | None) -> None:
+    temporary = path.with_name(".metrics.part")
+    temporary.write_text(json.dumps(_metrics(figure)), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _metrics(figure: float | None) -> dict[str, Any]:

@@ -5,14 +5,15 @@ streams the same examples from array_record and decodes them; where the dataset 
 and it does nothing but compute. A window is all examples once by each way, one right after another, in one process; who
 begins changes. All ways must say the same, to the last bit. The files are the prepared ones, written to a temporary
 folder, and are read from the system's cache.
-`command` is the whole command in a process of its own, from its start to a CSV: its peer is the streamed evaluator of
-the windows. The memory is the sum of what each of its processes ever held at once, pages that they share counted twice.
+`whole command` is run once in a process of its own, from its start to a CSV. The memory is the sum of what each of its
+processes ever held at once, pages that they share counted twice.
 """
 
 import argparse
 import dataclasses
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -62,7 +63,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     """The rows: beside the streamed and the resident evaluator, the command, and its memory."""
     if arguments.smoke:
         arguments.windows, arguments.examples = 1, 20
-    ours.prepare()
+    ours.prepare(share=True)  # with the command
     run = Run.load(arguments.run)
     opened = open_run(run, manual_dir=arguments.manual_dir, data_dir=arguments.data_dir)
     count = min(arguments.examples or len(opened.data), len(opened.data))
@@ -77,10 +78,9 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
         ]
         say("the command ...")
         seconds, mebibytes = _command(run.directory, files, folder)
-        streamed = sorted(found["streamed"])[len(found["streamed"]) // 2]
-        result.append(make_row(f"{name}: command, streamed", [count / seconds], [streamed], "images/s", about))
+        result.append(make_row(f"{name}: whole command", [count / seconds], None, "images/s", about))
         if mebibytes:
-            result.append(make_row(f"{name}: command, memory", [mebibytes], None, "MiB", about))
+            result.append(make_row(f"{name}: whole command, memory", [mebibytes], None, "MiB", about))
     return result
 
 
@@ -122,7 +122,7 @@ def _windows(opened: Opened, files: Sequence[Path], windows: int) -> dict[str, l
       UserError: two ways say something else.
     """
     predictor = Predictor.load(opened.run.directory)
-    ways: dict[str, Callable[[int], Said]] = {"predict": lambda count: predictor.predict(files[:count]).distributions}
+    ways: dict[str, Callable[[int], Said]] = {"predict": lambda count: _predicted(predictor, files[:count])}
     with ExitStack() as stack:
         for feed, data in _feeds(opened.data).items():
             ways[feed] = _evaluator(stack, opened, data)
@@ -142,6 +142,10 @@ def _windows(opened: Opened, files: Sequence[Path], windows: int) -> dict[str, l
     return found
 
 
+def _predicted(predictor: Predictor, files: Sequence[Path]) -> Said:
+    return predictor.predict(files, detect=False).distributions  # prepared files are cut already
+
+
 def _check_same(said: Mapping[str, Said]) -> None:
     first, *others = said
     for name in others:
@@ -159,17 +163,22 @@ def _command(run: Path, files: Sequence[Path], folder: Path) -> tuple[float, flo
     listed, out = folder / "list", folder / "answers.csv"
     listed.write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
     command = [sys.executable, "-m", "agegender_jax.cli", "predict", str(run.resolve()), f"--list={listed}"]
+    if Run.load(run).recipe.dataset.crop:
+        command.append("--no-detect")
     peaks: dict[int, int] = {}
     began = time.perf_counter()
-    with subprocess.Popen(
-        [*command, f"--out={out}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen([*command, f"--out={out}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said) as process,
+    ):
         while process.poll() is None:
             peaks |= _peaks(process.pid)
             time.sleep(0.1)
-    seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        said.seek(0)
+        lines = said.read().strip().splitlines()
     if process.returncode:
-        raise UserError(f"`{' '.join(command)}` ended with {process.returncode}; run it yourself to see why.")
+        raise UserError(lines[-1] if lines else f"agegender predict ended with {process.returncode}.")
     return seconds, sum(peaks.values()) / 1024
 
 

@@ -241,7 +241,10 @@ def _train(
     with spent.on("input"):
         feed = make_feed(experiment.data, mesh, labels, BatchOrder(split.train, batch_size, recipe.seed), total)
 
-    with closing(feed), Writers(run.directory if is_primary() else None, step) as writers:
+    # SIGTERM came in place of that evaluation, or the figure of the checkpoint was damaged.
+    missed = bool(step) and (step % every == 0 or step == total) and not checkpoints.evaluated(step)
+
+    with closing(feed), Writers(run.directory if is_primary() else None, step, evaluated=not missed) as writers:
         if not step:
             writers.text("recipe", "```json\n" + recipes.to_json(recipe) + "\n```")
             writers.text("experiment", "```\n" + experiment.describe() + "\n```")
@@ -271,18 +274,21 @@ def _train(
         def evaluate() -> float:
             """Logs what the state scores on the validation part, and returns what checkpoints are chosen by."""
             with spent.on("evaluation"):
-                drawn = is_primary() and album.due()
+                pictures = is_primary() and album.due()
                 found = measure_part(
-                    "validation", evaluator, experiment, state.evaluated, feed, pictures=drawn, at=(writers, step)
+                    "validation", evaluator, experiment, state.evaluated, feed, pictures=pictures, at=(writers, step)
                 )
-            bar.line(progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, found))
+            if dispatches is None:  # what is cut short has learned nothing
+                bar.line(progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, found))
             return goodness(recipe.evaluate.select, found)
 
         # Do not change the order: evaluate the state, save it, and only then go on.
         # Nothing moves between host and device that is not named here.
         with jax.transfer_guard("disallow"), ExitStack() as tracing:
-            if step and not (step % every and step < total) and not checkpoints.evaluated(step):
-                checkpoints.rate(step, evaluate())  # SIGTERM came in its place
+            if missed:
+                figure = evaluate()
+                writers.flush()
+                checkpoints.rate(step, figure)
                 pace.restart()
             while step < total:
                 if trace is not None and step > begun:  # the first dispatch is no example of the others
@@ -360,7 +366,7 @@ def _train(
         if is_primary():
             write_predictions(run.directory / PREDICTIONS, predictions)
             run.write("summary.json", summary)
-    if dispatches is None:  # what was cut short has learned nothing
+    if dispatches is None:
         say(report(summary))
     return summary
 

@@ -22,13 +22,14 @@ class Writers:
     Args:
       directory: of the run; None writes nothing, for processes that are not the primary one.
       step: the step that the run goes on from.
+      evaluated: whether the figures on the validation part at that step stand; else they will be written again.
     """
 
-    def __init__(self, directory: Path | None, step: int) -> None:
+    def __init__(self, directory: Path | None, step: int, *, evaluated: bool = True) -> None:
         from tensorboardX import SummaryWriter
 
         path = Path(os.devnull) if directory is None else directory / "metrics.jsonl"
-        self._before = _keep_until(path, step) if directory else 0.0
+        self._before = _keep_until(path, step, evaluated) if directory else 0.0
         self._begin = time.monotonic()
         self._jsonl = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  closed in __exit__
         logdir = str(directory / "tensorboard") if directory else None
@@ -71,16 +72,19 @@ class Writers:
         self._events.flush()
 
 
-def _keep_until(path: Path, step: int) -> float:
-    """Drops the lines after `step`, and a torn last one; returns the seconds of the last line kept."""
+def _keep_until(path: Path, step: int, evaluated: bool) -> float:
+    """Drops the lines after `step`, and a torn last one; returns the seconds of the last line kept.
+
+    Also drops what ended the run, and where `step` is not `evaluated` its figures: they are written again.
+    """
     if not path.exists():
         return 0.0
     kept, seconds = [], 0.0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-            # What ended a run is written again when it ends again.
-            if event["step"] <= step and not any(name.startswith("test/") for name in event):
+            again = "test/" if evaluated or event["step"] < step else ("test/", "validation/")
+            if event["step"] <= step and not any(name.startswith(again) for name in event):
                 seconds = float(event["seconds"])
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):  # not a line that a whole write left
