@@ -1,5 +1,6 @@
 """Flags and recipes as commands are given them: what is wrong with them ends in one sentence."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 from absl import flags
 
 from agegender_jax.errors import UserError
+
+_NO_FILE = re.compile(r"\[Errno 2\] No such file or directory: '(.+)'")
+_KEY = re.compile(r"""["']+(\w+)["']+(?: Did you mean "(\w+)" instead of "\1"\?)?""")
+"""What ml_collections says of a key that is not there."""
 
 
 def parse(argv: list[str], *, required: Sequence[str], program: str) -> list[str]:
@@ -71,6 +76,10 @@ def _explain(error: Exception) -> str:
     # Of a recipe that raised, the last line is what it said; what goes before is a list of calls.
     told = isinstance(error, OSError) or "Traceback" in text
     message = " ".join(text.strip().splitlines()[-1:] if told else text.split()).strip(" .")
+    if isinstance(error, KeyError | AttributeError) and (key := _KEY.fullmatch(message)):
+        return f"there is no key {key[1]!r}" + (f"; did you mean {key[2]!r}?" if key[2] else "")
+    if file := _NO_FILE.fullmatch(message):
+        return f"there is no file {file[1]}"
     if "get_config() takes 0 positional arguments" in message:
         return "this recipe takes no argument; leave out the colon and what follows it"
     return message

@@ -38,6 +38,9 @@ from tfds_builders.faces import NO_FACE
 AHEAD = 2
 """Batches that are read and decoded, or computed, while one is looked at."""
 
+WITHOUT_FACE = f"{NO_FACE}."
+"""Error of a picture in which no face was found."""
+
 Item = str | os.PathLike[str] | np.ndarray
 """What is predicted: the path of a file, a picture uint8 `[height, width, 3]`, or a waveform `[samples]`."""
 
@@ -204,7 +207,7 @@ class Predictor:
             if count > len(found):
                 rest = f"{count - len(found)} more faces are left out: {MAX_FACES} of a picture are answered for."
                 rows.append((name, rest, *nothing))
-            return rows or [(name, f"{NO_FACE}.", *nothing)]
+            return rows or [(name, WITHOUT_FACE, *nothing)]
 
         rows = list(itertools.chain.from_iterable(self._searching.map(search, range(len(names)))))
         boxes = np.array([box for _, _, box, _ in rows], np.int32).reshape(-1, 4)

@@ -9,7 +9,6 @@ of tests that get no interval, since all clusters are alike; the others are of t
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -221,9 +220,10 @@ def main() -> int:
         rows.append(dataclasses.asdict(row))
         print(f"{row.name:46}{row.clustered:10.1%}{row.naive:8.1%}{row.width:9.4f}{row.none:7.1%}", flush=True)
     if arguments.json:
-        temporary = arguments.json.with_name(f"{arguments.json.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")
-        os.replace(temporary, arguments.json)
+        from agegender_jax.run import write_whole
+
+        result = {"target": "coverage", "tests": arguments.tests, "draws": arguments.draws, "rows": rows}
+        write_whole(arguments.json, json.dumps(result, indent=1))
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError
+from agegender_jax.splits import marked
 from benchmarks.rows import check_json
 
 EXAMPLES = """examples:
@@ -60,7 +61,7 @@ def keep(run: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
         test = report["test"]
         result = {"target": TARGET, **{name: report[name] for name in _FACTS}}
-        result |= {name: test[name] for name in ("n", "clusters", "least", "least_clusters", "worst")}
+        result |= {name: test[name] for name in ("n", "clusters", "least", "least_clusters", "worst", "gap")}
         result["groups"] = {
             thing: [{name: row[name] for name in (*_KEPT, _FIGURES[thing][0])} for row in found]
             for thing, found in test["groups"].items()
@@ -75,22 +76,24 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The worst groups, and each figure by gender, race and age band."""
     drawn = " Drawn: they say nothing about people." if result["drawn"] else ""
     lines = [
-        f"{result['run']}: {result['dataset']}, protocol {result['protocol']}, test part of {result['n']:,} examples "
-        f"in {result['clusters']:,} clusters.{drawn} A worst group has at least {result['least']} examples in "
+        f"{result['run']}: {result['dataset']}, protocol {marked(result['protocol'])}, test part of {result['n']:,} "
+        f"examples in {result['clusters']:,} clusters.{drawn} A worst group has at least {result['least']} examples in "
         f"{result['least_clusters']} clusters.",
         "",
-        "| figure | by | worst group | n | value | 95 % interval |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| figure | by | worst group | n | value | 95 % interval | gap to the best | 95 % interval |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     shown = {thing: figure for thing, figure in _FIGURES.items() if thing in result["groups"]}
     for thing, (figure, factor, unit) in shown.items():
         for way in _WAYS:
             if worst := result["worst"][thing].get(way):
                 value, low, high = (_number(worst[key], factor) for key in ("value", "low", "high"))
+                gap = result["gap"][thing][way]
+                gap, least, most = (_number(gap[key], factor) for key in ("value", "low", "high"))
                 name = ", ".join(worst[key] for key in ("gender", "race", "age_band") if worst[key])
                 lines.append(
                     f"| {thing.replace('_', ' ')} {figure}, {unit} | {way.replace('_', ' ')} | {name} | {worst['n']:,} "
-                    f"| {value} | {low} to {high} |"
+                    f"| {value} | {low} to {high} | {gap} | {least} to {most} |"
                 )
     for thing, (figure, factor, unit) in shown.items():
         lines += ["", *_crossed(result, thing, figure, factor, unit)]

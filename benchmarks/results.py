@@ -1,19 +1,20 @@
 """Writes docs/RESULTS.md: the prose of docs/results/RESULTS.md.in, with the tables of the JSON files beside it.
 
-In the prose a line `<!-- table: NAME -->` stands for docs/results/NAME.json, which `python -m benchmarks.reproduce
---json` or `python -m benchmarks.groups --json` wrote, `<!-- cannot -->` for the list of what cannot be reproduced, and
-`<!-- contents -->` for links to the sections.
+In the prose a line `<!-- table: NAME -->` stands for docs/results/NAME.json, which `--json` of `benchmarks.reproduce`,
+`benchmarks.groups`, `benchmarks.coverage` or one that gives rows wrote, `<!-- cannot -->` for the list of what cannot
+be reproduced, and `<!-- contents -->` for links to the sections.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from agegender_jax.errors import UserError
-from benchmarks import groups
+from benchmarks import groups, rows
 from benchmarks.reproduce import tables
 from benchmarks.reproduce.papers import TARGETS
 from benchmarks.talk import ROOT
@@ -105,9 +106,33 @@ def contents(page: str) -> str:
     >>> contents("# Title\\n\\n## One, two\\n\\ntext\\n\\n### Below\\n\\n## Three")
     '- [One, two](#one-two)\\n- [Three](#three)'
     """
-    titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    titles = re.findall(r"^## (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    if len(set(titles)) < len(titles):
+        raise UserError("Two sections of the page have one title, and links could not tell them apart; rename one.")
     anchors = (re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
     return "\n".join(f"- [{title}](#{anchor})" for title, anchor in zip(titles, anchors, strict=True))
+
+
+def _covered(result: Mapping[str, Any]) -> str:
+    """What `benchmarks.coverage` wrote."""
+    lines = [
+        f"{result['tests']:,} simulated tests a row, {result['draws']:,} draws in each.",
+        "",
+        "| 95 % intervals that hold the truth | by cluster | naive | mean width, by cluster | tests without one |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        shares = {name: f"{100 * row[name]:.1f} %" for name in ("clustered", "naive", "none")}
+        cells = (shares["clustered"], shares["naive"], f"{row['width']:.3g}", shares["none"])
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_TABLES: Mapping[str, Callable[[Any], str]] = {
+    groups.TARGET: groups.markdown,
+    "coverage": _covered,
+    "rows": rows.markdown,
+}
 
 
 def _table(path: Path) -> str:
@@ -115,17 +140,14 @@ def _table(path: Path) -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore the file.") from error
-    if isinstance(result, dict) and result.get("target") == groups.TARGET:
-        try:
-            return groups.markdown(result)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); restore the file.") from error
-    if not isinstance(result, dict) or "target" not in result:
-        raise UserError(f"{path} is no file of `python -m benchmarks.reproduce --json`; remove it from there.")
-    if result["target"] not in TARGETS:
-        raise UserError(f"{path} is of {result['target']!r}, which is no target; choose from: {', '.join(TARGETS)}.")
+    target = "rows" if isinstance(result, list) else result.get("target") if isinstance(result, dict) else None
+    if target is None:
+        raise UserError(f"{path} is no file of a benchmark's --json; remove it from there.")
+    if target not in TARGETS and target not in _TABLES:
+        known = ", ".join((*TARGETS, *_TABLES))
+        raise UserError(f"{path} is of {target!r}, which is no target; choose from: {known}.")
     try:
-        return tables.markdown(TARGETS[result["target"]], result)
+        return _TABLES[target](result) if target in _TABLES else tables.markdown(TARGETS[target], result)
     except (KeyError, TypeError, ValueError, StopIteration) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); restore the file.") from error
 

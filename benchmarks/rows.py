@@ -114,6 +114,20 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def markdown(found: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a file of `--json` as a table for the page of results."""
+    rows = [Row(**row) for row in found]
+    lines = ["| | ours | peer | ratio, median | of the windows | unit |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in rows:
+        peer = "" if row.peer is None else _number(row.peer)
+        ratio = "" if row.ratio_median is None else f"{row.ratio_median:.3f}"
+        spread = "" if row.ratio_min is None else f"{row.ratio_min:.3f} to {row.ratio_max:.3f}"
+        lines.append(f"| {row.name} | {_number(row.ours)} | {peer} | {ratio} | {spread} | {row.unit} |")
+    for about in dict.fromkeys((row.hardware, tuple(row.versions.items())) for row in rows):
+        lines += ["", f"{about[0]}; {', '.join(f'{package} {version}' for package, version in about[1])}."]
+    return "\n".join(lines)
+
+
 def _number(value: float) -> str:
     """Four digits or all before the point, and no exponent where it can be read without."""
     if value and not 1e-3 <= abs(value) < 1e7:

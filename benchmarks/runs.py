@@ -20,6 +20,8 @@ from agegender_jax.errors import EXIT_PREEMPTED, UserError
 from benchmarks.talk import ROOT
 
 LAUNCH = ROOT / "launch.py"
+SETTINGS = {"evaluate.report": False}
+"""Of every run's recipe: nobody looks at its page."""
 
 
 def add_options(parser: argparse.ArgumentParser, config: str) -> None:
@@ -70,7 +72,8 @@ def command(arguments: argparse.Namespace, workdir: Path, settings: Sequence[str
       settings: further ones, `KEY=VALUE`.
       *more: further flags.
     """
-    given = [f"--config.{setting}" for setting in ("evaluate.report=False", *arguments.set, *settings)]
+    defaults = [f"{key}={value}" for key, value in SETTINGS.items()]
+    given = [f"--config.{setting}" for setting in (*defaults, *arguments.set, *settings)]
     place = [f"--workdir={workdir}", f"--data_dir={arguments.data_dir}"]
     if arguments.manual_dir:
         place.append(f"--manual_dir={arguments.manual_dir}")

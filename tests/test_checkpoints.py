@@ -1,5 +1,6 @@
 """Checkpoints: what is saved is what comes back, bit for bit, whatever happens to the newest."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -250,7 +251,11 @@ def test_restoring_a_damaged_or_absent_step_is_one_sentence(three: Path) -> None
         assert_same_bits(checkpoints.restore(2, "training", abstract(example(2))), example(2))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_text("[]")])
+def rename(path: Path) -> None:
+    path.write_text(path.read_text().replace("figure", "fagure"))
+
+
+@pytest.mark.parametrize("damage", [truncate, rename, lambda path: path.write_text("[]")])
 def test_a_damaged_figure_does_not_shut_out_the_checkpoints(
     three: Path, warnings: list[str], damage: Callable[[Path], None]
 ) -> None:
@@ -258,7 +263,17 @@ def test_a_damaged_figure_does_not_shut_out_the_checkpoints(
     with opened(three) as checkpoints:
         assert checkpoints.steps == [1, 2, 3]
         assert checkpoints.best == 3  # 2, the best, is now not evaluated
+        assert not checkpoints.evaluated(2)
     assert any("not evaluated" in text for text in warnings)
+
+
+def test_a_figure_stands_without_what_else_is_said_of_it(three: Path, warnings: list[str]) -> None:
+    """Earlier versions wrote the figure alone."""
+    path = three / "2" / "metrics" / "metrics"
+    path.write_text(json.dumps({"figure": json.loads(path.read_text())["figure"]}))
+    with opened(three) as checkpoints:
+        assert (checkpoints.best, checkpoints.evaluated(2)) == (2, True)
+    assert not warnings
 
 
 def test_what_an_interrupted_save_left_is_no_checkpoint_and_is_removed(three: Path) -> None:

@@ -131,7 +131,7 @@ def test_bad_files_are_named_and_the_rest_is_answered(
     files: list[Path] = [*faces[:count], tmp_path / "text.jpg", tmp_path / "absent.jpg", *faces[count : 2 * count]]
     found = predictor.predict(files, min_bytes=4)
     assert [bool(error) for error in found.error] == [False] * count + [True] * 2 + [False] * count
-    assert found.error[count].startswith("is no image that can be decoded (cannot identify image file)")
+    assert found.error[count].startswith("is no image that can be decoded (not a whole JPEG, ")
     assert found.error[count + 1] == "cannot be read (No such file or directory); check it."
     rest = [row for row, error in enumerate(found.error) if not error]
     assert same(predictor.predict(faces[: 2 * count]), found, rest)

@@ -42,7 +42,11 @@ from tfds_builders.writing import ReproducibleWriter
 
 _CHUNK = 64  # files that a Beam worker makes at a time, at least
 _CHUNKS = 256  # chunks at most: a shard's writer keeps a file of each open
-_ORIGIN = {"labels": "labels", "people": "identities", "terms": "terms"}  # what is said of the data, and where it lies
+_ORIGIN = {
+    "labels": "labels",
+    "people": "identities",
+    "terms": "terms",
+}  # words of the report, and the keys of info.metadata
 _ENTRY = struct.Struct(">16sIQI")  # hash of the key, number of the spool's file, offset, length: sorts by the hash
 
 
@@ -150,11 +154,12 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     """A builder whose examples are made in one process or on Beam: on Beam if TFDS was given options or a runner of it.
 
     The module of the builder has a pure function `make_example(item, content, options) -> (key, example)`, which
-    raises `DataError` with the reason where a file is not usable. Workers import that module.
+    raises `DataError` with the reason where a file is not usable. Workers import that module. What `info.metadata`
+    holds as `labels`, `identities` and `terms` is printed when all is prepared.
     """
 
-    _report: Any
-    """What `_keep` has noticed, as text."""
+    _report: Any = ""
+    """What was kept and left out, printed before that: the builder sets it when it lists its work."""
 
     SPLITS: ClassVar[tuple[str, ...]] = ("train",)
     """Names of the splits. TFDS reserves `all` for their sum, and calls the only split of a dataset `train`."""
@@ -174,7 +179,7 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def _post_download_and_prepare_hook(self) -> None:
         """Says what was made of the files, whose labels these are, and under which terms they may be used."""
         metadata = self.info.metadata
-        lines = [f"  {name:8} {metadata[key]}" for name, key in _ORIGIN.items()]
+        lines = [f"  {word:8} {metadata[key]}" for word, key in _ORIGIN.items() if key in metadata]
         if metadata.get("drawn"):
             lines = ["  drawn from a seed: labels, identities and terms of the original do not apply"]
         print(self._report, *lines, sep="\n", file=sys.stderr)

@@ -44,7 +44,9 @@ def _classical(arguments: argparse.Namespace) -> int:
     print(f"fitted on {result['train_examples']} examples, tested on {result['test_examples']}")
     if result["heads_left_out"]:
         print(f"left out for want of one class or years to learn: {', '.join(result['heads_left_out'])}")
-    print(table({name: result[name] for name in (*CLASSICAL, "constant") if name in result}))
+    columns = {name: result[name] for name in (*CLASSICAL, "constant") if name in result}
+    print(table(columns, result["intervals"]))
+    print("95 %: where the figure may lie in another sample of such people")
     print(f"constant: the best guess without looking ({', '.join(result['constant_names'].values())})")
     write_json(arguments.json, result)
     return 0

@@ -3,12 +3,14 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.labels import DISCLAIMER
+
+_LEFT_OUT = "__MACOSX"  # folders that archives of macOS bring, with files that are none
 
 SPLITS = ("train", "val", "validation", "test", "all")
 
@@ -75,6 +77,32 @@ def title(result: Mapping[str, Any]) -> str:
         f"{result['run']}: {result['dataset']}{drawn}, protocol {marked(result['protocol'])}, "
         f"age groups {result['age_groups']}{split}"
     )
+
+
+def walk(paths: Iterable[str]) -> Iterator[str]:
+    """The files, and those of the folders: sorted by name, a folder's own before those of the folders in it.
+
+    What is no file, or cannot be told, is given back as it is, so that whoever reads it says what is wrong.
+    """
+    for top in paths:
+        waiting, count = [top], 0
+        while waiting:
+            path = waiting.pop()
+            try:
+                with os.scandir(path) as entries:
+                    listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+            except (OSError, ValueError):  # mostly, it is a file
+                yield path
+                count += 1
+                continue
+            listed = [entry for entry in listed if not entry[0].startswith(".") and entry[0] != _LEFT_OUT]
+            for name, is_folder in listed:
+                if not is_folder:
+                    yield os.path.join(path, name)
+                    count += 1
+            waiting += [os.path.join(path, name) for name, is_folder in reversed(listed) if is_folder]
+        if not count:
+            yield top
 
 
 def check_new(path: Path | None, option: str) -> None:

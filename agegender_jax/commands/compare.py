@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.commands.common import add, add_json, check_json, prepare, write_json
+from agegender_jax.errors import UserError
 
 EXAMPLES = """examples:
   agegender compare runs/small runs/resnet
@@ -39,6 +40,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     prepare()
     from agegender_jax.evaluate.comparison import compare, load, text
 
+    if arguments.first.resolve() == arguments.second.resolve():
+        raise UserError(f"{arguments.first} is named twice; name two runs.")
     result = compare(load(arguments.first, arguments.split), load(arguments.second, arguments.split))
     print(text(result))
     write_json(arguments.json, result)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare
+from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare, walk
 from agegender_jax.evaluate.tables import visible
 from agegender_jax.labels import DISCLAIMER
 
@@ -24,15 +24,15 @@ def add_parser(commands: Any) -> None:
         "explain",
         "show where a finished run saw what it says",
         "Writes pictures of where a finished run saw what it says: of files, for which the run's data are not needed, "
-        "or of examples evenly spaced over a part of its split; and a sheet of them all. Where the run learned from "
-        "detected faces, the largest face of a picture is shown. A class activation map shows "
-        "what raises one number: the logit of the answered class, or of a given one, or the age in years. It is as "
-        "coarse as the network's last map.",
+        "or of examples evenly spaced over a part of its split; and a sheet of them all. A picture is taken for one "
+        "face, as it is; where the run learned from detected faces, the largest face in it is shown. A class "
+        "activation map shows what raises one number: the logit of the answered class, or of a given one, or the age "
+        "in years. It is as coarse as the network's last map.",
         EXAMPLES,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
     parser.add_argument(
-        "files", type=Path, nargs="*", metavar="FILE", help="pictures or recordings [examples of the run]"
+        "files", nargs="*", metavar="PATH", help="pictures or recordings, and folders of them [examples of the run]"
     )
     parser.add_argument("--out", type=Path, default=Path("maps"), metavar="DIR", help="folder, new or empty [maps]")
     parser.add_argument(
@@ -57,7 +57,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     exported = export(
         Run.load(arguments.run),
         arguments.out,
-        arguments.files,
+        [Path(path) for path in walk(arguments.files)],
         method=arguments.method,
         head=arguments.head,
         class_name=arguments.class_name,
@@ -69,7 +69,11 @@ def _explain(arguments: argparse.Namespace) -> int:
     for sentence in exported.skipped:
         print(f"agegender: skipped {visible(sentence)}", file=sys.stderr)
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.map_size)
-    print(f"{arguments.out}: a picture an example, and all {exported.count} of them in {arguments.out / 'sheet.png'}.")
+    sheet = arguments.out / "sheet.png"
+    several = (
+        f"{exported.count} pictures, and all of them in {sheet}" if exported.count > 1 else f"1 picture, and {sheet}"
+    )
+    print(f"{arguments.out}: {several}.")
     print(f"The maps are {sizes}: enlarged, they show no more than that.")
     if exported.drawn:
         print(f"The examples are {DISCLAIMER}.")

@@ -9,17 +9,17 @@ import os
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from agegender_jax.commands.common import add, at_least, check_new, prepare
+from agegender_jax.commands.common import add, at_least, check_new, prepare, walk
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.tables import cell, text, visible
 from agegender_jax.labels import DISCLAIMER
-from tfds_builders.faces import MARGIN, MIN_SIZE, NO_FACE
+from tfds_builders.faces import MARGIN, MIN_SIZE
 
 EXAMPLES = """examples:
   agegender predict runs/cpu face.jpg
@@ -27,8 +27,12 @@ EXAMPLES = """examples:
   find . -name '*.jpg' | agegender predict runs/cpu --list - --out answers.parquet
 """
 
+_ROWS_OF = {  # what a row is: one of them, and several
+    "answer": ("{} answer", "{} answers"),
+    "without a face": ("{} picture without a face", "{} pictures without a face"),
+    "error": ("{} error", "{} errors"),
+}
 _ROWS = 16_384  # that Parquet keeps together, and this process in memory
-_LEFT_OUT = "__MACOSX"  # folders that archives of macOS bring, with files that are none
 
 Table = Mapping[str, np.ndarray]
 """See `Answers.columns`."""
@@ -44,12 +48,13 @@ def add_parser(commands: Any) -> None:
         "predict",
         "answer for pictures or recordings with a finished run",
         "Writes what a finished run says of files: a row a file, in their order, with a probability for each class and "
-        "an interval for each age; with --detect a row a face. What cannot be used is a row with its reason in the "
-        "column `error`. Folders are walked in the order of names; what is hidden there is left out. Any number of "
-        "files needs no more memory than a few batches (with --detect of up to 32 faces a picture) and, for each core, "
-        "one file of at most 64 MiB and its picture of at most 64 million pixels. Answers are perceived age and gender "
-        "as the annotators of the run's data saw them: not fit for age checks, for telling who somebody is, or for "
-        "decisions about people.",
+        "an interval for each age; with --detect a row a face. Pictures are JPEG, PNG, WebP, BMP or TIFF, recordings "
+        "wav, flac, ogg or mp3. What cannot be used is a row with its reason in the column `error`. Folders are walked "
+        "in the order of names; what is hidden there is left out. Any number of files needs no more memory than a few "
+        "batches (with --detect of up to 32 faces a picture) and, for each core, one file of at most 64 MiB and its "
+        "picture of at most 64 million pixels. Exits with 0 where anything was answered, with 2 where nothing was. "
+        "Answers are perceived age and gender as the annotators of the run's data saw them: not fit for age checks, "
+        "for telling who somebody is, or for decisions about people.",
         EXAMPLES,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
@@ -59,7 +64,7 @@ def add_parser(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="new file: *.csv, *.jsonl or *.json (an object a line) or *.parquet [CSV, here]",
+        help="new file: *.csv, *.jsonl (an object a line), *.json (an array of them) or *.parquet [CSV, here]",
     )
     parser.add_argument(
         "--level", type=_number(0, 1, within=True), default=0.9, help="of the ages' central interval [0.9]"
@@ -102,7 +107,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     prepare()
     from tqdm import tqdm
 
-    from agegender_jax.predictor import Detection, Predictor
+    from agegender_jax.predictor import WITHOUT_FACE, Detection, Predictor
 
     predictor = Predictor.load(arguments.run)
     wanted = {name: getattr(arguments, name) for name in ("margin", "min_size") if getattr(arguments, name) is not None}
@@ -114,7 +119,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if detect and arguments.detect is None:
         print("The run learned from detected faces, so faces are detected; --no-detect leaves that.", file=sys.stderr)
     shown = sys.stderr.isatty()
-    total = sum(1 for _ in _walk(arguments.paths)) if shown and arguments.list is None else None
+    total = sum(1 for _ in walk(arguments.paths)) if shown and arguments.list is None else None
     bar = tqdm(total=total, unit=" files", disable=not shown, file=sys.stderr)
     taken = done = 0
     found: Counter[str] = Counter()
@@ -135,36 +140,37 @@ def _predict(arguments: argparse.Namespace) -> int:
                 min_bytes=arguments.min_bytes,
             ):
                 write(answers.columns())
-                found.update(map(_outcome, answers.error))
+                without = answers.error.count(WITHOUT_FACE)
+                errors = len(answers) - answers.answered - without
+                found.update({"answer": answers.answered, "without a face": without, "error": errors})
                 before, done = done, min(done + predictor.batch_size, taken)
                 bar.update(done - before)
-            if not found:
+            if not found.total():
                 raise UserError(f"{arguments.list}: names no file; put a path a line there.")
     except BrokenPipeError:  # whoever read the answers has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        left = f"{arguments.out} was not written" if arguments.out else "the answers are not complete"
+        print(f"agegender: interrupted after {done} files: {left}.", file=sys.stderr)
+        return 130
     where = f" in {arguments.out}" if arguments.out else ""
-    counts = [_counted(found["answer"], "answer")]
-    counts += [_counted(found[name], name) for name in ("picture without a face", "error") if found[name]]
-    why = " (see the column `error`)" if found.total() > found["answer"] else ""
-    print(f"{', '.join(counts)}{why}{where}.", file=sys.stderr)
+    print(f"{_counted(found)}{where}.", file=sys.stderr)
     if (predictor.run.summary() or {}).get("drawn"):
         print(f"The run learned from examples that were {DISCLAIMER}.", file=sys.stderr)
     return 0 if found["answer"] else UserError.exit_code
 
 
-def _counted(count: int, name: str) -> str:
-    before, *after = name.split(" ", 1)
-    return " ".join([str(count), before + ("" if count == 1 else "s"), *after])
-
-
-def _outcome(error: str) -> str:
-    """What a row is counted as, by its error."""
-    return "picture without a face" if error == f"{NO_FACE}." else "error" if error else "answer"
+def _counted(found: Mapping[str, int]) -> str:
+    """Rows by what they are, as text; answers are always named."""
+    parts = [
+        _ROWS_OF[name][found[name] != 1].format(found[name]) for name in _ROWS_OF if found[name] or name == "answer"
+    ]
+    return ", ".join(parts) + (" (see the column `error`)" if len(parts) > 1 else "")
 
 
 def _paths(arguments: argparse.Namespace) -> Iterator[str]:
-    yield from _walk(arguments.paths)
+    yield from walk(arguments.paths)
     if arguments.list is not None:
         here = arguments.list == "-"  # not `sys.stdin`, which refuses names that are no UTF-8
         try:
@@ -175,7 +181,7 @@ def _paths(arguments: argparse.Namespace) -> Iterator[str]:
                 newline="\n",
                 closefd=not here,
             ) as file:
-                yield from _walk(_lines(file))
+                yield from walk(_lines(file))
         except OSError as error:
             raise UserError(
                 f"{arguments.list}: cannot be read ({error.strerror}); check the path of --list."
@@ -186,32 +192,6 @@ def _lines(file: TextIO) -> Iterator[str]:
     for line in file:
         if path := line.rstrip("\n").removesuffix("\r"):
             yield path
-
-
-def _walk(paths: Iterable[str]) -> Iterator[str]:
-    """The files, and those of the folders: sorted by name, a folder's own before those of the folders in it.
-
-    What is no file, or cannot be told, is given back as it is, so that whoever reads it says what is wrong.
-    """
-    for top in paths:
-        waiting, count = [top], 0
-        while waiting:
-            path = waiting.pop()
-            try:
-                with os.scandir(path) as entries:
-                    listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-            except (OSError, ValueError):  # mostly, it is a file
-                yield path
-                count += 1
-                continue
-            listed = [entry for entry in listed if not entry[0].startswith(".") and entry[0] != _LEFT_OUT]
-            for name, is_folder in listed:
-                if not is_folder:
-                    yield os.path.join(path, name)
-                    count += 1
-            waiting += [os.path.join(path, name) for name, is_folder in reversed(listed) if is_folder]
-        if not count:
-            yield top
 
 
 def _check_out(out: Path | None) -> None:
@@ -240,7 +220,7 @@ def _writing(out: Path | None) -> Iterator[Callable[[Table], None]]:
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     with _blame(where):
         file = _begun(temporary, out.suffix)
-    write, end = {".csv": _csv, ".json": _json, ".jsonl": _json, ".parquet": _parquet}[out.suffix](file)
+    write, end = {".csv": _csv, ".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}[out.suffix](file)
     try:
         yield _blamed(where, write)
         with _blame(where):
@@ -299,13 +279,34 @@ def _csv(file: TextIO) -> Writer:
     return write, file.flush
 
 
-def _json(file: TextIO) -> Writer:
+def _json_lines(file: TextIO) -> Writer:
     def write(table: Table) -> None:
-        columns = [_plain(column, text) for column in table.values()]
-        for row in zip(*columns, strict=True):
-            file.write(json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False) + "\n")
+        for line in _objects(table):
+            file.write(line + "\n")
 
     return write, file.flush
+
+
+def _json(file: TextIO) -> Writer:
+    before = "["
+
+    def write(table: Table) -> None:
+        nonlocal before
+        for line in _objects(table):
+            file.write(f"{before}\n{line}")
+            before = ","
+
+    def end() -> None:
+        file.write("[]\n" if before == "[" else "\n]\n")
+
+    return write, end
+
+
+def _objects(table: Table) -> Iterator[str]:
+    """Each row as a JSON object in a line."""
+    columns = [_plain(column, text) for column in table.values()]
+    for row in zip(*columns, strict=True):
+        yield json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False)
 
 
 def _parquet(file: Any) -> Writer:

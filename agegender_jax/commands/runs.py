@@ -164,7 +164,7 @@ def _progress(run: Any) -> str:
 
 
 def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By dataset, the keys of the recipes that are not the same in all its runs, with the value that most of them have.
+    """By dataset, drawn ones apart, keys of the recipes that are not the same in all its runs: what most of them have.
 
     >>> runs = [{"dataset": "utkface", "recipe": {"seed": seed, "name": "small"}} for seed in (0, 1, 0)]
     >>> differing([*runs, {"dataset": "adience", "recipe": {"seed": 0, "name": "large"}}])
@@ -173,8 +173,13 @@ def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     of_dataset: dict[str, list[Mapping[str, Any]]] = {}
     for run in found:
         if "recipe" in run:
-            of_dataset.setdefault(run["dataset"], []).append(run["recipe"])
+            of_dataset.setdefault(dataset_of(run), []).append(run["recipe"])
     return {dataset: _common(recipes) for dataset, recipes in of_dataset.items()}
+
+
+def dataset_of(run: Mapping[str, Any]) -> str:
+    """What a run was trained on, as the table says it."""
+    return str(run["dataset"]) + (" (drawn)" if run.get("drawn") else "")
 
 
 def _common(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def table(result: Mapping[str, Any]) -> str:
     """The runs as text: one row a run, those of a study under its name; below, what cannot be compared."""
     from agegender_jax.evaluate.report import text_table
 
-    found, common = result["runs"], result["differing"]
+    found, usual = result["runs"], result["differing"]
     figures = [name for name in _FIGURES if any(name in run.get("figures", {}) for run in found)]
     rows: dict[str, dict[str, str]] = {}
     study = None
@@ -199,7 +204,7 @@ def table(result: Mapping[str, Any]) -> str:
             count = sum(each["study"] == run["study"] for each in found)
             rows[f"{plain(run['study'])}/"] = {"state": f"{count} run{'s' if count > 1 else ''}"}
         study = run["study"]
-        rows[plain(run["path"])] = _row(run, figures, common)
+        rows[plain(run["path"])] = _row(run, figures, usual)
     columns: dict[str, dict[str, str]] = {}
     for name in ("dataset", "protocol", "split", "state", *figures, "images/s", "time"):
         column = {row: cells[name] for row, cells in rows.items() if cells.get(name)}
@@ -208,23 +213,23 @@ def table(result: Mapping[str, Any]) -> str:
     lines = text_table(columns, list(rows)).splitlines()
     width = max(map(len, lines))
     last = [
-        "differs" if any(common.values()) else "",
+        "differs" if any(usual.values()) else "",
         *(cells.get("differs", "") for cells in rows.values()),
     ]  # long: flush left
     lines = [f"{line.ljust(width)}  {text}".rstrip() for line, text in zip(lines, last, strict=True)]
-    return "\n".join([*lines, *_notes(found, common)])
+    return "\n".join([*lines, *_notes(found, usual)])
 
 
-def _row(run: Mapping[str, Any], figures: Sequence[str], differing: Mapping[str, Any]) -> dict[str, str]:
+def _row(run: Mapping[str, Any], figures: Sequence[str], usual: Mapping[str, Any]) -> dict[str, str]:
     from agegender_jax.evaluate.report import duration
     from agegender_jax.splits import marked
 
     if "recipe" not in run:
         return {"state": run["state"]}
-    common = differing[run["dataset"]]
+    common = usual[dataset_of(run)]
     own = {key: run["recipe"].get(key) for key, value in common.items() if run["recipe"].get(key) != value}
     cells = {
-        "dataset": plain(run["dataset"]) + (" (drawn)" if run["drawn"] else ""),
+        "dataset": plain(dataset_of(run)),
         "protocol": marked(run["protocol"]),
         "split": (run["split_sha256"] or "")[:_HASH],
         "state": run["state"],
@@ -243,13 +248,19 @@ def _row(run: Mapping[str, Any], figures: Sequence[str], differing: Mapping[str,
     return cells
 
 
-def _notes(found: Sequence[Mapping[str, Any]], differing: Mapping[str, Any]) -> list[str]:
+def _notes(found: Sequence[Mapping[str, Any]], usual: Mapping[str, Any]) -> list[str]:
     """The lines under the table."""
     lines = []
-    for dataset, common in differing.items():
+    for dataset, common in usual.items():
         if common:
             most = ", ".join(f"{key}={_value(value)}" for key, value in common.items())
-            lines.append(f"differs: from what most of the runs on {plain(dataset)} have: {most}")
+            count = sum("recipe" in run and dataset_of(run) == dataset for run in found)
+            whom = (
+                f"what most of the {count} runs on {plain(dataset)} have"
+                if count > 2
+                else f"the other on {plain(dataset)}"
+            )
+            lines.append(f"differs: from {whom}: {most}")
     if any(run.get("constant") for run in found):
         lines.append("(in brackets): the best constant guess from the training labels, on the same test part")
     if any(run.get("intervals") for run in found):

@@ -13,6 +13,9 @@ from tfds_builders.faces import upright
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded, in pixels; checked on the header, before memory is taken."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""Of images that are decoded."""
+
 DECODER = f"pillow-{PIL.__version__}-bilinear"
 """Names what `decode_image` does; part of the key of every cache of decoded images."""
 
@@ -59,7 +62,7 @@ def decode_whole(content: bytes, name: str = "image") -> np.ndarray:
 
 
 def _opened(content: bytes, name: str) -> Image.Image:
-    file = Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF"))
+    file = Image.open(io.BytesIO(content), formats=FORMATS)
     width, height = file.size
     if width * height > MAX_PIXELS:
         raise UserError(
@@ -70,4 +73,6 @@ def _opened(content: bytes, name: str) -> Image.Image:
 
 def _damaged(name: str, error: Exception) -> UserError:
     reason = re.sub(r" <_io\.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
-    return UserError(f"{name}: is no image that can be decoded ({reason}); repair or remove it.")
+    if isinstance(error, PIL.UnidentifiedImageError):
+        reason = f"not a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+    return UserError(f"{name}: is no image that can be decoded ({reason}); convert, repair or remove it.")

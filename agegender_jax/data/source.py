@@ -255,6 +255,8 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
             status = path.stat()
             size = status.st_size if path.is_file() else 0
             lines.append(f"{path.relative_to(manual_dir)} {size} {status.st_mtime_ns}")
+    except NotADirectoryError as error:
+        raise UserError(f"{manual_dir}: is no folder; --manual_dir is the folder that the files lie in.") from error
     except OSError as error:
         raise UserError(f"{manual_dir}: cannot be read ({error.strerror}); check the path of --manual_dir.") from error
     return hashlib.sha256("\n".join([str(manual_dir.resolve()), *sorted(lines)]).encode()).hexdigest()[:12]

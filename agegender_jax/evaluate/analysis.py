@@ -24,6 +24,9 @@ from agegender_jax.evaluate.uncertainty import Resamples, figures_of, intervals,
 from agegender_jax.metrics import mean
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
+WITHIN = (1, 2, 3, 5, 7, 10, 15)
+"""Years by which an age may be off in a cumulative score."""
+
 _WIDTH_LEVEL = 0.8  # of the intervals whose width says how unsure an age is
 
 
@@ -53,7 +56,9 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
       `selective`: by thing rows `coverage`, `n`, `figure` (`accuracy` or `mae`), `value`, `low`, `high` and
       `threshold`: of the probability of the answer, or of the width in years of the central 80 % interval;
       `confusion`: of class things `names` and `counts`, row = label;
-      `bias_by_age`: by thing in years rows `age_band`, `n`, `clusters`, `bias`, `mae`.
+      `bias_by_age`: by thing in years rows `age_band`, `n`, `clusters`, `bias`, `mae`;
+      `cumulative_score`: by thing in years rows `years` (of `WITHIN`), `value` (the share of answers that are off by at
+      most so much), `low`, `high`.
 
     Raises:
       UserError: there is no example of the part.
@@ -73,8 +78,8 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
         "least": LEAST,
         "least_clusters": LEAST_CLUSTERS,
     }
-    parts = ("known", "figures", "groups", "worst", "gap", "calibration", "selective", "confusion", "bias_by_age")
-    result |= {name: {} for name in parts}
+    parts = ("known", "figures", "groups", "worst", "gap", "calibration", "selective", "confusion")
+    result |= {name: {} for name in (*parts, "bias_by_age", "cumulative_score")}
     validation = predictions.of("validation")
     fitted, ages = validation.things(), year_distributions(chosen)
     for name, thing in chosen.things().items():
@@ -97,6 +102,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
             for row in table
             if row["age_band"] and not row["gender"] and not row["race"]
         ]
+        result["cumulative_score"][name] = _cumulative_score(thing, rows, resamples)
         if name in ages:
             own = year_distributions(validation)[name]
             result["calibration"][name] = _age_calibration(thing, ages[name], fitted[name], own, rows, resamples)
@@ -156,6 +162,16 @@ def _age_calibration(
     if temperature is not None:
         after = {"coverage": coverage(temper(probability[rows], temperature))}
     return {"coverage": coverage(probability[rows]), "temperature": temperature, "after": after}
+
+
+def _cumulative_score(thing: Thing, rows: np.ndarray, resamples: Resamples) -> list[dict[str, float]]:
+    label, years = thing.label[rows], thing.answers["years"][rows]
+    found = []
+    for most in WITHIN if len(rows) else ():
+        within = (np.abs(years - label) <= most).astype(np.float64)
+        share = mean_intervals({"share": within}, resamples, rows)["share"]
+        found.append({"years": most, **share._asdict()})
+    return found
 
 
 def _selective(

@@ -19,7 +19,9 @@ from sklearn.svm import SVC, SVR
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import constant_answers, figures
 from agegender_jax.evaluate.features import Features
+from agegender_jax.evaluate.predictions import Thing
 from agegender_jax.evaluate.report import duration
+from agegender_jax.evaluate.uncertainty import ends_of
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
@@ -60,8 +62,8 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
       progress: whether to print a line a fit to standard error.
 
     Returns:
-      What the figures are of, the number of examples, the names of the heads that were left out, and the figures by
-      model and of `constant`.
+      What the figures are of, the number of examples, the names of the heads that were left out, the figures by model
+      and of `constant`, and `intervals`: by model and figure, the ends of its 95 % interval.
 
     Raises:
       UserError: the features hold no training or no test part, or nothing to learn.
@@ -83,6 +85,7 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
         "train_examples": int(train.sum()),
         "test_examples": int(test.sum()),
         "heads_left_out": [name for name in features.heads if name not in heads],
+        "intervals": {},
     }
     labels = {name: features.labels[name][test] for name in heads}
     for model_name in only:
@@ -100,6 +103,8 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
             if progress:
                 print(duration(time.monotonic() - started), file=sys.stderr)
         result[model_name] = figures(heads, found, labels)
+        things = {name: Thing(head, found[name], labels[name]) for name, head in heads.items()}
+        result["intervals"][model_name] = ends_of(things, features.cluster[test])
     train_labels = {name: features.labels[name][train] for name in heads}
     names, constant = constant_answers(heads, train_labels, int(test.sum()))
     return result | {"constant": figures(heads, constant, labels), "constant_names": names}

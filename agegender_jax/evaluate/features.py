@@ -5,6 +5,7 @@ The file is an `.npz` of plain arrays, one row an example:
 embedding     float32 [n, embedding_size], what the backbone makes of the picture or recording as it is
 key           str [n], the example's name in its dataset
 part          str [n], `train`, `validation` or `test` of the run's split
+cluster       int [n], examples of one cluster are of one subject, or are copies: see `predictions.COLUMNS`
 label_<head>  [n] or [n, k], the label of each head; unknown is -1 (classes) or NaN (numbers)
 facts         str, a JSON object: see `FACTS`
 
@@ -27,7 +28,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.arrays import demand, read_arrays, write_arrays
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.measure import SPLITS, Opened, evaluated_model, open_run
-from agegender_jax.evaluate.predictions import facts_of, heads_of, rows_of
+from agegender_jax.evaluate.predictions import COLUMNS, checked_rows, facts_of, heads_of, known_columns
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.heads import ClassHead, Head
@@ -63,6 +64,7 @@ class Features:
       embedding: float32 `[n, embedding_size]`, finite.
       key: str `[n]`.
       part: str `[n]`, of `splits.PARTS`.
+      cluster: int `[n]`, what intervals are drawn by.
       labels: of every head, by its name, `[n]` or `[n, k]`.
       heads: by name.
       facts: see `FACTS`.
@@ -71,6 +73,7 @@ class Features:
     embedding: np.ndarray
     key: np.ndarray
     part: np.ndarray
+    cluster: np.ndarray
     labels: dict[str, np.ndarray]
     heads: dict[str, Head]
     facts: dict[str, Any]
@@ -145,6 +148,7 @@ def write_features(
         "embedding": _embeddings(opened, rows),
         "key": columns["key"][rows],
         "part": part[rows],
+        "cluster": known_columns(columns, rows)["cluster"],
         **{LABEL + name: head.column(columns)[rows] for name, head in opened.heads.items()},
         "facts": np.array(json.dumps(facts)),
     }
@@ -189,12 +193,14 @@ def read_features(path: Path) -> Features:
 
 def _checked(arrays: dict[str, np.ndarray]) -> Features:
     """Raises ValueError or another error where the arrays are not what `write_features` writes."""
-    key, part, facts = rows_of(arrays, PARTS, FACTS)
-    demand("embedding" in arrays, "it holds no embedding")
-    embedding = arrays["embedding"]
+    key, part, facts = checked_rows(arrays, PARTS, FACTS)
+    for name in ("embedding", "cluster"):
+        demand(name in arrays, f"it holds no {name}")
+    embedding, cluster = arrays["embedding"], arrays["cluster"]
     demand(embedding.dtype == np.float32 and embedding.ndim == 2 and embedding.size, "embedding is no float32 [n, e]")
     demand(np.isfinite(embedding).all(), "embedding is not finite everywhere")
     demand(len(embedding) == len(key), "embedding is not of every row")
+    demand(cluster.dtype == COLUMNS["cluster"] and cluster.shape == key.shape, "cluster is not a number a row")
     heads = heads_of(facts)
     labels = {}
     for name, head in heads.items():
@@ -206,4 +212,4 @@ def _checked(arrays: dict[str, np.ndarray]) -> Features:
             demand(right and label.max() < head.class_count, f"{LABEL + name} is something else than a class a row")
         else:
             demand(label.dtype.kind in "if" and not np.isinf(label).any(), f"{LABEL + name} is not made of numbers")
-    return Features(embedding, key, part, labels, heads, facts)
+    return Features(embedding, key, part, cluster, labels, heads, facts)

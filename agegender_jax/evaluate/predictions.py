@@ -163,7 +163,7 @@ def of_split(
     split: Split,
     examples: Columns,
     heads: Mapping[str, Head],
-    distributions: Columns,
+    distributions: Mapping[str, np.ndarray],
     facts: Mapping[str, Any],
 ) -> Predictions:
     """The table that a run keeps: of `KEPT_PARTS`, one after another.
@@ -172,7 +172,7 @@ def of_split(
       split: the run's.
       examples: of the dataset, `source.COLUMNS`.
       heads: by name.
-      distributions: by head, `[n, ...]`, of `kept_rows(split)`.
+      distributions: by head, float32 `[n, ...]`, of `kept_rows(split)`.
       facts: of `facts_of`.
     """
     rows = kept_rows(split)
@@ -235,7 +235,7 @@ def read_predictions(path: Path) -> Predictions:
         ) from error
 
 
-def rows_of(
+def checked_rows(
     arrays: Mapping[str, np.ndarray], parts: Sequence[str], kinds: Mapping[str, type | tuple[type, ...]]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """The arrays `key` and `part`, and `facts`, of a file that was written from a run's examples.
@@ -246,7 +246,7 @@ def rows_of(
       kinds: of the facts, by name.
 
     Raises:
-      Exception: of several kinds, where one of them is not there, or is not what it should be.
+      ValueError: one of them is not there, or is not what it should be.
     """
     for name in ("key", "part", "facts"):
         demand(name in arrays, f"it holds no {name}")
@@ -265,7 +265,8 @@ def heads_of(facts: Mapping[str, Any]) -> dict[str, Head]:
     """The heads that a file's facts are of.
 
     Raises:
-      Exception: of several kinds, where its recipe is none.
+      UserError: its recipe cannot be built.
+      ValueError: its recipe is none.
     """
     recipe = recipes.from_json(json.dumps(facts["recipe"]))
     recipes.check(recipe)
@@ -274,7 +275,7 @@ def heads_of(facts: Mapping[str, Any]) -> dict[str, Head]:
 
 def _checked(arrays: dict[str, np.ndarray]) -> Predictions:
     """Raises ValueError or another error where the arrays are not what `write_predictions` writes."""
-    key, part, facts = rows_of(arrays, (*PARTS, "all"), FACTS)
+    key, part, facts = checked_rows(arrays, (*PARTS, "all"), FACTS)
     columns = {}
     for name, dtype in COLUMNS.items():
         demand(f"column_{name}" in arrays, f"it holds no column_{name}")

@@ -43,7 +43,7 @@ def report(summary: Mapping[str, Any]) -> str:
             f"{summary['age_groups']}, split {summary['split_sha256'][:16]}",
             table({part: summary[part] for part in ("validation", "test", "constant")}, summary.get("intervals", {})),
             "95 %: where the figure may lie in another sample of such people; nothing in it is of the initialisation",
-            "flip-averaged: mean over each picture and its mirror image"
+            "flip-averaged: mean over each picture and its mirror image; the validations while training were not"
             if summary["flip_averaged"]
             else "not flip-averaged",
             *([identities(summary["subjects"])] if "subjects" in summary else []),

@@ -133,9 +133,19 @@ def mean_intervals(values: Mapping[str, np.ndarray], resamples: Resamples, rows:
 
 def of_predictions(predictions: Predictions) -> dict[str, list[float]]:
     """The ends of the intervals of all figures that have one, by their names in `Predictions.figures`."""
-    resamples = Resamples(predictions.columns["cluster"])
+    return ends_of(predictions.by_head(), predictions.columns["cluster"])
+
+
+def ends_of(things: Mapping[str, Thing], cluster: np.ndarray) -> dict[str, list[float]]:
+    """The ends of the intervals of all figures that have one, as `name/figure`.
+
+    Args:
+      things: by name, of the same `[n]` examples.
+      cluster: int `[n]`, of each example.
+    """
+    resamples = Resamples(cluster)
     found = {}
-    for name, whole in predictions.by_head().items():
+    for name, whole in things.items():
         rows = np.flatnonzero(whole.known)
         if len(rows):
             for figure, between in intervals(figures_of(whole, rows), resamples, rows).items():

@@ -112,12 +112,12 @@ def origin(content: Content) -> Html:
     """What was run, with what, and what it cost."""
     costs, hardware = content["costs"], content["hardware"]
     pace = f"{costs['images_per_second']:,.0f} images/s while training" if costs["images_per_second"] else ""
-    spent = costs["seconds_of"] or {}
+    first = f"first step after {costs['first_step_seconds']:.0f} s" if costs["first_step_seconds"] else ""
+    spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in (costs["seconds_of"] or {}).items())
+    parts = [f"training spent on {spent}"] if spent else []
     rows = {
         "time": f"{duration(costs['seconds'])} for {costs['epochs']:.1f} epochs ({costs['steps']:,} steps)",
-        "pace": pace,
-        "spent on": ", ".join(f"{name} {duration(seconds)}" for name, seconds in spent.items()),
-        "first step": f"{costs['first_step_seconds']:.0f} s after the start" if costs["first_step_seconds"] else "",
+        "since the last start": "; ".join(filter(None, (pace, first, *parts))),
         "parameters": f"{costs['parameters']:,}",
         "peak memory": f"{costs['peak_memory_bytes'] / 1e9:.2f} GB" if costs["peak_memory_bytes"] else "",
         "device": _devices(hardware),

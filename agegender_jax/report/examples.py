@@ -23,6 +23,8 @@ THUMBNAIL = 112
 SAMPLE = 8
 """Examples whose saliency is shown."""
 
+_METHOD = "layer_cam"  # named in the report's text
+_METHOD = "layer_cam"  # which the report's text names
 _QUALITY = 78  # of JPEGs
 
 
@@ -116,7 +118,10 @@ def saliency_panels(opened: Opened, rows: np.ndarray) -> dict[str, np.ndarray]:
       rows: int `[n]`, of the data.
     """
     content, names = np.asarray(opened.data.content[rows]), opened.data.columns["key"][rows].tolist()
-    return {thing: saliency_sheet(opened.run, content, names, head=thing, columns=2) for thing in things(opened.heads)}
+    return {
+        thing: saliency_sheet(opened.run, content, names, method=_METHOD, head=thing, columns=2)
+        for thing in things(opened.heads)
+    }
 
 
 def saliency(panels: Mapping[str, np.ndarray], sample: int) -> Html:
@@ -133,8 +138,8 @@ def saliency(panels: Mapping[str, np.ndarray], sample: int) -> Html:
         for thing, panel in panels.items()
     ]
     said = (
-        f"Grad-CAM of {sample} examples, evenly spaced over the test part: light where the answer is raised most, each "
-        "map on its own scale. A map says where the network looks, not whether it is right to."
+        f"LayerCAM of {sample} examples, evenly spaced over the test part: light where the answer is raised most, "
+        "each map on its own scale. A map says where the network looks, not whether it is right to."
     )
     return section("saliency", "Where it looks", said, boxed("sheet panels", *figures))
 

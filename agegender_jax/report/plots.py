@@ -189,6 +189,30 @@ def bias(rows: Sequence[Mapping[str, Any]]) -> Html:
     return plot(draw, "bias", f"Mean signed error in years by annotated age: {said}.", width=_WIDTH, height=2.9)
 
 
+def cumulative_score(rows: Sequence[Mapping[str, Any]]) -> Html:
+    """The share of ages that are off by at most so many years, with its interval.
+
+    Args:
+      rows: `years`, and `value`, a share, with `low` and `high`.
+    """
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        years = [row["years"] for row in rows]
+        axes.plot(years, [100 * row["value"] for row in rows], color=BLUE, marker="o", markersize=4, linewidth=1.2)
+        for row in rows:
+            if row["low"] is not None:
+                axes.plot([row["years"]] * 2, [100 * row["low"], 100 * row["high"]], color=BLUE, linewidth=4, alpha=0.3)
+        axes.set_xticks(years)
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("off by at most, years")
+        axes.set_ylabel("of the answers, %")
+        axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+
+    said = ", ".join(f"{row['years']} years: {bare('share', row['value'])} %" for row in rows)
+    return plot(draw, "cumulative-score", f"Ages that are off by at most {said}.", width=3.4, height=2.9)
+
+
 def groups(thing: str, figure_name: str, rows: Sequence[Mapping[str, Any]], overall: float) -> Html:
     """A figure of each group with its interval, and that of all.
 

@@ -7,7 +7,7 @@ from agegender_jax import page
 from agegender_jax.evaluate.calibration import TEMPERATURES, at_bound
 from agegender_jax.page import Html
 from agegender_jax.report import plots
-from agegender_jax.report.parts import Cell, boxed, heat, section, tile
+from agegender_jax.report.parts import Cell, boxed, heat, section, subtitle, tile
 from agegender_jax.report.wording import NONE, bare, in_years, interval, named, number, spaced, with_interval
 
 Content = Mapping[str, Any]
@@ -220,14 +220,14 @@ def selective(content: Content) -> Html:
 
 
 def ages(content: Content) -> Html:
-    """Signed error by age."""
-    for found in content["test"]["bias_by_age"].values():
+    """How far ages are off, and by age in which direction."""
+    for thing, found in content["test"]["bias_by_age"].items():
         if rows := [row for row in found if row["n"] and row["bias"]["value"] is not None]:
-            return _ages(rows)
+            return _ages(rows, content["test"]["cumulative_score"][thing])
     return Html("")
 
 
-def _ages(rows: Sequence[Mapping[str, Any]]) -> Html:
+def _ages(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> Html:
     table = page.table(
         ("annotated age", "examples", "mean signed error", "95 % interval", "mean absolute error", "95 % interval"),
         [
@@ -249,4 +249,16 @@ def _ages(rows: Sequence[Mapping[str, Any]]) -> Html:
             " The youngest are made older and the oldest younger, as is usual where a network is unsure: its answers "
             "draw to the middle of the training ages."
         )
-    return section("age-bias", "Bias by age", said, boxed("beside", table, plots.bias(rows)))
+    within = page.table(
+        ("off by at most", "of the answers", "95 % interval"),
+        [(f"{row['years']} years", number("share", row["value"]), interval("share", row)) for row in scores],
+        numbers=range(1, 3),
+    )
+    return section(
+        "age-bias",
+        "Errors of age",
+        said,
+        boxed("beside", table, plots.bias(rows)),
+        subtitle("Cumulative score, CS@k"),
+        boxed("beside", within, plots.cumulative_score(scores)),
+    )

@@ -77,7 +77,9 @@ def command(
         distributed.leave(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last checkpoint, if there is one.", file=sys.stderr)
+        steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
+        where = f"goes on from step {max(steps)}" if steps else "goes on where something was saved, or begins again"
+        print(f"Interrupted. The same command {where}.", file=sys.stderr)
         return 130
     except Exception:  # a defect, or JAX's when another process is gone
         if not distributed.several():

@@ -285,6 +285,7 @@ def _train(
         # Do not change the order: evaluate the state, save it, and only then go on.
         # Nothing moves between host and device that is not named here.
         with jax.transfer_guard("disallow"), ExitStack() as tracing:
+            figure: float | None
             if missed:
                 figure = evaluate()
                 writers.flush()

@@ -24,7 +24,7 @@ from benchmarks.talk import ROOT
 START_SECONDS = 30.0
 """Of a run, roughly, beside its training: imports, decoded data, compiling, evaluation."""
 
-_NO_MATTER = ("evaluate.batch_size:", "evaluate.every_epochs:", "train.steps_per_dispatch:")
+_NO_MATTER = ("evaluate.batch_size:", "evaluate.every_epochs:", "evaluate.report:", "train.steps_per_dispatch:")
 """What changes nothing that is learnt or measured."""
 
 
@@ -84,7 +84,7 @@ def plan_all(target: Target, arguments: argparse.Namespace) -> list[Planned]:
 def _plan(target: Target, system: System, protocols: Sequence[str], arguments: argparse.Namespace) -> Planned:
     chosen = system.recipe(arguments.cpu)
     assert chosen is not None  # `chosen` has seen to it
-    settings = dict(chosen.settings)
+    settings = {**runs.SETTINGS, **chosen.settings}
     if arguments.smoke:
         settings |= target.smoke
     if arguments.size:

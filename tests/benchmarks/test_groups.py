@@ -26,6 +26,7 @@ def run(tmp_path: Path) -> Path:
         "test": {
             **{"n": 59, "clusters": 58, "least": 30, "least_clusters": 10},
             "worst": {"gender": {"gender": worst}},
+            "gap": {"gender": {"gender": {"value": 0.125, "low": 0.05, "high": 0.2}}},
             "groups": {"gender": [row("male", None, None, 50, 0.75), *crossed], "joint": crossed},
         },
     }
@@ -37,7 +38,7 @@ def run(tmp_path: Path) -> Path:
 def test_the_worst_and_the_crossing_are_tables(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert groups.main([str(run)]) == 0
     printed = capsys.readouterr().out
-    assert "| gender accuracy, % | gender | male | 50 | 75.0 | 65.0 to 80.0 |" in printed
+    assert "| gender accuracy, % | gender | male | 50 | 75.0 | 65.0 to 80.0 | 12.5 | 5.0 to 20.0 |" in printed
     assert "| male, Asian | 90.0 (40) |" in printed
     assert "| female, Asian | [50.0 (9)] |" in printed
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from scipy.stats import ttest_ind
 
+from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
+from agegender_jax.flags import read_recipe
+from agegender_jax.run import Run
 from agegender_jax.train.loop import train
 from benchmarks import runs
 from benchmarks.reproduce import measured, running, tables
@@ -145,6 +148,27 @@ def test_the_same_command_goes_on_where_it_was_stopped(
         assert lines[title].count("0.500") == 3
         assert lines[title].count("0.800") == 1
     assert "one run" in said.out.lower()
+
+
+def test_a_run_that_launch_py_began_is_gone_on_with(tmp_path: Path, started: Callable[..., Any]) -> None:
+    """What is planned and what the flags make of the recipe must be one, or the run would be refused."""
+    command = ["table2", "--cpu", "--repeats", "2", "--nets", "ours", f"--out={tmp_path / 'out'}"]
+    assert main(command) == 0
+    for flags in started():
+        workdir = Path(flags["workdir"])
+        changes = [
+            f"{key.removeprefix('config.')}={value}" for key, value in flags.items() if key.startswith("config.")
+        ]
+        (workdir / "summary.json").unlink()
+        Run.start(workdir, read_recipe(flags["config"], changes))
+        (workdir / "split.json").write_text("{}")
+    assert main(command) == 0
+    assert len(started()) == 2 * 4  # two nets, plain and weighted, two repeats: again, as none is complete
+    workdir = Path(flags["workdir"])
+    recipe = Run.load(workdir).recipe
+    recipe.train.epochs = 9.0
+    (workdir / "recipe.json").write_text(recipes.to_json(recipe))
+    assert main(command) == 2
 
 
 def test_protocols_and_folds_stand_side_by_side(

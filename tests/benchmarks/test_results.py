@@ -85,6 +85,27 @@ def test_the_tables_stand_where_the_prose_has_them(docs: Path) -> None:
     assert "cpu x1, Z80; jax 0.10.2." in page
 
 
+def test_tables_of_other_benchmarks(docs: Path) -> None:
+    row = {
+        "name": "all: evaluator", "ours": 606.0, "peer": 582.5, "ratio_median": 1.0644, "ratio_min": 0.986,
+        "ratio_max": 1.092, "unit": "images/s", "versions": {"jax": "0.10.2"}, "hardware": "cpu x1, Z80, 2 cores",
+    }  # fmt: skip
+    alone = row | {"name": "whole command", "peer": None, "ratio_median": None, "ratio_min": None, "ratio_max": None}
+    (docs / "results" / "speed.json").write_text(json.dumps([row, alone]))
+    covered = {"name": "accuracy, 40 speakers", "clustered": 0.925, "naive": 0.72, "width": 0.1055, "none": 0.0}
+    kept = {"target": "coverage", "tests": 1000, "draws": 200, "rows": [covered]}
+    (docs / "results" / "covered.json").write_text(json.dumps(kept))
+    with open(docs / "results" / "RESULTS.md.in", "a") as file:
+        file.write("\n<!-- table: speed -->\n\n<!-- table: covered -->\n")
+    results.update(docs)
+    lines = (docs / "RESULTS.md").read_text().splitlines()
+    assert "| all: evaluator | 606.0 | 582.5 | 1.064 | 0.986 to 1.092 | images/s |" in lines
+    assert "| whole command | 606.0 |  |  |  | images/s |" in lines
+    assert lines.count("cpu x1, Z80, 2 cores; jax 0.10.2.") == 1
+    assert "1,000 simulated tests a row, 200 draws in each." in lines
+    assert "| accuracy, 40 speakers | 92.5 % | 72.0 % | 0.105 | 0.0 % |" in lines
+
+
 def test_a_page_written_by_hand_is_found_out(docs: Path) -> None:
     results.update(docs)
     results.update(docs, check=True)
@@ -102,7 +123,8 @@ def test_a_page_written_by_hand_is_found_out(docs: Path) -> None:
         ("RESULTS.md.in", "nothing", "0 times for .*first.json"),
         ("RESULTS.md.in", "<!-- table: first -->\n" * 2, "2 times for .*first.json"),
         ("first.json", "{", "cannot be read"),
-        ("first.json", "[1]", "is no file of"),
+        ("first.json", "[1]", "is damaged"),
+        ("first.json", "1", "is no file of"),
         ("first.json", '{"target": "table9"}', "choose from: table2"),
         ("first.json", '{"target": "table2", "rows": [{}]}', "is damaged"),
     ],

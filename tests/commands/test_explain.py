@@ -36,7 +36,7 @@ def test_files(
     assert arguments.function(arguments) == 0
     said = capsys.readouterr()
     assert said.out == (
-        f"{tmp_path}/out: a picture an example, and all 3 of them in {tmp_path}/out/sheet.png.\n"
+        f"{tmp_path}/out: 3 pictures, and all of them in {tmp_path}/out/sheet.png.\n"
         "The maps are 2x2: enlarged, they show no more than that.\n"
     )
     assert "agegender: skipped " in said.err

@@ -59,11 +59,12 @@ def test_csv_is_what_the_predictor_says(finished: Any, predict_files: Command, f
 def test_all_kinds_of_files_say_the_same(predict_files: Command, faces: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "text.png").write_text("none")
-    for kind in ("csv", "json", "parquet"):
+    for kind in ("csv", "json", "jsonl", "parquet"):
         assert (
             predict_files(faces, tmp_path / "text.png", "--out", tmp_path / f"out.{kind}", "--abstain_below", 0.6) == 0
         )
-    lines = [json.loads(line) for line in (tmp_path / "out.json").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert json.loads((tmp_path / "out.json").read_text()) == lines
     table = parquet.read_table(tmp_path / "out.parquet")
     assert {str(table.schema.field(name).type) for name in ("file", "gender", "error")} == {"string"}
     assert {str(table.schema.field(name).type) for name in ("age", "age_low", "gender_male")} == {"float"}
@@ -188,6 +189,28 @@ def test_a_failure_leaves_nothing(
     monkeypatch.setattr(predict, "_plain", full)
     with pytest.raises(UserError, match=r"out\.json: cannot be written \(No space left on device\); choose another"):
         predict_files(faces / "1.png", "--out", tmp_path / "out.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["out.csv", None])
+def test_an_interruption_says_what_is_lost(
+    out: str | None,
+    predict_files: Command,
+    faces: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stream = Predictor.stream
+
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[Any]:
+        yield next(iter(stream(*arguments, **options)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "stream", interrupted)
+    assert predict_files(faces / "1.png", *(("--out", tmp_path / out) if out else ())) == 130
+    lost = f"{tmp_path}/out.csv was not written" if out else "the answers are not complete"
+    assert f"agegender: interrupted after 1 files: {lost}.\n" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -80,7 +80,9 @@ def test_a_row_a_run_with_what_differs_from_most(tmp_path: Path, capsys: pytest.
     assert [line.split()[0] for line in lines[1:4]] == ["a", "b", "c"]
     assert lines[1].endswith("model.backbone=resnet18, train.epochs=3")
     assert " ".join(lines[3].split()) == "c utkface disjoint aaaaaaaa complete 0.8000 (0.5000) 100 2 min 05 s"
-    assert lines[4] == "differs: from what most of the runs on utkface have: model.backbone=small_cnn, train.epochs=30"
+    assert (
+        lines[4] == "differs: from what most of the 3 runs on utkface have: model.backbone=small_cnn, train.epochs=30"
+    )
     assert not any("cannot be compared" in line for line in lines)
     written = json.loads((tmp_path / "all.json").read_text())
     assert written["differing"] == {"utkface": {"model.backbone": "small_cnn", "train.epochs": 30.0}}

@@ -150,7 +150,7 @@ def test_what_is_no_image_is_refused_by_name(content: bytes) -> None:
 
 
 def test_formats_that_are_not_listed_are_refused() -> None:
-    with pytest.raises(UserError, match="is no image that can be decoded"):
+    with pytest.raises(UserError, match="not a whole JPEG, PNG, WEBP, BMP or TIFF file"):
         decode_image(_bytes(_scene(20, 20), "GIF"), 16)
 
 

@@ -152,6 +152,17 @@ def test_bias_by_age(predictions: Predictions, found: dict[str, Any]) -> None:
     assert rows[0]["mae"]["low"] < rows[0]["mae"]["value"] < rows[0]["mae"]["high"]
 
 
+def test_cumulative_score(predictions: Predictions, found: dict[str, Any]) -> None:
+    thing = predictions.of("test").things()["age"]
+    rows = found["cumulative_score"]["age"]
+    assert [row["years"] for row in rows] == [1, 2, 3, 5, 7, 10, 15]
+    off = np.abs(thing.answers["years"] - thing.label)
+    for row in rows:
+        assert row["value"] == pytest.approx(np.sum(off <= row["years"]) / len(off))
+        assert row["low"] <= row["value"] <= row["high"]
+    assert rows[3]["value"] == found["figures"]["age/cs5"]["value"]
+
+
 def test_groups_and_the_worst(found: dict[str, Any]) -> None:
     rows = found["groups"]["age"]
     assert sum(row["n"] for row in rows if row["race"] and not row["gender"] and not row["age_band"]) == 600

@@ -37,6 +37,7 @@ def some_arrays() -> dict[str, np.ndarray]:
         "embedding": np.concatenate([seen, random.normal(size=(COUNT, 3)) * 100], -1).astype(np.float32),
         "key": np.array([f"{i}.jpg" for i in range(COUNT)]),
         "part": np.array(["train", "train", "test", "validation"] * (COUNT // 4)),
+        "cluster": np.arange(COUNT),
         "label_gender": gender.astype(np.int32),
         "label_age_group": group,
         "label_age": age.astype(np.float32),
@@ -80,6 +81,19 @@ def test_figures_are_scikit_learn_s(tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6  # one a fit
     assert lines[0].startswith(f"svm for gender, from {(train & (arrays['label_gender'] >= 0)).sum()} examples of 6")
+
+
+def test_intervals_are_of_clusters(tmp_path: Path) -> None:
+    """Of clusters of one example each that of a share is about the binomial one; of one cluster there is none."""
+    arrays = some_arrays()
+    result = classical(read_features(written(tmp_path, arrays)), ["svm"], progress=False)
+    share, count = result["svm"]["age_group/accuracy"], result["svm"]["age_group/n"]
+    low, high = result["intervals"]["svm"]["age_group/accuracy"]
+    assert low < share < high
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(share * (1 - share) / count), rel=0.15)
+    arrays["cluster"][:] = 7
+    result = classical(read_features(written(tmp_path, arrays)), ["svm"], progress=False)
+    assert result["intervals"] == {"svm": {}}
 
 
 def test_one_model_alone_gives_the_same_figures_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,6 +153,9 @@ def with_facts(**values: Any) -> Callable[[dict[str, np.ndarray]], None]:
         (lambda arrays: arrays.pop("label_age"), "it holds no label_age"),
         (changed("embedding", lambda e: e * np.nan), "embedding is not finite"),
         (changed("embedding", lambda e: e[:, 0]), "embedding is no float32"),
+        (changed("embedding", lambda e: e[1:]), "embedding is not of every row"),
+        (lambda arrays: arrays.pop("cluster"), "it holds no cluster"),
+        (changed("cluster", lambda cluster: cluster[1:]), "cluster is not a number a row"),
         (changed("embedding", lambda e: e[:, :0]), "embedding is no float32"),
         (changed("key", lambda keys: keys.astype(object)), "Object arrays cannot be loaded"),
         (changed("key", lambda keys: keys[1:]), "key and part are not a text a row each"),

@@ -57,6 +57,13 @@ def test_keys_parts_and_labels_are_the_run_s(finished: Any, file: Path) -> None:
     np.testing.assert_array_equal(found.labels["age"][full], np.array(ages)[full])
     np.testing.assert_array_equal(found.labels["gender"][full], np.array(genders)[full])
     assert found.labels["age_group"].dtype == np.int32
+    columns = open_run(Run.load(finished.workdir), progress=False).data.columns
+    contents = dict(zip(columns["key"].tolist(), columns["sha256"].tolist(), strict=True))
+    same: dict[str, set[int]] = {}
+    for key, cluster in zip(found.key.tolist(), found.cluster.tolist(), strict=True):
+        same.setdefault(contents[key], set()).add(cluster)
+    assert all(len(clusters) == 1 for clusters in same.values())  # identical files are one cluster,
+    assert len(same) == len(set(found.cluster.tolist()))  # and nobody is identified in drawn faces
 
 
 def test_facts_say_what_the_embeddings_are_of(finished: Any, file: Path) -> None:

@@ -92,7 +92,7 @@ def test_names_of_files_and_runs_are_escaped(text: str, parsed: _Page) -> None:
 
 def test_every_plot_says_what_it_shows(parsed: _Page) -> None:
     labels = [attributes.get("aria-label", "") for tag, attributes in parsed.tags if tag == "svg"]
-    assert len(labels) == 14  # glance, 3 of groups, 3 of calibration, 3 of abstaining, bias, 3 curves
+    assert len(labels) == 15  # glance, 3 of groups, 3 of calibration, 3 of abstaining, 2 of ages, 3 curves
     assert all(len(label) > 30 for label in labels)
     assert any(label.startswith("training loss over the training") for label in labels)
 

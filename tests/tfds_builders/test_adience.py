@@ -157,9 +157,11 @@ def test_drawn_faces_are_prepared_alike_from_folder_and_archive(
     written = records(prepare("adience", tmp_path / "manual", tmp_path / "one"))
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"kept      {summary['faces']} faces" in captured.err
-    assert f"rows      {summary['rows']}, by fold" in captured.err
-    assert f"subjects  {summary['subjects']}, 0 of them in two folds; users {summary['users']}, 0" in captured.err
+    assert f"kept     {summary['faces']} faces" in captured.err
+    assert f"rows     {summary['rows']}, by fold" in captured.err
+    assert f"subjects {summary['subjects']}, 0 of them in two folds; users {summary['users']}, 0" in captured.err
+    for said in ("labels   perceived age and gender", "people   subject: the person", "terms    "):
+        assert f"\n  {said}" in captured.err
     assert records(prepare("adience", tmp_path / "manual", tmp_path / "two")) == written
     pack(tmp_path / "manual")
     assert records(prepare("adience", tmp_path / "manual", tmp_path / "three")) == written
@@ -197,8 +199,8 @@ def test_bad_pictures_are_named_and_a_limit_can_be_set(
     assert len(read(version_dir)) == 6
     said = capsys.readouterr().err
     for expected in (
-        "kept      6 faces, by fold 2/1/1/1/1",
-        "left out  3",
+        "kept     6 faces, by fold 2/1/1/1/1",
+        "left out 3",
         "1 faces without a picture\n      '1@N01/landmark_aligned_face.1.b.jpg'",
         "1 unusable pictures (this is no readable JPEG image)\n      '1@N01/landmark_aligned_face.1.x.jpg'",
         "1 unusable pictures (the image was cut short (it has no end marker))",

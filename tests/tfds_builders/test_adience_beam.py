@@ -73,8 +73,8 @@ def test_two_threads_write_the_same_bytes_and_report(
     assert report(capsys) == told
     assert sum("array_record" in file for file in plain) == 5
     for expected in (
-        f"kept      {faces - 2} faces",
-        f"left out  {2 + packed}",
+        f"kept     {faces - 2} faces",
+        f"left out {2 + packed}",
         "1 faces without a picture",
         "1 unusable pictures (the image was cut short (it has no end marker))",
         "1 pictures that no row lists",

@@ -78,6 +78,19 @@ def test_min_size_leaves_out_the_small(two: np.ndarray) -> None:
     assert find_faces(two, min_size=400) == []
 
 
+def test_a_face_found_at_two_scales_is_one(two: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the search gives: a face, the same again within it, and two faces within one large box that is none."""
+
+    class Cascade:
+        def detectMultiScale(self, *_: Any, **__: Any) -> np.ndarray:
+            return np.array(
+                [[0, 0, 100, 100], [30, 30, 50, 50], [200, 0, 200, 200], [205, 60, 60, 60], [330, 60, 60, 60]]
+            )
+
+    monkeypatch.setattr(faces._LOCAL, "cascade", Cascade(), raising=False)
+    assert find_faces(two) == [(200, 0, 200, 200), (0, 0, 100, 100), (205, 60, 60, 60), (330, 60, 60, 60)]
+
+
 def test_no_face_is_none() -> None:
     assert find_faces(np.full((90, 120, 3), 200, np.uint8)) == []
     assert find_faces(np.zeros((1, 1, 3), np.uint8)) == []

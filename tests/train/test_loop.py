@@ -308,6 +308,36 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
     checkpoints.close()
 
 
+def test_an_evaluation_that_was_missed_is_made_up_for(
+    short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at the best step, then at the last one, whose figure is damaged after that."""
+    validation = json.loads((finished.workdir / "split.json").read_text())["parts"]["validation"]
+    female = np.mean([key.split("/")[-1].split("_")[1] == "1" for key in validation])
+    recipe = short.copy_and_resolve_references()
+    recipe.evaluate.update(select="gender/accuracy", use="best")
+    best = int(female > 0.5)
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps(bias=lambda n: jnp.where(n <= 8, best, 1 - best)))
+    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
+    for calls, step in ((2, 8), (4, 24)):  # from step 8 on, 4 dispatches of 4 steps
+        with monkeypatch.context() as patch:
+            stop_after(patch, calls, terminate)
+            with pytest.raises(Preempted, match=rf"step {step} of 24 is saved"):
+                train(recipe, tmp_path / "run", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "figures_of", lambda *_, **__: power_cut())  # of the test part
+        with pytest.raises(Stopped):
+            train(recipe, tmp_path / "run", **options)
+    (tmp_path / "run" / "checkpoints" / "24" / "metrics" / "metrics").write_text("damaged")
+    summary = train(recipe, tmp_path / "run", **options)
+    assert summary["evaluated_step"] == 8
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = {event["step"]: event["validation/gender/accuracy"] for event in events if "validation/n" in event}
+    assert len(found) == sum("validation/n" in event for event in events)  # each step is there once
+    common = max(female, 1 - female)
+    assert found == {8: pytest.approx(common), 16: pytest.approx(1 - common), 24: pytest.approx(1 - common)}
+
+
 def test_a_loss_that_is_no_number_ends_the_run(
     short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,17 @@ def test_what_ends_a_run_is_there_once_even_if_it_ends_twice(tmp_path: Path) -> 
     assert [line["step"] for line in lines(tmp_path)] == [4]
 
 
+def test_an_evaluation_that_will_be_made_again_is_taken_back(tmp_path: Path) -> None:
+    for evaluated in (True, False):
+        with Writers(tmp_path, 4, evaluated=evaluated) as writers:
+            writers.scalars(4, {"train/loss": 1.0})
+            writers.scalars(4, {"validation/n": 7.0})
+    assert [sorted(line)[2] for line in lines(tmp_path)] == ["train/loss", "train/loss", "validation/n"]
+    with Writers(tmp_path, 5, evaluated=False):
+        pass
+    assert len(lines(tmp_path)) == 3  # those of an earlier step stand
+
+
 def test_time_goes_on_where_it_stopped(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "seconds": 100.0, "a": 1.0}\n{"step": 2, "seconds": 250.0, "a": 1.0}\n'

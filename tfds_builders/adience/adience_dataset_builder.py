@@ -305,12 +305,12 @@ class Report:
         odd = ", ".join(f"{label} {number}" for label, number in count["odd_age_labels"].items())
         lines = [
             f"adience, from {self.source}:",
-            f"  kept      {count['kept']} faces, by fold {_list(count['kept_per_fold'])}",
-            f"  rows      {count['rows']}, by fold {_list(count['rows_per_fold'])}; {count['repeated_rows']} of them "
+            f"  kept     {count['kept']} faces, by fold {_list(count['kept_per_fold'])}",
+            f"  rows     {count['rows']}, by fold {_list(count['rows_per_fold'])}; {count['repeated_rows']} of them "
             f"repeat one of {count['repeated_faces']} faces",
-            f"  subjects  {count['subjects']}, {count['subjects_in_two_folds']} of them in two folds; users "
+            f"  subjects {count['subjects']}, {count['subjects_in_two_folds']} of them in two folds; users "
             f"{count['users']}, {count['users_in_two_folds']} of them in two folds",
-            f"  left out  {len(self.rejected)}",
+            f"  left out {len(self.rejected)}",
             *(f"    {line}" for line in self.rejected.lines()),
             *(f"  {line}" for line in self.losses.lines()),
             f"  {count['unlisted']} pictures that no row lists",
