@@ -85,7 +85,7 @@ class Checkpoints:
     def evaluated(self, step: int) -> bool:
         """Whether the checkpoint of a step was saved, or rated, with a figure."""
         found = next((c.metrics for c in self._checkpointer.checkpoints if c.step == step), None)
-        return (found or {}).get("evaluated", True)  # earlier versions did not say
+        return (found or {}).get("evaluated", _figure(found) != _WORST)  # earlier versions did not say
 
     def rate(self, step: int, figure: float) -> None:
         """Gives a figure to a checkpoint that was saved without one; the arguments are those of `save`."""

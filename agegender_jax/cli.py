@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"agegender: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("agegender: interrupted; no file was written or changed by halves.", file=sys.stderr)
+        print("agegender: interrupted.", file=sys.stderr)
         return 130
 
 

@@ -9,7 +9,7 @@ from absl import flags
 
 from agegender_jax.errors import UserError
 
-_NO_FILE = re.compile(r"\[Errno 2\] No such file or directory: '(.+)'")
+_NO_FILE = re.compile(r"\[Errno 2\] No such file or directory: '.+'")
 _KEY = re.compile(r"""["']+(\w+)["']+(?: Did you mean "(\w+)" instead of "\1"\?)?""")
 """What ml_collections says of a key that is not there."""
 
@@ -63,6 +63,7 @@ def read_recipe(config: str, changes: Sequence[str]) -> Any:
     try:
         holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=given)
         values(given)
+        _ = holder.value.name  # a recipe that is not there is only told of when it is looked at
         return holder.value
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
         raise UserError(f"{config}: {_explain(error)}") from error
@@ -78,8 +79,8 @@ def _explain(error: Exception) -> str:
     message = " ".join(text.strip().splitlines()[-1:] if told else text.split()).strip(" .")
     if isinstance(error, KeyError | AttributeError) and (key := _KEY.fullmatch(message)):
         return f"there is no key {key[1]!r}" + (f"; did you mean {key[2]!r}?" if key[2] else "")
-    if file := _NO_FILE.fullmatch(message):
-        return f"there is no file {file[1]}"
+    if _NO_FILE.fullmatch(message):
+        return "there is no such recipe; configs/ holds some"
     if "get_config() takes 0 positional arguments" in message:
         return "this recipe takes no argument; leave out the colon and what follows it"
     return message

@@ -10,14 +10,18 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import Thing
 from agegender_jax.evaluate.uncertainty import Resamples, difference, draw, figures_of, intervals
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
+from agegender_jax.run import write_whole
+from benchmarks.rows import check_json
 
 EXAMPLES = """examples:
   python -m benchmarks.coverage
@@ -200,31 +204,40 @@ def _only(name: str, figures: Callable) -> Callable:
     return lambda weights: {name: figures(weights)[name]}
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
+    """The command."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tests", type=int, default=1000, help="simulated tests a row [1000]")
     parser.add_argument("--draws", type=int, default=1000, help="draws of the bootstrap in each [1000]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too; must not exist")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if min(arguments.tests, arguments.draws) < 1:
         parser.error("--tests and --draws are 1 or more")
-    if arguments.json and (arguments.json.exists() or not arguments.json.resolve().parent.is_dir()):
-        print(f"{arguments.json} exists, or its folder does not; choose another --json.", file=sys.stderr)
-        return 2
+    try:
+        check_json(arguments.json)
+        result = {"target": "coverage", "tests": arguments.tests, "draws": arguments.draws, "rows": _table(arguments)}
+        if arguments.json:
+            write_whole(arguments.json, json.dumps(result, indent=1))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"{arguments.json}: cannot be written ({error.strerror}); choose another --json.", file=sys.stderr)
+        return UserError.exit_code
+    return 0
+
+
+def _table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows, printed one by one."""
     print(f"{'95 % intervals that hold the truth':46}{'clustered':>10}{'naive':>8}{'width':>9}{'none':>7}", flush=True)
     rows = []
     for case in CASES:
         row = covered(case, arguments.tests, arguments.draws)
         rows.append(dataclasses.asdict(row))
         print(f"{row.name:46}{row.clustered:10.1%}{row.naive:8.1%}{row.width:9.4f}{row.none:7.1%}", flush=True)
-    if arguments.json:
-        from agegender_jax.run import write_whole
-
-        result = {"target": "coverage", "tests": arguments.tests, "draws": arguments.draws, "rows": rows}
-        write_whole(arguments.json, json.dumps(result, indent=1))
-    return 0
+    return rows
 
 
 if __name__ == "__main__":

@@ -107,9 +107,9 @@ def contents(page: str) -> str:
     '- [One, two](#one-two)\\n- [Three](#three)'
     """
     titles = re.findall(r"^## (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
-    if len(set(titles)) < len(titles):
-        raise UserError("Two sections of the page have one title, and links could not tell them apart; rename one.")
-    anchors = (re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
+    anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+    if len(set(anchors)) < len(anchors):
+        raise UserError("Links could not tell two sections of the page apart by their titles; rename one.")
     return "\n".join(f"- [{title}](#{anchor})" for title, anchor in zip(titles, anchors, strict=True))
 
 
@@ -144,7 +144,7 @@ def _table(path: Path) -> str:
     if target is None:
         raise UserError(f"{path} is no file of a benchmark's --json; remove it from there.")
     if target not in TARGETS and target not in _TABLES:
-        known = ", ".join((*TARGETS, *_TABLES))
+        known = ", ".join((*TARGETS, *(name for name in _TABLES if name != "rows")))
         raise UserError(f"{path} is of {target!r}, which is no target; choose from: {known}.")
     try:
         return _TABLES[target](result) if target in _TABLES else tables.markdown(TARGETS[target], result)

@@ -267,6 +267,14 @@ def test_a_damaged_figure_does_not_shut_out_the_checkpoints(
     assert any("not evaluated" in text for text in warnings)
 
 
+def test_of_one_that_was_not_evaluated_a_damaged_word_changes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, example(0), example(0)["params"], None)
+    flip(tmp_path / "1" / "metrics" / "metrics")  # in the middle
+    with opened(tmp_path) as checkpoints:
+        assert not checkpoints.evaluated(1)
+
+
 def test_a_figure_stands_without_what_else_is_said_of_it(three: Path, warnings: list[str]) -> None:
     """Earlier versions wrote the figure alone."""
     path = three / "2" / "metrics" / "metrics"

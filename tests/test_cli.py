@@ -212,7 +212,10 @@ def test_features_are_written_and_classical_models_learn_from_them(
     assert written["forest"].keys() == summary["test"].keys()
     assert written["forest"]["gender/accuracy"] > summary["constant"]["gender/accuracy"]
     row = next(line for line in said.out.splitlines() if line.startswith("age/mae"))
-    assert row.split()[1:] == [f"{written[name]['age/mae']:.4f}" for name in ("forest", "constant")]
+    low, high = written["intervals"]["forest"]["age/mae"]
+    found, constant = (written[name]["age/mae"] for name in ("forest", "constant"))
+    assert low < found < high
+    assert row.split()[1:] == [f"{found:.4f}", f"{low:.4f}", "to", f"{high:.4f}", f"{constant:.4f}"]
     assert [line.split(" from ")[0] for line in said.err.splitlines()] == [
         "forest for gender,", "forest for age_group,", "forest for age,"
     ]  # fmt: skip
@@ -410,3 +413,12 @@ def test_help_starts_without_jax() -> None:
         "import sys; from agegender_jax import cli\ntry: cli.main(['--help'])\nfinally: assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_an_interruption_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agegender_jax.commands.runs._runs", interrupted)
+    assert cli.main(["runs"]) == 130
+    assert capsys.readouterr().err == "agegender: interrupted.\n"

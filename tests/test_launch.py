@@ -193,9 +193,13 @@ QUICKSTART = "--config=configs/quickstart.py"
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([QUICKSTART, "--workdir=WORKDIR", "--config.trian.epochs=1"], "trian"),
+        (
+            [QUICKSTART, "--workdir=WORKDIR", "--config.trian.epochs=1"],
+            "there is no key 'trian'; did you mean 'train'?",
+        ),
+        ([QUICKSTART, "--workdir=WORKDIR", "--config.train.foo=1"], "there is no key 'foo'"),
         ([QUICKSTART, "--workdir=WORKDIR", "--config.train.epochs=abc"], "train.epochs"),
-        (["--config=configs/nowhere.py", "--workdir=WORKDIR"], "configs/nowhere.py"),
+        (["--config=configs/nowhere.py", "--workdir=WORKDIR"], "there is no such recipe"),
         (["--config=configs/utkface_small.py:huge", "--workdir=WORKDIR"], "choose one of: paper, weighted, cpu"),
         ([QUICKSTART + ":cpu", "--workdir=WORKDIR"], "this recipe takes no argument; leave out the colon"),
         ([QUICKSTART], "--workdir is missing"),

@@ -154,12 +154,12 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     """A builder whose examples are made in one process or on Beam: on Beam if TFDS was given options or a runner of it.
 
     The module of the builder has a pure function `make_example(item, content, options) -> (key, example)`, which
-    raises `DataError` with the reason where a file is not usable. Workers import that module. What `info.metadata`
-    holds as `labels`, `identities` and `terms` is printed when all is prepared.
+    raises `DataError` with the reason where a file is not usable. Workers import that module. Its `info.metadata`
+    says `labels`, `identities` and `terms`, which are printed when all is prepared, after `_report`: what was kept and
+    left out, as text, which the builder sets when it lists its work.
     """
 
-    _report: Any = ""
-    """What was kept and left out, printed before that: the builder sets it when it lists its work."""
+    _report: Any
 
     SPLITS: ClassVar[tuple[str, ...]] = ("train",)
     """Names of the splits. TFDS reserves `all` for their sum, and calls the only split of a dataset `train`."""
@@ -179,7 +179,7 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def _post_download_and_prepare_hook(self) -> None:
         """Says what was made of the files, whose labels these are, and under which terms they may be used."""
         metadata = self.info.metadata
-        lines = [f"  {word:8} {metadata[key]}" for word, key in _ORIGIN.items() if key in metadata]
+        lines = [f"  {word:8} {metadata[key]}" for word, key in _ORIGIN.items()]
         if metadata.get("drawn"):
             lines = ["  drawn from a seed: labels, identities and terms of the original do not apply"]
         print(self._report, *lines, sep="\n", file=sys.stderr)

@@ -32,7 +32,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
     parser.add_argument(
-        "files", nargs="*", metavar="PATH", help="pictures or recordings, and folders of them [examples of the run]"
+        "files",
+        nargs="*",
+        metavar="PATH",
+        help="pictures or recordings, and folders of them, 100 files at most [examples of the run]",
     )
     parser.add_argument("--out", type=Path, default=Path("maps"), metavar="DIR", help="folder, new or empty [maps]")
     parser.add_argument(

@@ -152,7 +152,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         return 0
     except KeyboardInterrupt:
         left = f"{arguments.out} was not written" if arguments.out else "the answers are not complete"
-        print(f"agegender: interrupted after {done} files: {left}.", file=sys.stderr)
+        print(f"agegender: interrupted; files answered for: {done}; {left}.", file=sys.stderr)
         return 130
     where = f" in {arguments.out}" if arguments.out else ""
     print(f"{_counted(found)}{where}.", file=sys.stderr)
@@ -199,7 +199,7 @@ def _check_out(out: Path | None) -> None:
     if out is None:
         return
     if out.suffix not in (".csv", ".json", ".jsonl", ".parquet"):
-        raise UserError(f"{out}: this kind of file is not written; name it *.csv, *.jsonl or *.parquet.")
+        raise UserError(f"{out}: this kind of file is not written; name it *.csv, *.jsonl, *.json or *.parquet.")
     check_new(out, "--out")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{out}: writing Parquet needs pyarrow, which is not installed; `pip install pyarrow`, or CSV.")

@@ -117,7 +117,7 @@ def _known(directory: Path) -> dict[str, Any]:
     known = {
         "recipe": leaves(recipe),
         "dataset": recipe.dataset.name,
-        "drawn": bool(recipe.dataset.drawn),
+        "drawn": bool(facts.get("drawn", recipe.dataset.drawn)),
         "protocol": recipe.split.protocol,
         "age_groups": recipe.age_groups,
         "split_sha256": facts.get("split_sha256"),
@@ -276,8 +276,8 @@ def _incomparable(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which figures must not be compared, dataset by dataset."""
     lines = []
     done = [run for run in found if run.get("figures")]
-    for dataset in dict.fromkeys(run["dataset"] for run in done):
-        runs = [run for run in done if run["dataset"] == dataset]
+    for dataset in dict.fromkeys(map(dataset_of, done)):
+        runs = [run for run in done if dataset_of(run) == dataset]
         splits = dict.fromkeys(run["split_sha256"][:_HASH] for run in runs)
         schemes = dict.fromkeys(run["age_groups"] for run in runs)
         if len(splits) > 1:
@@ -291,7 +291,7 @@ def _incomparable(found: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{plain(dataset)} has age groups {', '.join(schemes)}: accuracies under different ones cannot be "
                 "compared."
             )
-    if len({run["dataset"] for run in done}) > 1:
+    if len(set(map(dataset_of, done))) > 1:
         lines.append("Figures of different datasets cannot be compared.")
     return lines
 

@@ -115,11 +115,11 @@ def origin(content: Content) -> Html:
     first = f"first step after {costs['first_step_seconds']:.0f} s" if costs["first_step_seconds"] else ""
     spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in (costs["seconds_of"] or {}).items())
     parts = [f"training spent on {spent}"] if spent else []
+    parts += [f"peak memory {costs['peak_memory_bytes'] / 1e9:.2f} GB"] if costs["peak_memory_bytes"] else []
     rows = {
         "time": f"{duration(costs['seconds'])} for {costs['epochs']:.1f} epochs ({costs['steps']:,} steps)",
         "since the last start": "; ".join(filter(None, (pace, first, *parts))),
         "parameters": f"{costs['parameters']:,}",
-        "peak memory": f"{costs['peak_memory_bytes'] / 1e9:.2f} GB" if costs["peak_memory_bytes"] else "",
         "device": _devices(hardware),
         "processor": f"{hardware['processor']}, {hardware['cores']} cores",
         "versions": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),

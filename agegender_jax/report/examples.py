@@ -23,7 +23,6 @@ THUMBNAIL = 112
 SAMPLE = 8
 """Examples whose saliency is shown."""
 
-_METHOD = "layer_cam"  # named in the report's text
 _METHOD = "layer_cam"  # which the report's text names
 _QUALITY = 78  # of JPEGs
 

@@ -209,8 +209,8 @@ def cumulative_score(rows: Sequence[Mapping[str, Any]]) -> Html:
         axes.set_ylabel("of the answers, %")
         axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
 
-    said = ", ".join(f"{row['years']} years: {bare('share', row['value'])} %" for row in rows)
-    return plot(draw, "cumulative-score", f"Ages that are off by at most {said}.", width=3.4, height=2.9)
+    said = ", ".join(f"{row['years']}: {bare('share', row['value'])} %" for row in rows)
+    return plot(draw, "cumulative-score", f"Ages that are off by at most so many years: {said}.", width=3.4, height=2.9)
 
 
 def groups(thing: str, figure_name: str, rows: Sequence[Mapping[str, Any]], overall: float) -> Html:

@@ -227,6 +227,10 @@ def ages(content: Content) -> Html:
     return Html("")
 
 
+def _years(count: int) -> str:
+    return "1 year" if count == 1 else f"{count} years"
+
+
 def _ages(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> Html:
     table = page.table(
         ("annotated age", "examples", "mean signed error", "95 % interval", "mean absolute error", "95 % interval"),
@@ -251,7 +255,7 @@ def _ages(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]
         )
     within = page.table(
         ("off by at most", "of the answers", "95 % interval"),
-        [(f"{row['years']} years", number("share", row["value"]), interval("share", row)) for row in scores],
+        [(_years(row["years"]), number("share", row["value"]), interval("share", row)) for row in scores],
         numbers=range(1, 3),
     )
     return section(

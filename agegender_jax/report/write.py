@@ -119,12 +119,12 @@ def _paths(run: Run, out: Path | None) -> tuple[Path, Path]:
         if out.suffix not in (".html", ".htm"):
             raise UserError(f"{out} is no name of a page; choose an --out that ends in .html.")
     page.check_path(path, GENERATOR, "--out")
-    _check_numbers(numbers)
+    _check_numbers(numbers, run.name)
     return path, numbers
 
 
-def _check_numbers(path: Path) -> None:
-    """Raises a UserError where the file is no report's."""
+def _check_numbers(path: Path, run: str) -> None:
+    """Raises a UserError where the file is no report's, or that of a run of another name."""
     if not path.exists():
         return
     try:
@@ -134,3 +134,5 @@ def _check_numbers(path: Path) -> None:
         ours = False
     if not ours:
         raise UserError(f"{path} is there and holds no numbers of a report; choose another --out.")
+    if content.get("run") != run:
+        raise UserError(f"{path} is there and holds the numbers of another run; choose another --out.")

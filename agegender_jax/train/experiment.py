@@ -163,6 +163,7 @@ def set_up(
         "data_dir": str(data_dir.resolve()),
         "dataset_version": prepared.version,
         "kind": prepared.kind,
+        "drawn": prepared.drawn,
         "data_sha256": data.sha256,
         "terms": data.terms,
         "identical_files": conflicts,

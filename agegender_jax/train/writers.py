@@ -17,7 +17,8 @@ _LINE_SECONDS = 30.0
 class Writers:
     """Writes every event twice: for TensorBoard and as a line of JSON.
 
-    A resumed run takes back what an interrupted one wrote after its last checkpoint, so each step is there once.
+    A resumed run takes back what an interrupted one wrote after its last checkpoint, so each step is there once; of an
+    evaluation that is made again TensorBoard keeps both.
 
     Args:
       directory: of the run; None writes nothing, for processes that are not the primary one.

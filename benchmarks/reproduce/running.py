@@ -84,14 +84,14 @@ def plan_all(target: Target, arguments: argparse.Namespace) -> list[Planned]:
 def _plan(target: Target, system: System, protocols: Sequence[str], arguments: argparse.Namespace) -> Planned:
     chosen = system.recipe(arguments.cpu)
     assert chosen is not None  # `chosen` has seen to it
-    settings = {**runs.SETTINGS, **chosen.settings}
+    settings = dict(chosen.settings)
     if arguments.smoke:
         settings |= target.smoke
     if arguments.size:
         settings["dataset.image_size"] = arguments.size
     if arguments.epochs:
         settings["train.epochs"] = arguments.epochs
-    recipe = load_config(chosen.config, settings)
+    recipe = load_config(chosen.config, {**runs.SETTINGS, **settings})
     recipes.check(recipe)
     changes = []
     if system.full:

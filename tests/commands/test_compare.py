@@ -53,6 +53,13 @@ def test_the_validation_part(
     assert "part validation: 72 examples" in capsys.readouterr().out
 
 
+def test_one_run_is_not_compared_with_itself(finished: Any, parser: argparse.ArgumentParser) -> None:
+    twice = [str(finished.workdir), str(finished.workdir / ".." / finished.workdir.name)]
+    arguments = parser.parse_args(["compare", *twice])
+    with pytest.raises(UserError, match="is named twice; name two runs"):
+        arguments.function(arguments)
+
+
 def test_a_folder_without_a_run(pair: list[str], parser: argparse.ArgumentParser, tmp_path: Path) -> None:
     arguments = parser.parse_args(["compare", pair[0], str(tmp_path)])
     with pytest.raises(UserError, match=r"holds no run \(no recipe\.json\)"):

@@ -44,6 +44,17 @@ def test_files(
     assert (tmp_path / "out" / "001.png").exists()
 
 
+def test_a_folder_of_one_file(
+    finished: Any, parser: argparse.ArgumentParser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "album").mkdir()
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "album" / "red.png")
+    out = tmp_path / "out"
+    arguments = parser.parse_args(["explain", str(finished.workdir), str(tmp_path / "album"), "--out", str(out)])
+    assert arguments.function(arguments) == 0
+    assert f"{out}: 1 picture, and {out}/sheet.png.\n" in capsys.readouterr().out
+
+
 def test_examples_come_with_the_datasets_terms(
     finished: Any, parser: argparse.ArgumentParser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,7 +161,10 @@ def test_lists(end: str, predict_files: Command, faces: Path, tmp_path: Path) ->
     ("arguments", "sentence"),
     [
         ([], "There is nothing to answer for; name files or folders, or a --list of them."),
-        (["x", "--out", "x.txt"], "x.txt: this kind of file is not written; name it *.csv, *.jsonl or *.parquet."),
+        (
+            ["x", "--out", "x.txt"],
+            "x.txt: this kind of file is not written; name it *.csv, *.jsonl, *.json or *.parquet.",
+        ),
         (["x", "--out", "nowhere/x.csv"], "nowhere is no folder; make it, or choose another --out."),
         (["x", "--out", "HERE"], "is there already, and nothing is overwritten; choose another --out."),
         (["--list", "nowhere"], "nowhere: cannot be read (No such file or directory); check the path of --list."),
@@ -210,7 +213,7 @@ def test_an_interruption_says_what_is_lost(
     monkeypatch.setattr(Predictor, "stream", interrupted)
     assert predict_files(faces / "1.png", *(("--out", tmp_path / out) if out else ())) == 130
     lost = f"{tmp_path}/out.csv was not written" if out else "the answers are not complete"
-    assert f"agegender: interrupted after 1 files: {lost}.\n" in capsys.readouterr().err
+    assert f"agegender: interrupted; files answered for: 1; {lost}.\n" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

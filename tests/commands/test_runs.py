@@ -102,6 +102,23 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureF
     assert next(line for line in text.splitlines() if line.startswith("c ")).endswith("2 min 05 s")
 
 
+def test_drawn_runs_are_compared_with_drawn_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        run = _run(tmp_path / name, **{"train.epochs": 3.0 if name == "a" else 4.0})
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"drawn": True}))
+    unfinished = _run(tmp_path / "c", **{"train.epochs": 4.0})
+    (unfinished / "summary.json").unlink()
+    (unfinished / "run.json").write_text('{"drawn": true}')  # the recipe does not tell: its data were drawn beforehand
+    _run(tmp_path / "d")
+    _run(tmp_path / "e", **{"train.epochs": 5.0})
+    lines = _printed(tmp_path, capsys)
+    assert [line.split()[1:3] for line in lines[1:4]] == [["utkface", "(drawn)"]] * 3
+    assert "differs: from what most of the 3 runs on utkface (drawn) have: train.epochs=4" in lines
+    assert "differs: from the other on utkface: train.epochs=30" in lines
+    assert lines[5].endswith("train.epochs=5")
+
+
 def test_a_run_on_the_way_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """64 of 100 examples to learn from, 32 a step, 10 epochs: 20 steps, one dispatch."""
     run = _run(tmp_path / "a", complete=False, **{"train.epochs": 10.0, "split.test_fraction": 0.2})

@@ -176,6 +176,13 @@ def test_no_archive_is_a_sentence_with_the_directory(tmp_path: Path, make: bool)
     assert not (tmp_path / "out").exists()
 
 
+def test_the_archive_itself_is_no_directory(tmp_path: Path) -> None:
+    archive = tmp_path / "UTKFace.tar.gz"
+    archive.touch()
+    with pytest.raises(UserError, match=r"UTKFace\.tar\.gz: is no folder; --manual_dir is the folder that the files"):
+        locate("utkface", manual_dir=archive, data_dir=tmp_path / "out")
+
+
 def test_no_prepared_data_is_a_sentence_with_the_directory(tmp_path: Path) -> None:
     for data_dir in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=f"{data_dir} holds no prepared utkface"):

@@ -278,5 +278,9 @@ def test_nothing_of_others_is_overwritten(run: Run, tmp_path: Path) -> None:
         write_report(run, out=page)
     assert numbers.read_text() == "[1]"
     assert not page.exists()
+    numbers.write_text(json.dumps({"generator": "agegender report", "run": "another"}))
+    with pytest.raises(UserError, match="holds the numbers of another run; choose another --out"):
+        write_report(run, out=page)
+    assert json.loads(numbers.read_text())["run"] == "another"
     with pytest.raises(UserError, match=r"ends in \.html"):
         write_report(run, out=tmp_path / "report.pdf")

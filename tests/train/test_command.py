@@ -1,6 +1,7 @@
-"""What several processes are started with."""
+"""What `launch.py` runs: an interruption, and what several processes are started with."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,3 +31,24 @@ def test_another_recipe_or_flag_than_the_primary_s_is_refused(monkeypatch: pytes
     _primary_has(monkeypatch, other, FLAGS | {"folds": "all"})
     with pytest.raises(UserError, match=r"train\.batch_size: 64 -> 32; --folds: all -> .*give all processes the same"):
         command._check_same(recipes.base(), FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        (["20", "100", "120.orbax-checkpoint-tmp"], "goes on from step 100"),
+        ([], "goes on where something was saved, or begins again"),
+    ],
+)
+def test_an_interruption_says_where_it_goes_on(
+    saved: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in saved:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    monkeypatch.setattr(command, "train", interrupted)
+    monkeypatch.setattr(command, "cache_compilations", lambda: None)  # the tests' own cache stays
+    assert command.command(recipes.base(), workdir=tmp_path, data_dir=tmp_path) == 130
+    assert capsys.readouterr().err == f"Interrupted. The same command {said}.\n"
