@@ -262,7 +262,8 @@ def _ages(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]
         "age-bias",
         "Errors of age",
         said,
-        boxed("beside", table, plots.bias(rows)),
+        table,
+        boxed("plots", plots.bias(rows)),
         subtitle("Cumulative score, CS@k"),
         boxed("beside", within, plots.cumulative_score(scores)),
     )
