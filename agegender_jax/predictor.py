@@ -7,6 +7,7 @@ the preprocessing and the program are theirs, down to the number of examples in 
 
 import io
 import itertools
+import math
 import os
 import threading
 from collections import deque
@@ -95,6 +96,7 @@ class Predictor:
         rate: int = 0,
         level: float = 0.9,
         abstain_below: float = 0.0,
+        abstain_wider: float = math.inf,
         detect: Detection | bool | None = None,
         min_bytes: int = 0,
     ) -> Iterator[Answers]:
@@ -110,6 +112,7 @@ class Predictor:
           rate: of waveforms, Hz.
           level: of the ages' central interval, above 0 and below 1.
           abstain_below: a class that would be answered is left out where it is less probable than this.
+          abstain_wider: an age is left out where its interval is wider than so many years; a regression has none.
           detect: search pictures for faces, and answer for each, the `MAX_FACES` largest of a picture; True is with the
             usual settings, False takes pictures as they are, and None does as it was done with the run's data.
           min_bytes: smaller files are an error.
@@ -121,6 +124,8 @@ class Predictor:
             raise UserError(f"The level {level:g} of an interval is out of range; it must be above 0 and below 1.")
         if not 0 <= abstain_below <= 1:
             raise UserError(f"abstain_below={abstain_below:g} is no probability; it must be between 0 and 1.")
+        if not abstain_wider > 0:
+            raise UserError(f"abstain_wider={abstain_wider:g} is no width of an interval; it must be above 0 years.")
         if detect and self.kind != "image":
             raise UserError(f"{self.run.directory} learned from recordings, which show no faces; leave detection out.")
         detection = self.detection if detect is None else Detection() if detect is True else detect or None
@@ -135,7 +140,8 @@ class Predictor:
                 reasons = [_short(errors.get(row, ""), name) for row, name in enumerate(names)]
             else:
                 names, reasons, boxes, decoded = self._faces(some, names, errors, detection)
-            return self._answers(names, reasons, boxes, decoded, level=level, abstain_below=abstain_below)
+            abstain = {"abstain_below": abstain_below, "abstain_wider": abstain_wider}
+            return self._answers(names, reasons, boxes, decoded, level=level, **abstain)
 
         source, first = iter(items), 0
         pool = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="predict")

@@ -116,7 +116,11 @@ def test_an_array_that_is_no_picture_is_a_sentence(array: np.ndarray, predictor:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"level": 1.0}, "above 0 and below 1"), ({"abstain_below": 1.5}, "is no probability")],
+    [
+        ({"level": 1.0}, "above 0 and below 1"),
+        ({"abstain_below": 1.5}, "is no probability"),
+        ({"abstain_wider": 0.0}, "above 0 years"),
+    ],
 )
 def test_options_out_of_range(options: dict[str, float], message: str, predictor: Predictor) -> None:
     with pytest.raises(UserError, match=message):

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import importlib.util
 import json
+import math
 import os
 import sys
 import uuid
@@ -77,6 +78,13 @@ def add_parser(commands: Any) -> None:
         help="leave out classes less probable than this [0]",
     )
     parser.add_argument(
+        "--abstain_wider",
+        type=_number(0, math.inf, within=True),
+        default=math.inf,
+        metavar="YEARS",
+        help="leave out ages whose interval is wider than this [no limit]",
+    )
+    parser.add_argument(
         "--min_bytes",
         type=at_least(0),
         default=0,
@@ -136,6 +144,7 @@ def _predict(arguments: argparse.Namespace) -> int:
                 paths(),
                 level=arguments.level,
                 abstain_below=arguments.abstain_below,
+                abstain_wider=arguments.abstain_wider,
                 detect=detect,
                 min_bytes=arguments.min_bytes,
             ):

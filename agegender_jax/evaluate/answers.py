@@ -33,7 +33,7 @@ class Years:
     """Answers of one kind that are ages in years, float32 `[n]`, NaN where there is no answer.
 
     Attributes:
-      years: as the run decodes them.
+      years: as the run decodes them; also NaN where the run abstains.
       low: where the central interval begins; NaN where the run says a number and no distribution.
       high: where it ends.
     """
@@ -98,6 +98,7 @@ def make_answers(
     boxes: np.ndarray | None = None,
     level: float = 0.9,
     abstain_below: float = 0.0,
+    abstain_wider: float = np.inf,
 ) -> Answers:
     """What people read of what the heads say.
 
@@ -110,6 +111,7 @@ def make_answers(
       good: rows without an error, int `[m]`.
       level: of the ages' central interval, above 0 and below 1.
       abstain_below: a class that is answered is left out where it is less probable than this.
+      abstain_wider: an age is left out where its interval is wider than so many years.
     """
     spread = {head: np.full((len(name), *said.shape[1:]), np.nan, np.float32) for head, said in distributions.items()}
     things: dict[str, Classes | Years] = {}
@@ -121,7 +123,7 @@ def make_answers(
             if isinstance(inner, ClassHead):
                 things[thing] = _classes(inner, answers, good, len(name), abstain_below)
             else:
-                things[thing] = _years(answers, _over_years(head, said), good, len(name), level)
+                things[thing] = _years(answers, _over_years(head, said), good, len(name), level, abstain_wider)
     return Answers(tuple(name), tuple(error), boxes, things, spread)
 
 
@@ -167,12 +169,18 @@ def _classes(
 
 
 def _years(
-    answers: Mapping[str, np.ndarray], distribution: np.ndarray, good: np.ndarray, count: int, level: float
+    answers: Mapping[str, np.ndarray],
+    distribution: np.ndarray,
+    good: np.ndarray,
+    count: int,
+    level: float,
+    wider: float,
 ) -> Years:
     years, low, high = (np.full(count, np.nan, np.float32) for _ in range(3))
     years[good] = answers["years"]
     if distribution.shape[-1] > 1 and len(good):
         low[good], high[good] = interval(distribution, level)
+        years[high - low > wider] = np.nan
     return Years(years, low, high)
 
 

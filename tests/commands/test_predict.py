@@ -59,10 +59,9 @@ def test_csv_is_what_the_predictor_says(finished: Any, predict_files: Command, f
 def test_all_kinds_of_files_say_the_same(predict_files: Command, faces: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "text.png").write_text("none")
+    abstain = ("--abstain_below", 0.6, "--abstain_wider", 40)
     for kind in ("csv", "json", "jsonl", "parquet"):
-        assert (
-            predict_files(faces, tmp_path / "text.png", "--out", tmp_path / f"out.{kind}", "--abstain_below", 0.6) == 0
-        )
+        assert predict_files(faces, tmp_path / "text.png", "--out", tmp_path / f"out.{kind}", *abstain) == 0
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert json.loads((tmp_path / "out.json").read_text()) == lines
     table = parquet.read_table(tmp_path / "out.parquet")
@@ -247,7 +246,14 @@ def test_what_is_there_is_written_through_by_nobody(
 
 
 def test_options_are_checked(predict_files: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = (["--level", "2"], ["--level", "0"], ["--level", "1"], ["--abstain_below", "x"], ["--margin", "-1"])
+    wrong = (
+        ["--abstain_wider", "0"],
+        ["--level", "2"],
+        ["--level", "0"],
+        ["--level", "1"],
+        ["--abstain_below", "x"],
+        ["--margin", "-1"],
+    )
     for arguments in (*wrong, ["--min_size", "0"]):
         with pytest.raises(SystemExit):
             predict_files("x", *arguments)

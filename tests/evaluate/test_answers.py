@@ -66,6 +66,20 @@ def test_abstention_leaves_the_probabilities(below: float, answer: tuple[str | N
     assert found.answered == 2  # it was looked at
 
 
+def test_an_age_is_left_out_where_its_interval_is_too_wide() -> None:
+    """Of 20 and 40 years spread evenly the central 90 % are 18 and 36 wide; a regression has no width."""
+    said = {"age": np.stack([uniform(20, 39), uniform(20, 59)])}
+    found = make_answers({"age": AgeYearsHead()}, said, ["a", "b"], ["", ""], np.arange(2), abstain_wider=20)
+    age = found.things["age"]
+    assert isinstance(age, Years)
+    np.testing.assert_allclose(age.years, [29.5, NAN], rtol=1e-6)
+    np.testing.assert_allclose(age.high - age.low, [18, 36], rtol=1e-5)
+    assert found.answered == 2  # it was looked at
+    said = {"age": np.float32([[31.5]])}
+    found = make_answers({"age": AgeYearsHead(loss_name="l1")}, said, ["a"], [""], np.array([0]), abstain_wider=1)
+    assert found.columns()["age"].tolist() == [31.5]
+
+
 def test_an_ordinal_head_answers_by_rank() -> None:
     probability = np.zeros((1, 8), np.float32)
     probability[0, [0, 3, 4]] = 0.4, 0.3, 0.3  # the likeliest is the first, the middle is the fourth
