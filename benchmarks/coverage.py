@@ -21,7 +21,7 @@ from agegender_jax.evaluate.predictions import Thing
 from agegender_jax.evaluate.uncertainty import Resamples, difference, draw, figures_of, intervals
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 from agegender_jax.run import write_whole
-from benchmarks.rows import check_json
+from benchmarks import rows
 
 EXAMPLES = """examples:
   python -m benchmarks.coverage
@@ -206,17 +206,13 @@ def _only(name: str, figures: Callable) -> Callable:
 
 def main(given: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tests", type=int, default=1000, help="simulated tests a row [1000]")
-    parser.add_argument("--draws", type=int, default=1000, help="draws of the bootstrap in each [1000]")
+    parser = rows.parser("benchmarks.coverage", __doc__, EXAMPLES)
+    parser.add_argument("--tests", type=rows.at_least(1), default=1000, help="simulated tests a row [1000]")
+    parser.add_argument("--draws", type=rows.at_least(1), default=1000, help="draws of the bootstrap in each [1000]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too; must not exist")
     arguments = parser.parse_args(given)
-    if min(arguments.tests, arguments.draws) < 1:
-        parser.error("--tests and --draws are 1 or more")
     try:
-        check_json(arguments.json)
+        rows.check_json(arguments.json)
         result = {"target": "coverage", "tests": arguments.tests, "draws": arguments.draws, "rows": _table(arguments)}
         if arguments.json:
             write_whole(arguments.json, json.dumps(result, indent=1))
@@ -232,12 +228,12 @@ def main(given: Sequence[str] | None = None) -> int:
 def _table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows, printed one by one."""
     print(f"{'95 % intervals that hold the truth':46}{'clustered':>10}{'naive':>8}{'width':>9}{'none':>7}", flush=True)
-    rows = []
+    found = []
     for case in CASES:
         row = covered(case, arguments.tests, arguments.draws)
-        rows.append(dataclasses.asdict(row))
+        found.append(dataclasses.asdict(row))
         print(f"{row.name:46}{row.clustered:10.1%}{row.naive:8.1%}{row.width:9.4f}{row.none:7.1%}", flush=True)
-    return rows
+    return found
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `python -m benchmarks.results` puts the file into the page, at `<!-- table: NAME -->`.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from agegender_jax.errors import UserError
 from agegender_jax.splits import marked
-from benchmarks.rows import check_json
+from benchmarks import rows
 
 EXAMPLES = """examples:
   agegender report runs/pretrained
@@ -27,17 +26,12 @@ _WAYS = ("gender", "race", "age_band", "gender x race x age_band")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.groups",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.groups", __doc__, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory, with its report")
     parser.add_argument("--json", type=Path, metavar="FILE", help="new file: write the groups there")
     given = parser.parse_args(arguments)
     try:
-        check_json(given.json)
+        rows.check_json(given.json)
         result = keep(given.run)
         print(markdown(result))
         if given.json is not None:

@@ -38,12 +38,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.input",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.input", __doc__, EXAMPLES)
     runs.add_options(parser, "configs/quickstart.py")
     peer.add_options(parser)
     rows.add_options(parser)

@@ -45,12 +45,7 @@ Said = Mapping[str, np.ndarray]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.predict",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.predict", __doc__, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="a complete run's directory")
     parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the dataset lies [as the run had it]")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as the run had them]")

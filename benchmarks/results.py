@@ -5,7 +5,6 @@ In the prose a line `<!-- table: NAME -->` stands for docs/results/NAME.json, wh
 be reproduced, and `<!-- contents -->` for links to the sections.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -32,12 +31,7 @@ _WRITTEN = "<!-- Written by `python -m benchmarks.results` from docs/results/: c
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.results",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.results", __doc__, EXAMPLES)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail where the page is not what it would be"
     )

@@ -136,6 +136,13 @@ def _number(value: float) -> str:
     return f"{value:,.{max(0, 4 - before)}f}"
 
 
+def parser(program: str, text: str | None, examples: str) -> argparse.ArgumentParser:
+    """The parser of a benchmark's command; `--help` keeps the lines of its text and of its examples."""
+    return argparse.ArgumentParser(
+        prog=program, description=text, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
 def add_options(parser: argparse.ArgumentParser, *, windows: int | None = 7) -> None:
     """Adds `--json`, `--smoke` and, where `windows` is its default, `--windows`."""
     if windows:

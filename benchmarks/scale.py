@@ -39,12 +39,7 @@ _PLAIN_SGD = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.scale",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.scale", __doc__, EXAMPLES)
     runs.add_options(parser, "configs/quickstart.py")
     whole = rows.at_least(1)
     parser.add_argument("--devices", type=whole, nargs="+", default=[1, 2, 4, 8], help="how many [1 2 4 8]")

@@ -21,12 +21,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.startup",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.startup", __doc__, EXAMPLES)
     runs.add_options(parser, "configs/quickstart.py")
     parser.add_argument("--repeats", type=rows.at_least(1), default=5, help="starts of each kind [5]")
     rows.add_options(parser, windows=None)

@@ -35,12 +35,7 @@ _PEER_NETS = ("small_cnn", "resnet18", "resnet34", "resnet50", "resnet101", "vgg
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.step",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.step", __doc__, EXAMPLES)
     whole = rows.at_least(1)
     add = parser.add_argument
     add("--nets", nargs="+", default=_NETS, metavar="NET", help=f"BACKBONE or BACKBONE:VARIANT [{' '.join(_NETS)}]")

@@ -40,12 +40,7 @@ _HOST_DISPATCHES = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.train",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.train", __doc__, EXAMPLES)
     runs.add_options(parser, "configs/quickstart.py")
     feeds = ("resident", "stream")
     parser.add_argument("--feeds", nargs="+", choices=feeds, default=feeds, help="how the data come [both]")

@@ -10,6 +10,7 @@ from typing import Any
 
 from agegender_jax.commands.common import add, add_json, check_json, prepare, write_json
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.tables import visible
 from agegender_jax.labels import DISCLAIMER
 
 EXAMPLES = """examples:
@@ -202,9 +203,9 @@ def table(result: Mapping[str, Any]) -> str:
     for run in found:
         if run["study"] != study and run["study"]:
             count = sum(each["study"] == run["study"] for each in found)
-            rows[f"{plain(run['study'])}/"] = {"state": f"{count} run{'s' if count > 1 else ''}"}
+            rows[f"{visible(run['study'])}/"] = {"state": f"{count} run{'s' if count > 1 else ''}"}
         study = run["study"]
-        rows[plain(run["path"])] = _row(run, figures, usual)
+        rows[visible(run["path"])] = _row(run, figures, usual)
     columns: dict[str, dict[str, str]] = {}
     for name in ("dataset", "protocol", "split", "state", *figures, "images/s", "time"):
         column = {row: cells[name] for row, cells in rows.items() if cells.get(name)}
@@ -212,10 +213,8 @@ def table(result: Mapping[str, Any]) -> str:
             columns[name] = column
     lines = text_table(columns, list(rows)).splitlines()
     width = max(map(len, lines))
-    last = [
-        "differs" if any(usual.values()) else "",
-        *(cells.get("differs", "") for cells in rows.values()),
-    ]  # long: flush left
+    title = "differs" if any(usual.values()) else ""
+    last = [title, *(cells.get("differs", "") for cells in rows.values())]  # long: flush left
     lines = [f"{line.ljust(width)}  {text}".rstrip() for line, text in zip(lines, last, strict=True)]
     return "\n".join([*lines, *_notes(found, usual)])
 
@@ -229,7 +228,7 @@ def _row(run: Mapping[str, Any], figures: Sequence[str], usual: Mapping[str, Any
     common = usual[dataset_of(run)]
     own = {key: run["recipe"].get(key) for key, value in common.items() if run["recipe"].get(key) != value}
     cells = {
-        "dataset": plain(dataset_of(run)),
+        "dataset": visible(dataset_of(run)),
         "protocol": marked(run["protocol"]),
         "split": (run["split_sha256"] or "")[:_HASH],
         "state": run["state"],
@@ -256,9 +255,9 @@ def _notes(found: Sequence[Mapping[str, Any]], usual: Mapping[str, Any]) -> list
             most = ", ".join(f"{key}={_value(value)}" for key, value in common.items())
             count = sum("recipe" in run and dataset_of(run) == dataset for run in found)
             whom = (
-                f"what most of the {count} runs on {plain(dataset)} have"
+                f"what most of the {count} runs on {visible(dataset)} have"
                 if count > 2
-                else f"the other on {plain(dataset)}"
+                else f"the other on {visible(dataset)}"
             )
             lines.append(f"differs: from {whom}: {most}")
     if any(run.get("constant") for run in found):
@@ -268,7 +267,7 @@ def _notes(found: Sequence[Mapping[str, Any]], usual: Mapping[str, Any]) -> list
     if any(run.get("drawn") for run in found):
         lines.append(DISCLAIMER)
     lines += _incomparable(found)
-    lines += [f"{plain(run['path'])} is damaged: {plain(run['reason'])}" for run in found if "reason" in run]
+    lines += [f"{visible(run['path'])} is damaged: {visible(run['reason'])}" for run in found if "reason" in run]
     return lines
 
 
@@ -283,12 +282,12 @@ def _incomparable(found: Sequence[Mapping[str, Any]]) -> list[str]:
         if len(splits) > 1:
             named = [*list(splits)[:_SPLITS], f"{len(splits) - _SPLITS} more"] if len(splits) > _SPLITS else splits
             lines.append(
-                f"{plain(dataset)} has {len(splits)} splits ({', '.join(named)}): figures under different splits "
+                f"{visible(dataset)} has {len(splits)} splits ({', '.join(named)}): figures under different splits "
                 "cannot be compared."
             )
         if len(schemes) > 1:
             lines.append(
-                f"{plain(dataset)} has age groups {', '.join(schemes)}: accuracies under different ones cannot be "
+                f"{visible(dataset)} has age groups {', '.join(schemes)}: accuracies under different ones cannot be "
                 "compared."
             )
     if len(set(map(dataset_of, done))) > 1:
@@ -297,9 +296,4 @@ def _incomparable(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else plain(str(value)) or "''"
-
-
-def plain(text: str) -> str:
-    """The text without characters that would steer a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return f"{value:g}" if isinstance(value, float) else visible(str(value)) or "''"

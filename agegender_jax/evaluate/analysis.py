@@ -21,7 +21,7 @@ from agegender_jax.evaluate.calibration import (
 from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, group_rows, groups, worst_and_gap
 from agegender_jax.evaluate.predictions import Predictions, Thing
 from agegender_jax.evaluate.uncertainty import Resamples, figures_of, intervals, mean_intervals
-from agegender_jax.metrics import mean
+from agegender_jax.metrics import cumulative_score, mean
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
 WITHIN = (1, 2, 3, 5, 7, 10, 15)
@@ -166,12 +166,12 @@ def _age_calibration(
 
 def _cumulative_score(thing: Thing, rows: np.ndarray, resamples: Resamples) -> list[dict[str, float]]:
     label, years = thing.label[rows], thing.answers["years"][rows]
-    found = []
-    for most in WITHIN if len(rows) else ():
-        within = (np.abs(years - label) <= most).astype(np.float64)
-        share = mean_intervals({"share": within}, resamples, rows)["share"]
-        found.append({"years": most, **share._asdict()})
-    return found
+
+    def scores(weights: np.ndarray | None) -> dict[str, Any]:
+        return {f"{most}/share": cumulative_score(label, years, most, weights) for most in WITHIN}
+
+    found = intervals(scores, resamples, rows) if len(rows) else {}
+    return [{"years": int(name.split("/")[0]), **share._asdict()} for name, share in found.items()]
 
 
 def _selective(

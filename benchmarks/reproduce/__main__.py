@@ -55,12 +55,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.reproduce",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = rows.parser("benchmarks.reproduce", __doc__, EXAMPLES)
     whole = rows.at_least(1)
     parser.add_argument("target", choices=TARGETS, help="whose table")
     parser.add_argument("--cpu", action="store_true", help="the recipes for two cores instead of the papers'")

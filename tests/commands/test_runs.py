@@ -102,6 +102,13 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureF
     assert next(line for line in text.splitlines() if line.startswith("c ")).endswith("2 min 05 s")
 
 
+def test_a_name_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(tmp_path / "a\x1b[2J")
+    lines = _printed(tmp_path, capsys)
+    assert lines[1].startswith("a\\x1b[2J ")
+    assert "\x1b" not in "".join(lines)
+
+
 def test_drawn_runs_are_compared_with_drawn_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         run = _run(tmp_path / name, **{"train.epochs": 3.0 if name == "a" else 4.0})
