@@ -4,17 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from agegender_jax.commands import (
-    classical,
-    compare,
-    evaluate,
-    explain,
-    features,
-    models,
-    predict,
-    report,
-    runs,
-)
+from agegender_jax.commands import classical, compare, evaluate, explain, features, models, predict, report, runs
 from agegender_jax.describe import commands as data_commands
 from agegender_jax.errors import UserError
 from agegender_jax.train import profiling

@@ -35,7 +35,7 @@ def _names(prefix: str) -> Iterator[str]:
 # Of what is exchanged, in the order in which all processes come by. What is exchanged inside another exchange is named
 # after it: where it failed, not all of them came by the same number of those inside.
 _points = [_names("agegender_jax")]
-_calls = itertools.count(1)  # of `Notice.is_set`, likewise
+_calls = itertools.count(1)  # of `PreemptionNotice.is_set`, likewise
 
 
 def initialize(
@@ -122,7 +122,7 @@ def is_primary() -> bool:
     return global_state.process_id == 0
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether there are other processes."""
     return global_state.num_processes > 1
 
@@ -132,7 +132,7 @@ def name() -> str:
     return "" if is_primary() else f"Process {global_state.process_id}: "
 
 
-def say(text: str) -> None:
+def log_primary(text: str) -> None:
     """Prints a line for people, once for all processes."""
     if is_primary():
         print(text, file=sys.stderr, flush=True)
@@ -147,17 +147,17 @@ def primary_first() -> AbstractContextManager[None]:
     Raises:
       UserError: in the others, what stopped one.
     """
-    return _all_or_none(wait_for_primary=True)
+    return _agree(wait_for_primary=True)
 
 
-def together() -> AbstractContextManager[None]:
+def all_or_none() -> AbstractContextManager[None]:
     """As `primary_first`, but all do at the same time what stands inside."""
-    return _all_or_none(wait_for_primary=False)
+    return _agree(wait_for_primary=False)
 
 
 @contextmanager
-def _all_or_none(*, wait_for_primary: bool) -> Iterator[None]:
-    if not several():
+def _agree(*, wait_for_primary: bool) -> Iterator[None]:
+    if not is_multiprocess():
         yield
         return
     point, me = next(_points[-1]), global_state.process_id
@@ -178,7 +178,7 @@ def _all_or_none(*, wait_for_primary: bool) -> Iterator[None]:
 
 def from_primary(value: T) -> T:
     """The primary process's value, in all of them; what JSON knows. Also inside `primary_first`."""
-    if not several():
+    if not is_multiprocess():
         return value
     point = next(_points[-1])
     if is_primary():
@@ -189,7 +189,7 @@ def from_primary(value: T) -> T:
 
 def all_agree(good: bool) -> bool:
     """Whether it is good in all processes."""
-    if not several():
+    if not is_multiprocess():
         return good
     point = next(_points[-1])
     _client().key_value_set(f"{point}/{global_state.process_id}", str(int(good)))
@@ -199,13 +199,13 @@ def all_agree(good: bool) -> bool:
     return all(map(int, found))
 
 
-def leave(code: int) -> None:
+def exit_together(code: int) -> None:
     """To be called when this process ends with an error, after it was printed.
 
     Where the others end with one, too, they end together, in order. Where they go on, this one ends here and now: JAX
     would wait at the exit for them, and they wait in the middle of a step for this one.
     """
-    if not several() or _client() is None:
+    if not is_multiprocess() or _client() is None:
         return
     try:
         _client().wait_at_barrier("agegender_jax/leave", round(PATIENCE * 1000))
@@ -235,7 +235,7 @@ def _check_verdict(point: str, process: int) -> None:
         raise UserError(f"Process {process} failed with {found['text']}; see what it printed.")
 
 
-class Notice:
+class PreemptionNotice:
     """Whether one of the processes was told to stop (SIGTERM): all of them hear of it at the same call."""
 
     def is_set(self) -> bool:

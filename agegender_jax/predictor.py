@@ -1,8 +1,8 @@
 """A finished run as a function from pictures or recordings to answers.
 
 It needs nothing but the run's directory, and shows the network what training and evaluation showed it: the decoding,
-the preprocessing and the program are theirs, down to the number of examples in a batch. Answers are therefore those of
-`agegender evaluate`, bit for bit.
+the preprocessing and the program are theirs, down to the number of examples in a batch. Predictions are
+therefore those of `agegender evaluate`, bit for bit.
 """
 
 import io
@@ -21,17 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 import soundfile
 
+from agegender_jax.data.decode_pool import DecodePool
 from agegender_jax.data.detect import MAX_FACES, Detection, NoDetector, as_file, detection_of, faces
 from agegender_jax.data.examples import cores
 from agegender_jax.data.files import read_file
-from agegender_jax.data.inputs import inputs_as_trained
-from agegender_jax.data.stream import DecodedFeed
-from agegender_jax.data.workers import Workers
+from agegender_jax.data.preprocess import preprocessor_as_trained
+from agegender_jax.data.stream import ArrayLoader
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.answers import Answers, joined, make_answers
 from agegender_jax.evaluate.complete import complete
+from agegender_jax.evaluate.evaluate_run import evaluated_model
 from agegender_jax.evaluate.evaluator import Evaluator
-from agegender_jax.evaluate.measure import evaluated_model
+from agegender_jax.evaluate.prediction_table import PredictionTable, concatenate, make_prediction_table
 from agegender_jax.mesh import make_mesh
 from agegender_jax.run import Run
 from tfds_builders.faces import NO_FACE
@@ -59,16 +59,16 @@ class Predictor:
     """
 
     def __init__(self, run: Run) -> None:
-        summary, facts = complete(run)
-        self.run, self.kind, self.heads = run, str(facts.get("kind", "image")), run.heads()
+        summary, metadata = complete(run)
+        self.run, self.kind, self.heads = run, str(metadata.get("kind", "image")), run.heads()
         self.detection = detection_of(run.recipe)
-        self._inputs = inputs_as_trained(run.recipe, facts, str(run.directory))
+        self._inputs = preprocessor_as_trained(run.recipe, metadata, str(run.directory))
         self._mesh = make_mesh()
         self._model_state, graphdef = evaluated_model(run, summary["evaluated_step"])
         self._evaluator = Evaluator(graphdef, self.heads, run.recipe, self._inputs, self._mesh)
         devices = self._mesh.shape["data"]
         self.batch_size = -(-run.recipe.evaluate.batch_size // devices) * devices
-        self._workers = Workers(self._inputs.decoding, self._inputs.shape, self._inputs.dtype)
+        self._workers = DecodePool(self._inputs.decoding, self._inputs.shape, self._inputs.dtype)
         self._searching = ThreadPoolExecutor(cores(), thread_name_prefix="detect")
         self._computing = threading.Lock()
 
@@ -84,10 +84,10 @@ class Predictor:
         """
         return cls(Run.load(Path(directory)))
 
-    def predict(self, items: Iterable[Item], **options: Any) -> Answers:
+    def predict(self, items: Iterable[Item], **options: Any) -> PredictionTable:
         """The answers for all items at once; the options and errors are those of `stream`."""
         parts = list(self.stream(items, **options)) or [self._answers([], [], None, self._empty())]
-        return joined(parts)
+        return concatenate(parts)
 
     def stream(
         self,
@@ -99,8 +99,8 @@ class Predictor:
         abstain_wider: float = math.inf,
         detect: Detection | bool | None = None,
         min_bytes: int = 0,
-    ) -> Iterator[Answers]:
-        """Answers in the order of the items, some at a time: any number of them in bounded memory.
+    ) -> Iterator[PredictionTable]:
+        """PredictionTable in the order of the items, some at a time: any number of them in bounded memory.
 
         At most `AHEAD + 2` batches of decoded examples exist at once, and besides, for each core, one file (at most
         64 MiB) with the picture that it holds (at most 64 million pixels, 3 bytes each). Of pictures that are searched
@@ -130,7 +130,7 @@ class Predictor:
             raise UserError(f"{self.run.directory} learned from recordings, which show no faces; leave detection out.")
         detection = self.detection if detect is None else Detection() if detect is True else detect or None
 
-        def answer(first: int, some: Sequence[Item]) -> Answers:
+        def answer(first: int, some: Sequence[Item]) -> PredictionTable:
             names = [
                 str(first + i) if isinstance(item, np.ndarray) else os.fsdecode(item) for i, item in enumerate(some)
             ]
@@ -145,7 +145,7 @@ class Predictor:
 
         source, first = iter(items), 0
         pool = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="predict")
-        waiting: deque[Future[Answers]] = deque()
+        waiting: deque[Future[PredictionTable]] = deque()
         try:
             while some := list(itertools.islice(source, self.batch_size)):
                 waiting.append(pool.submit(answer, first, some))
@@ -227,10 +227,10 @@ class Predictor:
         boxes: np.ndarray | None,
         decoded: np.ndarray,
         **options: float,
-    ) -> Answers:
+    ) -> PredictionTable:
         good = np.flatnonzero([not error for error in errors])
         said = self._distributions(decoded if len(good) == len(names) else decoded[good])
-        return make_answers(self.heads, said, names, errors, good, boxes=boxes, **options)
+        return make_prediction_table(self.heads, said, names, errors, good, boxes=boxes, **options)
 
     def _distributions(self, decoded: np.ndarray) -> dict[str, np.ndarray]:
         """What the heads say, float32 `[n, ...]` by name."""
@@ -242,7 +242,7 @@ class Predictor:
             return {name: np.empty((0, *shape[1:]), np.float32) for name, shape in shapes.items()}
         # One at a time: two would share the cores and need twice the memory.
         with self._computing, jax.set_mesh(self._mesh):
-            feed = DecodedFeed(decoded, self._mesh)
+            feed = ArrayLoader(decoded, self._mesh)
             flip = self.run.recipe.evaluate.flip
             return self._evaluator.distributions(self._model_state, feed, np.arange(len(decoded)), flip=flip)
 

@@ -26,7 +26,7 @@ def base() -> ConfigDict:
                 "image_size": 256,  # pixels, of pictures and of spectrograms
                 # "haar" keeps the largest face that is found, and loses a picture without one (docs/DATASETS.md)
                 "crop": "",
-                "drawn": 0,  # if not 0: this many examples drawn from a seed, in the dataset's own format
+                "synthetic": 0,  # if not 0: this many examples drawn from a seed, in the dataset's own format
                 # Of a folder of recordings, where they differ from the configuration's (regular expressions):
                 "label_pattern": "",  # on a class folder's name, groups `gender` and `age`
                 "speaker_pattern": "",  # on a file's path
@@ -34,7 +34,7 @@ def base() -> ConfigDict:
                 "csv": "",  # file with columns path, gender, age, speaker instead of the patterns
                 "max_bad": 0.0,  # largest share of files that may be missing or unusable; 0 is the builder's own
             },
-            "sound": {  # of recordings
+            "audio": {  # of recordings
                 "spectrogram": "log_mel",  # a name of data/spectrogram.py
                 "seconds": 0.0,  # of each recording; 0 is the spectrogram's own
             },
@@ -53,7 +53,7 @@ def base() -> ConfigDict:
                 "backbone": "small_cnn",  # a name of models/backbones.py
                 "variant": "",  # of the backbone, where it has several; "" is its first
                 "width": 1.0,  # factor of the channels, where the backbone has it
-                "top": "published",  # how the last feature map becomes an embedding; `average` has dropout behind it
+                "pooling": "published",  # from the last feature map to an embedding; `average` has dropout behind it
                 "init": "default",  # `published`: the initialisation of the paper, where a better one is the default
                 "dropout": 0.5,  # after or before dense layers, where the backbone has it
                 "spatial_dropout": 0.15,  # of whole channels, where the backbone has it
@@ -67,7 +67,7 @@ def base() -> ConfigDict:
                 "gender": {"weight": 1.0, "class_weights": False, "label_smoothing": 0.0, "undefined": False},
                 "age_group": {"weight": 1.0, "class_weights": False, "label_smoothing": 0.0, "loss": "cross_entropy"},
                 # the classes that a dataset names itself:
-                "joint": {"weight": 0.0, "class_weights": False, "label_smoothing": 0.0},
+                "class_name": {"weight": 0.0, "class_weights": False, "label_smoothing": 0.0},
                 "age": {
                     "weight": 1.0,
                     "class_weights": False,  # a class a year
@@ -112,7 +112,7 @@ def base() -> ConfigDict:
                 "batch_size": 32,
                 "epochs": 30.0,
                 "steps_per_dispatch": 20,  # run by one call of the device, without the host
-                "accumulate": 1,  # parts that a batch is taken in, one after another: less memory, one step
+                "microbatches": 1,  # parts that a batch is taken in, one after another: less memory, one step
                 "ema_decay": 0.0,  # of the average of parameters that is evaluated; 0 evaluates the last ones
             },
             "evaluate": {
@@ -124,7 +124,7 @@ def base() -> ConfigDict:
                 "report": True,  # report/index.html at the end: the figures with intervals, by group, explained
             },
             "compute": {  # how, not what: a run that goes on may change it
-                "feed": "auto",  # `resident`: the whole dataset on every device; `stream`: decoded as it is needed
+                "loader": "auto",  # `resident`: the whole dataset on every device; `stream`: decoded as it is needed
                 "model": 1,  # devices that the dense layers of one copy of the model are split over
                 "fsdp": False,  # parameters and the optimizer's state are split over the devices, not copied
                 "remat": False,  # activations are computed again for the gradient, not kept: less memory, more time
@@ -138,7 +138,7 @@ def base() -> ConfigDict:
 _CHOICES = {
     "dataset.crop": ("", "haar"),
     "split.protocol": ("disjoint", "paper"),
-    "sound.spectrogram": ("log_mel", "audiomnist"),
+    "audio.spectrogram": ("log_mel", "audiomnist"),
     "split.stratify": ("age_group", "gender", "class"),
     "model.backbone": (
         "small_cnn",
@@ -158,7 +158,7 @@ _CHOICES = {
         "attention_ensemble",
         "routed",
     ),
-    "model.top": ("published", "average", "max", "max_literal"),
+    "model.pooling": ("published", "average", "max", "max_literal"),
     "model.init": ("default", "published"),
     "model.gender_to_age": ("off", "joined", "stopped"),
     "model.dtype": ("float32", "bfloat16"),
@@ -169,15 +169,15 @@ _CHOICES = {
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "step"),
     "evaluate.use": ("last", "best"),
-    "compute.feed": ("auto", "resident", "stream"),
+    "compute.loader": ("auto", "resident", "stream"),
     "age_groups": ("nearest", "lower", "upper", "literal", "levi_hassner", "five_year"),
 }
 _AT_LEAST = {
     "dataset.image_size": 32,
-    "dataset.drawn": 0,
+    "dataset.synthetic": 0,
     "train.batch_size": 1,
     "train.steps_per_dispatch": 1,
-    "train.accumulate": 1,
+    "train.microbatches": 1,
     "compute.model": 1,
     "evaluate.batch_size": 1,
     "checkpoint.keep": 1,
@@ -187,14 +187,14 @@ _AT_LEAST = {
     "optimizer.clip_norm": 0,
     "heads.gender.weight": 0,
     "heads.age_group.weight": 0,
-    "heads.joint.weight": 0,
+    "heads.class_name.weight": 0,
     "heads.age.weight": 0,
     "heads.routed.weight": 0,
     "optimizer.unfreeze_epoch": 0,
     "augment.zoom": 0,
     "augment.gain": 0,
     "augment.noise": 0,
-    "sound.seconds": 0,
+    "audio.seconds": 0,
     "split.folds": 0,
     "split.fold": 0,
 }
@@ -227,7 +227,7 @@ _BELOW_ONE = (  # 1 would divide by zero, or leave nothing
     "optimizer.b2",
     "heads.gender.label_smoothing",
     "heads.age_group.label_smoothing",
-    "heads.joint.label_smoothing",
+    "heads.class_name.label_smoothing",
     "heads.age.label_smoothing",
 )
 _FRACTIONS = ("split.test_fraction", "split.validation_fraction")

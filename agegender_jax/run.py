@@ -115,7 +115,7 @@ class Run:
         """The directory's own name."""
         return self.directory.resolve().name
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What `run.json` holds, or nothing before the data was first read."""
         return self._json("run.json") or {}
 
@@ -167,9 +167,9 @@ class Run:
 
     def heads(self) -> dict[str, Head]:
         """The heads, with the classes and the class weights that the run was trained with."""
-        facts = self.facts()
-        weights = {name: np.array(values, np.float32) for name, values in facts.get("class_weights", {}).items()}
-        return build_heads(self.recipe, facts.get("class_names") or ("unknown",), weights)
+        metadata = self.metadata()
+        weights = {name: np.array(values, np.float32) for name, values in metadata.get("class_weights", {}).items()}
+        return build_heads(self.recipe, metadata.get("class_names") or ("unknown",), weights)
 
     def checkpoints(self) -> Checkpoints:
         """The checkpoints; close them when done."""

@@ -32,7 +32,7 @@ _DENSE_KERNEL = re.compile(r"(?:^|/)dense/(\d+)/kernel$")
 _DONE_AGAIN = ("sharding_constraint", "convert_element_type", "reshape", "transpose")
 
 
-def layout(tree: Any, mesh: Mesh, *, fsdp: bool = False) -> Any:
+def state_shardings(tree: Any, mesh: Mesh, *, fsdp: bool = False) -> Any:
     """Where each array of a tree lies.
 
     Args:
@@ -98,7 +98,7 @@ def _itemsize(leaf: Any) -> int:
     return np.dtype(leaf.dtype).itemsize
 
 
-def gathering(loss_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def fsdp_loss(loss_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """A loss of parameters that lie split over `data`, from one of whole parameters, for `jax.value_and_grad`.
 
     Each parameter is gathered where a layer needs it, and again for the gradient instead of being kept until then, and
@@ -111,10 +111,10 @@ def gathering(loss_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """
 
     def of_whole(params: Any, *arguments: Any) -> Any:
-        return loss_of(jax.lax.with_sharding_constraint(params, layout(params, mesh)), *arguments)
+        return loss_of(jax.lax.with_sharding_constraint(params, state_shardings(params, mesh)), *arguments)
 
     def of_split(params: Any, *arguments: Any) -> Any:
-        split = jax.tree.map(_gradient_lies_as, params, layout(params, mesh, fsdp=True))
+        split = jax.tree.map(_gradient_lies_as, params, state_shardings(params, mesh, fsdp=True))
         return jax.checkpoint(of_whole, policy=_keep)(split, *arguments)
 
     return of_split

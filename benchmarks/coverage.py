@@ -18,10 +18,10 @@ import numpy as np
 
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import Thing
-from agegender_jax.evaluate.uncertainty import Resamples, difference, draw, figures_of, intervals
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, difference, draw, intervals, metrics_of
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 from agegender_jax.run import write_whole
-from benchmarks import rows
+from benchmarks import bench_rows
 
 EXAMPLES = """examples:
   python -m benchmarks.coverage
@@ -187,8 +187,8 @@ def covered(case: Case, tests: int, draws: int = 1000, seed: int = 0) -> Covered
 
 def _interval(case: Case, things: list[Thing], cluster: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
     rows = np.arange(len(cluster))
-    resamples = Resamples(cluster, draws=draws, seed=seed)
-    made = [_only(case.figure, figures_of(thing, rows)) for thing in things]
+    resamples = ClusterBootstrap(cluster, draws=draws, seed=seed)
+    made = [_only(case.figure, metrics_of(thing, rows)) for thing in things]
     if len(made) == 1:
         found = intervals(made[0], resamples, rows)[case.figure]
         return found.low, found.high
@@ -206,13 +206,15 @@ def _only(name: str, figures: Callable) -> Callable:
 
 def main(given: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.coverage", __doc__, EXAMPLES)
-    parser.add_argument("--tests", type=rows.at_least(1), default=1000, help="simulated tests a row [1000]")
-    parser.add_argument("--draws", type=rows.at_least(1), default=1000, help="draws of the bootstrap in each [1000]")
+    parser = bench_rows.parser("benchmarks.coverage", __doc__, EXAMPLES)
+    parser.add_argument("--tests", type=bench_rows.at_least(1), default=1000, help="simulated tests a row [1000]")
+    parser.add_argument(
+        "--draws", type=bench_rows.at_least(1), default=1000, help="draws of the bootstrap in each [1000]"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too; must not exist")
     arguments = parser.parse_args(given)
     try:
-        rows.check_json(arguments.json)
+        bench_rows.check_json(arguments.json)
         result = {"target": "coverage", "tests": arguments.tests, "draws": arguments.draws, "rows": _table(arguments)}
         if arguments.json:
             write_whole(arguments.json, json.dumps(result, indent=1))

@@ -11,14 +11,14 @@ from typing import Any
 
 from agegender_jax.errors import UserError
 from agegender_jax.splits import marked
-from benchmarks import rows
+from benchmarks import bench_rows
 
 EXAMPLES = """examples:
   agegender report runs/pretrained
   python -m benchmarks.groups runs/pretrained --json docs/results/groups.json
 """
 TARGET = "groups"
-_FACTS = ("run", "dataset", "drawn", "protocol", "age_groups", "versions", "hardware")
+_FACTS = ("run", "dataset", "synthetic", "protocol", "age_groups", "versions", "hardware")
 _FIGURES = {"gender": ("accuracy", 100, "%"), "age_group": ("accuracy", 100, "%"), "age": ("mae", 1, "years")}
 _KEPT = ("gender", "race", "age_band", "n", "clusters")
 _WAYS = ("gender", "race", "age_band", "gender x race x age_band")
@@ -26,12 +26,12 @@ _WAYS = ("gender", "race", "age_band", "gender x race x age_band")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.groups", __doc__, EXAMPLES)
+    parser = bench_rows.parser("benchmarks.groups", __doc__, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory, with its report")
     parser.add_argument("--json", type=Path, metavar="FILE", help="new file: write the groups there")
     given = parser.parse_args(arguments)
     try:
-        rows.check_json(given.json)
+        bench_rows.check_json(given.json)
         result = keep(given.run)
         print(markdown(result))
         if given.json is not None:
@@ -68,7 +68,7 @@ def keep(run: Path) -> dict[str, Any]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The worst groups, and each figure by gender, race and age band."""
-    drawn = " Drawn: they say nothing about people." if result["drawn"] else ""
+    drawn = " Drawn: they say nothing about people." if result["synthetic"] else ""
     lines = [
         f"{result['run']}: {result['dataset']}, protocol {marked(result['protocol'])}, test part of {result['n']:,} "
         f"examples in {result['clusters']:,} clusters.{drawn} A worst group has at least {result['least']} examples in "

@@ -23,11 +23,11 @@ import numpy as np
 
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.examples import cores
-from agegender_jax.data.feed import make_feed
-from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.loader import make_loader
+from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.errors import UserError
-from benchmarks import ours, peer, rows, runs
-from benchmarks.rows import Row, make_row, paired, say
+from benchmarks import bench_rows, jax_side, launch_runs, torch_side
+from benchmarks.bench_rows import Row, make_row, paired, say
 
 EXAMPLES = """examples:
   python -m benchmarks.input
@@ -38,24 +38,24 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.input", __doc__, EXAMPLES)
-    runs.add_options(parser, "configs/quickstart.py")
-    peer.add_options(parser)
-    rows.add_options(parser)
-    return rows.run(measure, parser.parse_args(arguments))
+    parser = bench_rows.parser("benchmarks.input", __doc__, EXAMPLES)
+    launch_runs.add_options(parser, "configs/quickstart.py")
+    torch_side.add_options(parser)
+    bench_rows.add_options(parser)
+    return bench_rows.run(measure, parser.parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """The rows: beside the usual recipe, and beside one that decodes at a reduced scale as ours does."""
     if arguments.smoke:
-        arguments.set += ["dataset.drawn=160", "dataset.image_size=32", "train.batch_size=8"]
+        arguments.set += ["dataset.synthetic=160", "dataset.image_size=32", "train.batch_size=8"]
         arguments.set += ["train.steps_per_dispatch=2"]
-        arguments.windows = rows.LEAST_WINDOWS
-    ours.prepare()
-    recipe = ours.load_recipe(arguments.config, [*arguments.set, "compute.feed=stream"])
-    about, with_peer = ours.about(), peer.available(arguments)
+        arguments.windows = bench_rows.LEAST_WINDOWS
+    jax_side.prepare()
+    recipe = jax_side.load_recipe(arguments.config, [*arguments.set, "compute.loader=stream"])
+    about, with_peer = jax_side.about(), torch_side.available(arguments)
     size, batch = recipe.dataset.image_size, recipe.train.batch_size
-    with runs.folder(arguments) as folder:
+    with launch_runs.folder(arguments) as folder:
         prepared, examples, _ = open_dataset(
             recipe, manual_dir=arguments.manual_dir, data_dir=arguments.data_dir, kind="image"
         )
@@ -63,8 +63,8 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
         blocks = len(examples) // (batch * steps)
         if not blocks:
             raise UserError(f"{len(examples)} pictures do not fill {steps} batches of {batch}; --set fewer or smaller.")
-        order = BatchOrder(np.arange(len(examples)), batch, recipe.seed)
-        feed = make_feed(examples, ours.one_device(), {}, order, blocks * steps)
+        order = BatchSampler(np.arange(len(examples)), batch, recipe.seed)
+        feed = make_loader(examples, jax_side.one_device(), {}, order, blocks * steps)
 
         def pass_over() -> float:
             feed.close()
@@ -78,11 +78,11 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             pass_over()
             if not with_peer:
                 return [make_row(name, *paired(pass_over, None, arguments.windows), "images/s", about)]
-            about["versions"] |= peer.versions(arguments)
+            about["versions"] |= torch_side.versions(arguments)
             path = _write(folder / "pictures.npz", prepared, len(examples))
             found = []
             for draft in (False, True):
-                with peer.started(arguments) as child:
+                with torch_side.started(arguments) as child:
                     child.ask("input", path=str(path), size=size, batch_size=batch, workers=cores(), draft=draft)
                     figures = paired(pass_over, partial(child.ask, "pass"), arguments.windows)
                 found.append(make_row(name + (", peer drafts" if draft else ""), *figures, "images/s", about))

@@ -22,17 +22,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from agegender_jax.data.examples import Examples
-from agegender_jax.data.feed import make_feed
+from agegender_jax.data.examples import Dataset
+from agegender_jax.data.loader import make_loader
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.evaluate_run import Opened, evaluated_model, open_run
 from agegender_jax.evaluate.evaluator import Evaluator
-from agegender_jax.evaluate.measure import Opened, evaluated_model, open_run
 from agegender_jax.mesh import make_mesh
 from agegender_jax.predictor import Predictor
 from agegender_jax.run import Run
-from benchmarks import ours, rows, runs
-from benchmarks.rows import Row, make_row, say
-from benchmarks.talk import ROOT
+from benchmarks import bench_rows, jax_side, launch_runs
+from benchmarks.bench_rows import Row, make_row, say
+from benchmarks.pipe_rpc import ROOT
 
 EXAMPLES = """examples:
   python -m benchmarks.predict runs/cpu
@@ -45,25 +45,25 @@ Said = Mapping[str, np.ndarray]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.predict", __doc__, EXAMPLES)
+    parser = bench_rows.parser("benchmarks.predict", __doc__, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="a complete run's directory")
     parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the dataset lies [as the run had it]")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as the run had them]")
-    parser.add_argument("--examples", type=rows.at_least(1), metavar="N", help="only the first so many [all]")
-    rows.add_options(parser, windows=5)
-    return rows.run(measure, parser.parse_args(arguments))
+    parser.add_argument("--examples", type=bench_rows.at_least(1), metavar="N", help="only the first so many [all]")
+    bench_rows.add_options(parser, windows=5)
+    return bench_rows.run(measure, parser.parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """The rows: beside the streamed and the resident evaluator, the command, and its memory."""
     if arguments.smoke:
         arguments.windows, arguments.examples = 1, 20
-    ours.prepare(share=True)  # with the command
+    jax_side.prepare(share=True)  # with the command
     run = Run.load(arguments.run)
     opened = open_run(run, manual_dir=arguments.manual_dir, data_dir=arguments.data_dir)
     count = min(arguments.examples or len(opened.data), len(opened.data))
-    about, name = ours.about(), f"{run.recipe.dataset.name}, {count} files"
-    with runs.folder(arguments) as folder:
+    about, name = jax_side.about(), f"{run.recipe.dataset.name}, {count} files"
+    with launch_runs.folder(arguments) as folder:
         files = _write(folder / "files", opened, count)
         found = _windows(opened, files, arguments.windows)
         result = [
@@ -79,7 +79,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     return result
 
 
-def _feeds(data: Examples) -> dict[str, Examples]:
+def _feeds(data: Dataset) -> dict[str, Dataset]:
     """The dataset streamed, and where it is not streamed anyway also resident."""
     streamed = {"streamed": dataclasses.replace(data, decode=None)}
     return streamed if data.streamed else {**streamed, "resident": data}
@@ -96,12 +96,12 @@ def _write(folder: Path, opened: Opened, count: int) -> list[Path]:
     return files
 
 
-def _evaluator(stack: ExitStack, opened: Opened, data: Examples) -> Callable[[int], Said]:
+def _evaluator(stack: ExitStack, opened: Opened, data: Dataset) -> Callable[[int], Said]:
     """What evaluates the first rows; the examples stay where they are until the stack is left."""
     run, mesh = opened.run, make_mesh()
     state, graphdef = evaluated_model(run, opened.summary["evaluated_step"])
     evaluator = Evaluator(graphdef, opened.heads, run.recipe, opened.inputs, mesh)
-    feed = stack.enter_context(closing(make_feed(data, mesh)))
+    feed = stack.enter_context(closing(make_loader(data, mesh)))
 
     def evaluate(count: int) -> Said:
         with jax.set_mesh(mesh):
@@ -111,7 +111,7 @@ def _evaluator(stack: ExitStack, opened: Opened, data: Examples) -> Callable[[in
 
 
 def _windows(opened: Opened, files: Sequence[Path], windows: int) -> dict[str, list[float]]:
-    """Examples a second by each way, a figure a window.
+    """Dataset a second by each way, a figure a window.
 
     Raises:
       UserError: two ways say something else.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError
-from benchmarks import groups, rows
+from benchmarks import bench_rows, groups
+from benchmarks.pipe_rpc import ROOT
 from benchmarks.reproduce import tables
 from benchmarks.reproduce.papers import TARGETS
-from benchmarks.talk import ROOT
 
 EXAMPLES = """examples:
   python -m benchmarks.reproduce table2 --cpu --repeats 2 --manual_dir DIR --json docs/results/table2.json
@@ -31,7 +31,7 @@ _WRITTEN = "<!-- Written by `python -m benchmarks.results` from docs/results/: c
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.results", __doc__, EXAMPLES)
+    parser = bench_rows.parser("benchmarks.results", __doc__, EXAMPLES)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail where the page is not what it would be"
     )
@@ -125,7 +125,7 @@ def _covered(result: Mapping[str, Any]) -> str:
 _TABLES: Mapping[str, Callable[[Any], str]] = {
     groups.TARGET: groups.markdown,
     "coverage": _covered,
-    "rows": rows.markdown,
+    "rows": bench_rows.markdown,
 }
 
 

@@ -57,7 +57,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> int:
     if arguments.manual_dir:
         command += [f"--manual_dir={arguments.manual_dir.resolve()}"]
     else:
-        command += [f"--config.dataset.drawn={arguments.drawn}", "--config.train.steps_per_dispatch=2"]
+        command += [f"--config.dataset.synthetic={arguments.drawn}", "--config.train.steps_per_dispatch=2"]
     try:
         seconds = run_whole([*command, f"--workdir={whole}"])
         print(f"uninterrupted: {seconds:.0f} s", flush=True)

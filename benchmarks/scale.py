@@ -20,8 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import rows, runs
-from benchmarks.rows import Row, make_row, say
+from benchmarks import bench_rows, launch_runs
+from benchmarks.bench_rows import Row, make_row, say
 
 EXAMPLES = """examples:
   python -m benchmarks.scale
@@ -39,24 +39,24 @@ _PLAIN_SGD = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.scale", __doc__, EXAMPLES)
-    runs.add_options(parser, "configs/quickstart.py")
-    whole = rows.at_least(1)
+    parser = bench_rows.parser("benchmarks.scale", __doc__, EXAMPLES)
+    launch_runs.add_options(parser, "configs/quickstart.py")
+    whole = bench_rows.at_least(1)
     parser.add_argument("--devices", type=whole, nargs="+", default=[1, 2, 4, 8], help="how many [1 2 4 8]")
     parser.add_argument("--batch_size", type=whole, default=64, help="pictures in a step, of strong scaling [64]")
-    parser.add_argument("--steps", type=rows.at_least(6), default=10, help="of training [10]")
-    rows.add_options(parser, windows=None)
-    return rows.run(measure, parser.parse_args(arguments))
+    parser.add_argument("--steps", type=bench_rows.at_least(6), default=10, help="of training [10]")
+    bench_rows.add_options(parser, windows=None)
+    return bench_rows.run(measure, parser.parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """The rows: strong and weak scaling, two processes, and a run that is moved."""
     if arguments.smoke:
-        arguments.set += ["dataset.drawn=160", "dataset.image_size=32"]
+        arguments.set += ["dataset.synthetic=160", "dataset.image_size=32"]
         arguments.devices, arguments.batch_size, arguments.steps = [1, 2], 16, 12
     batch, most, steps = arguments.batch_size, max(arguments.devices), arguments.steps
     a_device = -(-batch // most)
-    with runs.folder(arguments) as folder:
+    with launch_runs.folder(arguments) as folder:
         start = Starter(arguments, folder)
         one = start("strong-1", batch, 1)
         result = _speed("strong, 1 device", one, one)
@@ -87,12 +87,14 @@ class Starter:
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self._arguments, self._folder = arguments, folder
         say("preparing the data ...")
-        prepare = runs.run(runs.command(arguments, folder / "prepare", ["train.epochs=1e-6"]), folder / "prepare")
+        prepare = launch_runs.run(
+            launch_runs.command(arguments, folder / "prepare", ["train.epochs=1e-6"]), folder / "prepare"
+        )
         self._examples = prepare.summary["train_examples"]
 
     def __call__(
         self, name: str, batch: int, devices: int, *, processes: int = 1, stop_at: int | None = None
-    ) -> runs.Finished:
+    ) -> launch_runs.Finished:
         """A run, or one that goes on; `devices` are those of each process."""
         say(f"{name}: {processes} x {devices} device(s) ...")
         settings = [
@@ -103,8 +105,8 @@ class Starter:
             *_PLAIN_SGD,
         ]
         workdir = self._folder / name
-        return runs.run(
-            runs.command(self._arguments, workdir, settings),
+        return launch_runs.run(
+            launch_runs.command(self._arguments, workdir, settings),
             workdir,
             processes=processes,
             stop_at=stop_at,
@@ -113,17 +115,17 @@ class Starter:
         )
 
 
-def _speed(name: str, run: runs.Finished, one: runs.Finished) -> list[Row]:
+def _speed(name: str, run: launch_runs.Finished, one: launch_runs.Finished) -> list[Row]:
     """Images a second, step by step, beside those of one device; the first step compiles and is left out."""
     mine, theirs = ([line["images_per_second"] for line in found.dispatches[1:]] for found in (run, one))
-    return [make_row(name, mine, theirs, "images/s", runs.about(run))]
+    return [make_row(name, mine, theirs, "images/s", launch_runs.about(run))]
 
 
-def _losses(name: str, run: runs.Finished, one: runs.Finished) -> list[Row]:
+def _losses(name: str, run: launch_runs.Finished, one: launch_runs.Finished) -> list[Row]:
     """The largest difference of a step's loss from that on one device, relative to it."""
     mine, theirs = ({line["step"]: line["train/loss"] for line in found.dispatches} for found in (run, one))
     largest = max(abs(mine[step] / theirs[step] - 1) for step in mine) if mine.keys() == theirs.keys() else math.inf
-    return [make_row(f"{name}: loss", [largest], None, _DIFFERENCE, runs.about(run))]
+    return [make_row(f"{name}: loss", [largest], None, _DIFFERENCE, launch_runs.about(run))]
 
 
 if __name__ == "__main__":

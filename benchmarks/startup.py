@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import rows, runs
-from benchmarks.rows import Row, make_row, say
+from benchmarks import bench_rows, launch_runs
+from benchmarks.bench_rows import Row, make_row, say
 
 EXAMPLES = """examples:
   python -m benchmarks.startup
@@ -21,19 +21,19 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.startup", __doc__, EXAMPLES)
-    runs.add_options(parser, "configs/quickstart.py")
-    parser.add_argument("--repeats", type=rows.at_least(1), default=5, help="starts of each kind [5]")
-    rows.add_options(parser, windows=None)
-    return rows.run(measure, parser.parse_args(arguments))
+    parser = bench_rows.parser("benchmarks.startup", __doc__, EXAMPLES)
+    launch_runs.add_options(parser, "configs/quickstart.py")
+    parser.add_argument("--repeats", type=bench_rows.at_least(1), default=5, help="starts of each kind [5]")
+    bench_rows.add_options(parser, windows=None)
+    return bench_rows.run(measure, parser.parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """The rows: first step and whole command, each cold and cached."""
     if arguments.smoke:
-        arguments.set += ["dataset.drawn=160", "dataset.image_size=32", "train.steps_per_dispatch=2"]
+        arguments.set += ["dataset.synthetic=160", "dataset.image_size=32", "train.steps_per_dispatch=2"]
         arguments.repeats = 1
-    with runs.folder(arguments) as folder:
+    with launch_runs.folder(arguments) as folder:
         say("preparing the data, and filling the cache ...")
         _start(arguments, folder / "prepare", folder / "kept")
         found = {
@@ -43,16 +43,16 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     result = []
     for kind, finished in found.items():
         name = f"{Path(arguments.config).name}, {kind}"
-        about = runs.about(finished[0])
+        about = launch_runs.about(finished[0])
         first = [run.summary["first_step_seconds"] for run in finished]
         result.append(make_row(f"{name}: first step", first, None, "s", about))
         result.append(make_row(f"{name}: whole command", [run.seconds for run in finished], None, "s", about))
     return result
 
 
-def _start(arguments: argparse.Namespace, workdir: Path, cache: Path) -> runs.Finished:
-    command = runs.command(arguments, workdir, ["train.epochs=1e-6"])  # one dispatch
-    finished = runs.run(command, workdir, JAX_COMPILATION_CACHE_DIR=str(cache))
+def _start(arguments: argparse.Namespace, workdir: Path, cache: Path) -> launch_runs.Finished:
+    command = launch_runs.command(arguments, workdir, ["train.epochs=1e-6"])  # one dispatch
+    finished = launch_runs.run(command, workdir, JAX_COMPILATION_CACHE_DIR=str(cache))
     say(f"{workdir.name}: first step after {finished.summary['first_step_seconds']:.1f} s")
     return finished
 

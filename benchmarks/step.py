@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import variant_of
 from agegender_jax.models.small_cnn import VARIANTS
-from agegender_jax.train.costs import forward_costs, recipe_of
-from benchmarks import ours, peer, rows
-from benchmarks.rows import Row, make_row, paired, say
-from benchmarks.talk import Child
+from agegender_jax.train.model_profile import forward_costs, recipe_of
+from benchmarks import bench_rows, jax_side, torch_side
+from benchmarks.bench_rows import Row, make_row, paired, say
+from benchmarks.pipe_rpc import Child
 
 EXAMPLES = """examples:
   python -m benchmarks.step
@@ -35,11 +35,11 @@ _PEER_NETS = ("small_cnn", "resnet18", "resnet34", "resnet50", "resnet101", "vgg
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.step", __doc__, EXAMPLES)
-    whole = rows.at_least(1)
+    parser = bench_rows.parser("benchmarks.step", __doc__, EXAMPLES)
+    whole = bench_rows.at_least(1)
     add = parser.add_argument
     add("--nets", nargs="+", default=_NETS, metavar="NET", help=f"BACKBONE or BACKBONE:VARIANT [{' '.join(_NETS)}]")
-    add("--image_size", type=rows.at_least(32), default=64, help="pixels [64]")
+    add("--image_size", type=bench_rows.at_least(32), default=64, help="pixels [64]")
     add("--batch_size", type=whole, default=64, help="pictures in a step [64]")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic [float32]")
     add("--steps_per_dispatch", type=whole, default=20, help="of ours [20]")
@@ -52,22 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=("eager", "compile"),
         help="the fastest of them is taken: torch.compile or not, or with CUDA graphs [eager compile]",
     )
-    peer.add_options(parser)
-    rows.add_options(parser)
-    return rows.run(measure, parser.parse_args(arguments))
+    torch_side.add_options(parser)
+    bench_rows.add_options(parser)
+    return bench_rows.run(measure, parser.parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """The rows: the matrix product, then of each net images a second and the share of peak."""
     if arguments.smoke:
         arguments.nets, arguments.image_size, arguments.batch_size = ["small_cnn:thin"], 32, 4
-        arguments.steps_per_dispatch, arguments.seconds, arguments.windows = 2, 0.0, rows.LEAST_WINDOWS
+        arguments.steps_per_dispatch, arguments.seconds, arguments.windows = 2, 0.0, bench_rows.LEAST_WINDOWS
         arguments.peer_modes = ["eager"]
-    ours.prepare(share=arguments.peer)
+    jax_side.prepare(share=arguments.peer)
     recipes = {net: _recipe(net, arguments) for net in dict.fromkeys(arguments.nets)}
-    about, with_peer = ours.about(), peer.available(arguments)
+    about, with_peer = jax_side.about(), torch_side.available(arguments)
     if with_peer:
-        about["versions"] |= peer.versions(arguments)
+        about["versions"] |= torch_side.versions(arguments)
     peaks = _peaks(arguments, with_peer)
     name = f"matrix product, {peaks['edge']}x{peaks['edge']} {arguments.dtype}"
     theirs = [peaks["peer"] / 1e9] if with_peer else None
@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     for net, recipe in recipes.items():
         say(f"{net} ...")
         if with_peer and recipe.model.backbone in _PEER_NETS:
-            with peer.started(arguments) as child:
+            with torch_side.started(arguments) as child:
                 found += _measure_net(net, recipe, arguments, child, peaks, about)
         else:
             found += _measure_net(net, recipe, arguments, None, peaks, about)
@@ -89,16 +89,16 @@ def _recipe(net: str, arguments: argparse.Namespace) -> ConfigDict:
     recipe.model.variant = variant
     recipe.train.steps_per_dispatch = arguments.steps_per_dispatch
     if arguments.augment:
-        recipe.augment.update(ours.AUGMENTATION)
+        recipe.augment.update(jax_side.AUGMENTATION)
     return recipe
 
 
 def _peaks(arguments: argparse.Namespace, with_peer: bool) -> dict[str, float]:
-    edge = 128 if arguments.smoke else ours.matrix_edge()
-    peaks = {"edge": edge, "ours": ours.matmul_peak(arguments.dtype, edge)}
+    edge = 128 if arguments.smoke else jax_side.matrix_edge()
+    peaks = {"edge": edge, "ours": jax_side.matmul_peak(arguments.dtype, edge)}
     if with_peer:
-        with peer.started(arguments) as child:
-            peaks["peer"] = child.ask("peak", dtype=arguments.dtype, edge=edge, device=peer.device())
+        with torch_side.started(arguments) as child:
+            peaks["peer"] = child.ask("peak", dtype=arguments.dtype, edge=edge, device=torch_side.device())
     return peaks
 
 
@@ -110,7 +110,7 @@ def _measure_net(
     peaks: Mapping[str, float],
     about: Mapping[str, Any],
 ) -> list[Row]:
-    steps = ours.Steps(recipe, ours.one_device())
+    steps = jax_side.Steps(recipe, jax_side.one_device())
     dispatches = max(1, round(arguments.seconds / steps.run(1)))
     images = dispatches * steps.images
     if child is not None:
@@ -131,9 +131,9 @@ def _measure_net(
     ]
 
 
-def _set_up(child: Child, recipe: ConfigDict, steps: ours.Steps, modes: Sequence[str]) -> dict[str, str]:
+def _set_up(child: Child, recipe: ConfigDict, steps: jax_side.Steps, modes: Sequence[str]) -> dict[str, str]:
     """Has the peer make the same step; returns how it does."""
-    said = child.ask("steps", **specification(recipe, steps.outputs), device=peer.device(), modes=modes)
+    said = child.ask("steps", **specification(recipe, steps.outputs), device=torch_side.device(), modes=modes)
     if said["parameters"] != steps.parameters:
         raise UserError(f"The peer's net has {said['parameters']:,} parameters, and ours {steps.parameters:,}: a bug.")
     say(f"  the peer: {', '.join(f'{mode} {result}' for mode, result in said['tried'].items())}")
@@ -168,7 +168,7 @@ def specification(recipe: ConfigDict, outputs: Mapping[str, int]) -> dict[str, A
         "batch_size": recipe.train.batch_size,
         "dropout": recipe.model.dropout,
         "dtype": recipe.model.dtype,
-        "augmentation": {name: recipe.augment[name] for name in ours.AUGMENTATION},
+        "augmentation": {name: recipe.augment[name] for name in jax_side.AUGMENTATION},
         "mean": recipe.preprocess.mean,
         "std": recipe.preprocess.std,
         "learning_rate": recipe.optimizer.learning_rate,

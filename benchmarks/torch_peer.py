@@ -1,7 +1,7 @@
 """The peer: PyTorch on the same net, batch, precision, augmentation and optimizer, and its DataLoader.
 
-`python -m benchmarks.torch_peer` answers questions, see `talk.serve`. It needs PyTorch, NumPy and Pillow, and nothing
-of this project's, so it may run in an environment of its own.
+`python -m benchmarks.torch_peer` answers questions, see `pipe_rpc.serve`. It needs PyTorch, NumPy and Pillow, and
+nothing of this project's, so it may run in an environment of its own.
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks import talk
+from benchmarks import pipe_rpc
 from benchmarks.torch_nets import build
 
 _WARM_UP = 3  # steps
@@ -315,4 +315,4 @@ def answer(do: str, **options: Any) -> Any:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    talk.serve(answer)
+    pipe_rpc.serve(answer)

@@ -27,8 +27,8 @@ from agegender_jax.mesh import make_mesh
 from agegender_jax.models.backbones import variant_of
 from agegender_jax.train.loop import train
 from agegender_jax.train.writers import Writers
-from benchmarks import ours, rows, runs
-from benchmarks.rows import Row, make_row, paired, say
+from benchmarks import bench_rows, jax_side, launch_runs
+from benchmarks.bench_rows import Row, make_row, paired, say
 
 EXAMPLES = """examples:
   python -m benchmarks.train
@@ -40,32 +40,32 @@ _HOST_DISPATCHES = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = rows.parser("benchmarks.train", __doc__, EXAMPLES)
-    runs.add_options(parser, "configs/quickstart.py")
+    parser = bench_rows.parser("benchmarks.train", __doc__, EXAMPLES)
+    launch_runs.add_options(parser, "configs/quickstart.py")
     feeds = ("resident", "stream")
     parser.add_argument("--feeds", nargs="+", choices=feeds, default=feeds, help="how the data come [both]")
     parser.add_argument("--seconds", type=float, default=2.0, help="about how long a window of the bare step takes [2]")
     parser.add_argument("--cold", type=int, default=1, help="how many cold epochs are run [1]")
-    rows.add_options(parser, windows=5)
-    return rows.run(measure, parser.parse_args(arguments))
+    bench_rows.add_options(parser, windows=5)
+    return bench_rows.run(measure, parser.parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """The rows: of each feed an epoch without and with the evaluation; cold; and the host's time."""
     if arguments.smoke:
-        arguments.set += ["dataset.drawn=160", "dataset.image_size=32", "train.batch_size=8"]
+        arguments.set += ["dataset.synthetic=160", "dataset.image_size=32", "train.batch_size=8"]
         arguments.set += ["train.steps_per_dispatch=2", "augment.shift=0.0", "augment.zoom=0.0"]
         arguments.windows, arguments.cold, arguments.seconds = 1, 0, 0.0
-    with runs.folder(arguments) as folder:
+    with launch_runs.folder(arguments) as folder:
         # First, in processes of their own: they need the device that this one will take.
         cold = _cold(arguments, folder) if arguments.cold else []
-        ours.prepare()
-        recipe = ours.load_recipe(
+        jax_side.prepare()
+        recipe = jax_side.load_recipe(
             arguments.config, [*arguments.set, "train.epochs=2.0", "evaluate.every_epochs=1.0", "evaluate.report=False"]
         )
-        about, name = ours.about(), _name(recipe)
+        about, name = jax_side.about(), _name(recipe)
         say("compiling the bare step ...")
-        steps = ours.Steps(recipe, make_mesh())
+        steps = jax_side.Steps(recipe, make_mesh())
         dispatches = max(1, round(arguments.seconds / steps.run(1)))
 
         def bare_step() -> float:
@@ -74,7 +74,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
         result, bare = [], []
         for feed in arguments.feeds:
             say(f"{feed} ...")
-            recipe.compute.feed = feed
+            recipe.compute.loader = feed
             epochs = Epochs(recipe, arguments, folder)
             mine, theirs = paired(epochs.run, bare_step, arguments.windows)
             assert theirs is not None
@@ -120,7 +120,7 @@ class Epochs:
                 data_dir=self._arguments.data_dir,
                 progress=False,
             )
-        plain, whole = second_epoch(runs.read_lines(workdir), images_of(self._recipe))
+        plain, whole = second_epoch(launch_runs.read_lines(workdir), images_of(self._recipe))
         self.whole.append(whole)
         return plain
 
@@ -152,7 +152,7 @@ def second_epoch(lines: Sequence[Mapping[str, Any]], images: int) -> tuple[float
 def _cold(arguments: argparse.Namespace, folder: Path) -> list[float]:
     """Images a second of the first epoch of new processes that find prepared data, and nothing decoded or compiled."""
     say("preparing the data ...")
-    runs.run(runs.command(arguments, folder / "prepare", ["train.epochs=1e-6"]), folder / "prepare")
+    launch_runs.run(launch_runs.command(arguments, folder / "prepare", ["train.epochs=1e-6"]), folder / "prepare")
     found = []
     for number in range(arguments.cold):
         say("a cold epoch ...")
@@ -163,20 +163,20 @@ def _cold(arguments: argparse.Namespace, folder: Path) -> list[float]:
                 (data / path.name).symlink_to(path)
         changed = argparse.Namespace(**vars(arguments) | {"data_dir": data})
         workdir = folder / f"cold{number}"
-        command = runs.command(changed, workdir, ["train.epochs=1.0", "evaluate.every_epochs=1.0"])
-        run = runs.run(command, workdir, JAX_COMPILATION_CACHE_DIR=str(folder / f"compiled{number}"))
+        command = launch_runs.command(changed, workdir, ["train.epochs=1.0", "evaluate.every_epochs=1.0"])
+        run = launch_runs.run(command, workdir, JAX_COMPILATION_CACHE_DIR=str(folder / f"compiled{number}"))
         found.append(first_epoch(run))
     return found
 
 
-def first_epoch(run: runs.Finished) -> float:
+def first_epoch(run: launch_runs.Finished) -> float:
     """Images a second of a run of one epoch, from the command to the end of its last dispatch."""
     first, last = run.dispatches[0], run.dispatches[-1]
     seconds = run.summary["first_step_seconds"] + last["seconds"] - first["seconds"]
     return run.summary["train_examples"] * run.summary["epochs"] / seconds
 
 
-def _host(steps: ours.Steps) -> tuple[list[float], list[float]]:
+def _host(steps: jax_side.Steps) -> tuple[list[float], list[float]]:
     """Milliseconds of the host's own work on a dispatch, and of the whole dispatch, one after the other."""
     host, whole = [], []
     with tempfile.TemporaryDirectory() as name, Writers(Path(name), 0) as writers:

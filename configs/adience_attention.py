@@ -2,7 +2,7 @@
 
   python launch.py --config configs/adience_attention.py --manual_dir DIR --workdir runs/ensemble --folds all
   python launch.py --config configs/adience_attention.py:cpu --manual_dir DIR --workdir runs/ensemble_cpu --folds all
-  python launch.py --config configs/adience_attention.py:drawn --workdir runs/ensemble_drawn
+  python launch.py --config configs/adience_attention.py:synthetic --workdir runs/ensemble_drawn
   agegender explain runs/ensemble_drawn --method attention --out maps
 
 DIR holds fold_0_data.txt to fold_4_data.txt and aligned/ (or faces/, with --config.dataset.config=faces).
@@ -37,7 +37,7 @@ _BACKBONES = {
     "attention": "residual_attention",
     "residual": "resnet50",
     "cpu": "attention_ensemble",
-    "drawn": "attention_ensemble",
+    "synthetic": "attention_ensemble",
 }
 
 
@@ -53,10 +53,10 @@ def get_config(argument: str = "ensemble") -> ConfigDict:
     config.model.update(backbone=_BACKBONES[argument], gender_to_age="joined")
     config.augment.flip = True
     config.evaluate.flip = True
-    if argument in ("cpu", "drawn"):
+    if argument in ("cpu", "synthetic"):
         _two_cores(config)
-    if argument == "drawn":
-        config.dataset.drawn = 2000
+    if argument == "synthetic":
+        config.dataset.synthetic = 2000
         config.train.epochs = 12.0
     return config
 

@@ -2,7 +2,7 @@
 
   python launch.py --config configs/adience_cnn.py --manual_dir DIR --workdir runs/adience --folds all
   python launch.py --config configs/adience_cnn.py:cpu --manual_dir DIR --workdir runs/adience_cpu --folds all
-  python launch.py --config configs/adience_cnn.py:drawn --workdir runs/adience_drawn --folds all
+  python launch.py --config configs/adience_cnn.py:synthetic --workdir runs/adience_drawn --folds all
   python launch.py --config configs/adience_cnn.py:epochs20 --manual_dir DIR --workdir runs/both --folds all \
       --protocols paper,disjoint
 
@@ -47,10 +47,10 @@ def get_config(argument: str = "levi_hassner") -> ConfigDict:
         config.train.update(batch_size=256, epochs=20.0)
         if argument == "epochs40":
             config.train.update(batch_size=512, epochs=40.0)
-    elif argument in ("cpu", "drawn"):
+    elif argument in ("cpu", "synthetic"):
         _two_cores(config)
-        if argument == "drawn":
-            config.dataset.drawn = 2000
+        if argument == "synthetic":
+            config.dataset.synthetic = 2000
             config.train.epochs = 12.0
     else:
         raise UserError(

@@ -15,7 +15,7 @@ from agegender_jax import recipe
 def get_config() -> ConfigDict:
     config = recipe.base()
     config.name = "quickstart"
-    config.dataset.drawn = 6000
+    config.dataset.synthetic = 6000
     config.dataset.image_size = 64
     config.model.variant = "thin"
     config.model.dropout = 0.3

@@ -5,7 +5,7 @@
       --folds all --protocols paper,disjoint --repeats 3
   python launch.py --config configs/voice_small.py:classes --manual_dir DIR --workdir runs/classes \
       --protocols paper,disjoint
-  python launch.py --config configs/voice_small.py:drawn --workdir runs/drawn_voices --protocols paper,disjoint
+  python launch.py --config configs/voice_small.py:synthetic --workdir runs/drawn_voices --protocols paper,disjoint
 
 DIR holds a folder for each class, `<gender>` or `<gender>_<age>`. Say who speaks, or nothing can keep speakers apart:
 --config.dataset.speaker_pattern='/([^_/]+)_' takes it from the beginning of a file's name, for example.
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe
 from agegender_jax.errors import UserError
 
-_ARGUMENTS = ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", "drawn")
+_ARGUMENTS = ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", "synthetic")
 
 
 def get_config(argument: str = "folders") -> ConfigDict:
@@ -42,16 +42,16 @@ def get_config(argument: str = "folders") -> ConfigDict:
     if argument in ("emodb", "ravdess"):
         config.dataset.config = argument
         config.split.folds = 5
-    if argument in ("classes", "emodb_classes", "drawn"):
+    if argument in ("classes", "emodb_classes", "synthetic"):
         config.heads.gender.weight = 0.0
-        config.heads.joint.weight = 1.0
+        config.heads.class_name.weight = 1.0
         config.split.stratify = "class"
-        config.evaluate.select = "joint/accuracy"
+        config.evaluate.select = "class_name/accuracy"
     if argument == "png":
         config.dataset.config = argument
         config.augment.update(time_shift=0.0, gain=0.0, noise=0.0, time_mask=0.0, frequency_mask=0.0)
     if argument == "emodb_classes":
         config.dataset.config = "emodb"
-    if argument == "drawn":
-        config.dataset.drawn = 1280
+    if argument == "synthetic":
+        config.dataset.synthetic = 1280
     return config

@@ -31,15 +31,15 @@ def get_config(argument: str = "folders") -> ConfigDict:
     config.name = "voice_vgg16"
     config.dataset.update(name="voice_age_gender", image_size=224)
     config.split.update(stratify="class", test_fraction=0.2, validation_fraction=0.25)  # 60/20/20
-    config.model.update(backbone="vgg16", top="max", pretrained="vgg16")
+    config.model.update(backbone="vgg16", pooling="max", pretrained="vgg16")
     config.heads.gender.weight = 0.0
     config.heads.age_group.weight = 0.0
     config.heads.age.weight = 0.0
-    config.heads.joint.weight = 1.0
+    config.heads.class_name.weight = 1.0
     config.train.epochs = 40.0
-    config.evaluate.update(every_epochs=5.0, select="joint/accuracy")
+    config.evaluate.update(every_epochs=5.0, select="class_name/accuracy")
     if argument == "literal":
-        config.model.top = "max_literal"
+        config.model.pooling = "max_literal"
     elif argument == "scratch":
         config.model.pretrained = ""
     elif argument.startswith("emodb"):
@@ -49,7 +49,7 @@ def get_config(argument: str = "folders") -> ConfigDict:
         config.train.update(epochs=12.0, steps_per_dispatch=5)
         config.evaluate.every_epochs = 6.0
     if argument == "emodb":
-        config.heads.joint.weight = 0.0
+        config.heads.class_name.weight = 0.0
         config.heads.gender.weight = 1.0
         config.split.stratify = "gender"
         config.evaluate.select = "gender/accuracy"

@@ -15,8 +15,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.synthetic import write_utkface_archive
 from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.synthetic.faces import write_utkface_archive
 from agegender_jax.train.loop import train
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
@@ -32,9 +32,9 @@ def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def drawn_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manual directory with UTKFace.tar.gz of 160 drawn faces. Read only."""
-    directory = tmp_path_factory.mktemp("drawn")
+    directory = tmp_path_factory.mktemp("synthetic")
     write_utkface_archive(directory / "UTKFace.tar.gz", 160, seed=1)
     return directory
 

@@ -17,7 +17,7 @@ RESULT: dict[str, Any] = {
     **dict.fromkeys(("run", "dataset", "age_groups", "split_sha256"), "x"),
     **{
         "protocol": "paper",
-        "drawn": False,
+        "synthetic": False,
         "left_out": 0,
         "files_of_seen_subjects": 0,
         "unmapped": {},
@@ -126,7 +126,7 @@ def test_a_file_that_came_in_the_meantime_is_left_alone_and_a_full_disk_is_one_s
         target.write_text("mine")
         return RESULT
 
-    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", meanwhile)
+    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.evaluate_runs", meanwhile)
     arguments = ["evaluate", str(finished.workdir), "--json", str(target)]
     assert cli.main(arguments) == 2
     assert "figures.json is there already" in capsys.readouterr().err
@@ -136,7 +136,7 @@ def test_a_file_that_came_in_the_meantime_is_left_alone_and_a_full_disk_is_one_s
         raise OSError(28, "No space left on device")
 
     target.unlink()
-    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: RESULT)
+    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.evaluate_runs", lambda *_, **__: RESULT)
     monkeypatch.setattr("os.replace", full)
     assert cli.main(arguments) == 2
     assert "cannot be written (No space left on device); choose another --json" in capsys.readouterr().err
@@ -147,7 +147,7 @@ def test_a_figure_without_examples_is_null_in_json(
     finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = RESULT | {"test": {"gender/accuracy": float("nan"), "gender/n": 0}}
-    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: result)
+    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.evaluate_runs", lambda *_, **__: result)
     target = tmp_path / "figures.json"
     assert cli.main(["evaluate", str(finished.workdir), "--json", str(target)]) == 0
     assert "NaN" not in target.read_text()
@@ -169,7 +169,7 @@ def test_config_is_of_the_other_archive_s_builder(finished: Any, capsys: pytest.
 def test_a_leaky_protocol_is_never_printed_without_the_word(
     finished: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agegender_jax.evaluate.measure.measure", lambda *_, **__: RESULT)
+    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.evaluate_runs", lambda *_, **__: RESULT)
     assert cli.main(["evaluate", str(finished.workdir)]) == 0
     assert "protocol paper (leaky), " in capsys.readouterr().out
 
@@ -251,7 +251,7 @@ def test_models_prints_a_table_and_writes_it(tmp_path: Path, capsys: pytest.Capt
 def test_models_times_a_step_and_names_the_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = "agegender_jax.train.costs.step_seconds"
+    seconds = "agegender_jax.train.model_profile.step_seconds"
     monkeypatch.setattr(seconds, lambda recipe: 0.004 if recipe.train.batch_size == 16 else 9.0)
     assert cli.main(["models", "small_cnn", "--image_size", "32", "--batch_size", "16"]) == 0
     printed = capsys.readouterr().out
@@ -268,14 +268,14 @@ def test_models_names_the_backbones_that_there_are(capsys: pytest.CaptureFixture
 
 
 def test_describe_prints_and_writes_a_page(
-    drawn_dir: Path,
+    synthetic_dir: Path,
     data_dir: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["data", "describe", "utkface", "--manual_dir", str(drawn_dir), "--data_dir", str(data_dir)]
+    arguments = ["data", "describe", "utkface", "--manual_dir", str(synthetic_dir), "--data_dir", str(data_dir)]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("utkface 1.1.0\n")
@@ -342,7 +342,7 @@ def test_adience_is_drawn_with_the_labels_of_fold_files(tmp_path: Path) -> None:
 def test_what_is_wrong_with_data_is_one_sentence(
     arguments: list[str],
     sentence: str,
-    drawn_dir: Path,
+    synthetic_dir: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -350,7 +350,7 @@ def test_what_is_wrong_with_data_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     (tmp_path / "taken.html").write_text("something else")
-    assert cli.main(["data", *(str(drawn_dir) if each == "DRAWN" else each for each in arguments)]) == 2
+    assert cli.main(["data", *(str(synthetic_dir) if each == "DRAWN" else each for each in arguments)]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("agegender: ")
     assert sentence in error
@@ -362,7 +362,7 @@ def test_what_is_wrong_with_data_is_one_sentence(
     ("arguments", "example"),
     [
         ([], "agegender evaluate runs/cpu --split validation"),
-        ([], "agegender data draw adience --out drawn/adience"),
+        ([], "agegender data synthesize adience --out drawn/adience"),
         (["evaluate"], "agegender evaluate runs/cpu --split validation"),
         (["evaluate"], "agegender evaluate runs/small runs/resnet"),
         (["features"], "agegender features runs/cpu --out features.npz"),
@@ -374,7 +374,7 @@ def test_what_is_wrong_with_data_is_one_sentence(
         (["models"], "agegender models --no_step_time --json models.json"),
         (["data"], "agegender data describe utkface --manual_dir DIR"),
         (["data", "describe"], "agegender data describe adience --age_groups levi_hassner"),
-        (["data", "draw"], "agegender data draw utkface --out drawn/utkface --count 600"),
+        (["data", "draw"], "agegender data synthesize utkface --out drawn/utkface --count 600"),
     ],
 )
 def test_help_shows_examples(arguments: list[str], example: str, capsys: pytest.CaptureFixture[str]) -> None:

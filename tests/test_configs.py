@@ -13,13 +13,13 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.synthetic_adience import write_adience
-from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import UserError
 from agegender_jax.models import attention, densenet, resnet, vgg
 from agegender_jax.models.backbones import WITH_WIDTH
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.models.pretrained.sources import PACKAGES
+from agegender_jax.synthetic.adience import write_adience
+from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train import loop, measurement
 from agegender_jax.train.command import command
 
@@ -65,13 +65,13 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def manual_dirs(drawn_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def manual_dirs(synthetic_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A small drawn dataset of each kind, by its name."""
     folder = tmp_path_factory.mktemp("small")
     write_adience(folder / "adience", 100, size=64)
     classes = ("female_20", "male_20", "female_60", "male_60")
     write_voices(folder / "voices", speakers_per_class=3, recordings_per_speaker=2, classes=classes, rate=8000)
-    return {"utkface": drawn_dir, "adience": folder / "adience", "voice_age_gender": folder / "voices"}
+    return {"utkface": synthetic_dir, "adience": folder / "adience", "voice_age_gender": folder / "voices"}
 
 
 def shrink(recipe: ConfigDict) -> ConfigDict:
@@ -80,7 +80,7 @@ def shrink(recipe: ConfigDict) -> ConfigDict:
         recipe.model.width = 0.125
     if recipe.model.pretrained not in PACKAGES:
         recipe.model.pretrained = ""
-    recipe.dataset.update(image_size=32, drawn=0)
+    recipe.dataset.update(image_size=32, synthetic=0)
     if recipe.dataset.name == "voice_age_gender":
         recipe.dataset.update(config="png" if recipe.dataset.config == "png" else "", speaker_pattern=SPEAKER_PATTERN)
         recipe.split.folds = min(recipe.split.folds, 3)
@@ -108,7 +108,7 @@ def programs() -> list[tuple[str, str | None]]:
         shape = {
             key: bool(value) if isinstance(value, float) else value
             for key, value in recipes._leaves(recipe.to_dict())
-            if key.startswith(("dataset.", "sound.", "model."))
+            if key.startswith(("dataset.", "audio.", "model."))
         }
         found.setdefault(str(sorted(shape.items())), (file, argument))
     return list(found.values())

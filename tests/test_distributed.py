@@ -30,7 +30,7 @@ def test_flags_that_do_not_fit_together(options: dict[str, Any], expected: str) 
 
 def test_one_process_is_the_primary_one_and_agrees_with_itself() -> None:
     distributed.initialize()
-    assert (distributed.is_primary(), distributed.several(), distributed.name()) == (True, False, "")
+    assert (distributed.is_primary(), distributed.is_multiprocess(), distributed.name()) == (True, False, "")
     assert (distributed.all_agree(True), distributed.all_agree(False)) == (True, False)
     assert distributed.from_primary([1, "a"]) == [1, "a"]
     with pytest.raises(ZeroDivisionError), distributed.primary_first():
@@ -44,7 +44,7 @@ from agegender_jax.errors import Refused, UserError
 
 process, folder = int(sys.argv[2]), sys.argv[3]
 distributed.initialize(coordinator=sys.argv[1], processes=2, process=process, timeout=30)
-print(distributed.is_primary(), distributed.several(), repr(distributed.name()))
+print(distributed.is_primary(), distributed.is_multiprocess(), repr(distributed.name()))
 print(distributed.all_agree(True), distributed.all_agree(process == 0), distributed.from_primary({"of": process}))
 with distributed.primary_first():
     if process == 0:
@@ -67,7 +67,7 @@ for failing in (0, 1):  # after an exchange that the other may not have come by
     except Refused as caught:
         print(caught)
 try:
-    with distributed.together():
+    with distributed.all_or_none():
         said = distributed.from_primary("no weights")
         if process == 1:
             raise UserError(said)

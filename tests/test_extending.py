@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import tfds_builders
 from agegender_jax.cli import main
-from agegender_jax.data.synthetic import draw_face
+from agegender_jax.synthetic.faces import draw_face
 from agegender_jax.train.loop import train
 from tfds_builders import prepare
 

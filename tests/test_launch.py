@@ -105,26 +105,28 @@ def test_a_bad_archive(case: str, small_recipe: ConfigDict, tmp_path: Path, caps
 
 
 def test_a_command_goes_on_once_the_archive_is_there(
-    small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_recipe: ConfigDict, synthetic_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What a failed start leaves in the run's directory is in nobody's way."""
     options: dict[str, Any] = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"}
     assert train.command(small_recipe, manual_dir=tmp_path / "nowhere", **options) == 2
     assert "check the path of --manual_dir" in sentence_of(capsys.readouterr().err)
     small_recipe.evaluate.select = "nothing"  # far enough: the data were read
-    assert train.command(small_recipe, manual_dir=drawn_dir, workdir=tmp_path / "b", data_dir=tmp_path / "data") == 2
+    assert (
+        train.command(small_recipe, manual_dir=synthetic_dir, workdir=tmp_path / "b", data_dir=tmp_path / "data") == 2
+    )
     assert "'nothing' is no figure" in sentence_of(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("which", ["workdir", "data_dir"])
 def test_a_directory_that_cannot_be_written(
-    which: str, small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    which: str, small_recipe: ConfigDict, synthetic_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")  # below a regular file not even root can write
     paths: dict[str, Any] = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"} | {
         which: tmp_path / "file" / "below"
     }
-    assert train.command(small_recipe, manual_dir=drawn_dir, **paths) == 2
+    assert train.command(small_recipe, manual_dir=synthetic_dir, **paths) == 2
     sentence = sentence_of(capsys.readouterr().err)
     assert "file" in sentence
     assert "cannot be written" in sentence
@@ -134,18 +136,18 @@ def test_a_directory_that_cannot_be_written(
 def test_faces_cannot_be_drawn_where_nothing_can_be_written(
     small_recipe: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small_recipe.dataset.drawn = 30
+    small_recipe.dataset.synthetic = 30
     (tmp_path / "file").write_text("")
     assert train.command(small_recipe, workdir=tmp_path / "run", data_dir=tmp_path / "file" / "data") == 2
     assert "cannot be written" in sentence_of(capsys.readouterr().err)
 
 
 def test_a_foreign_directory_is_left_alone(
-    small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_recipe: ConfigDict, synthetic_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("x")
-    code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=drawn_dir, data_dir=tmp_path / "data")
+    code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=synthetic_dir, data_dir=tmp_path / "data")
     assert code == 2
     assert "is not empty and holds no run" in sentence_of(capsys.readouterr().err)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
@@ -160,19 +162,21 @@ def test_nothing_prepared_and_no_archive_given(
 
 
 def test_a_batch_that_the_devices_cannot_share(
-    small_recipe: ConfigDict, drawn_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_recipe: ConfigDict, synthetic_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_recipe.train.batch_size = 12
-    code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=drawn_dir, data_dir=tmp_path / "data")
+    code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=synthetic_dir, data_dir=tmp_path / "data")
     assert code == 2
     assert "choose a multiple of 8" in sentence_of(capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_says_what_it_would_do_and_leaves_no_run(
-    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, dry_run=True)
+    code = train.command(
+        small_recipe, workdir=tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, dry_run=True
+    )
     assert code == 0
     printed = capsys.readouterr().out
     for part in (

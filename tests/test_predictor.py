@@ -22,16 +22,16 @@ from PIL import Image
 from agegender_jax import predictor as module
 from agegender_jax import recipe as recipes
 from agegender_jax.data.examples import cores
-from agegender_jax.data.synthetic import draw_face
-from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.answers import Answers
+from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.evaluator import answers, figures
-from agegender_jax.evaluate.measure import measure
+from agegender_jax.evaluate.prediction_table import PredictionTable
 from agegender_jax.evaluate.predictions import NAME, read_predictions
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.predictor import AHEAD, Detection, Predictor
 from agegender_jax.run import Run
+from agegender_jax.synthetic.faces import draw_face
+from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train.loop import train
 from tfds_builders.faces import crop, crop_largest, find_faces
 
@@ -51,7 +51,7 @@ def faces(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     return [there[Path(key).name] for key in read_predictions(finished.workdir / NAME).of("test").key.tolist()]
 
 
-def same(got: Answers, expected: Answers, rows: Any = slice(None)) -> bool:
+def same(got: PredictionTable, expected: PredictionTable, rows: Any = slice(None)) -> bool:
     """Whether answers are those of some rows of others, to the last bit."""
     return all(np.array_equal(values, expected.distributions[name][rows]) for name, values in got.distributions.items())
 
@@ -66,7 +66,7 @@ def test_the_test_part_has_the_run_s_figures_to_the_last_bit(
     for name, values in kept.distributions.items():
         np.testing.assert_array_equal(found.distributions[name], values)
     own = figures(predictor.heads, answers(predictor.heads, found.distributions), kept.labels)
-    assert own == finished.summary["test"] == measure(Run.load(finished.workdir), progress=False)["test"]
+    assert own == finished.summary["test"] == evaluate_runs(Run.load(finished.workdir), progress=False)["test"]
     gender = kept.things()["gender"]
     assert found.things["gender"].answer == tuple(gender.head.names[i] for i in gender.answers["class"])  # type: ignore[union-attr]
     np.testing.assert_array_equal(found.things["age"].years, kept.things()["age"].answers["years"])  # type: ignore[union-attr]
@@ -81,8 +81,10 @@ def test_any_count_compiles_once(predictor: Predictor, faces: list[Path]) -> Non
 
 def test_only_the_run_s_directory_is_needed(finished: Any, faces: list[Path], tmp_path: Path) -> None:
     shutil.copytree(finished.workdir, tmp_path / "run")
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(json.dumps(facts | {"manual_dir": "/nowhere", "data_dir": "/nowhere"}))
+    metadata = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(
+        json.dumps(metadata | {"manual_dir": "/nowhere", "data_dir": "/nowhere"})
+    )
     for path in ("split.json", "seen_sha256.txt", NAME):
         (tmp_path / "run" / path).unlink()
     assert same(
@@ -296,10 +298,10 @@ def listener(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterat
     recipe = recipes.base()
     recipe.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
     recipe.split.update(stratify="class", folds=3)
-    recipe.heads.joint.weight = 1.0
+    recipe.heads.class_name.weight = 1.0
     recipe.model.backbone = "cnn180"
     recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=1)
-    recipe.evaluate.update(batch_size=8, select="joint/accuracy")
+    recipe.evaluate.update(batch_size=8, select="class_name/accuracy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, "cnn180", lambda recipe, outputs, rngs: Ear(rngs))  # type: ignore[arg-type]
         train(recipe, folder / "run", manual_dir=folder / "data", data_dir=data_dir, progress=False)
@@ -314,7 +316,7 @@ def test_recordings_have_the_run_s_figures_to_the_last_bit(listener: tuple[Predi
     found = predictor.predict(files)
     for name, values in kept.distributions.items():
         np.testing.assert_array_equal(found.distributions[name], values)
-    assert set(found.things["joint"].answer) <= {"female_20", "male_60"}  # type: ignore[union-attr]
+    assert set(found.things["class_name"].answer) <= {"female_20", "male_60"}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["int16", "float32", "float64"])
@@ -342,8 +344,8 @@ def test_what_is_no_recording_is_a_sentence(listener: tuple[Predictor, Path]) ->
 
 def test_another_way_to_make_spectrograms_is_refused(listener: tuple[Predictor, Path], tmp_path: Path) -> None:
     shutil.copytree(listener[0].run.directory, tmp_path / "run")
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    facts["spectrogram"] |= {"hop": 3}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
+    metadata = json.loads((tmp_path / "run" / "run.json").read_text())
+    metadata["spectrogram"] |= {"hop": 3}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="spectrograms that this version makes in another way"):
         Predictor.load(tmp_path / "run")

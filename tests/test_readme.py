@@ -39,15 +39,19 @@ def made_by_demo() -> list[str]:
 
 
 def test_the_newcomer_s_path(
-    drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    synthetic_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "DIR").symlink_to(drawn_dir)
+    (tmp_path / "DIR").symlink_to(synthetic_dir)
     photos = tmp_path / "PHOTOS"
     photos.mkdir()
-    with tarfile.open(drawn_dir / "UTKFace.tar.gz") as tar:
+    with tarfile.open(synthetic_dir / "UTKFace.tar.gz") as tar:
         for member in [member for member in tar if member.isfile()][:3]:
             file = tar.extractfile(member)
             assert file is not None
@@ -63,7 +67,7 @@ def test_the_newcomer_s_path(
             assert program == ".venv/bin/python"
             assert arguments[0] == "launch.py"
             small = [f"--config.{key}={value}" for key, value in SMALL.items()]
-            drawn = ["--config.dataset.drawn=160"] if "quickstart" in command[3] else []
+            drawn = ["--config.dataset.synthetic=160"] if "quickstart" in command[3] else []
             environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
             subprocess.run(
                 [sys.executable, ROOT / "launch.py", *arguments[1:], *small, *drawn],

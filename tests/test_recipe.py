@@ -17,8 +17,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = [
     ("quickstart", ()),
     *(("utkface_small", (a,)) for a in ("paper", "weighted", "cpu")),
-    *(("adience_cnn", (a,)) for a in ("levi_hassner", "epochs20", "epochs40", "cpu", "drawn")),
-    *(("adience_attention", (a,)) for a in ("ensemble", "attention", "residual", "cpu", "drawn")),
+    *(("adience_cnn", (a,)) for a in ("levi_hassner", "epochs20", "epochs40", "cpu", "synthetic")),
+    *(("adience_attention", (a,)) for a in ("ensemble", "attention", "residual", "cpu", "synthetic")),
     *(("utkface_baselines", (a,)) for a in ("alexnet", "vgg11", "resnet18", "densenet161", "ours", "ours_weighted")),
     *(("utkface_baselines", (f"{a}_cpu",)) for a in ("alexnet", "alexnet_weighted", "ours")),
     *(("utkface_years", (a,)) for a in ("paper", "cpu", "thin")),
@@ -31,7 +31,7 @@ SHIPPED = [
         for name in ("voice_vgg16", "voice_resnet")
         for a in ("folders", "literal", "scratch", "emodb", "emodb_classes")
     ),
-    *(("voice_small", (a,)) for a in ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", "drawn")),
+    *(("voice_small", (a,)) for a in ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", "synthetic")),
 ]
 
 
@@ -67,7 +67,7 @@ def test_every_number_of_the_recipe_is_checked() -> None:
 
 
 def test_every_spectrogram_may_be_chosen() -> None:
-    assert set(recipes._CHOICES["sound.spectrogram"]) == set(RECIPES)
+    assert set(recipes._CHOICES["audio.spectrogram"]) == set(RECIPES)
 
 
 def test_the_defaults_pass() -> None:
@@ -99,7 +99,7 @@ def test_a_config_says_which_arguments_it_knows() -> None:
         ("model.dtype", "float16"),
         ("heads.age.decoding", "argmax"),
         ("heads.age.loss", "l2"),
-        ("model.top", "min"),
+        ("model.pooling", "min"),
         ("model.width", 0.0),
         ("optimizer.layer_decay", 0.0),
         ("heads.age.label_smoothing", 1.0),
@@ -107,7 +107,7 @@ def test_a_config_says_which_arguments_it_knows() -> None:
         ("optimizer.schedule", "linear"),
         ("evaluate.use", "first"),
         ("dataset.image_size", 31),
-        ("dataset.drawn", -1),
+        ("dataset.synthetic", -1),
         ("train.batch_size", 0),
         ("train.steps_per_dispatch", 0),
         ("train.epochs", 0.0),

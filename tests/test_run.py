@@ -29,12 +29,12 @@ def test_start_makes_the_directory_and_keeps_the_recipe(tmp_path: Path, small_re
     assert run.name == "first"
     assert [path.name for path in directory.iterdir()] == ["recipe.json"]
     assert recipes.differences(Run.load(directory).recipe, small_recipe) == []
-    assert (run.facts(), run.summary(), run.split(np.array(["a"]))) == ({}, None, None)
+    assert (run.metadata(), run.summary(), run.split(np.array(["a"]))) == ({}, None, None)
 
 
 def test_start_goes_on_with_the_same_recipe(tmp_path: Path, small_recipe: ConfigDict) -> None:
     Run.start(tmp_path, small_recipe).write("run.json", {"dataset_version": "1.0.0"})
-    assert Run.start(tmp_path, small_recipe).facts() == {"dataset_version": "1.0.0"}
+    assert Run.start(tmp_path, small_recipe).metadata() == {"dataset_version": "1.0.0"}
 
 
 def test_start_refuses_another_recipe_and_shows_the_difference(tmp_path: Path, small_recipe: ConfigDict) -> None:
@@ -58,7 +58,7 @@ def test_a_run_goes_on_however_it_is_computed(tmp_path: Path, small_recipe: Conf
     run = Run.start(tmp_path, small_recipe)
     assert (run.recipe.compute.fsdp, run.recipe.compute.model) == (True, 2)
     assert (tmp_path / "recipe.json").read_bytes() == before
-    small_recipe.train.accumulate = 2
+    small_recipe.train.microbatches = 2
     with pytest.raises(UserError, match=r"another recipe \(train\.accumulate: 1 -> 2\)"):
         Run.start(tmp_path, small_recipe)
 
@@ -97,7 +97,7 @@ def test_damaged_facts_and_summaries_are_named(tmp_path: Path, small_recipe: Con
     (tmp_path / "run.json").write_bytes(content)
     (tmp_path / "summary.json").write_bytes(content)
     with pytest.raises(UserError, match=r"run\.json is damaged"):
-        run.facts()
+        run.metadata()
     with pytest.raises(UserError, match=r"run\.json is damaged"):
         run.heads()
     with pytest.raises(UserError, match=r"summary\.json is damaged"):

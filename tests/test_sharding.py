@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.model import build_heads
-from agegender_jax.sharding import LEAST, bytes_per_device, layout, split_axes, total_bytes
-from agegender_jax.train.lines import memory_line
+from agegender_jax.sharding import LEAST, bytes_per_device, split_axes, state_shardings, total_bytes
+from agegender_jax.train.log_messages import memory_message
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.start import abstract_state
 from agegender_jax.train.state import TrainState
@@ -54,14 +54,14 @@ def test_vgg16_with_fsdp_takes_an_eighth_of_each_large_array() -> None:
     assert bytes_per_device(state.opt_state) == 2 * 4 * (split // 8 + whole) + 2 * 4
     both = [state.params, state.opt_state]
     assert total_bytes(both) / bytes_per_device(both) >= 7
-    assert "on each of 8 devices: parameters 67,4" in memory_line(state)
-    assert "; 1/7.99 of the 1,616," in memory_line(state)
+    assert "on each of 8 devices: parameters 67,4" in memory_message(state)
+    assert "; 1/7.99 of the 1,616," in memory_message(state)
 
 
 def test_without_fsdp_every_device_has_all() -> None:
     state = vgg16()
     assert bytes_per_device(state) == total_bytes(state)
-    assert "1/" not in memory_line(state)
+    assert "1/" not in memory_message(state)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
 
 
@@ -128,7 +128,7 @@ def test_bytes_are_those_that_the_devices_hold() -> None:
         "dense": {0: {"kernel": np.ones((256, 512), np.float32), "bias": np.ones(512, np.float16)}},
         "count": np.int32(3),
     }
-    placed = jax.device_put(tree, layout(tree, mesh, fsdp=True))
+    placed = jax.device_put(tree, state_shardings(tree, mesh, fsdp=True))
     for device in jax.devices():
         held = [shard.data for leaf in jax.tree.leaves(placed) for shard in leaf.addressable_shards]
         mine = sum(piece.nbytes for piece in held if device in piece.devices())

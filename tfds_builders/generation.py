@@ -154,7 +154,7 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     """A builder whose examples are made in one process or on Beam: on Beam if TFDS was given options or a runner of it.
 
     The module of the builder has a pure function `make_example(item, content, options) -> (key, example)`, which
-    raises `DataError` with the reason where a file is not usable. Workers import that module. Its `info.metadata`
+    raises `DataError` with the reason where a file is not usable. DecodePool import that module. Its `info.metadata`
     says `labels`, `identities` and `terms`, which are printed when all is prepared, after `_report`: what was kept and
     left out, as text, which the builder sets when it lists its work.
     """
@@ -180,7 +180,7 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         """Says what was made of the files, whose labels these are, and under which terms they may be used."""
         metadata = self.info.metadata
         lines = [f"  {word:8} {metadata[key]}" for word, key in _ORIGIN.items()]
-        if metadata.get("drawn"):
+        if metadata.get("synthetic"):
             lines = ["  drawn from a seed: labels, identities and terms of the original do not apply"]
         print(self._report, *lines, sep="\n", file=sys.stderr)
 
@@ -197,7 +197,7 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             maker = _Maker(type(self).__module__, self.name, self._options(), self.info.features)
             manual_dir = Path(os.fspath(dl_manager.manual_dir))
             if (manual_dir / DRAWN).exists():
-                self.info.metadata["drawn"] = True
+                self.info.metadata["synthetic"] = True
             work = self._work(manual_dir)
             made = _make_on_beam(work, maker, folder, download_config) if on_beam else _make_here(work, maker, folder)
             entries: dict[str, list[bytes]] = {split: [] for split in self.SPLITS}
@@ -298,7 +298,7 @@ def _make_on_beam(
         contents = folder / "contents"
         staged = stack.enter_context(contents.open("wb"))
         for split, name, item, content in work:
-            # Workers of a cloud see its buckets, but not the disk of the launching machine.
+            # DecodePool of a cloud see its buckets, but not the disk of the launching machine.
             if isinstance(content, Content) and _is_remote(contents):
                 content = content.read()
             if isinstance(content, bytes):

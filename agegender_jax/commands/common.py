@@ -72,7 +72,7 @@ def title(result: Mapping[str, Any]) -> str:
     from agegender_jax.splits import marked
 
     split = f", split {result['split_sha256'][:16]}" if result["split_sha256"] else ""
-    drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
+    drawn = f" ({DISCLAIMER})" if result["synthetic"] else ""
     return (
         f"{result['run']}: {result['dataset']}{drawn}, protocol {marked(result['protocol'])}, "
         f"age groups {result['age_groups']}{split}"

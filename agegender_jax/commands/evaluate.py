@@ -41,11 +41,11 @@ def add_parser(commands: Any) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
     prepare()
-    from agegender_jax.evaluate.measure import as_columns, measure
+    from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs
     from agegender_jax.evaluate.report import table
     from agegender_jax.run import Run
 
-    result = measure(
+    result = evaluate_runs(
         [Run.load(directory) for directory in arguments.runs],
         split=arguments.split,
         dataset=arguments.dataset,

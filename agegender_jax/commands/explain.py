@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare, walk
-from agegender_jax.evaluate.tables import visible
+from agegender_jax.evaluate.csv_safety import visible
 from agegender_jax.labels import DISCLAIMER
 
 EXAMPLES = """examples:

@@ -34,14 +34,14 @@ def _features(arguments: argparse.Namespace) -> int:
     from agegender_jax.evaluate.features import write_features
     from agegender_jax.run import Run
 
-    facts, (count, size) = write_features(
+    metadata, (count, size) = write_features(
         Run.load(arguments.run),
         arguments.out,
         split=arguments.split,
         manual_dir=arguments.manual_dir,
         data_dir=arguments.data_dir,
     )
-    print(title(facts))
+    print(title(metadata))
     print(
         f"{arguments.out}: embeddings of {size} numbers, {count} examples, the part {arguments.split} (it holds "
         "people's data: mind the terms)"

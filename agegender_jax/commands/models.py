@@ -38,7 +38,7 @@ def _models(arguments: argparse.Namespace) -> int:
     prepare()
     from agegender_jax.evaluate.report import costs_report
     from agegender_jax.models.backbones import BACKBONES
-    from agegender_jax.train import costs
+    from agegender_jax.train import model_profile
     from agegender_jax.train.experiment import environment
 
     names = list(dict.fromkeys(arguments.names)) or list(BACKBONES)
@@ -48,7 +48,9 @@ def _models(arguments: argparse.Namespace) -> int:
     found = {}
     for number, name in enumerate(names, start=1):
         print(f"{name} ({number} of {len(names)}) ...", file=sys.stderr, flush=True)
-        found[name] = costs.measure(costs.recipe_of(name, **options), step_time=not arguments.no_step_time)
+        found[name] = model_profile.profile_model(
+            model_profile.recipe_of(name, **options), step_time=not arguments.no_step_time
+        )
     result = {**options, **environment(), "models": found}
     print(costs_report(result))
     write_json(arguments.json, result)

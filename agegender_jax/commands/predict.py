@@ -18,7 +18,7 @@ import numpy as np
 
 from agegender_jax.commands.common import add, at_least, check_new, prepare, walk
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.tables import cell, text, visible
+from agegender_jax.evaluate.csv_safety import cell, text, visible
 from agegender_jax.labels import DISCLAIMER
 from tfds_builders.faces import MARGIN, MIN_SIZE
 
@@ -165,7 +165,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         return 130
     where = f" in {arguments.out}" if arguments.out else ""
     print(f"{_counted(found)}{where}.", file=sys.stderr)
-    if (predictor.run.summary() or {}).get("drawn"):
+    if (predictor.run.summary() or {}).get("synthetic"):
         print(f"The run learned from examples that were {DISCLAIMER}.", file=sys.stderr)
     return 0 if found["answer"] else UserError.exit_code
 

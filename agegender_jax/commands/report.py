@@ -50,7 +50,7 @@ def _report(arguments: argparse.Namespace) -> int:
         manual_dir=arguments.manual_dir,
         data_dir=arguments.data_dir,
     )
-    people = arguments.with_images and not (run.summary() or {})["drawn"]
+    people = arguments.with_images and not (run.summary() or {})["synthetic"]
     held = "; it holds people's data: mind the terms, which it names" if people else ""
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB{held})")
     return 0

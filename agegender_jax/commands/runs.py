@@ -10,7 +10,7 @@ from typing import Any
 
 from agegender_jax.commands.common import add, add_json, check_json, prepare, write_json
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.tables import visible
+from agegender_jax.evaluate.csv_safety import visible
 from agegender_jax.labels import DISCLAIMER
 
 EXAMPLES = """examples:
@@ -21,7 +21,7 @@ EXAMPLES = """examples:
 DEPTH = 4
 """Folders below the given one that are searched."""
 
-_FIGURES = ("gender/accuracy", "age_group/accuracy", "age/mae", "joint/accuracy")
+_FIGURES = ("gender/accuracy", "age_group/accuracy", "age/mae", "class_name/accuracy")
 _HASH = 8  # characters of a split's hash
 _SPLITS = 6  # that are named where there are several
 
@@ -114,14 +114,14 @@ def _known(directory: Path) -> dict[str, Any]:
     from agegender_jax.run import Run
 
     run = Run.load(directory)
-    recipe, facts, summary = run.recipe, run.facts(), run.summary()
+    recipe, metadata, summary = run.recipe, run.metadata(), run.summary()
     known = {
         "recipe": leaves(recipe),
         "dataset": recipe.dataset.name,
-        "drawn": bool(facts.get("drawn", recipe.dataset.drawn)),
+        "synthetic": bool(metadata.get("synthetic", recipe.dataset.synthetic)),
         "protocol": recipe.split.protocol,
         "age_groups": recipe.age_groups,
-        "split_sha256": facts.get("split_sha256"),
+        "split_sha256": metadata.get("split_sha256"),
         **{"figures": {}, "constant": {}, "intervals": {}, "images_per_second": None, "seconds": None},
     }
     if summary is None:
@@ -133,7 +133,7 @@ def _known(directory: Path) -> dict[str, Any]:
     names = [name for name in _FIGURES if test.get(name) is not None]
     return known | {
         "state": "complete",
-        "drawn": bool(summary["drawn"]),
+        "synthetic": bool(summary["synthetic"]),
         "split_sha256": str(summary["split_sha256"]),
         "figures": {name: float(test[name]) for name in names},
         "constant": {name: constant.get(name) for name in names},
@@ -180,7 +180,7 @@ def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def dataset_of(run: Mapping[str, Any]) -> str:
     """What a run was trained on, as the table says it."""
-    return str(run["dataset"]) + (" (drawn)" if run.get("drawn") else "")
+    return str(run["dataset"]) + (" (drawn)" if run.get("synthetic") else "")
 
 
 def _common(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _notes(found: Sequence[Mapping[str, Any]], usual: Mapping[str, Any]) -> list
         lines.append("(in brackets): the best constant guess from the training labels, on the same test part")
     if any(run.get("intervals") for run in found):
         lines.append("[in square ones]: 95 % intervals over the test examples")
-    if any(run.get("drawn") for run in found):
+    if any(run.get("synthetic") for run in found):
         lines.append(DISCLAIMER)
     lines += _incomparable(found)
     lines += [f"{visible(run['path'])} is damaged: {visible(run['reason'])}" for run in found if "reason" in run]

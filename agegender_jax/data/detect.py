@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from agegender_jax.data.decode import decode_whole
+from agegender_jax.data.decode_image import decode_whole
 from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
 from tfds_builders.faces import MARGIN, MIN_SIZE, Box, crop, find_faces

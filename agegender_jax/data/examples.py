@@ -39,11 +39,12 @@ class Content(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
+class Dataset:
     """The examples of a dataset, as one recipe sees them.
 
     Attributes:
-      content: by row, see `inputs.Inputs`; an array once all were read, and `stream.Stored` before and where streamed.
+      content: by row, see `inputs.Inputs`; an array once all were read; `stream.LazyContent` before, and
+        where streamed.
       columns: arrays `[n]` by name, `source.COLUMNS`.
       terms: under which the dataset may be used.
       feed: how they come to the devices and why so, in a line.
@@ -54,7 +55,7 @@ class Examples:
     columns: Mapping[str, np.ndarray]
     terms: str
     feed: str = ""
-    decode: Callable[[], "Examples"] | None = None
+    decode: Callable[[], "Dataset"] | None = None
 
     def __len__(self) -> int:
         return len(self.columns["key"])
@@ -70,7 +71,7 @@ class Examples:
         """Whether they are decoded as they are needed."""
         return self.decode is None and not isinstance(self.content, np.ndarray)
 
-    def ready(self) -> "Examples":
+    def ready(self) -> "Dataset":
         """The same, their content read where they are not to be streamed: the first time decoded, which takes a while.
 
         Raises:

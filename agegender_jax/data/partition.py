@@ -7,14 +7,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax.data.source import COLUMNS
-from agegender_jax.duplicates import connected, find_conflicts
 from agegender_jax.errors import Refused, UserError
+from agegender_jax.grouping import connected, find_conflicts
 from agegender_jax.labels import GENDERS, UNDEFINED_GENDER, UNKNOWN, age_groups
 from agegender_jax.splits import Split, TooFewGroups, make_split
 
 Columns = Mapping[str, np.ndarray]
 INSTEAD = (
-    "--config.heads.joint.weight=0 --config.heads.gender.weight=1 --config.split.stratify=gender "
+    "--config.heads.class_name.weight=0 --config.heads.gender.weight=1 --config.split.stratify=gender "
     "--config.evaluate.select=gender/accuracy"
 )
 """Flags that learn gender instead of a dataset's own classes."""

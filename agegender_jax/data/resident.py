@@ -14,17 +14,17 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from agegender_jax.data.examples import Examples, cached, read_columns, write_columns
-from agegender_jax.data.inputs import Inputs
-from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.decode_pool import DecodePool
+from agegender_jax.data.examples import Dataset, cached, read_columns, write_columns
+from agegender_jax.data.preprocess import Preprocessor
+from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.data.source import Prepared, Source
-from agegender_jax.data.workers import Workers
 from agegender_jax.mesh import by_batch, put, replicated
 
 _CHUNK = 1024  # examples decoded before they are written: bounds the memory, and gives every process enough to do
 
 
-def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool = True) -> Examples:
+def load(prepared: Prepared, inputs: Preprocessor, cache_dir: Path, *, progress: bool = True) -> Dataset:
     """The decoded examples of a dataset, from the cache, which is written first where it is missing.
 
     Args:
@@ -41,7 +41,7 @@ def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool 
     )
 
 
-def _write(folder: Path, source: Source, inputs: Inputs, progress: bool) -> None:
+def _write(folder: Path, source: Source, inputs: Preprocessor, progress: bool) -> None:
     shape, dtype = (len(source), *inputs.shape), np.dtype(inputs.dtype)
     rows: dict[int, dict[str, Any]] = {}
 
@@ -51,7 +51,7 @@ def _write(folder: Path, source: Source, inputs: Inputs, progress: bool) -> None
         rows.update(examples)
         return contents, [example["key"] for example in examples.values()]
 
-    workers = Workers(inputs.decoding, inputs.shape, dtype)
+    workers = DecodePool(inputs.decoding, inputs.shape, dtype)
     what, shown = f"Decoding to {'x'.join(map(str, inputs.shape))}", progress and sys.stderr.isatty()
     bar = tqdm(total=len(source), desc=what, unit=" examples", disable=not shown, file=sys.stderr)
     checksum = 0
@@ -71,7 +71,7 @@ def _write(folder: Path, source: Source, inputs: Inputs, progress: bool) -> None
     write_columns(folder, ordered, content_crc32=checksum, shape=shape, dtype=dtype.name, terms=source.terms)
 
 
-def _read(path: Path) -> Examples:
+def _read(path: Path) -> Dataset:
     columns, meta = read_columns(path)
     content = np.load(path / "content.npy", mmap_mode="r", allow_pickle=False)
     if list(content.shape) != meta["shape"] or content.dtype.name != meta["dtype"]:
@@ -79,17 +79,17 @@ def _read(path: Path) -> Examples:
     # The pages are needed in memory anyway, on their way to the devices.
     if zlib.crc32(content.reshape(-1).view()) != meta["content_crc32"]:
         raise ValueError("content.npy does not have the checksum that it was written with")
-    return Examples(content, columns, meta["terms"])
+    return Dataset(content, columns, meta["terms"])
 
 
-class ResidentFeed:
+class ResidentLoader:
     """Brings the numbers of the examples that make each batch to the devices, where the examples lie whole.
 
     See `feed.Feed`.
     """
 
     def __init__(
-        self, examples: Examples, mesh: jax.sharding.Mesh, labels: Mapping[str, np.ndarray], order: BatchOrder | None
+        self, examples: Dataset, mesh: jax.sharding.Mesh, labels: Mapping[str, np.ndarray], order: BatchSampler | None
     ) -> None:
         everywhere = replicated(mesh)
         self.data = {

@@ -57,14 +57,14 @@ class Prepared:
       directory: the version's folder, which TFDS reads.
       identity: changes whenever the prepared bytes do.
       kind: one of `KINDS`.
-      drawn: whether it was drawn from a seed, and not collected from people.
+      synthetic: whether it was drawn from a seed, and not collected from people.
     """
 
     name: str
     directory: Path
     identity: str
     kind: str = "image"
-    drawn: bool = False
+    synthetic: bool = False
 
     @property
     def config(self) -> str:
@@ -220,7 +220,7 @@ def _prepared(name: str, directory: Path) -> Prepared:
         features = json.loads((directory / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
         kind = next(kind for kind in KINDS if kind in features)
         metadata = directory / "metadata.json"
-        drawn = metadata.exists() and bool(json.loads(metadata.read_text(encoding="utf-8")).get("drawn"))
+        synthetic = metadata.exists() and bool(json.loads(metadata.read_text(encoding="utf-8")).get("synthetic"))
         digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
         for path in sorted(directory.glob("*.array_record*")):
             status = path.stat()
@@ -232,7 +232,7 @@ def _prepared(name: str, directory: Path) -> Prepared:
             f"{directory}: this prepared dataset is damaged (features.json or metadata.json); delete the folder and "
             "prepare it again."
         ) from error
-    return Prepared(name, directory, digest.hexdigest()[:12], kind, drawn)
+    return Prepared(name, directory, digest.hexdigest()[:12], kind, synthetic)
 
 
 def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What does not fit on the devices: examples decoded as they are needed, ahead of the device and in bounded memory.
 
-The order is `BatchOrder`'s, as where the dataset is resident, so a resumed run needs only its step, and both ways give
-the same batches. What is known of the examples besides their content is read once and kept in a cache (see
+The order is `BatchSampler`'s, as where the dataset is resident, so a resumed run needs only its step, and both ways
+give the same batches. What is known of the examples besides their content is read once and kept in a cache (see
 `examples.py`), unless the resident dataset's cache has it already.
 """
 
@@ -14,26 +14,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from agegender_jax.data.examples import (
-    Content,
-    Examples,
-    by_chunks,
-    cache_path,
-    cached,
-    read_columns,
-    write_columns,
-)
-from agegender_jax.data.inputs import Inputs
-from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.decode_pool import DecodePool
+from agegender_jax.data.examples import Content, Dataset, by_chunks, cache_path, cached, read_columns, write_columns
+from agegender_jax.data.preprocess import Preprocessor
+from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.data.source import Prepared, Source
-from agegender_jax.data.workers import Workers
 from agegender_jax.mesh import by_batch, put, replicated
 
 AHEAD = 2
 """Blocks (of a dispatch, of an evaluation's batch) that are decoded before they are asked for."""
 
 
-def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool = True) -> Examples:
+def load(prepared: Prepared, inputs: Preprocessor, cache_dir: Path, *, progress: bool = True) -> Dataset:
     """The examples of a dataset, none of them decoded yet.
 
     Args:
@@ -61,10 +53,10 @@ def load(prepared: Prepared, inputs: Inputs, cache_dir: Path, *, progress: bool 
         columns, meta = read_columns(cache_path(prepared, inputs.tag, cache_dir))
     except Exception:  # it is not there, or damaged, which `resident.load` will say
         columns, meta = cached(prepared, "columns", cache_dir, write, read_columns)
-    return Examples(Stored(prepared, inputs, columns["key"]), columns, meta["terms"])
+    return Dataset(LazyContent(prepared, inputs, columns["key"]), columns, meta["terms"])
 
 
-class Stored:
+class LazyContent:
     """The content of examples as it lies on disk, decoded by several processes where it is asked for.
 
     Args:
@@ -73,10 +65,10 @@ class Stored:
       keys: the examples' names, str `[n]`.
     """
 
-    def __init__(self, prepared: Prepared, inputs: Inputs, keys: np.ndarray) -> None:
+    def __init__(self, prepared: Prepared, inputs: Preprocessor, keys: np.ndarray) -> None:
         self._prepared, self._inputs, self._keys = prepared, inputs, keys
         self._opening = threading.Lock()
-        self._workers = Workers(inputs.decoding, inputs.shape, inputs.dtype)
+        self._workers = DecodePool(inputs.decoding, inputs.shape, inputs.dtype)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Decoded examples `[*rows.shape, *shape]`, each decoded once however often it is asked for.
@@ -104,14 +96,14 @@ class Stored:
         return self._prepared.open()
 
 
-class StreamedFeed:
+class StreamingLoader:
     """Brings each batch's examples to the devices, decoded while these compute; see `feed.Feed`.
 
     At most `AHEAD + 2` blocks exist at once: `AHEAD` decoded or in the making, the one that the device works on, and
     the one that waits for it. Each process decodes only what its own devices hold.
 
     Args:
-      examples: with content of the kind `Stored`.
+      examples: with content of the kind `LazyContent`.
       mesh: devices.
       labels: of every head, `[n]`.
       order: of training; None where nothing is trained.
@@ -120,10 +112,10 @@ class StreamedFeed:
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Dataset,
         mesh: jax.sharding.Mesh,
         labels: Mapping[str, np.ndarray],
-        order: BatchOrder | None,
+        order: BatchSampler | None,
         last: int,
     ) -> None:
         self.data = {"labels": {name: put(column, replicated(mesh)) for name, column in labels.items()}}
@@ -162,7 +154,7 @@ class StreamedFeed:
         self._following, self._expected = None, (-1, 0)
 
 
-class DecodedFeed:
+class ArrayLoader:
     """Brings examples that lie decoded in this process's memory to the devices, to be evaluated; see `feed.Contents`.
 
     Args:

@@ -11,7 +11,7 @@ from agegender_jax.labels import AGE_GROUPS
 
 EXAMPLES = """examples:
   agegender data describe utkface --manual_dir DIR
-  agegender data draw adience --out drawn/adience
+  agegender data synthesize adience --out drawn/adience
 """
 
 _DESCRIBE_EXAMPLES = r"""examples:
@@ -22,9 +22,9 @@ _DESCRIBE_EXAMPLES = r"""examples:
 """
 
 _DRAW_EXAMPLES = """examples:
-  agegender data draw utkface --out drawn/utkface --count 600
-  agegender data draw voice_age_gender --out drawn/voices --count 320 --seed 1
-  agegender data draw adience --out drawn/adience --fold_files DIR
+  agegender data synthesize utkface --out drawn/utkface --count 600
+  agegender data synthesize voice_age_gender --out drawn/voices --count 320 --seed 1
+  agegender data synthesize adience --out drawn/adience --fold_files DIR
 """
 
 _PATTERNS = {
@@ -42,7 +42,7 @@ _CONFIGS = {
 
 
 def add_parsers(commands: Any) -> None:
-    """Adds `data describe` and `data draw`; each sets `function`, which takes the arguments and returns an exit code.
+    """Adds `data describe` and `data synthesize`; each sets `function`: arguments to exit code.
 
     Args:
       commands: what `ArgumentParser.add_subparsers` returned.
@@ -126,18 +126,18 @@ def describe(arguments: argparse.Namespace) -> int:
 
 
 def draw(arguments: argparse.Namespace) -> int:
-    """Runs `data draw`."""
-    from agegender_jax.data import drawing
+    """Runs `data synthesize`."""
     from agegender_jax.labels import DISCLAIMER
+    from agegender_jax.synthetic import generate
 
     name, out = arguments.dataset, arguments.out
     if arguments.fold_files is None:
-        drawing.draw(name, out, arguments.count or _DEFAULT_COUNT, seed=arguments.seed)
+        generate.generate(name, out, arguments.count or _DEFAULT_COUNT, seed=arguments.seed)
     elif name != "adience":
         raise UserError(f"--fold_files is for adience, and this is {name}; leave it out.")
     else:
-        drawing.draw(name, out, arguments.count or 0, seed=arguments.seed, fold_files=arguments.fold_files)
-    options, place = drawing.drawn_options(name), shlex.quote(str(out))
+        generate.generate(name, out, arguments.count or 0, seed=arguments.seed, fold_files=arguments.fold_files)
+    options, place = generate.builder_options(name), shlex.quote(str(out))
     flags = "".join(f" --{option} {shlex.quote(value)}" for option, value in options.items())
     settings = "".join(f" --config.dataset.{option}={shlex.quote(value)}" for option, value in options.items())
     print(f"{out}: {name} ({DISCLAIMER}).")

@@ -7,7 +7,7 @@ import numpy as np
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data.partition import class_names, split_dataset
-from agegender_jax.describe.facts import identified, in_several
+from agegender_jax.describe.statistics import identified, in_several
 from agegender_jax.errors import UserError
 from agegender_jax.splits import PARTS, PROTOCOLS
 

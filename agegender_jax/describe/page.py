@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from agegender_jax import page as pages
+from agegender_jax.describe.contact_sheet import Example, make_sheet
 from agegender_jax.describe.plots import plot
 from agegender_jax.describe.reading import Contents
 from agegender_jax.describe.sections import DEFAULT_SCHEME, LABELS_AND_TERMS, Section, Table, origin, terms, title
-from agegender_jax.describe.sheet import Example, make_sheet
 from agegender_jax.describe.text import is_number
 from agegender_jax.errors import UserError
 from agegender_jax.page import Html, escape
@@ -61,7 +61,7 @@ def page(contents: Contents, sections: list[Section], sheet: list[Example], sche
     body = f"""<h1>{escape(name)}</h1>
 <div class="note">
 <p>This file contains {shown}. Do not publish or pass it on where the dataset's terms forbid that.</p>
-<p>Labels are perceived age and gender as annotated, not facts about anybody. {_sentence(origin(contents))}</p>
+<p>Labels are perceived age and gender as annotated, not metadata about anybody. {_sentence(origin(contents))}</p>
 <p>Terms: {escape(terms(contents))}</p>
 </div>
 {"".join(found)}

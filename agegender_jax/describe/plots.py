@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from agegender_jax.describe import facts
+from agegender_jax.describe import statistics
 from agegender_jax.describe.reading import Contents
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.page import BLUE, COLOURS, INK, literal
@@ -37,7 +37,7 @@ def _ages(figure: Any, contents: Contents, scheme: str) -> None:
     years = np.arange(np.floor(age[exact].min()), np.floor(age[exact].max()) + 1)
     for value, sign in ((0, -1), (1, 1)):
         counts = np.histogram(age[exact & (gender == value)], np.append(years, years[-1] + 1))[0]
-        name = facts.GENDER_NAMES[value]
+        name = statistics.GENDER_NAMES[value]
         axes.barh(years, sign * counts, height=0.9, color=COLOURS[name])
         side = "left" if sign < 0 else "right"
         axes.set_title(f"{name}: {int(counts.sum()):,}", loc=side, color=INK)
@@ -51,7 +51,7 @@ def _ages(figure: Any, contents: Contents, scheme: str) -> None:
 
 def _age_groups(figure: Any, contents: Contents, scheme: str) -> None:
     axes = figure.add_subplot()
-    by_gender = facts.age_groups_by_gender(contents.columns, scheme)
+    by_gender = statistics.age_groups_by_gender(contents.columns, scheme)
     names = (*AGE_GROUPS[scheme].names, "none")
     _stack(axes, names, {gender: [found[name] for name in names] for gender, found in by_gender.items()}, COLOURS)
     axes.set_xlabel(f"age group ({scheme})")
@@ -59,7 +59,7 @@ def _age_groups(figure: Any, contents: Contents, scheme: str) -> None:
 
 
 def _classes(figure: Any, contents: Contents, scheme: str) -> None:
-    found = facts.classes(contents.columns)[:_CLASSES]
+    found = statistics.classes(contents.columns)[:_CLASSES]
     figure.set_size_inches(_WIDTH, 1.0 + 0.19 * len(found))
     axes = figure.add_subplot()
     places = range(len(found))
@@ -77,8 +77,8 @@ def _classes(figure: Any, contents: Contents, scheme: str) -> None:
 
 def _subjects(figure: Any, contents: Contents, scheme: str) -> None:
     axes = figure.add_subplot()
-    subject = contents.columns["subject"][facts.identified(contents.columns)]
-    counts = np.array(facts.sizes(subject)["counts"])
+    subject = contents.columns["subject"][statistics.identified(contents.columns)]
+    counts = np.array(statistics.sizes(subject)["counts"])
     if len(counts) <= _SUBJECTS:
         axes.bar(range(1, len(counts) + 1), counts, color=BLUE)
         axes.set_xlabel("subjects, those with the most files first")
@@ -101,7 +101,7 @@ def _subjects(figure: Any, contents: Contents, scheme: str) -> None:
 def _folds(figure: Any, contents: Contents, scheme: str) -> None:
     figure.set_size_inches(_WIDTH, 3.6)
     axes = figure.add_subplot()
-    found = facts.folds(contents.columns, scheme)
+    found = statistics.folds(contents.columns, scheme)
     names = (*AGE_GROUPS[scheme].names, "none")
     import matplotlib
 
@@ -121,7 +121,7 @@ def _sounds(figure: Any, contents: Contents, scheme: str) -> None:
     upper.hist(seconds[good], bins=bins, color=BLUE)
     upper.set_xlabel("duration, seconds")
     upper.set_ylabel("files")
-    by = facts.headers(contents.headers)["by_rate"][:6]
+    by = statistics.headers(contents.headers)["by_rate"][:6]
     bars = lower.barh([f"{value:,} Hz" for value, _ in by], [count for _, count in by], color=BLUE)
     lower.bar_label(bars, [f" {count:,}" for _, count in by], fontsize=8)
     lower.margins(x=0.15)

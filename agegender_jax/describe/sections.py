@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agegender_jax.describe import facts
+from agegender_jax.describe import statistics
 from agegender_jax.describe.divisions import divisions
 from agegender_jax.describe.reading import Contents
 from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
@@ -83,14 +83,14 @@ def title(contents: Contents) -> str:
 
 def terms(contents: Contents) -> str:
     """Under which the dataset may be used."""
-    if contents.prepared.drawn:
+    if contents.prepared.synthetic:
         return "none: it was drawn from a seed, and the terms of the original do not apply"
     return contents.source.terms or "not stated by the builder: find out before you use or share it"
 
 
 def origin(contents: Contents) -> str:
     """What the labels are."""
-    if contents.prepared.drawn:
+    if contents.prepared.synthetic:
         return "what was to be drawn"
     return str(contents.metadata.get("labels", "")) or "perceived age and gender as annotated"
 
@@ -99,7 +99,7 @@ def _what(contents: Contents) -> Section:
     kind = "recordings" if contents.prepared.kind == "audio" else "pictures"
     parts: list[str | Table] = [
         f"{len(contents.source):,} {kind}, {_megabytes(int(contents.headers['bytes'].sum()))}"
-        f"{f' ({DISCLAIMER})' if contents.prepared.drawn else ''}.",
+        f"{f' ({DISCLAIMER})' if contents.prepared.synthetic else ''}.",
     ]
     counts = [
         (name.replace("_", " "), _value(value)) for name, value in contents.metadata.items() if _is_count(name, value)
@@ -125,16 +125,16 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _genders(columns: facts.Columns) -> Section:
-    counts = facts.genders(columns)
+def _genders(columns: statistics.Columns) -> Section:
+    counts = statistics.genders(columns)
     parts: list[str | Table] = [_counted(counts, "gender")]
     if counts["undefined"]:
         parts.append('"undefined" is Adience\'s "u": nearly always an infant that was not annotated.')
     return Section("Gender", parts)
 
 
-def _ages(columns: facts.Columns) -> Section:
-    age = facts.ages(columns)
+def _ages(columns: statistics.Columns) -> Section:
+    age = statistics.ages(columns)
     rows = [(name, f"{age[name]:,}") for name in ("exact", "ranges", "unknown")]
     parts: list[str | Table] = [Table(("ages", "files"), rows)]
     if age["exact"]:
@@ -144,8 +144,8 @@ def _ages(columns: facts.Columns) -> Section:
         parts.append(f"{_percent(age['commonest_share'])} of the exact ages are {age['commonest']:g}.")
     if "multiples_of_5" in age:
         parts.append(
-            f"Heaping: {_percent(age['multiples_of_5'])} of the {age['whole']:,} whole ages from {facts.HEAPING_FROM} "
-            "on are multiples of 5; without rounding, about 20 % would be."
+            f"Heaping: {_percent(age['multiples_of_5'])} of the {age['whole']:,} whole ages from "
+            f"{statistics.HEAPING_FROM} on are multiples of 5; without rounding, about 20 % would be."
         )
     if ranges := age["ranges_by"]:
         shown = [(name, f"{count:,}") for name, count in ranges[:_LISTED]]
@@ -153,8 +153,8 @@ def _ages(columns: facts.Columns) -> Section:
     return Section("Age", parts, ("ages",) if age["exact"] else ())
 
 
-def _age_groups(columns: facts.Columns, one: str, schemes: Sequence[str]) -> Section:
-    counts = facts.age_group_counts(columns, schemes)
+def _age_groups(columns: statistics.Columns, one: str, schemes: Sequence[str]) -> Section:
+    counts = statistics.age_group_counts(columns, schemes)
     if all(found["none"] == len(columns["key"]) for found in counts.values()):
         return Section("Age groups", ["No file has an age group."])
     parts: list[str | Table] = [f"{name}: {AGE_GROUPS[name].description}." for name in schemes]
@@ -169,8 +169,8 @@ def _age_groups(columns: facts.Columns, one: str, schemes: Sequence[str]) -> Sec
         left_out |= len(filled) < len(groups)
     if left_out:
         parts.append("Of a scheme with many groups, those without files are left out.")
-    by_gender = facts.age_groups_by_gender(columns, one)
-    total = facts.age_group_counts(columns, [one])[one]
+    by_gender = statistics.age_groups_by_gender(columns, one)
+    total = statistics.age_group_counts(columns, [one])[one]
     rows = [
         (group, *(f"{found[group]:,}" for found in by_gender.values()), f"{count:,}") for group, count in total.items()
     ]
@@ -178,14 +178,14 @@ def _age_groups(columns: facts.Columns, one: str, schemes: Sequence[str]) -> Sec
     return Section("Age groups", parts, ("age_groups",))
 
 
-def _races(columns: facts.Columns) -> list[Section]:
-    counts = facts.races(columns)
+def _races(columns: statistics.Columns) -> list[Section]:
+    counts = statistics.races(columns)
     note = "As annotated; used to compare errors between groups, never as a target."
     return [Section("Race", [note, _counted(counts, "race")])] if counts else []
 
 
-def _classes(columns: facts.Columns) -> list[Section]:
-    found = facts.classes(columns)
+def _classes(columns: statistics.Columns) -> list[Section]:
+    found = statistics.classes(columns)
     if not found:
         return []
     few = sum(not each["splittable"] for each in found)
@@ -209,13 +209,13 @@ def _classes(columns: facts.Columns) -> list[Section]:
 
 def _subjects(contents: Contents) -> Section:
     columns = contents.columns
-    known = facts.identified(columns)
+    known = statistics.identified(columns)
     parts: list[str | Table] = []
     rows = []
     if meaning := contents.metadata.get("identities"):
         parts.append(f"Subjects: {meaning}.")
     if known.any():
-        rows.append(_sizes("subjects", facts.sizes(columns["subject"][known])))
+        rows.append(_sizes("subjects", statistics.sizes(columns["subject"][known])))
         if unknown := int((~known).sum()):
             parts.append(f"{unknown:,} files are of nobody who is identified; each counts as a subject of its own.")
     else:
@@ -223,7 +223,7 @@ def _subjects(contents: Contents) -> Section:
             "Nobody is identified: figures are an upper bound for people who are new. Identical files stay together, "
             "but two files of one person may be in training and in test."
         )
-    groups = facts.sizes(columns["group"])
+    groups = statistics.sizes(columns["group"])
     if groups["known"]:
         rows.append(_sizes("recordings" if contents.voices else "users", groups))
     if rows:
@@ -241,7 +241,7 @@ def _sizes(name: str, size: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _headers(contents: Contents) -> Section:
-    found = facts.headers(contents.headers)
+    found = statistics.headers(contents.headers)
     sound = contents.prepared.kind == "audio"
     parts: list[str | Table] = []
     if seconds := found.get("seconds"):
@@ -261,7 +261,7 @@ def _headers(contents: Contents) -> Section:
 def _folds(contents: Contents, one: str) -> list[Section]:
     columns = contents.columns
     schemes = tuple(dict.fromkeys((*_SIDE_BY_SIDE, one)))
-    found = facts.folds(columns, one, schemes)
+    found = statistics.folds(columns, one, schemes)
     if not found:
         return []
     names = [f"fold {each['fold']}" for each in found]
@@ -291,13 +291,13 @@ def _folds(contents: Contents, one: str) -> list[Section]:
             "What is usable under each scheme; published figures (Levi and Hassner 2015) count repeated rows",
         )
     )
-    across = {name: facts.in_several(columns[name], columns["fold"]) for name in ("subject", "group")}
+    across = {name: statistics.in_several(columns[name], columns["fold"]) for name in ("subject", "group")}
     parts.append(f"In two folds or more: {across['subject']:,} subjects, {across['group']:,} groups.")
     return [Section("Published folds", parts, ("folds",))]
 
 
-def _identical(columns: facts.Columns) -> Section:
-    found = facts.identical(columns)
+def _identical(columns: statistics.Columns) -> Section:
+    found = statistics.identical(columns)
     if not found["groups"]:
         return Section("Identical files", ["No two files are identical."])
     return Section(
@@ -311,7 +311,7 @@ def _identical(columns: facts.Columns) -> Section:
     )
 
 
-def _splits(columns: facts.Columns, scheme: str) -> Section:
+def _splits(columns: statistics.Columns, scheme: str) -> Section:
     files, people, refused = [], [], []
     for each in divisions(columns, scheme):
         folds = f", fold 0 of {each['folds']}" if each["folds"] else ""

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.answers import confidence
 from agegender_jax.evaluate.calibration import (
     LEVELS,
     brier,
@@ -19,8 +18,9 @@ from agegender_jax.evaluate.calibration import (
     year_distributions,
 )
 from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, group_rows, groups, worst_and_gap
+from agegender_jax.evaluate.prediction_table import confidence
 from agegender_jax.evaluate.predictions import Predictions, Thing
-from agegender_jax.evaluate.uncertainty import Resamples, figures_of, intervals, mean_intervals
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, intervals, mean_intervals, metrics_of
 from agegender_jax.metrics import cumulative_score, mean
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
@@ -66,10 +66,10 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
     chosen = predictions.of(part)
     if not len(chosen):
         raise UserError(
-            f"The predictions of {predictions.facts['run']} have no example of the part {part}; choose one of "
+            f"The predictions of {predictions.metadata['run']} have no example of the part {part}; choose one of "
             f"{', '.join(np.unique(predictions.part).tolist())}."
         )
-    resamples = Resamples(chosen.columns["cluster"], draws=draws, seed=seed)
+    resamples = ClusterBootstrap(chosen.columns["cluster"], draws=draws, seed=seed)
     result: dict[str, Any] = {
         "part": part,
         "n": len(chosen),
@@ -85,7 +85,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
     for name, thing in chosen.things().items():
         rows = np.flatnonzero(thing.known)
         result["known"][name] = len(rows)
-        found = intervals(figures_of(thing, rows), resamples, rows)
+        found = intervals(metrics_of(thing, rows), resamples, rows)
         result["figures"] |= {f"{name}/{figure}": value._asdict() for figure, value in found.items()}
         by_group = groups(chosen.columns, rows)
         table = group_rows(thing, by_group, resamples)
@@ -111,7 +111,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
     return result
 
 
-def _class_calibration(thing: Thing, fitted: Thing, rows: np.ndarray, resamples: Resamples) -> dict[str, Any]:
+def _class_calibration(thing: Thing, fitted: Thing, rows: np.ndarray, resamples: ClusterBootstrap) -> dict[str, Any]:
     known = fitted.known
     temperature = fit_temperature(fitted.answers["probability"][known], fitted.label[known])
     probability, label, said = (
@@ -142,7 +142,7 @@ def _age_calibration(
     fitted: Thing,
     fitted_probability: np.ndarray,
     rows: np.ndarray,
-    resamples: Resamples,
+    resamples: ClusterBootstrap,
 ) -> dict[str, Any]:
     known, head = fitted.known, fitted.head
     assert isinstance(head, AgeYearsHead)
@@ -164,7 +164,7 @@ def _age_calibration(
     return {"coverage": coverage(probability[rows]), "temperature": temperature, "after": after}
 
 
-def _cumulative_score(thing: Thing, rows: np.ndarray, resamples: Resamples) -> list[dict[str, float]]:
+def _cumulative_score(thing: Thing, rows: np.ndarray, resamples: ClusterBootstrap) -> list[dict[str, float]]:
     label, years = thing.label[rows], thing.answers["years"][rows]
 
     def scores(weights: np.ndarray | None) -> dict[str, Any]:
@@ -175,14 +175,14 @@ def _cumulative_score(thing: Thing, rows: np.ndarray, resamples: Resamples) -> l
 
 
 def _selective(
-    thing: Thing, confidence: np.ndarray, rows: np.ndarray, resamples: Resamples, figure: str
+    thing: Thing, confidence: np.ndarray, rows: np.ndarray, resamples: ClusterBootstrap, figure: str
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if not len(rows):
         return found
     for share, places in kept(confidence[rows]).items():
         own = rows[places]
-        value = intervals(figures_of(thing, own), resamples, own)[figure]
+        value = intervals(metrics_of(thing, own), resamples, own)[figure]
         threshold = abs(float(confidence[own].min()))
         found.append({"coverage": share, "n": len(own), "figure": figure, "threshold": threshold, **value._asdict()})
     return found

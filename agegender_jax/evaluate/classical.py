@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluator import constant_answers, figures
+from agegender_jax.evaluate.evaluator import baseline_predictions, figures
 from agegender_jax.evaluate.features import Features
 from agegender_jax.evaluate.predictions import Thing
 from agegender_jax.evaluate.report import duration
@@ -79,7 +79,8 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
     scaler = StandardScaler().fit(features.embedding[train])
     scaled = scaler.transform(features.embedding)
     result: dict[str, Any] = {
-        name: features.facts[name] for name in ("run", "dataset", "drawn", "protocol", "age_groups", "split_sha256")
+        name: features.metadata[name]
+        for name in ("run", "dataset", "synthetic", "protocol", "age_groups", "split_sha256")
     }
     result |= {
         "train_examples": int(train.sum()),
@@ -106,7 +107,7 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
         things = {name: Thing(head, found[name], labels[name]) for name, head in heads.items()}
         result["intervals"][model_name] = ends_of(things, features.cluster[test])
     train_labels = {name: features.labels[name][train] for name in heads}
-    names, constant = constant_answers(heads, train_labels, int(test.sum()))
+    names, constant = baseline_predictions(heads, train_labels, int(test.sum()))
     return result | {"constant": figures(heads, constant, labels), "constant_names": names}
 
 

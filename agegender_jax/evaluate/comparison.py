@@ -13,15 +13,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.predictions import NAME, Predictions, Thing, read_predictions
 from agegender_jax.evaluate.report import text_table
-from agegender_jax.evaluate.uncertainty import (
-    Discordant,
-    Resamples,
-    difference,
-    draw,
-    figures_of,
-    holm,
-    mcnemar,
-)
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Discordant, difference, draw, holm, mcnemar, metrics_of
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
@@ -32,14 +24,14 @@ _TWICE = "recall"  # the balanced accuracy again, but for classes that only answ
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
+class ComparedRun:
     """What is compared: `name`, and the predictions of each repeat, of which a single run is one."""
 
     name: str
     repeats: Sequence[Predictions]
 
 
-def load(path: Path, part: str) -> Side:
+def load(path: Path, part: str) -> ComparedRun:
     """Reads the predictions of a run, or of a study's runs: its folds side by side, once for each repeat.
 
     Args:
@@ -55,7 +47,7 @@ def load(path: Path, part: str) -> Side:
                 f"{path} is no run, and no complete study: it holds runs and no study.json; run its launch.py command "
                 "again to finish it, or give the folder of one run."
             )
-        return Side(path.resolve().name, [_part(path, part)])
+        return ComparedRun(path.resolve().name, [_part(path, part)])
     try:
         names = list(map(str, json.loads((path / "study.json").read_text(encoding="utf-8"))["runs"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -63,17 +55,17 @@ def load(path: Path, part: str) -> Side:
     repeats: dict[int, list[Predictions]] = {}
     for name in names:
         found = _part(path / Path(name).name, part)
-        repeats.setdefault(found.facts["recipe"]["seed"], []).append(found)
-    protocols = sorted({run.facts["protocol"] for runs in repeats.values() for run in runs})
+        repeats.setdefault(found.metadata["recipe"]["seed"], []).append(found)
+    protocols = sorted({run.metadata["protocol"] for runs in repeats.values() for run in runs})
     if len(protocols) != 1:
         raise UserError(
             f"{path} holds runs of {len(protocols)} protocols ({', '.join(protocols)}), whose tests are not the same; "
             "compare the folders of its runs."
         )
-    return Side(path.resolve().name, [joined(runs) for _, runs in sorted(repeats.items())])
+    return ComparedRun(path.resolve().name, [concat_folds(runs) for _, runs in sorted(repeats.items())])
 
 
-def compare(first: Side, second: Side, *, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
+def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Every figure of both but the macro recall, and its difference with an interval and p.
 
     Interval and p are of paired draws of clusters, see `uncertainty.difference`; of several repeats they also hold
@@ -95,7 +87,7 @@ def compare(first: Side, second: Side, *, draws: int = 1000, seed: int = 0) -> d
     if not names:
         said = [", ".join(side[0]) for side in sides]
         raise UserError(f"{first.name} says {said[0]} and {second.name} {said[1]}: there is nothing to compare.")
-    resamples = Resamples(columns["cluster"], draws=draws, seed=seed)
+    resamples = ClusterBootstrap(columns["cluster"], draws=draws, seed=seed)
     figures: dict[str, dict[str, Any]] = {}
     for name in names:
         things = [[repeat[name] for repeat in side] for side in sides]
@@ -111,7 +103,7 @@ def compare(first: Side, second: Side, *, draws: int = 1000, seed: int = 0) -> d
     return {
         "runs": [first.name, second.name],
         "repeats": [len(first.repeats), len(second.repeats)],
-        **{name: about.facts[name] for name in ("dataset", "drawn", "protocol")},
+        **{name: about.metadata[name] for name in ("dataset", "synthetic", "protocol")},
         "part": str(about.part[0]) if count else "",
         "n": count,
         "clusters": resamples.clusters(np.arange(count)),
@@ -134,7 +126,7 @@ def text(result: Mapping[str, Any]) -> str:
     }
     if tested := {name: _p(found["p_mcnemar"]) for name, found in figures.items() if "p_mcnemar" in found}:
         columns["p (McNemar)"] = tested
-    drawn = f" ({DISCLAIMER})" if result["drawn"] else ""
+    drawn = f" ({DISCLAIMER})" if result["synthetic"] else ""
     clusters = f" in {result['clusters']} clusters" if result["clusters"] < result["n"] else ""
     repeats = [f"{name} the mean of {n}" for name, n in zip(result["runs"], result["repeats"], strict=True) if n > 1]
     lines = [
@@ -162,7 +154,7 @@ def _part(directory: Path, part: str) -> Predictions:
     return found.rows(np.argsort(found.key))
 
 
-def joined(runs: Sequence[Predictions]) -> Predictions:
+def concat_folds(runs: Sequence[Predictions]) -> Predictions:
     """The folds of one repeat as one table, in the order of keys.
 
     Raises:
@@ -170,7 +162,7 @@ def joined(runs: Sequence[Predictions]) -> Predictions:
     """
     first = runs[0]
     if any(run.heads.keys() != first.heads.keys() for run in runs):
-        raise UserError(f"{first.facts['run']} and its folds have other heads than each other; compare single runs.")
+        raise UserError(f"{first.metadata['run']} and its folds have other heads than each other; compare single runs.")
 
     def together(name: str) -> dict[str, np.ndarray]:
         return {key: np.concatenate([getattr(run, name)[key] for run in runs]) for key in getattr(first, name)}
@@ -185,12 +177,12 @@ def joined(runs: Sequence[Predictions]) -> Predictions:
     )
     if len(np.unique(whole.key)) < len(whole):
         raise UserError(
-            f"{first.facts['run']} and its folds share examples of the part {first.part[0]}; compare the part test."
+            f"{first.metadata['run']} and its folds share examples of the part {first.part[0]}; compare the part test."
         )
     return whole.rows(np.argsort(whole.key))
 
 
-def _aligned(first: Side, second: Side) -> Mapping[str, np.ndarray]:
+def _aligned(first: ComparedRun, second: ComparedRun) -> Mapping[str, np.ndarray]:
     """The columns of the examples, which all have in common."""
     reference = first.repeats[0]
     for side in (first, second):
@@ -198,7 +190,7 @@ def _aligned(first: Side, second: Side) -> Mapping[str, np.ndarray]:
             if not np.array_equal(reference.key, other.key):
                 shared = len(np.intersect1d(reference.key, other.key))
                 raise UserError(
-                    f"{first.name} and {other.facts['run']} are not measured on the same examples ({len(reference)} "
+                    f"{first.name} and {other.metadata['run']} are not measured on the same examples ({len(reference)} "
                     f"and {len(other)}, {shared} of them shared); compare runs of one split."
                 )
     return reference.columns
@@ -208,11 +200,11 @@ def _same(label: np.ndarray, other: np.ndarray) -> bool:
     return label.dtype.kind == other.dtype.kind and np.array_equal(label, other, equal_nan=label.dtype.kind == "f")
 
 
-def _differences(things: Sequence[Sequence[Thing]], resamples: Resamples) -> dict[str, dict[str, Any]]:
+def _differences(things: Sequence[Sequence[Thing]], resamples: ClusterBootstrap) -> dict[str, dict[str, Any]]:
     """The figures of one thing, `things[side][repeat]`."""
     rows = np.flatnonzero(things[0][0].known)
     clusters = resamples.clusters(rows)
-    made = [[figures_of(thing, rows) for thing in side] for side in things]
+    made = [[metrics_of(thing, rows) for thing in side] for side in things]
     values = [[figures(None) for figures in side] for side in made]
     drawn = [[draw(figures, resamples, rows) for figures in side] for side in made]
     names = [name for name in values[0][0] if name != _TWICE and all(name in each for side in values for each in side)]

@@ -12,7 +12,7 @@ def complete(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: it is not complete, or one of them is damaged.
     """
-    summary, facts = run.summary(), run.facts()
-    if summary is None or not facts:
+    summary, metadata = run.summary(), run.metadata()
+    if summary is None or not metadata:
         raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
-    return summary, facts
+    return summary, metadata

@@ -10,11 +10,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from agegender_jax.data.feed import IN_FLIGHT, Contents, content_of
-from agegender_jax.data.inputs import Inputs
+from agegender_jax.data.loader import IN_FLIGHT, Contents, content_of
+from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.mesh import by_batch, put, replicated
 from agegender_jax.models.heads import Head
-from agegender_jax.sharding import layout
+from agegender_jax.sharding import state_shardings
 
 
 class Evaluator:
@@ -32,7 +32,12 @@ class Evaluator:
     """
 
     def __init__(
-        self, graphdef: Any, heads: Mapping[str, Head], recipe: ConfigDict, inputs: Inputs, mesh: jax.sharding.Mesh
+        self,
+        graphdef: Any,
+        heads: Mapping[str, Head],
+        recipe: ConfigDict,
+        inputs: Preprocessor,
+        mesh: jax.sharding.Mesh,
     ) -> None:
         self._heads = heads
         self._mesh = mesh
@@ -42,9 +47,9 @@ class Evaluator:
 
         def distributions(model_state: Any, data: Any, batch: Any, mirrored: jax.Array) -> Any:
             content = jax.lax.with_sharding_constraint(content_of(data, batch), sharding)
-            images = inputs.plain(content, mirrored)
+            images = inputs.eval_transform(content, mirrored)
             # Parameters that lie split over `data` are gathered as layers need them.
-            model_state = jax.lax.with_sharding_constraint(model_state, layout(model_state, mesh))
+            model_state = jax.lax.with_sharding_constraint(model_state, state_shardings(model_state, mesh))
             outputs = nnx.merge(graphdef, *model_state)(images)
             return {name: head.distribution(outputs[name]) for name, head in heads.items()}
 
@@ -110,7 +115,7 @@ def figures(
     return result
 
 
-def constant_answers(
+def baseline_predictions(
     heads: Mapping[str, Head], train_labels: Mapping[str, np.ndarray], count: int
 ) -> tuple[dict[str, str], dict[str, dict[str, np.ndarray]]]:
     """The best constant predictors, fitted on the training labels: their names, and their answers for `count` rows."""
@@ -118,7 +123,7 @@ def constant_answers(
     return {name: c[0] for name, c in constants.items()}, {name: c[1] for name, c in constants.items()}
 
 
-def kept_answers(kept: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, dict[str, np.ndarray]]:
+def known_predictions(kept: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, dict[str, np.ndarray]]:
     """Answers of a constant predictor for `count` rows, from those for one that a summary holds as JSON values."""
     return {
         name: {

@@ -14,9 +14,9 @@ import numpy as np
 from agegender_jax.data.detect import NoDetector, detection_of, faces
 from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.measure import SPLITS, Opened, open_run
+from agegender_jax.evaluate.csv_safety import cell
+from agegender_jax.evaluate.evaluate_run import SPLITS, Opened, open_run
 from agegender_jax.evaluate.saliency import Explained, Explainer
-from agegender_jax.evaluate.tables import cell
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
 from tfds_builders.faces import NO_FACE
@@ -113,7 +113,7 @@ def export(
         rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
         content = np.asarray(opened.data.content[rows])
         names = opened.data.columns["key"][rows].tolist()
-        drawn, terms = opened.prepared.drawn, opened.data.terms
+        drawn, terms = opened.prepared.synthetic, opened.data.terms
     found = explainer(content, progress=progress)
     out = Path(os.path.abspath(out))
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.part")

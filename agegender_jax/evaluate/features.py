@@ -7,7 +7,7 @@ key           str [n], the example's name in its dataset
 part          str [n], `train`, `validation` or `test` of the run's split
 cluster       int [n], examples of one cluster are of one subject, or are copies: see `predictions.COLUMNS`
 label_<head>  [n] or [n, k], the label of each head; unknown is -1 (classes) or NaN (numbers)
-facts         str, a JSON object: see `FACTS`
+metadata         str, a JSON object: see `METADATA`
 
 No path of the machine where it was written stands in it.
 """
@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from agegender_jax.data.feed import make_feed
+from agegender_jax.data.loader import make_loader
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.arrays import demand, read_arrays, write_arrays
+from agegender_jax.evaluate.evaluate_run import SPLITS, Opened, evaluated_model, open_run
 from agegender_jax.evaluate.evaluator import Evaluator
-from agegender_jax.evaluate.measure import SPLITS, Opened, evaluated_model, open_run
-from agegender_jax.evaluate.predictions import COLUMNS, checked_rows, facts_of, heads_of, known_columns
+from agegender_jax.evaluate.npz import read_arrays, require, write_arrays
+from agegender_jax.evaluate.predictions import COLUMNS, checked_rows, heads_of, known_columns, metadata_of
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.heads import ClassHead, Head
@@ -40,12 +40,12 @@ SUFFIX = ".npz"
 LABEL = "label_"
 """What the names of the labels' arrays begin with; the head's name follows."""
 
-FACTS: dict[str, type] = {
+METADATA: dict[str, type] = {
     "run": str,
     "evaluated_step": int,
     "dataset": str,
     "config": str,
-    "drawn": bool,
+    "synthetic": bool,
     "protocol": str,
     "leaky": bool,
     "split_sha256": str,
@@ -53,7 +53,7 @@ FACTS: dict[str, type] = {
     "class_names": list,
     "recipe": dict,
 }
-"""Keys of `facts`: what the embeddings are of, and all that the heads are built from again."""
+"""Keys of `metadata`: what the embeddings are of, and all that the heads are built from again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Features:
       cluster: int `[n]`, what intervals are drawn by.
       labels: of every head, by its name, `[n]` or `[n, k]`.
       heads: by name.
-      facts: see `FACTS`.
+      metadata: see `METADATA`.
     """
 
     embedding: np.ndarray
@@ -76,7 +76,7 @@ class Features:
     cluster: np.ndarray
     labels: dict[str, np.ndarray]
     heads: dict[str, Head]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class Embedder(nnx.Module):
@@ -119,7 +119,7 @@ def write_features(
       progress: whether to draw progress bars.
 
     Returns:
-      The facts, and the shape of the embeddings.
+      The metadata, and the shape of the embeddings.
 
     Raises:
       UserError: the file is there, or cannot be written; the run is not complete; the data are not the run's.
@@ -143,17 +143,17 @@ def write_features(
         part[getattr(opened.split, name)] = name
     rows = np.arange(len(part)) if split == "all" else getattr(opened.split, split)
     columns = opened.data.columns
-    facts = _facts(opened)
+    metadata = _facts(opened)
     arrays: dict[str, np.ndarray] = {
         "embedding": _embeddings(opened, rows),
         "key": columns["key"][rows],
         "part": part[rows],
         "cluster": known_columns(columns, rows)["cluster"],
         **{LABEL + name: head.column(columns)[rows] for name, head in opened.heads.items()},
-        "facts": np.array(json.dumps(facts)),
+        "metadata": np.array(json.dumps(metadata)),
     }
     write_arrays(out, arrays)
-    return facts, arrays["embedding"].shape
+    return metadata, arrays["embedding"].shape
 
 
 def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
@@ -163,15 +163,15 @@ def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
     embedder: Embedder = nnx.eval_shape(lambda: Embedder(build_model(recipe, opened.heads)))
     graphdef, _, _ = split_model(embedder)
     heads: Any = {"embedding": _AsItIs()}
-    with jax.set_mesh(mesh), closing(make_feed(opened.data, mesh)) as feed:
+    with jax.set_mesh(mesh), closing(make_loader(opened.data, mesh)) as feed:
         evaluator = Evaluator(graphdef, heads, recipe, opened.inputs, mesh)
         state = {"model": params}, ({"model": stats} if stats else {})
         return evaluator.distributions(state, feed, rows)["embedding"]
 
 
 def _facts(opened: Opened) -> dict[str, Any]:
-    facts = {**facts_of(opened.run, opened.summary), "config": opened.options.config}
-    return {name: facts[name] for name in FACTS}
+    metadata = {**metadata_of(opened.run, opened.summary), "config": opened.options.config}
+    return {name: metadata[name] for name in METADATA}
 
 
 def read_features(path: Path) -> Features:
@@ -193,23 +193,23 @@ def read_features(path: Path) -> Features:
 
 def _checked(arrays: dict[str, np.ndarray]) -> Features:
     """Raises ValueError or another error where the arrays are not what `write_features` writes."""
-    key, part, facts = checked_rows(arrays, PARTS, FACTS)
+    key, part, metadata = checked_rows(arrays, PARTS, METADATA)
     for name in ("embedding", "cluster"):
-        demand(name in arrays, f"it holds no {name}")
+        require(name in arrays, f"it holds no {name}")
     embedding, cluster = arrays["embedding"], arrays["cluster"]
-    demand(embedding.dtype == np.float32 and embedding.ndim == 2 and embedding.size, "embedding is no float32 [n, e]")
-    demand(np.isfinite(embedding).all(), "embedding is not finite everywhere")
-    demand(len(embedding) == len(key), "embedding is not of every row")
-    demand(cluster.dtype == COLUMNS["cluster"] and cluster.shape == key.shape, "cluster is not a number a row")
-    heads = heads_of(facts)
+    require(embedding.dtype == np.float32 and embedding.ndim == 2 and embedding.size, "embedding is no float32 [n, e]")
+    require(np.isfinite(embedding).all(), "embedding is not finite everywhere")
+    require(len(embedding) == len(key), "embedding is not of every row")
+    require(cluster.dtype == COLUMNS["cluster"] and cluster.shape == key.shape, "cluster is not a number a row")
+    heads = heads_of(metadata)
     labels = {}
     for name, head in heads.items():
-        demand(LABEL + name in arrays, f"it holds no {LABEL + name}")
+        require(LABEL + name in arrays, f"it holds no {LABEL + name}")
         label = labels[name] = arrays[LABEL + name]
-        demand(label.shape[:1] == embedding.shape[:1], f"{LABEL + name} is not a label a row")
+        require(label.shape[:1] == embedding.shape[:1], f"{LABEL + name} is not a label a row")
         if isinstance(head, ClassHead):
             right = label.ndim == 1 and label.dtype.kind == "i" and label.min() >= UNKNOWN
-            demand(right and label.max() < head.class_count, f"{LABEL + name} is something else than a class a row")
+            require(right and label.max() < head.class_count, f"{LABEL + name} is something else than a class a row")
         else:
-            demand(label.dtype.kind in "if" and not np.isinf(label).any(), f"{LABEL + name} is not made of numbers")
-    return Features(embedding, key, part, cluster, labels, heads, facts)
+            require(label.dtype.kind in "if" and not np.isinf(label).any(), f"{LABEL + name} is not made of numbers")
+    return Features(embedding, key, part, cluster, labels, heads, metadata)

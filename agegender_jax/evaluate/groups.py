@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agegender_jax.evaluate.predictions import Thing
-from agegender_jax.evaluate.uncertainty import Interval, Resamples, draw, figures_of, interval, intervals
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Interval, draw, interval, intervals, metrics_of
 from agegender_jax.labels import GENDERS, RACES, UNDEFINED_GENDER, UNKNOWN
 from agegender_jax.models.heads import ClassHead
 
@@ -82,14 +82,14 @@ def groups(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, lis
     return found
 
 
-def group_rows(thing: Thing, found: Mapping[str, list[Group]], resamples: Resamples) -> list[dict[str, Any]]:
+def group_rows(thing: Thing, found: Mapping[str, list[Group]], resamples: ClusterBootstrap) -> list[dict[str, Any]]:
     """Figures of every group: its attributes, `n`, `clusters`, and each figure with its interval.
 
     Means over classes are left out where all labels are of one class, of which there is nothing to balance.
     """
     result = []
     for group in (group for members in found.values() for group in members):
-        figures = intervals(figures_of(thing, group.rows), resamples, group.rows)
+        figures = intervals(metrics_of(thing, group.rows), resamples, group.rows)
         if isinstance(thing.head, ClassHead) and len(np.unique(thing.label[group.rows])) < 2:
             figures = {name: figure for name, figure in figures.items() if name not in _CLASS_MEANS}
         counts = {"n": len(group.rows), "clusters": resamples.clusters(group.rows)}
@@ -98,7 +98,7 @@ def group_rows(thing: Thing, found: Mapping[str, list[Group]], resamples: Resamp
 
 
 def worst_and_gap(
-    thing: Thing, found: Mapping[str, list[Group]], resamples: Resamples
+    thing: Thing, found: Mapping[str, list[Group]], resamples: ClusterBootstrap
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """The worst group by each way to group, and how far it is behind the best, of those that are large enough.
 
@@ -121,12 +121,12 @@ def worst_and_gap(
         ]
         if len(large) < 2:
             continue
-        values = [float(figures_of(thing, group.rows)(None)[figure]) for group in large]
+        values = [float(metrics_of(thing, group.rows)(None)[figure]) for group in large]
         order = np.argsort(sign * np.asarray(values), kind="stable")
         least, most = large[order[0]], large[order[-1]]
-        own = intervals(figures_of(thing, least.rows), resamples, least.rows)[figure]
+        own = intervals(metrics_of(thing, least.rows), resamples, least.rows)[figure]
         clusters = [resamples.clusters(group.rows) for group in (least, most)]
-        drawn = [draw(figures_of(thing, group.rows), resamples, group.rows)[figure] for group in (least, most)]
+        drawn = [draw(metrics_of(thing, group.rows), resamples, group.rows)[figure] for group in (least, most)]
         apart: Interval = interval(
             abs(values[order[-1]] - values[order[0]]), sign * (drawn[1] - drawn[0]), min(clusters)
         )

@@ -7,7 +7,7 @@ part                  str [n], `validation` or `test` of the run's split
 column_<name>         [n], see `COLUMNS`
 label_<head>          [n] or [n, k], the label of each head; unknown is -1 (classes) or NaN (numbers)
 distribution_<head>   float32 [n, ...], what the head says
-facts                 str, a JSON object: see `FACTS`
+metadata                 str, a JSON object: see `METADATA`
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.duplicates import connected
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.arrays import demand, read_arrays, write_arrays
 from agegender_jax.evaluate.evaluator import answers, figures
+from agegender_jax.evaluate.npz import read_arrays, require, write_arrays
+from agegender_jax.grouping import connected
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Columns, Head
 from agegender_jax.models.model import build_heads
@@ -47,10 +47,10 @@ COLUMNS: dict[str, Any] = {
 """What is known of an example besides the labels of heads, see `source.COLUMNS`. Rows of one `cluster` are not
 independent: they show or let hear one subject or group, or are one file."""
 
-FACTS: dict[str, type | tuple[type, ...]] = {
+METADATA: dict[str, type | tuple[type, ...]] = {
     "run": str,
     "dataset": str,
-    "drawn": bool,
+    "synthetic": bool,
     "protocol": str,
     "leaky": bool,
     "age_groups": str,
@@ -60,7 +60,7 @@ FACTS: dict[str, type | tuple[type, ...]] = {
     "class_names": list,
     "recipe": dict,
 }
-"""Keys of `facts`: what the predictions are of, and all that the heads are built from again."""
+"""Keys of `metadata`: what the predictions are of, and all that the heads are built from again."""
 
 
 class Thing(NamedTuple):
@@ -87,7 +87,7 @@ class Predictions:
       labels: by head, `[n]` or `[n, k]`.
       distributions: by head, float32 `[n, ...]`: what `Head.answers` takes.
       heads: by name.
-      facts: see `FACTS`.
+      metadata: see `METADATA`.
     """
 
     key: np.ndarray
@@ -96,7 +96,7 @@ class Predictions:
     labels: Mapping[str, np.ndarray]
     distributions: Mapping[str, np.ndarray]
     heads: Mapping[str, Head]
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def __len__(self) -> int:
         return len(self.key)
@@ -148,15 +148,15 @@ def portable(recipe: ConfigDict) -> dict[str, Any]:
     return json.loads(recipes.to_json(found))
 
 
-def facts_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """`Predictions.facts` of a run.
+def metadata_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`Predictions.metadata` of a run.
 
     Args:
       run: the run.
-      summary: of the run, or what of it is known before it is written: see `FACTS`.
+      summary: of the run, or what of it is known before it is written: see `METADATA`.
     """
-    own = {"class_names": list(run.facts().get("class_names", [])), "recipe": portable(run.recipe)}
-    return {name: own[name] if name in own else summary[name] for name in FACTS}
+    own = {"class_names": list(run.metadata().get("class_names", [])), "recipe": portable(run.recipe)}
+    return {name: own[name] if name in own else summary[name] for name in METADATA}
 
 
 def of_split(
@@ -164,7 +164,7 @@ def of_split(
     examples: Columns,
     heads: Mapping[str, Head],
     distributions: Mapping[str, np.ndarray],
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> Predictions:
     """The table that a run keeps: of `KEPT_PARTS`, one after another.
 
@@ -173,7 +173,7 @@ def of_split(
       examples: of the dataset, `source.COLUMNS`.
       heads: by name.
       distributions: by head, float32 `[n, ...]`, of `kept_rows(split)`.
-      facts: of `facts_of`.
+      metadata: of `metadata_of`.
     """
     rows = kept_rows(split)
     return Predictions(
@@ -183,7 +183,7 @@ def of_split(
         labels={name: head.column(examples)[rows] for name, head in heads.items()},
         distributions=distributions,
         heads=heads,
-        facts=facts,
+        metadata=metadata,
     )
 
 
@@ -209,7 +209,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     for name in predictions.heads:
         arrays[f"label_{name}"] = predictions.labels[name]
         arrays[f"distribution_{name}"] = predictions.distributions[name]
-    arrays["facts"] = np.array(json.dumps(dict(predictions.facts)))
+    arrays["metadata"] = np.array(json.dumps(dict(predictions.metadata)))
     write_arrays(path, arrays, "free some space")
 
 
@@ -238,65 +238,65 @@ def read_predictions(path: Path) -> Predictions:
 def checked_rows(
     arrays: Mapping[str, np.ndarray], parts: Sequence[str], kinds: Mapping[str, type | tuple[type, ...]]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """The arrays `key` and `part`, and `facts`, of a file that was written from a run's examples.
+    """The arrays `key` and `part`, and `metadata`, of a file that was written from a run's examples.
 
     Args:
       arrays: of the file.
       parts: what `part` may be.
-      kinds: of the facts, by name.
+      kinds: of the metadata, by name.
 
     Raises:
       ValueError: one of them is not there, or is not what it should be.
     """
-    for name in ("key", "part", "facts"):
-        demand(name in arrays, f"it holds no {name}")
+    for name in ("key", "part", "metadata"):
+        require(name in arrays, f"it holds no {name}")
     key, part = arrays["key"], arrays["part"]
     texts = key.dtype.kind == part.dtype.kind == "U"
-    demand(texts and key.ndim == 1 and key.shape == part.shape, "key and part are not a text a row each")
-    demand(np.isin(part, parts).all(), f"part is something else than {', '.join(parts)}")
-    facts = json.loads(str(arrays["facts"]))
-    demand(isinstance(facts, dict), "facts are no JSON object")
+    require(texts and key.ndim == 1 and key.shape == part.shape, "key and part are not a text a row each")
+    require(np.isin(part, parts).all(), f"part is something else than {', '.join(parts)}")
+    metadata = json.loads(str(arrays["metadata"]))
+    require(isinstance(metadata, dict), "metadata are no JSON object")
     for name, kind in kinds.items():
-        demand(name in facts and isinstance(facts[name], kind), f"facts hold no {name}")
-    return key, part, facts
+        require(name in metadata and isinstance(metadata[name], kind), f"metadata hold no {name}")
+    return key, part, metadata
 
 
-def heads_of(facts: Mapping[str, Any]) -> dict[str, Head]:
-    """The heads that a file's facts are of.
+def heads_of(metadata: Mapping[str, Any]) -> dict[str, Head]:
+    """The heads that a file's metadata are of.
 
     Raises:
       UserError: its recipe cannot be built.
       ValueError: its recipe is none.
     """
-    recipe = recipes.from_json(json.dumps(facts["recipe"]))
+    recipe = recipes.from_json(json.dumps(metadata["recipe"]))
     recipes.check(recipe)
-    return build_heads(recipe, tuple(map(str, facts["class_names"])) or ("unknown",))
+    return build_heads(recipe, tuple(map(str, metadata["class_names"])) or ("unknown",))
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> Predictions:
     """Raises ValueError or another error where the arrays are not what `write_predictions` writes."""
-    key, part, facts = checked_rows(arrays, (*PARTS, "all"), FACTS)
+    key, part, metadata = checked_rows(arrays, (*PARTS, "all"), METADATA)
     columns = {}
     for name, dtype in COLUMNS.items():
-        demand(f"column_{name}" in arrays, f"it holds no column_{name}")
+        require(f"column_{name}" in arrays, f"it holds no column_{name}")
         columns[name] = arrays[f"column_{name}"]
-        demand(columns[name].dtype == dtype and columns[name].shape == key.shape, f"column_{name} is of another kind")
-    heads = heads_of(facts)
+        require(columns[name].dtype == dtype and columns[name].shape == key.shape, f"column_{name} is of another kind")
+    heads = heads_of(metadata)
     labels: dict[str, np.ndarray] = {}
     distributions: dict[str, np.ndarray] = {}
     for name, head in heads.items():
         for found, what in ((labels, f"label_{name}"), (distributions, f"distribution_{name}")):
-            demand(what in arrays, f"it holds no {what}")
-            demand(arrays[what].shape[:1] == key.shape, f"{what} is not of every row")
+            require(what in arrays, f"it holds no {what}")
+            require(arrays[what].shape[:1] == key.shape, f"{what} is not of every row")
             found[name] = arrays[what]
-        demand(np.isfinite(distributions[name]).all(), f"distribution_{name} is not finite everywhere")
+        require(np.isfinite(distributions[name]).all(), f"distribution_{name} is not finite everywhere")
         if isinstance(head, ClassHead):
             label = labels[name]
             right = (
                 label.ndim == 1 and label.dtype.kind == "i" and np.isin(label, range(UNKNOWN, head.class_count)).all()
             )
-            demand(right, f"label_{name} is something else than a class a row")
-            demand(
+            require(right, f"label_{name} is something else than a class a row")
+            require(
                 distributions[name].shape == (len(key), head.class_count), f"distribution_{name} is of other classes"
             )
-    return Predictions(key, part, columns, labels, distributions, heads, facts)
+    return Predictions(key, part, columns, labels, distributions, heads, metadata)

@@ -34,7 +34,7 @@ def identities(subjects: Mapping[str, int]) -> str:
 
 def report(summary: Mapping[str, Any]) -> str:
     """A run's summary as the table that ends it."""
-    drawn = f" ({DISCLAIMER})" if summary["drawn"] else ""
+    drawn = f" ({DISCLAIMER})" if summary["synthetic"] else ""
     names = ", ".join(summary["constant_names"].values())
     pace = f" at {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     return "\n".join(

@@ -21,16 +21,16 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from agegender_jax.data.inputs import Inputs, inputs_as_trained
-from agegender_jax.data.stream import DecodedFeed
+from agegender_jax.data.preprocess import Preprocessor, preprocessor_as_trained
+from agegender_jax.data.stream import ArrayLoader
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.complete import complete
+from agegender_jax.evaluate.evaluate_run import evaluated_model
 from agegender_jax.evaluate.evaluator import Evaluator
-from agegender_jax.evaluate.measure import evaluated_model
 from agegender_jax.mesh import by_batch, make_mesh, put
 from agegender_jax.models.attention import attention_trunk
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
-from agegender_jax.models.layers import at_last_map
+from agegender_jax.models.layers import intercept_features
 from agegender_jax.models.losses import ORDINAL, years
 from agegender_jax.models.model import build_model
 from agegender_jax.models.routed import RoutedHead
@@ -91,7 +91,7 @@ def class_activation(
     be; smaller ones are enlarged and keep their sum. Nets that have no part in S have no part in the map.
 
     Args:
-      model: called with `images`; its backbone calls `layers.last_map`.
+      model: called with `images`; its backbone calls `layers.tap_features`.
       images: float32 `[batch, size, size, 3]`.
       score: S, float32 `[batch]`, from what the model returns.
       method: of `CAMS`.
@@ -108,14 +108,16 @@ def class_activation(
         found.append(x)
         return x
 
-    with at_last_map(keep):
+    with intercept_features(keep):
         model(images)
     if not found:
-        raise UserError("This backbone has no map to show; pass its last convolutional map through `layers.last_map`.")
+        raise UserError(
+            "This backbone has no map to show; pass its last convolutional map through `layers.tap_features`."
+        )
 
     def total(activations: Sequence[jax.Array]) -> jax.Array:
         given = iter(activations)
-        with at_last_map(lambda x: next(given).astype(x.dtype)):
+        with intercept_features(lambda x: next(given).astype(x.dtype)):
             return score(model(images)).sum()  # no score depends on another image, so each has its own gradient
 
     activations = [x.astype(jnp.float32) for x in found]
@@ -193,12 +195,12 @@ class Explainer:
     def __init__(
         self, run: Run, method: str = "layer_cam", head: str | None = None, class_name: str | None = None
     ) -> None:
-        summary, facts = complete(run)
+        summary, metadata = complete(run)
         if method not in METHODS:
             raise UserError(f"There is no method {method!r}; choose one of: {', '.join(METHODS)}.")
         self.run, self.method, self._options = run, method, run.recipe.evaluate
-        self.kind: str = facts.get("kind", "image")
-        self.inputs: Inputs = inputs_as_trained(run.recipe, facts, str(run.directory))
+        self.kind: str = metadata.get("kind", "image")
+        self.inputs: Preprocessor = preprocessor_as_trained(run.recipe, metadata, str(run.directory))
         self._heads = run.heads()
         self.head_name, self.head = _named(things(self._heads), head, run)
         self._class = _class_number(self.head_name, self.head, class_name, method)
@@ -222,7 +224,7 @@ class Explainer:
         hidden = None if progress else True  # None: where it is no terminal
         bar = tqdm(total=len(content), desc="explaining", unit=" examples", disable=hidden, file=sys.stderr)
         with jax.set_mesh(self._mesh), bar:
-            feed = DecodedFeed(content, self._mesh)
+            feed = ArrayLoader(content, self._mesh)
             rows, flip = np.arange(len(content)), self._options.flip
             answers = self._answers(self._evaluator.distributions(self._model_state, feed, rows, flip=flip))
             classes = self._classes(answers, len(content))
@@ -248,7 +250,7 @@ class Explainer:
             model = nnx.merge(self._graphdef, *model_state)
             found = []
             for mirrored in views:
-                view = function(model, self.inputs.plain(content, jnp.array(mirrored)), *rest)
+                view = function(model, self.inputs.eval_transform(content, jnp.array(mirrored)), *rest)
                 found.append([x[:, :, ::-1] for x in view] if mirrored else view)
             return jax.tree.map(lambda *each: jnp.stack(each).mean(0), *found)
 

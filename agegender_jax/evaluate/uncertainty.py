@@ -41,7 +41,7 @@ class Interval(NamedTuple):
     high: float
 
 
-class Resamples:
+class ClusterBootstrap:
     """Draws of clusters with replacement, the same for all figures, so that their differences are paired.
 
     Up to 64 MB (1,000 draws of some 67,000 clusters) they are kept; more are drawn again whenever they are asked for.
@@ -84,7 +84,7 @@ class Resamples:
             yield np.stack(block).astype(np.float64)
 
 
-def figures_of(thing: Thing, rows: np.ndarray) -> Figures:
+def metrics_of(thing: Thing, rows: np.ndarray) -> Figures:
     """The figures of some rows, int `[m]`, of a thing."""
     answers = {name: found[rows] for name, found in thing.answers.items()}
     label = thing.label[rows]
@@ -95,13 +95,13 @@ def figures_of(thing: Thing, rows: np.ndarray) -> Figures:
     return figures
 
 
-def draw(figures: Figures, resamples: Resamples, rows: np.ndarray) -> dict[str, np.ndarray]:
+def draw(figures: Figures, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Figures of every draw, float64 `[draws]` by name; NaN where a draw has no example to measure."""
     blocks = [figures(weights) for weights in resamples.weights(rows)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def intervals(figures: Figures, resamples: Resamples, rows: np.ndarray) -> dict[str, Interval]:
+def intervals(figures: Figures, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, Interval]:
     """Figures of some examples, with intervals: see `interval`.
 
     Args:
@@ -116,7 +116,9 @@ def intervals(figures: Figures, resamples: Resamples, rows: np.ndarray) -> dict[
     }
 
 
-def mean_intervals(values: Mapping[str, np.ndarray], resamples: Resamples, rows: np.ndarray) -> dict[str, Interval]:
+def mean_intervals(
+    values: Mapping[str, np.ndarray], resamples: ClusterBootstrap, rows: np.ndarray
+) -> dict[str, Interval]:
     """Means of values `[m]` of some examples, with intervals.
 
     Args:
@@ -143,12 +145,12 @@ def ends_of(things: Mapping[str, Thing], cluster: np.ndarray) -> dict[str, list[
       things: by name, of the same `[n]` examples.
       cluster: int `[n]`, of each example.
     """
-    resamples = Resamples(cluster)
+    resamples = ClusterBootstrap(cluster)
     found = {}
     for name, whole in things.items():
         rows = np.flatnonzero(whole.known)
         if len(rows):
-            for figure, between in intervals(figures_of(whole, rows), resamples, rows).items():
+            for figure, between in intervals(metrics_of(whole, rows), resamples, rows).items():
                 if math.isfinite(between.low):
                     found[f"{name}/{figure}"] = [between.low, between.high]
     return found

@@ -50,7 +50,7 @@ class AlexNet(nnx.Module):
         for number, conv in enumerate(self.convs):
             x = nnx.relu(conv(x))
             if number == len(_LAYOUT) - 1:
-                x = layers.last_map(x)
+                x = layers.tap_features(x)
             if number in _POOLED:
                 x = layers.max_pool(x, 3, 2)
         return x

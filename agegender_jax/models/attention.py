@@ -208,7 +208,7 @@ class ResidualAttention(nnx.Module):
                 x, mask = self.modules[number](x, train=train)
                 if masks is not None:
                     masks.append(mask.astype(jnp.float32))
-        return layers.last_map(nnx.relu(self.norm(x, train=train)))
+        return layers.tap_features(nnx.relu(self.norm(x, train=train)))
 
 
 class AttentionEnsemble(nnx.Module):

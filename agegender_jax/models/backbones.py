@@ -18,10 +18,10 @@ from agegender_jax.models import (
     densenet,
     efficientnet,
     layers,
+    pooling,
     resnet,
     routed,
     small_cnn,
-    tops,
     vgg,
 )
 
@@ -84,7 +84,7 @@ def _alexnet(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     trunk = alexnet.AlexNet(init=options.init, dtype=jnp.dtype(options.dtype), rngs=rngs)
     published = options.init == "published"
     dense = partial(
-        tops.Dense,
+        pooling.MLPPool,
         grid=6,
         dropout_first=True,
         kernel_init=alexnet.published_init if published else layers.he_normal,
@@ -98,7 +98,7 @@ def _vgg(depth: int, norm: bool, recipe: ConfigDict, outputs: int, rngs: nnx.Rng
     dtype = jnp.dtype(options.dtype)
     trunk = vgg.VGG(depth, norm=norm, width=options.width, init=options.init, dtype=dtype, rngs=rngs)
     dense = partial(
-        tops.Dense,
+        pooling.MLPPool,
         grid=7,
         widths=(max(1, round(4096 * options.width)),) * 2,
         kernel_init=vgg.published_init if options.init == "published" else layers.he_normal,
@@ -120,7 +120,7 @@ def _densenet(depth: int, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> n
 
 def _efficientnet_lite0(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
     def average(shape: tuple[int, int, int], dropout: float, **_: Any) -> nnx.Module:
-        return tops.Average(shape[-1], dropout)
+        return pooling.AveragePool(shape[-1], dropout)
 
     options = recipe.model
     trunk = efficientnet.EfficientNetLite0(drop_path=options.drop_path, dtype=jnp.dtype(options.dtype), rngs=rngs)
@@ -174,25 +174,27 @@ def _routed(recipe: ConfigDict, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
 
 def _topped(
     trunk: Any, dense: Callable[..., nnx.Module] | None, recipe: ConfigDict, outputs: int, rngs: nnx.Rngs
-) -> tops.Backbone:
+) -> pooling.Backbone:
     """The trunk with the top that the recipe asks for; `dense` makes the published one, where it is not averaging."""
     options = recipe.model
     dtype = jnp.dtype(options.dtype)
     shape = feature_map_shape(trunk, recipe.dataset.image_size)
-    if options.top == "max":
-        return tops.Backbone(trunk, tops.GlobalMax(shape[-1], dtype=dtype, rngs=rngs))
-    if options.top == "max_literal":
-        return tops.Backbone(trunk, tops.GlobalMaxLiteral(shape[-1], outputs, dtype=dtype, rngs=rngs))
-    if options.top == "published" and dense is not None:
-        return tops.Backbone(trunk, dense(shape, dropout=options.dropout, dtype=dtype, rngs=rngs))
-    return tops.Backbone(trunk, tops.Average(shape[-1], 0.0 if options.top == "published" else options.dropout))
+    if options.pooling == "max":
+        return pooling.Backbone(trunk, pooling.GlobalMaxPool(shape[-1], dtype=dtype, rngs=rngs))
+    if options.pooling == "max_literal":
+        return pooling.Backbone(trunk, pooling.GlobalMaxPoolLiteral(shape[-1], outputs, dtype=dtype, rngs=rngs))
+    if options.pooling == "published" and dense is not None:
+        return pooling.Backbone(trunk, dense(shape, dropout=options.dropout, dtype=dtype, rngs=rngs))
+    return pooling.Backbone(
+        trunk, pooling.AveragePool(shape[-1], 0.0 if options.pooling == "published" else options.dropout)
+    )
 
 
 def _no_top(recipe: ConfigDict) -> None:
-    if recipe.model.top != "published":
+    if recipe.model.pooling != "published":
         raise UserError(
-            f"config.model.top={recipe.model.top!r} is not for {recipe.model.backbone}, which has its own dense "
-            "layers; set it to published."
+            f"config.model.pooling={recipe.model.pooling!r} is not for {recipe.model.backbone}, which has its own "
+            "dense layers; set it to published."
         )
 
 

@@ -86,7 +86,7 @@ class CNN180(nnx.Module):
         for number, (conv, norm, filters) in enumerate(zip(self.convs, self.norms, self.filters, strict=True), start=1):
             x = nnx.relu(norm(conv(x), train=train))
             if number == len(self.filters):
-                x = layers.last_map(x)
+                x = layers.tap_features(x)
             x = layers.max_pool(x)
             if filters >= DEEP:
                 x = self.spatial_dropout(x, deterministic=not train, rngs=rngs)

@@ -77,4 +77,4 @@ class DenseNet(nnx.Module):
         x = layers.max_pool(x, 3, 2, padding=1)
         for layer in self.layers:
             x = layer(x, train=train)
-        return layers.last_map(nnx.relu(self.last_norm(x, train=train)))
+        return layers.tap_features(nnx.relu(self.last_norm(x, train=train)))

@@ -121,4 +121,4 @@ class EfficientNetLite0(nnx.Module):
         x = nnx.relu6(self.stem_norm(self.stem(x), train=train))
         for block in self.blocks:
             x = block(x, train=train, rngs=rngs)
-        return layers.last_map(nnx.relu6(self.last_norm(self.last(x), train=train)))
+        return layers.tap_features(nnx.relu6(self.last_norm(self.last(x), train=train)))

@@ -172,7 +172,7 @@ GENDERS_AND_UNDEFINED = (*GENDERS, UNDEFINED_GENDER)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class JointClassHead(ClassHead):
+class ClassNameHead(ClassHead):
     """The classes that a dataset names itself, such as one for each gender and age (`female_31`).
 
     Attributes:

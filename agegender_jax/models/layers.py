@@ -26,22 +26,22 @@ he_normal_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 _AT_LAST_MAP: ContextVar[Callable[[jax.Array], jax.Array] | None] = ContextVar("_AT_LAST_MAP", default=None)
 
 
-def last_map(x: jax.Array) -> jax.Array:
+def tap_features(x: jax.Array) -> jax.Array:
     """`x`, which is a backbone's last convolutional map: what its class activation maps are of.
 
     A backbone passes the map through here after its activation and before it is pooled or flattened; one that consists
-    of several nets does so once for each. It adds nothing to the program that is traced, but within `at_last_map`.
+    of several nets does so once for each. It adds nothing to the traced program except within `intercept_features`.
     """
     see = _AT_LAST_MAP.get()
     return x if see is None else see(x)
 
 
 @contextmanager
-def at_last_map(see: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
+def intercept_features(see: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
     """Within, backbones go on from what `see` makes of their last convolutional maps, `[batch, h, w, channels]`.
 
-    >>> with at_last_map(lambda x: 2 * x):
-    ...     print(last_map(jnp.ones(2)))
+    >>> with intercept_features(lambda x: 2 * x):
+    ...     print(tap_features(jnp.ones(2)))
     [2. 2.]
     """
     token = _AT_LAST_MAP.set(see)
@@ -125,12 +125,12 @@ def average_pool(x: jax.Array, window: int = 2) -> jax.Array:
     return x.reshape(batch, rows, window, columns, window, channels).mean((2, 4))
 
 
-def average_to(x: jax.Array, size: int) -> jax.Array:
+def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     """Mean over the parts of a grid of `size` by `size`, as PyTorch's `adaptive_avg_pool2d` cuts them.
 
     A map that is smaller than the grid stays as it is: repeating its values would add parameters and no information.
 
-    >>> average_to(jnp.arange(9.0).reshape(1, 3, 3, 1), 2)[0, :, :, 0].tolist()
+    >>> adaptive_average_pool(jnp.arange(9.0).reshape(1, 3, 3, 1), 2)[0, :, :, 0].tolist()
     [[2.0, 3.0], [5.0, 6.0]]
     """
     for axis in (1, 2):

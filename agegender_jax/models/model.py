@@ -17,9 +17,9 @@ from agegender_jax.models.heads import (
     GENDERS_AND_UNDEFINED,
     AgeGroupHead,
     AgeYearsHead,
+    ClassNameHead,
     GenderHead,
     Head,
-    JointClassHead,
 )
 
 JOINED = ("age_group", "age")
@@ -88,7 +88,7 @@ def build_heads(
             "label_smoothing": options[name].label_smoothing,
             "class_weights": weights.get(name),
         }
-        for name in ("gender", "age_group", "joint", "age")
+        for name in ("gender", "age_group", "class_name", "age")
     }
     gender = GenderHead(names=GENDERS_AND_UNDEFINED if options.gender.undefined else GENDERS, **common["gender"])
     heads: dict[str, Head] = {
@@ -96,7 +96,7 @@ def build_heads(
         "age_group": AgeGroupHead(
             scheme=age_groups(recipe.age_groups), loss_name=options.age_group.loss, **common["age_group"]
         ),
-        "joint": JointClassHead(names=tuple(class_names), **common["joint"]),
+        "class_name": ClassNameHead(names=tuple(class_names), **common["class_name"]),
         "age": AgeYearsHead(
             loss_name=options.age.loss, spread=options.age.spread, decoding=options.age.decoding, **common["age"]
         ),

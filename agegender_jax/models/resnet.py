@@ -128,4 +128,4 @@ class ResNet(nnx.Module):
         x = layers.max_pool(nnx.relu(self.stem(x, train=train)), 3, 2, padding=1)
         for block in self.blocks:
             x = block(x, train=train)
-        return layers.last_map(x)
+        return layers.tap_features(x)

@@ -171,7 +171,7 @@ class SmallCNN(nnx.Module):
         for i, block in enumerate(self.blocks):
             x = nnx.relu(self.convs[i](x))
             if i == len(self.blocks) - 1:
-                x = layers.last_map(x)
+                x = layers.tap_features(x)
             if self.norm == "batch":  # before pooling, in the order that the paper gives
                 x = self.norms[i](x, train=train)
             if block.pool:

@@ -65,6 +65,6 @@ class VGG(nnx.Module):
                 x = nnx.relu(x)
                 number += 1
             if number == len(self.convs):
-                x = layers.last_map(x)
+                x = layers.tap_features(x)
             x = layers.max_pool(x)
         return x

@@ -6,10 +6,10 @@ from agegender_jax import page
 from agegender_jax.evaluate.report import duration, identities
 from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
 from agegender_jax.page import Html, escape
+from agegender_jax.report.components import boxed, listed, metadata, section, subtitle
+from agegender_jax.report.format import interval, share, spaced
 from agegender_jax.report.mistakes import ADULT
-from agegender_jax.report.parts import boxed, facts, listed, section, subtitle
 from agegender_jax.report.results import Content
-from agegender_jax.report.wording import interval, share, spaced
 from agegender_jax.splits import PARTS, marked
 
 
@@ -29,17 +29,17 @@ def top(content: Content, shown: int) -> Html:
         + f" on {_devices(content['hardware'])}"
     )
     notes = []
-    if content["drawn"]:
+    if content["synthetic"]:
         notes.append(f"The data are {DISCLAIMER}.")
     if content["leaky"]:
         notes.append(
             "Leaky: whoever is tested on may have been learnt from. These are no figures for people who are new."
         )
     if shown:
-        what = f"{shown} drawn {kind}" if content["drawn"] else f"{shown} pictures of {_people(kind)}"
+        what = f"{shown} drawn {kind}" if content["synthetic"] else f"{shown} pictures of {_people(kind)}"
         notes.append(f"This file contains {what}. Terms: {terms(content)}")
     notes.append(
-        "Labels are perceived age and gender as annotated, not facts about anybody. Not for age checks, "
+        "Labels are perceived age and gender as annotated, not metadata about anybody. Not for age checks, "
         "identification or decisions about people."
     )
     return Html(
@@ -68,7 +68,7 @@ def limits(content: Content) -> Html:
         "limits",
         "What these figures do not say",
         listed(
-            f"Anything about people: the data are {DISCLAIMER}." if content["drawn"] else "",
+            f"Anything about people: the data are {DISCLAIMER}." if content["synthetic"] else "",
             noise,
             who,
             "The intervals are of the choice of test examples alone. Another seed, other training examples or another "
@@ -86,7 +86,8 @@ def data(content: Content) -> Html:
     split, known, same = content["split"], content["data"], content["data"]["identical_files"] or {}
     fold = f", fold {split['fold']} of {split['folds']}" if split["folds"] else ""
     rows: dict[str, str] = {
-        "dataset": f"{content['dataset']} {known['dataset_version'] or ''}" + (" (drawn)" if content["drawn"] else ""),
+        "dataset": f"{content['dataset']} {known['dataset_version'] or ''}"
+        + (" (drawn)" if content["synthetic"] else ""),
         "files, SHA-256": known["data_sha256"] or "",
         "split": f"{marked(split['protocol'])}{fold}, seed {split['seed']}",
         "split, SHA-256": split["sha256"],
@@ -105,7 +106,7 @@ def data(content: Content) -> Html:
         [(name, *(f"{found[part]:,}" for part in PARTS)) for name, found in split["strata"].items()],
         numbers=range(1, 4),
     )
-    return section("data", "Data and split", facts(rows), boxed("long-table", strata))
+    return section("data", "Data and split", metadata(rows), boxed("long-table", strata))
 
 
 def origin(content: Content) -> Html:
@@ -136,7 +137,7 @@ def origin(content: Content) -> Html:
         "What was run",
         "To repeat it:",
         command,
-        facts(rows),
+        metadata(rows),
         subtitle("Where its recipe differs from the default"),
         changes if content["differences"] else "Nowhere.",
     )
@@ -155,7 +156,7 @@ def _plain(value: Any) -> str:
 
 def terms(content: Content) -> str:
     """Under which the dataset may be used."""
-    if content["drawn"]:
+    if content["synthetic"]:
         return "none: the data were drawn from a seed, and the terms of the original do not apply."
     return content["data"]["terms"] or "not stated by the dataset's builder: find out before you use or share anything."
 
@@ -187,10 +188,12 @@ def card(content: Content) -> Html:
         + "Race, where the dataset has it, is used to compare errors and never as a target.",
         subtitle("Terms"),
         f"{content['dataset']}: {terms(content)}",
-        "" if content["drawn"] else "Treat what was learned from the data, the weights too, as under the same terms.",
+        ""
+        if content["synthetic"]
+        else "Treat what was learned from the data, the weights too, as under the same terms.",
         f"The training began from {begun}, whose own terms apply as well." if begun else "",
         ""
-        if content["drawn"]
+        if content["synthetic"]
         else "Faces and voices may be biometric data in law: to ask, to inform and to delete is the "
         "duty of whoever uses them.",
     )
@@ -217,7 +220,7 @@ def _age_checks(content: Content) -> list[str]:
         )
     else:
         said = f"Its test part holds nobody who is annotated as under {ADULT}, so how many it lets pass is not known."
-    said += " Of drawn data this says nothing about people." if content["drawn"] else ""
+    said += " Of drawn data this says nothing about people." if content["synthetic"] else ""
     tested = "How such a claim is tested, NIST's evaluation of age estimation shows (Challenge 25)."
     return [subtitle("Why no age checks"), f"{claim} {said} {tested}"]
 

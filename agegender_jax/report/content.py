@@ -21,7 +21,7 @@ from agegender_jax.splits import PARTS, Split
 GENERATOR = "agegender report"
 """Stands in both files: only such files are replaced."""
 
-_NAMES = ("run", "dataset", "drawn", "protocol", "leaky", "age_groups", "flip_averaged", "versions", "hardware")
+_NAMES = ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups", "flip_averaged", "versions", "hardware")
 _NEEDED = (*_NAMES, "split_sha256", "evaluated_step", "train_examples", "constant", "constant_names")
 _FACTS = ("dataset_version", "kind", "data_sha256", "terms", "identical_files", "subjects", "spectrogram")
 _COSTS = (
@@ -55,7 +55,7 @@ def gather(run: Run, predictions: Predictions) -> dict[str, Any]:
     Raises:
       UserError: the run is not complete, or one of its files is damaged.
     """
-    summary, facts, recipe = complete(run), run.facts(), run.recipe
+    summary, metadata, recipe = complete(run), run.metadata(), run.recipe
     things = predictions.things()
     content = {
         "generator": GENERATOR,
@@ -63,12 +63,12 @@ def gather(run: Run, predictions: Predictions) -> dict[str, Any]:
         "backbone": " ".join(filter(None, (recipe.model.backbone, recipe.model.variant))),
         "pretrained": recipe.model.pretrained,
         "image_size": recipe.dataset.image_size,
-        "command": "python " + shlex.join(map(str, facts.get("command", []))) if facts.get("command") else "",
+        "command": "python " + shlex.join(map(str, metadata.get("command", []))) if metadata.get("command") else "",
         "differences": _differences(recipe),
         "chosen_by": recipe.evaluate.select if recipe.evaluate.use == "best" else None,
         "costs": {name: summary.get(name) for name in _COSTS},
-        "data": {name: facts.get(name) for name in _FACTS},
-        "split": _split(run, facts),
+        "data": {name: metadata.get(name) for name in _FACTS},
+        "split": _split(run, metadata),
         "curves": _curves(run.directory / "metrics.jsonl"),
         "steps_per_epoch": summary["train_examples"] / recipe.train.batch_size,
         "things": {
@@ -93,7 +93,7 @@ def complete(run: Run) -> dict[str, Any]:
       UserError: there is none, or it is damaged or of another version.
     """
     summary = run.summary()
-    if summary is None or not run.facts():
+    if summary is None or not run.metadata():
         raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
     for name in _NEEDED:
         if name not in summary:
@@ -110,7 +110,7 @@ def own_predictions(run: Run) -> Predictions:
     summary, path = complete(run), run.directory / NAME
     found = read_predictions(path)
     for name in ("split_sha256", "evaluated_step", "flip_averaged"):
-        if found.facts[name] != summary[name]:
+        if found.metadata[name] != summary[name]:
             raise UserError(
                 f"{path} is not what summary.json is of (its {name} is another); remove it, and `agegender evaluate "
                 f"{run.directory}` writes it again."
@@ -135,7 +135,7 @@ def _differences(recipe: ConfigDict) -> list[dict[str, Any]]:
     return [{"key": key, "base": base.get(key), "run": own[key]} for key in sorted(own) if own[key] != base.get(key)]
 
 
-def _split(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _split(run: Run, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Who is where, in numbers."""
     split, by = Split.load(run.directory / "split.json"), run.recipe.split.stratify
     fields = ("protocol", "seed", "fold", "folds", "test_fraction", "validation_fraction", "sha256")
@@ -143,7 +143,7 @@ def _split(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     names = {
         "age_group": AGE_GROUPS[run.recipe.age_groups].names,
         "gender": (*GENDERS, UNDEFINED_GENDER),
-        "class": tuple(facts.get("class_names", ())),
+        "class": tuple(metadata.get("class_names", ())),
     }[by]
     strata = {
         names[int(number)] if 0 <= int(number) < len(names) else "unknown": found

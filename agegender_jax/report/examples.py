@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from agegender_jax import page
+from agegender_jax.evaluate.evaluate_run import Opened
 from agegender_jax.evaluate.explain import saliency_sheet
-from agegender_jax.evaluate.measure import Opened
 from agegender_jax.evaluate.saliency import things
 from agegender_jax.page import Html, escape
+from agegender_jax.report.components import boxed, section, subtitle
+from agegender_jax.report.format import spaced
 from agegender_jax.report.mistakes import LEVEL, WRONG_YEARS
-from agegender_jax.report.parts import boxed, section, subtitle
 from agegender_jax.report.results import Content
-from agegender_jax.report.wording import spaced
 
 THUMBNAIL = 112
 """Edge of a mistake's picture, pixels."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from agegender_jax.evaluate.calibration import interval, year_distributions
 from agegender_jax.evaluate.predictions import Predictions, Thing
-from agegender_jax.evaluate.uncertainty import Resamples, mean_intervals
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, mean_intervals
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, ClassHead
 
 COUNT = 12
@@ -101,12 +101,12 @@ def around_18(predictions: Predictions) -> dict[str, Any] | None:
         return None
     by, adult, minor = found
     columns = predictions.columns
-    resamples = Resamples(columns["cluster"])
+    resamples = ClusterBootstrap(columns["cluster"])
     sides = {"minors": (columns["age_high"] < ADULT, adult), "adults": (columns["age_low"] >= ADULT, minor)}
     return {"by": by} | {name: _counted(np.flatnonzero(who), wrong, resamples) for name, (who, wrong) in sides.items()}
 
 
-def _counted(rows: np.ndarray, wrong: np.ndarray, resamples: Resamples) -> dict[str, Any]:
+def _counted(rows: np.ndarray, wrong: np.ndarray, resamples: ClusterBootstrap) -> dict[str, Any]:
     mistaken = wrong[rows].astype(np.float64)
     share = mean_intervals({"share": mistaken}, resamples, rows)["share"]._asdict()
     return {"n": len(rows), "mistaken": int(mistaken.sum()), "share": share}

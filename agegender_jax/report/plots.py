@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agegender_jax.page import BLUE, COLOURS, INK, ORANGE, Html, literal, plot
-from agegender_jax.report.wording import bare, in_years, less_is_better, named, spaced
+from agegender_jax.report.format import bare, in_years, less_is_better, named, spaced
 
 GREY = COLOURS["unknown"]
 

@@ -7,8 +7,8 @@ from agegender_jax import page
 from agegender_jax.evaluate.calibration import TEMPERATURES, at_bound
 from agegender_jax.page import Html
 from agegender_jax.report import plots
-from agegender_jax.report.parts import Cell, boxed, heat, section, subtitle, tile
-from agegender_jax.report.wording import NONE, bare, in_years, interval, named, number, spaced, with_interval
+from agegender_jax.report.components import Cell, boxed, heat, section, subtitle, tile
+from agegender_jax.report.format import NONE, bare, in_years, interval, named, number, spaced, with_interval
 
 Content = Mapping[str, Any]
 

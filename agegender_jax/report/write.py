@@ -10,10 +10,10 @@ import numpy as np
 
 from agegender_jax import page
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.measure import Opened, open_run
-from agegender_jax.report import card, examples, people, results
+from agegender_jax.evaluate.evaluate_run import Opened, open_run
+from agegender_jax.report import card, examples, results, subgroups
+from agegender_jax.report.components import STYLE
 from agegender_jax.report.content import GENERATOR, gather, own_predictions
-from agegender_jax.report.parts import STYLE
 from agegender_jax.run import REPORT, Run, write_whole
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?) <a')
@@ -85,7 +85,7 @@ def render(content: dict[str, Any], opened: Opened | None = None) -> str:
     sections = (
         results.results(content),
         card.limits(content),
-        people.groups(content),
+        subgroups.groups(content),
         results.confusions(content),
         results.calibration(content),
         results.selective(content),

@@ -16,7 +16,7 @@ from agegender_jax.data.source import default_data_dir
 from agegender_jax.errors import EXIT_USER_ERROR, UserError, quiet_libraries
 from agegender_jax.train.loop import dry_run as dry_run_of
 from agegender_jax.train.loop import train
-from agegender_jax.train.study import plan, train_all
+from agegender_jax.train.sweep import expand_trials, run_sweep
 
 
 def command(
@@ -54,10 +54,10 @@ def command(
     data_dir = data_dir or default_data_dir()
     try:
         distributed.initialize(**(processes or {}))
-        with distributed.together():
+        with distributed.all_or_none():
             _check_same(recipe, {"protocols": list(protocols), "folds": folds, "repeats": repeats, "dry_run": dry_run})
         several = bool(protocols or folds or repeats != 1)
-        members = plan(recipe, protocols, folds, repeats) if several else []
+        members = expand_trials(recipe, protocols, folds, repeats) if several else []
         if dry_run:
             # One of each protocol: what the data cannot honour is then refused before anything is trained.
             each = {member.protocol: member.recipe for member in reversed(members)} or {"": recipe}
@@ -68,13 +68,13 @@ def command(
             if several and distributed.is_primary():
                 print(f"{len(members)} such runs: {', '.join(member.name for member in members)}")
         elif several:
-            result = train_all(members, workdir, manual_dir=manual_dir, data_dir=data_dir)
+            result = run_sweep(members, workdir, manual_dir=manual_dir, data_dir=data_dir)
             return EXIT_USER_ERROR if result["refused"] else 0
         else:
             train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())
     except UserError as error:
         print(f"{distributed.name()}{error}", file=sys.stderr, flush=True)
-        distributed.leave(error.exit_code)
+        distributed.exit_together(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
@@ -82,10 +82,10 @@ def command(
         print(f"Interrupted. The same command {where}.", file=sys.stderr)
         return 130
     except Exception:  # a defect, or JAX's when another process is gone
-        if not distributed.several():
+        if not distributed.is_multiprocess():
             raise
         traceback.print_exc()
-        distributed.leave(1)
+        distributed.exit_together(1)
         return 1
     return 0
 

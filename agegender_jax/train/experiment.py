@@ -14,9 +14,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax.data.dataset import open_dataset
-from agegender_jax.data.examples import Examples
-from agegender_jax.data.inputs import Inputs
+from agegender_jax.data.examples import Dataset
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
+from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.report import identities
@@ -39,23 +39,23 @@ class Experiment:
       split: who is in which part.
       heads: by name, class weights included.
       labels: of every head, `[n]`.
-      facts: what `run.json` holds.
+      metadata: what `run.json` holds.
     """
 
     recipe: ConfigDict
     prepared: Prepared
-    data: Examples
-    inputs: Inputs
+    data: Dataset
+    inputs: Preprocessor
     split: Split
     heads: dict[str, Head]
     labels: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     def begin(self, run: Run | None) -> "Experiment":
         """The same, its examples decoded where they have to be, and then kept in the run where that is new.
 
         Args:
-          run: where split and facts are kept, or None to keep nothing.
+          run: where split and metadata are kept, or None to keep nothing.
 
         Raises:
           UserError: an example cannot be decoded, or nothing can be written.
@@ -67,14 +67,14 @@ class Experiment:
             write_whole(run.directory / "seen_sha256.txt", "\n".join(sorted(set(seen.tolist()))) + "\n")
             people = np.unique(columns["subject"][np.concatenate([split.train, split.validation])])
             write_whole(run.directory / "seen_subjects.txt", "".join(f"{n}\n" for n in people[people >= 0].tolist()))
-            run.write("run.json", self.facts)
+            run.write("run.json", self.metadata)
             split.save(run.directory / "split.json")  # last: where it is, the others are
         return dataclasses.replace(self, data=data)
 
     def describe(self) -> str:
         """The experiment in a few lines of text."""
-        recipe, split, counts = self.recipe, self.split, self.facts["identical_files"]
-        drawn = f" ({DISCLAIMER})" if self.prepared.drawn else ""
+        recipe, split, counts = self.recipe, self.split, self.metadata["identical_files"]
+        drawn = f" ({DISCLAIMER})" if self.prepared.synthetic else ""
         fold = f", fold {split.fold} of {split.folds}" if split.folds else ""
         what = "recordings" if self.prepared.kind == "audio" else "pictures"
         lines = [
@@ -97,10 +97,10 @@ class Experiment:
                 lines.append(f"         {name} has {got} examples where {wanted} were wanted: groups stay whole")
         if recipe.heads.gender.undefined:
             lines.insert(3, '         the gender "undefined" means "infant, not annotated": it is no third gender')
-        lines.append(f"         {identities(self.facts['subjects'])}")
+        lines.append(f"         {identities(self.metadata['subjects'])}")
         if leaks := split.report["groups_in_several_parts"]:
             lines.append(f"         leaky: {leaks} groups that belong together lie in several parts")
-        if spectrogram := self.facts.get("spectrogram"):
+        if spectrogram := self.metadata.get("spectrogram"):
             lines.append("sound    " + ", ".join(f"{key} {value}" for key, value in spectrogram.items()))
         for name, head in self.heads.items():
             if isinstance(head, ClassHead) and head.class_weights is not None:
@@ -109,12 +109,12 @@ class Experiment:
             elif isinstance(head, AgeYearsHead) and head.class_weights is not None:
                 present = head.class_weights[head.class_weights > 0]
                 lines.append(f"weights  {name}: {present.min():.2f} to {present.max():.2f} for {len(present)} years")
-        if not self.prepared.drawn:
+        if not self.prepared.synthetic:
             lines.append(f"terms    {self.data.terms}")
         return "\n".join(lines)
 
 
-def set_up(
+def build_setup(
     recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, run: Run | None, progress: bool = True
 ) -> Experiment:
     """Reads what is known of the data and makes, or reads back, the split; see `Experiment.begin` for the rest.
@@ -132,11 +132,11 @@ def set_up(
     prepared, data, inputs = open_dataset(recipe, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
     columns = data.columns
     names = class_names(columns)
-    if recipe.heads.joint.weight and not names:
-        raise UserError(f"{recipe.dataset.name} names no classes of its own; set config.heads.joint.weight=0.")
+    if recipe.heads.class_name.weight and not names:
+        raise UserError(f"{recipe.dataset.name} names no classes of its own; set config.heads.class_name.weight=0.")
     heads = build_heads(recipe, names)
     split = run.split(columns["key"]) if run else None
-    if run and split and run.facts().get("data_sha256") not in (None, data.sha256):
+    if run and split and run.metadata().get("data_sha256") not in (None, data.sha256):
         raise UserError(
             f"The files of {recipe.dataset.name} are not those that {run.directory} began with, though named alike; "
             "restore them, or choose another --workdir."
@@ -158,12 +158,12 @@ def set_up(
         if isinstance(head, ClassHead | AgeYearsHead) and recipe.heads[name].class_weights
     }
     heads = build_heads(recipe, names, weights)
-    facts = {
+    metadata = {
         "manual_dir": str(manual_dir.resolve()) if manual_dir else None,
         "data_dir": str(data_dir.resolve()),
         "dataset_version": prepared.version,
         "kind": prepared.kind,
-        "drawn": prepared.drawn,
+        "synthetic": prepared.synthetic,
         "data_sha256": data.sha256,
         "terms": data.terms,
         "identical_files": conflicts,
@@ -173,8 +173,8 @@ def set_up(
         "split_sha256": split.sha256,
         "command": sys.argv,
     }
-    facts |= inputs.facts | environment()
-    return Experiment(recipe, prepared, data, inputs, split, heads, labels, facts)
+    metadata |= inputs.metadata | environment()
+    return Experiment(recipe, prepared, data, inputs, split, heads, labels, metadata)
 
 
 def _subjects(columns: Mapping[str, np.ndarray], split: Split) -> dict[str, int]:

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from agegender_jax import distributed
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
-from agegender_jax.data.feed import make_feed, shapes
-from agegender_jax.data.order import BatchOrder
-from agegender_jax.distributed import is_primary, primary_first, say, together
+from agegender_jax.data.loader import make_loader, shapes
+from agegender_jax.data.sampler import BatchSampler
+from agegender_jax.distributed import all_or_none, is_primary, log_primary, primary_first
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.predictions import KEPT_PARTS, write_predictions
@@ -29,23 +29,23 @@ from agegender_jax.mesh import check_batch, make_mesh
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import REPORT, Run
 from agegender_jax.splits import is_leaky
-from agegender_jax.train.experiment import Experiment, set_up
-from agegender_jax.train.lines import memory_line, model_line, progress_line
+from agegender_jax.train.experiment import Experiment, build_setup
+from agegender_jax.train.log_messages import memory_message, model_message, progress_message
 from agegender_jax.train.measurement import (
-    constant_figures,
-    figures_of,
-    goodness,
+    baseline_metrics,
+    evaluate_baseline,
+    evaluate_part,
     kept_predictions,
-    measure_constant,
-    measure_part,
+    metrics_of,
+    selection_score,
 )
 from agegender_jax.train.optimizer import check_freeze, learning_rate, make_optimizer
-from agegender_jax.train.pace import Every, Pace, Spent
+from agegender_jax.train.preemption import preemption
 from agegender_jax.train.pretraining import load_pretrained, with_normalization
 from agegender_jax.train.program import compile_steps
 from agegender_jax.train.start import abstract_state, check_same, first_state
 from agegender_jax.train.step import check_parts, jit_train_steps
-from agegender_jax.train.termination import termination
+from agegender_jax.train.throughput import RateLimiter, ThroughputMeter, TimeBreakdown
 from agegender_jax.train.writers import Progress, Writers
 from tfds_builders.prepare import write_failure
 
@@ -84,7 +84,7 @@ def train(
       Diverged: the loss is not finite.
     """
     started = time.monotonic() if started is None else started
-    with together():
+    with all_or_none():
         recipe, mesh = _checked(recipe, workdir)
     try:
         with ExitStack() as stack:
@@ -94,17 +94,17 @@ def train(
                 if is_primary() and summary is None:
                     stack.enter_context(run.locked())
             if summary:
-                say(f"{workdir} is complete:\n{report(summary)}")
+                log_primary(f"{workdir} is complete:\n{report(summary)}")
                 if not (run.directory / REPORT).exists():
                     _write_report(run)
                 return summary
-            stop = stack.enter_context(termination())
+            stop = stack.enter_context(preemption())
             stack.enter_context(jax.set_mesh(mesh))
             with primary_first():
                 shown = progress and is_primary()
-                experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=shown)
+                experiment = build_setup(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=shown)
                 check_same(experiment)
-            say(experiment.describe())
+            log_primary(experiment.describe())
             # Closed whatever happens: a checkpoint that is being saved is then finished.
             with closing(run.checkpoints()) as checkpoints:
                 summary = _train(run, experiment, mesh, checkpoints, stop, started, trace, dispatches)
@@ -128,9 +128,9 @@ def _write_report(run: Run, progress: bool = False) -> None:
     from agegender_jax.report.write import write_report  # plots, at the end alone
 
     try:
-        say(f"{write_report(run, progress=progress)}: the report")
+        log_primary(f"{write_report(run, progress=progress)}: the report")
     except UserError as error:
-        say(f"There is no report: {error}")
+        log_primary(f"There is no report: {error}")
 
 
 def _start(workdir: Path, recipe: ConfigDict) -> Run:
@@ -156,7 +156,7 @@ def _checked(recipe: ConfigDict, workdir: Path | None = None) -> tuple[ConfigDic
     heads = build_heads(recipe)
     _, params, stats = model_structure(recipe, heads)
     check_freeze(recipe.optimizer, params)
-    goodness(recipe.evaluate.select, constant_figures(heads))
+    selection_score(recipe.evaluate.select, baseline_metrics(heads))
     if recipe.model.pretrained and not (workdir is not None and (workdir / "split.json").exists()):
         load_pretrained(recipe, params, stats)
     return recipe, mesh
@@ -168,22 +168,22 @@ def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Pat
     Raises:
       UserError: as `train`.
     """
-    with together():
+    with all_or_none():
         recipe, mesh = _checked(recipe)
     with primary_first():
         shown = progress and is_primary()
-        experiment = set_up(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=shown)
+        experiment = build_setup(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=shown)
         check_same(experiment)
     _, params, stats = model_structure(recipe, experiment.heads)
     examples = len(experiment.split.train)
     total, every = schedule(recipe, examples)
     lines = [recipes.to_json(recipe), experiment.describe(), get_parameter_overview(params, include_stats=False)]
     if recipe.model.pretrained:
-        origin = load_pretrained(recipe, params, stats, experiment.facts["class_names"])[2]
+        origin = load_pretrained(recipe, params, stats, experiment.metadata["class_names"])[2]
         lines.append(f"weights  {origin['description']}")
-    lines.append(model_line(recipe, params, total, examples))
+    lines.append(model_message(recipe, params, total, examples))
     optimizer = make_optimizer(recipe.optimizer, total, examples / recipe.train.batch_size)
-    lines.append(memory_line(abstract_state(recipe, experiment.heads, optimizer, mesh)))
+    lines.append(memory_message(abstract_state(recipe, experiment.heads, optimizer, mesh)))
     lines.append(f"on {jax.device_count()} {jax.default_backend()} device(s), evaluated and saved every {every} steps")
     return "\n".join(lines)
 
@@ -204,14 +204,14 @@ def _train(
     experiment: Experiment,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
-    stop: threading.Event | distributed.Notice,
+    stop: threading.Event | distributed.PreemptionNotice,
     started: float,
     trace: Path | None,
     dispatches: int | None,
 ) -> dict[str, Any]:
-    spent = Spent()
+    spent = TimeBreakdown()
     recipe, heads, split, labels = run.recipe, experiment.heads, experiment.split, experiment.labels
-    constant = measure_constant(experiment)
+    constant = evaluate_baseline(experiment)
     total, every = schedule(recipe, len(split.train))
     if dispatches is not None:
         total = min(total, dispatches * recipe.train.steps_per_dispatch)
@@ -222,24 +222,24 @@ def _train(
     graphdef, _, _ = model_structure(recipe, heads)
     # Shapes first: what is restored, or else initialised, is laid out on the devices from the start.
     abstract = abstract_state(recipe, heads, optimizer, mesh)
-    say(model_line(recipe, abstract.params, total, len(split.train)))
-    say(memory_line(abstract))
-    say("         compiling: seconds, or minutes where the net is deep")
+    log_primary(model_message(recipe, abstract.params, total, len(split.train)))
+    log_primary(memory_message(abstract))
+    log_primary("         compiling: seconds, or minutes where the net is deep")
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     expected = shapes(experiment.data, experiment.inputs, labels, mesh, batch_size, dispatch)
-    with spent.on("compilation"), together():  # the limit is each host's own
+    with spent.on("compilation"), all_or_none():  # the limit is each host's own
         train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, experiment.inputs, mesh, shardings)
         program, memory = compile_steps(train_steps, abstract, *expected)
-    say(memory)
+    log_primary(memory)
 
     with spent.on("input"), primary_first():
         experiment = experiment.begin(run if is_primary() else None)
     step, state = first_state(run, experiment, optimizer, abstract, checkpoints)
     if step:
-        say(f"Going on from the checkpoint of step {step} of {total}.")
+        log_primary(f"Going on from the checkpoint of step {step} of {total}.")
     evaluator = Evaluator(graphdef, heads, recipe, experiment.inputs, mesh)
     with spent.on("input"):
-        feed = make_feed(experiment.data, mesh, labels, BatchOrder(split.train, batch_size, recipe.seed), total)
+        feed = make_loader(experiment.data, mesh, labels, BatchSampler(split.train, batch_size, recipe.seed), total)
 
     # SIGTERM came in place of that evaluation, or the figure of the checkpoint was damaged.
     missed = bool(step) and (step % every == 0 or step == total) and not checkpoints.evaluated(step)
@@ -249,7 +249,7 @@ def _train(
             writers.text("recipe", "```json\n" + recipes.to_json(recipe) + "\n```")
             writers.text("experiment", "```\n" + experiment.describe() + "\n```")
         bar = Progress(total, step, batch_size, shown=is_primary())
-        pace, album = Pace(), Every(_PICTURES_SECONDS)
+        pace, album = ThroughputMeter(), RateLimiter(_PICTURES_SECONDS)
         pending: tuple[int, Any] | None = None
         first_step: float | None = None
         begun = step
@@ -275,12 +275,12 @@ def _train(
             """Logs what the state scores on the validation part, and returns what checkpoints are chosen by."""
             with spent.on("evaluation"):
                 pictures = is_primary() and album.due()
-                found = measure_part(
+                found = evaluate_part(
                     "validation", evaluator, experiment, state.evaluated, feed, pictures=pictures, at=(writers, step)
                 )
             if dispatches is None:  # what is cut short has learned nothing
-                bar.line(progress_line(step, total, batch_size, len(split.train), pace.median, dispatch, found))
-            return goodness(recipe.evaluate.select, found)
+                bar.line(progress_message(step, total, batch_size, len(split.train), pace.median, dispatch, found))
+            return selection_score(recipe.evaluate.select, found)
 
         # Do not change the order: evaluate the state, save it, and only then go on.
         # Nothing moves between host and device that is not named here.
@@ -334,21 +334,21 @@ def _train(
             part: evaluator.distributions(model_state, feed, getattr(split, part), flip=flip) for part in KEPT_PARTS
         }
         predictions = kept_predictions(run, experiment, found, used)
-        test = figures_of("test", found["test"], experiment, pictures=is_primary(), at=(writers, total))
+        test = metrics_of("test", found["test"], experiment, pictures=is_primary(), at=(writers, total))
         summary = {
             "run": run.name,
             "dataset": recipe.dataset.name,
-            "drawn": experiment.prepared.drawn,
+            "synthetic": experiment.prepared.synthetic,
             "protocol": split.protocol,
             "train_examples": len(split.train),
             "leaky": is_leaky(split),
-            "subjects": experiment.facts["subjects"],
-            "data_sha256": experiment.facts["data_sha256"],
+            "subjects": experiment.metadata["subjects"],
+            "data_sha256": experiment.metadata["data_sha256"],
             "age_groups": recipe.age_groups,
             "split_sha256": split.sha256,
             "flip_averaged": flip,
             "test": test,
-            "validation": figures_of("validation", found["validation"], experiment),
+            "validation": metrics_of("validation", found["validation"], experiment),
             "intervals": {"test": of_predictions(predictions.of("test")) if is_primary() else {}},
             **constant,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
@@ -360,15 +360,15 @@ def _train(
             "images_per_second": batch_size * dispatch / pace.median if pace.median else None,
             "first_step_seconds": first_step,
             "peak_memory_bytes": _peak_memory(),
-            "versions": experiment.facts["versions"],
-            "hardware": experiment.facts["hardware"],
+            "versions": experiment.metadata["versions"],
+            "hardware": experiment.metadata["hardware"],
         }
-    with together():
+    with all_or_none():
         if is_primary():
             write_predictions(run.directory / PREDICTIONS, predictions)
             run.write("summary.json", summary)
     if dispatches is None:
-        say(report(summary))
+        log_primary(report(summary))
     return summary
 
 

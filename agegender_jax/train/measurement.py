@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from agegender_jax.data.feed import Feed
+from agegender_jax.data.loader import DeviceLoader
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
-from agegender_jax.evaluate.pictures import confusion_picture, grid_picture
-from agegender_jax.evaluate.predictions import KEPT_PARTS, Predictions, facts_of, of_split
+from agegender_jax.evaluate.evaluator import Evaluator, answers, baseline_predictions, figures
+from agegender_jax.evaluate.predictions import KEPT_PARTS, Predictions, metadata_of, of_split
+from agegender_jax.evaluate.tensorboard_images import confusion_picture, grid_picture
 from agegender_jax.models.heads import Apart, ClassHead, Head
 from agegender_jax.run import Run
 from agegender_jax.splits import is_leaky
@@ -27,17 +27,17 @@ _TWO_EXAMPLES = {
 }
 
 
-def measure_part(
+def evaluate_part(
     part: str,
     evaluator: Evaluator,
     experiment: Experiment,
     model_state: Any,
-    feed: Feed,
+    feed: DeviceLoader,
     *,
     pictures: bool = False,
     at: tuple[Writers, int] | None = None,
 ) -> dict[str, float]:
-    """All heads' figures on a part of the split, of the pictures as they are; see `figures_of`.
+    """All heads' figures on a part of the split, of the pictures as they are; see `metrics_of`.
 
     Args:
       part: `train`, `validation` or `test`.
@@ -49,10 +49,10 @@ def measure_part(
       at: where to write figures and pictures, and the step that they are of; None writes nothing.
     """
     found = evaluator.distributions(model_state, feed, getattr(experiment.split, part))
-    return figures_of(part, found, experiment, pictures=pictures, at=at)
+    return metrics_of(part, found, experiment, pictures=pictures, at=at)
 
 
-def figures_of(
+def metrics_of(
     part: str,
     distributions: Mapping[str, np.ndarray],
     experiment: Experiment,
@@ -94,11 +94,11 @@ def kept_predictions(
       step: that the parameters are of.
     """
     split = experiment.split
-    facts = {
+    metadata = {
         "run": run.name,
         "evaluated_step": step,
         "dataset": experiment.recipe.dataset.name,
-        "drawn": experiment.prepared.drawn,
+        "synthetic": experiment.prepared.synthetic,
         "protocol": split.protocol,
         "leaky": is_leaky(split),
         "split_sha256": split.sha256,
@@ -106,7 +106,7 @@ def kept_predictions(
         "flip_averaged": experiment.recipe.evaluate.flip,
     }
     found = {name: np.concatenate([distributions[part][name] for part in KEPT_PARTS]) for name in experiment.heads}
-    return of_split(split, experiment.data.columns, experiment.heads, found, facts_of(run, facts))
+    return of_split(split, experiment.data.columns, experiment.heads, found, metadata_of(run, metadata))
 
 
 def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any, writers: Writers, step: int) -> None:
@@ -125,33 +125,34 @@ def _draw(part: str, experiment: Experiment, rows: Any, found: Any, labels: Any,
     writers.image(f"{part}/examples", grid_picture(shown, captions), step)
 
 
-def measure_constant(experiment: Experiment) -> dict[str, Any]:
+def evaluate_baseline(experiment: Experiment) -> dict[str, Any]:
     """The best constant predictors fitted on the training labels, as the summary holds them.
 
     Returns:
-      `constant`, their figures on the test part; `constant_names`; and `constant_answers`, what they say of anybody.
+      `constant`, their figures on the test part; `constant_names`; and `baseline_predictions`, what they say of
+      anybody.
     """
     split, heads = experiment.split, experiment.heads
     train_labels = {name: label[split.train] for name, label in experiment.labels.items()}
-    names, constant = constant_answers(heads, train_labels, len(split.test))
+    names, constant = baseline_predictions(heads, train_labels, len(split.test))
     labels = {name: label[split.test] for name, label in experiment.labels.items()}
-    _, once = constant_answers(heads, train_labels, 1)
+    _, once = baseline_predictions(heads, train_labels, 1)
     return {
         "constant": figures(heads, constant, labels),
         "constant_names": names,
-        "constant_answers": {
+        "baseline_predictions": {
             name: {answer: values[0].tolist() for answer, values in found.items()} for name, found in once.items()
         },
     }
 
 
-def constant_figures(heads: Mapping[str, Head]) -> dict[str, float]:
-    """The figures of two made-up examples: what `goodness` can choose from."""
+def baseline_metrics(heads: Mapping[str, Head]) -> dict[str, float]:
+    """The figures of two made-up examples: what `selection_score` can choose from."""
     labels = {name: head.column(_TWO_EXAMPLES) for name, head in heads.items()}
-    return figures(heads, constant_answers(heads, labels, 2)[1], labels)
+    return figures(heads, baseline_predictions(heads, labels, 2)[1], labels)
 
 
-def goodness(name: str, validation: dict[str, float]) -> float:
+def selection_score(name: str, validation: dict[str, float]) -> float:
     """What the best checkpoint has most of: the named figure, or the negative of an error or of a bias's size."""
     if name not in validation:
         raise UserError(f"config.evaluate.select={name!r} is no figure; choose one of: {', '.join(validation)}.")
@@ -174,7 +175,7 @@ def _caption(heads: Mapping[str, Any], found: Any, labels: Any, i: int) -> str:
         names = heads["age_group"].names
         said.append(names[found["age_group"]["class"][i]])
         true.append(names[labels["age_group"][i]] if labels["age_group"][i] >= 0 else "?")
-    if "joint" in heads:
-        said.append(heads["joint"].names[found["joint"]["class"][i]])
-        true.append(heads["joint"].names[labels["joint"][i]] if labels["joint"][i] >= 0 else "?")
+    if "class_name" in heads:
+        said.append(heads["class_name"].names[found["class_name"]["class"][i]])
+        true.append(heads["class_name"].names[labels["class_name"][i]] if labels["class_name"][i] >= 0 else "?")
     return f"{' '.join(said)}\n({' '.join(true)})"

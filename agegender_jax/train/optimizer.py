@@ -35,10 +35,10 @@ def learning_rate(options: ConfigDict, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, main], [warmup_steps])
 
 
-def decayed(params: Any) -> Any:
+def weight_decay_mask(params: Any) -> Any:
     """Which parameters weight decay applies to: kernels, not biases or normalisation scales (same tree, bools).
 
-    >>> decayed({"conv": {"kernel": jax.numpy.ones((3, 3, 1, 1)), "bias": jax.numpy.ones(1)}})
+    >>> weight_decay_mask({"conv": {"kernel": jax.numpy.ones((3, 3, 1, 1)), "bias": jax.numpy.ones(1)}})
     {'conv': {'bias': False, 'kernel': True}}
     """
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -67,10 +67,10 @@ def make_optimizer(options: ConfigDict, total_steps: int, steps_per_epoch: float
     rule = {
         "adam": lambda: optax.adam(schedule, b1=options.b1, b2=options.b2),
         "adamw": lambda: optax.adamw(
-            schedule, b1=options.b1, b2=options.b2, weight_decay=options.weight_decay, mask=decayed
+            schedule, b1=options.b1, b2=options.b2, weight_decay=options.weight_decay, mask=weight_decay_mask
         ),
         "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(options.weight_decay, mask=decayed),
+            optax.add_decayed_weights(options.weight_decay, mask=weight_decay_mask),
             optax.sgd(schedule, momentum=0.9, nesterov=True),
         ),
     }[options.name]()

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.measure import evaluated_model
+from agegender_jax.evaluate.evaluate_run import evaluated_model
 from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import variant_of
 from agegender_jax.run import Run
@@ -60,7 +60,7 @@ def load_pretrained(
     run = _run(recipe)
     if run is None:
         loaded, stats = pretrained.load(source, backbone, params, stats, variant=variant)
-        return loaded, stats, pretrained.facts(source, backbone, params, loaded)
+        return loaded, stats, pretrained.metadata(source, backbone, params, loaded)
     theirs = run.recipe.model
     if (theirs.backbone, variant_of(theirs)) != (backbone, variant_of(recipe.model)):
         raise UserError(
@@ -73,7 +73,7 @@ def load_pretrained(
         raise UserError(f"{source} is not complete; finish that run, or give another config.model.pretrained.")
     step = summary["evaluated_step"]
     (their_params, their_stats), _ = evaluated_model(run, step)
-    others = () if tuple(run.facts().get("class_names", ())) == tuple(class_names) else ("joint",)
+    others = () if tuple(run.metadata().get("class_names", ())) == tuple(class_names) else ("class_name",)
     params, stats, said = pretrained.load_tree(their_params, their_stats, params, stats, skip=others)
     return params, stats, {"source": source, "step": str(step), "description": f"run {run.name}: {said}"}
 

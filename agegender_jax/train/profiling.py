@@ -12,7 +12,7 @@ from agegender_jax.flags import read_recipe
 EXAMPLES = """examples:
   agegender profile configs/quickstart.py
   agegender profile configs/utkface_small.py:cpu --manual_dir DIR --dispatches 10 --out profiles/small
-  agegender profile configs/voice_small.py:drawn --set train.batch_size=64
+  agegender profile configs/voice_small.py:synthetic --set train.batch_size=64
 """
 _SHORT = 5
 """Dispatches, unless more or fewer are asked for: traces of many steps are slow to open."""

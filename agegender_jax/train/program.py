@@ -4,14 +4,14 @@ from typing import Any
 
 import jax
 
-from agegender_jax.data.feed import memory
+from agegender_jax.data.loader import memory
 from agegender_jax.errors import UserError
 from agegender_jax.sharding import bytes_per_device
 from agegender_jax.train.state import TrainState
 
 _MEND = (
-    "Lower config.train.batch_size, raise config.train.accumulate, set config.compute.remat=True or "
-    "config.compute.feed=stream, or take more devices and config.compute.fsdp=True."
+    "Lower config.train.batch_size, raise config.train.microbatches, set config.compute.remat=True or "
+    "config.compute.loader=stream, or take more devices and config.compute.fsdp=True."
 )
 
 

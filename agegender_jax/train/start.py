@@ -9,12 +9,12 @@ import optax
 from ml_collections import ConfigDict
 
 from agegender_jax.checkpoints import Checkpoints
-from agegender_jax.distributed import from_primary, is_primary, say, together
+from agegender_jax.distributed import all_or_none, from_primary, is_primary, log_primary
 from agegender_jax.errors import UserError
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_model, split_model
 from agegender_jax.run import Run
-from agegender_jax.sharding import layout
+from agegender_jax.sharding import state_shardings
 from agegender_jax.train.experiment import Experiment
 from agegender_jax.train.pretraining import load_pretrained
 from agegender_jax.train.state import TrainState, initial_state
@@ -32,7 +32,7 @@ def abstract_state(
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        layout(shapes, mesh, fsdp=recipe.compute.fsdp),
+        state_shardings(shapes, mesh, fsdp=recipe.compute.fsdp),
     )
 
 
@@ -67,11 +67,11 @@ def first_state(
     where = shardings.step if pretrained else (shardings.params, shardings.stats)
     params, stats = jax.jit(partial(_fresh, recipe, experiment.heads), out_shardings=where)()
     if pretrained:
-        with together():
-            params, stats, origin = load_pretrained(recipe, params, stats, experiment.facts["class_names"])
+        with all_or_none():
+            params, stats, origin = load_pretrained(recipe, params, stats, experiment.metadata["class_names"])
         if is_primary():
-            run.write("run.json", run.facts() | {"pretrained": origin})
-        say(f"weights  {origin['description']}")
+            run.write("run.json", run.metadata() | {"pretrained": origin})
+        log_primary(f"weights  {origin['description']}")
     return 0, jax.jit(_begin(recipe, optimizer), out_shardings=shardings)(params, stats)
 
 
@@ -82,7 +82,7 @@ def check_same(experiment: Experiment) -> None:
       UserError: it has others.
     """
     for name, what in (("data_sha256", "other files"), ("split_sha256", "another split")):
-        mine = experiment.facts[name]
+        mine = experiment.metadata[name]
         if mine != (theirs := from_primary(mine)):
             raise UserError(
                 f"Process {jax.process_index()} has {what} of {experiment.recipe.dataset.name} than process 0 "

@@ -11,18 +11,18 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from agegender_jax.data.feed import content_of
-from agegender_jax.data.inputs import Inputs
+from agegender_jax.data.loader import content_of
+from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, replicated
 from agegender_jax.models.convolution import CONVOLVED
 from agegender_jax.models.heads import Head
-from agegender_jax.sharding import gathering
+from agegender_jax.sharding import fsdp_loss
 from agegender_jax.train.state import TrainState
 
 Data = Mapping[str, Any]
 """What lies on the devices all the time: `labels`, a dictionary of `[n]` arrays by head, and, where the dataset is
-resident, `content` `[n, *shape]`, see `inputs.Inputs`."""
+resident, `content` `[n, *shape]`, see `inputs.Preprocessor`."""
 
 Batches = Mapping[str, jax.Array]
 """The batches of several steps: `rows` int32 `[steps, batch]`, which examples make each, and, where the dataset is
@@ -50,17 +50,17 @@ def make_train_steps(
     heads: Mapping[str, Head],
     optimizer: optax.GradientTransformation,
     recipe: ConfigDict,
-    inputs: Inputs,
+    inputs: Preprocessor,
     constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
-    around_loss: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda loss_of: loss_of,
+    loss_wrapper: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda loss_of: loss_of,
 ) -> Callable[[TrainState, Data, Batches], tuple[TrainState, dict[str, jax.Array]]]:
     """A function that takes several optimizer steps: `(state, data, batches) -> (state, figures)`.
 
     It is pure and not yet jitted; donate `state` when jitting it. `figures` holds the loss, each head's loss and the
     gradient norm, float32 `[steps]`.
 
-    With `train.accumulate` k above 1 a step takes its batch in k parts, one after another, and so needs the memory of a
-    part: each k-th example, so that every device has as many of each. Loss and gradient are those of the whole batch,
+    With `train.microbatches` k above 1 a step takes its batch in k parts, one after another, and so needs the memory of
+    a part: each k-th example, so that every device has as many of each. Loss and gradient are those of the whole batch,
     whatever labels are unknown and however examples are weighted. Batch normalisation is by each part's own statistics,
     and its running ones take k updates, in the parts' order; dropout draws for each part.
 
@@ -74,13 +74,13 @@ def make_train_steps(
       recipe: the run's.
       inputs: how examples become what the network sees.
       constrain: puts a batch's sharding on an array whose first axis is the batch.
-      around_loss: makes the loss that is differentiated from that of whole parameters, its first argument.
+      loss_wrapper: makes the loss that is differentiated from that of whole parameters, its first argument.
 
     Raises:
       UserError: the batch cannot be taken in so many parts.
     """
     key = jax.random.key(recipe.seed)
-    parts = recipe.train.accumulate
+    parts = recipe.train.microbatches
     check_parts(recipe)
 
     def loss_of(
@@ -88,12 +88,12 @@ def make_train_steps(
     ) -> Any:
         model = nnx.merge(graphdef, params, stats)
         outputs = model(images, train=True, rngs=nnx.Rngs(dropout=dropout_key))
-        loss, losses = total_loss(heads, outputs if part is None else among_zeros(outputs, part, parts), labels)
+        loss, losses = total_loss(heads, outputs if part is None else scatter_microbatch(outputs, part, parts), labels)
         return loss, (losses, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), outputs)
 
     if recipe.compute.remat:
         loss_of = jax.checkpoint(loss_of, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
-    gradient_of = jax.value_and_grad(around_loss(loss_of), has_aux=True)
+    gradient_of = jax.value_and_grad(loss_wrapper(loss_of), has_aux=True)
 
     def in_parts(params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array) -> Any:
         """What `gradient_of` returns, of a batch that is taken in parts."""
@@ -117,7 +117,7 @@ def make_train_steps(
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         rows = constrain(batch["rows"])
         content = constrain(content_of(data, {**batch, "rows": rows}))
-        images = constrain(inputs.augmented(content, rows, augment_key))
+        images = constrain(inputs.train_transform(content, rows, augment_key))
         labels = {name: column[rows] for name, column in data["labels"].items()}
         (loss, (losses, stats, _)), gradient = (gradient_of if parts == 1 else in_parts)(
             state.params, state.stats, images, labels, dropout_key
@@ -139,12 +139,12 @@ def make_train_steps(
     return train_steps
 
 
-def among_zeros(outputs: Mapping[str, jax.Array], part: jax.Array, parts: int) -> dict[str, jax.Array]:
+def scatter_microbatch(outputs: Mapping[str, jax.Array], part: jax.Array, parts: int) -> dict[str, jax.Array]:
     """The logits of each `parts`-th example from number `part` in those of a whole batch, which are 0 elsewhere.
 
     So a head sees the labels of the whole batch, and divides by what it divides by where the batch is taken whole.
 
-    >>> among_zeros({"a": jnp.array([[1.0], [2.0]])}, jnp.array(1), 3)["a"][:, 0].tolist()
+    >>> scatter_microbatch({"a": jnp.array([[1.0], [2.0]])}, jnp.array(1), 3)["a"][:, 0].tolist()
     [0.0, 1.0, 0.0, 0.0, 2.0, 0.0]
     """
     mine = (jnp.arange(parts) == part)[:, None]
@@ -154,7 +154,7 @@ def among_zeros(outputs: Mapping[str, jax.Array], part: jax.Array, parts: int) -
 
 
 def check_parts(recipe: ConfigDict, devices: int = 1) -> None:
-    """Checks that a batch can be taken in `train.accumulate` parts of equal size, each dealt out evenly.
+    """Checks that a batch can be taken in `train.microbatches` parts of equal size, each dealt out evenly.
 
     Args:
       recipe: the run's.
@@ -163,11 +163,11 @@ def check_parts(recipe: ConfigDict, devices: int = 1) -> None:
     Raises:
       UserError: it cannot.
     """
-    parts, batch = recipe.train.accumulate, recipe.train.batch_size
+    parts, batch = recipe.train.microbatches, recipe.train.batch_size
     if batch % (parts * devices):
         where = f" of which each of {devices} devices has an equal share" if devices > 1 else ""
         raise UserError(
-            f"config.train.accumulate={parts} does not divide the batch size {batch} into equal parts{where}; choose "
+            f"config.train.microbatches={parts} does not divide the batch size {batch} into equal parts{where}; choose "
             f"a batch size that is a multiple of {parts * devices}."
         )
 
@@ -177,7 +177,7 @@ def jit_train_steps(
     heads: Mapping[str, Head],
     optimizer: optax.GradientTransformation,
     recipe: ConfigDict,
-    inputs: Inputs,
+    inputs: Preprocessor,
     mesh: Mesh,
     layout: Any = None,
 ) -> jax.stages.Wrapped:
@@ -193,6 +193,6 @@ def jit_train_steps(
         recipe,
         inputs,
         lambda x: jax.lax.with_sharding_constraint(x, by_batch(mesh)),
-        around_loss=partial(gathering, mesh=mesh) if recipe.compute.fsdp else lambda loss_of: loss_of,
+        loss_wrapper=partial(fsdp_loss, mesh=mesh) if recipe.compute.fsdp else lambda loss_of: loss_of,
     )
     return jax.jit(steps, donate_argnums=0, out_shardings=(layout or replicated(mesh), replicated(mesh)))

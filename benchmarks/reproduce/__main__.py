@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError
-from benchmarks import rows
+from benchmarks import bench_rows
+from benchmarks.bench_rows import say
+from benchmarks.reproduce.paper_table import Target
 from benchmarks.reproduce.papers import TARGETS
-from benchmarks.reproduce.target import Target
-from benchmarks.rows import say
 
 EXAMPLES = """examples:
   python -m benchmarks.reproduce table2 --manual_dir DIR --repeats 3                       (a GPU)
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        rows.check_json(given.json)
+        bench_rows.check_json(given.json)
         reproduce(TARGETS[given.target], given)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -55,11 +55,11 @@ def _interrupt(*_: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = rows.parser("benchmarks.reproduce", __doc__, EXAMPLES)
-    whole = rows.at_least(1)
+    parser = bench_rows.parser("benchmarks.reproduce", __doc__, EXAMPLES)
+    whole = bench_rows.at_least(1)
     parser.add_argument("target", choices=TARGETS, help="whose table")
     parser.add_argument("--cpu", action="store_true", help="the recipes for two cores instead of the papers'")
-    parser.add_argument("--size", type=rows.at_least(16), metavar="PIXELS", help="of the input [the recipe's]")
+    parser.add_argument("--size", type=bench_rows.at_least(16), metavar="PIXELS", help="of the input [the recipe's]")
     parser.add_argument("--epochs", type=_positive, metavar="E", help="of training [the recipe's]")
     parser.add_argument("--repeats", type=whole, default=1, help="runs of each, with other seeds on the same split [1]")
     parser.add_argument("--nets", nargs="+", default=[], metavar="NET", help="only these [all]")
@@ -91,7 +91,7 @@ def reproduce(target: Target, given: argparse.Namespace) -> None:
     """
     from agegender_jax.data.source import default_data_dir  # imports JAX, as the next: not for --help
     from agegender_jax.run import write_whole
-    from benchmarks.reproduce import measured, running, tables
+    from benchmarks.reproduce import collect, running, tables
 
     given.protocols = ["paper", "disjoint"] if given.protocol == "both" else [given.protocol] if given.protocol else []
     given.cpu = given.cpu or given.smoke
@@ -104,13 +104,13 @@ def reproduce(target: Target, given: argparse.Namespace) -> None:
             print(running.described(planned, out))
             return
         manual_dir = given.manual_dir.resolve() if given.manual_dir and not given.smoke else None
-        running.train_all(planned, out, manual_dir, data_dir.resolve())
-        result = measured.collect(target, planned, out, measured.command_of(given))
+        running.run_sweep(planned, out, manual_dir, data_dir.resolve())
+        result = collect.collect(target, planned, out, collect.command_of(given))
     print(tables.text(target, result))
     if given.json:
-        rows.check_json(given.json)  # again: much may have happened since
+        bench_rows.check_json(given.json)  # again: much may have happened since
         try:
-            write_whole(given.json, measured.as_json(result))
+            write_whole(given.json, collect.as_json(result))
         except OSError as error:
             raise UserError(f"{given.json}: cannot be written ({error.strerror}); choose another --json.") from error
         say(f"written: {given.json}")

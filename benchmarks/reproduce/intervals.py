@@ -11,7 +11,7 @@ import numpy as np
 
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate import uncertainty
-from agegender_jax.evaluate.comparison import joined
+from agegender_jax.evaluate.comparison import concat_folds
 from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions
 from benchmarks.reproduce.tables import SURE
 
@@ -67,10 +67,10 @@ def judge(
         first
         and second
         and np.array_equal(first.keys, second.keys)
-        and one[2] in first.drawn
+        and one[2] in first.synthetic
         and other[2] in second.drawn
     ):
-        drawn = first.drawn[one[2]] - second.drawn[other[2]]
+        drawn = first.synthetic[one[2]] - second.drawn[other[2]]
         clusters = min(first.clusters, second.clusters)
         paired = uncertainty.difference(second.values[other[2]], first.values[one[2]], drawn, clusters)
         if math.isfinite(paired.p):
@@ -109,18 +109,18 @@ def _measured(places: tuple[Path, ...], head: str) -> _Measured | None:
     repeats: dict[int, list[Predictions]] = {}
     for place in places:
         found = read_predictions(place / NAME).of("test")
-        repeats.setdefault(found.facts["recipe"]["seed"], []).append(found)
+        repeats.setdefault(found.metadata["recipe"]["seed"], []).append(found)
     try:
-        tables = [joined(folds) for folds in repeats.values()]
+        tables = [concat_folds(folds) for folds in repeats.values()]
     except UserError:  # folds whose tests overlap are no table of one test
         return None
     first = tables[0]
     if not all(head in table.heads and np.array_equal(first.key, table.key) for table in tables):
         return None
-    resamples = uncertainty.Resamples(first.columns["cluster"])
+    resamples = uncertainty.ClusterBootstrap(first.columns["cluster"])
     things = [table.by_head()[head] for table in tables]
     rows = np.flatnonzero(things[0].known)
-    figures = [uncertainty.figures_of(thing, rows) for thing in things]
+    figures = [uncertainty.metrics_of(thing, rows) for thing in things]
     values = [made(None) for made in figures]
     drawn = [uncertainty.draw(made, resamples, rows) for made in figures]
     return _Measured(

@@ -5,7 +5,7 @@ Images a second are rough, of two cores of an AMD EPYC, and only for the estimat
 
 from collections.abc import Mapping
 
-from benchmarks.reproduce.target import Claim, Column, Line, Recipe, System, Target
+from benchmarks.reproduce.paper_table import Claim, Column, Line, Recipe, System, Target
 
 _AGE_GROUP = {"age": "age_group/accuracy", "balanced": "age_group/balanced_accuracy"}
 _GENDER = {"gender": "gender/accuracy", "gender_balanced": "gender/balanced_accuracy"}
@@ -57,7 +57,7 @@ def _table2() -> Target:
             *(Claim(f"{net}_weighted", net, "balanced") for net, *_ in nets),
         ),
         protocols=("disjoint",),
-        smoke={**_SMOKE, **_SMALL, "dataset.drawn": 160},
+        smoke={**_SMOKE, **_SMALL, "dataset.synthetic": 160},
         smoke_nets=("ours",),
         cannot=(
             "The table exactly: by its 24,104 pictures it is of the in-the-wild release; it does not name its grouping "
@@ -188,7 +188,7 @@ def _router() -> Target:
             Claim("four", "three", "gender"),
         ),
         protocols=("disjoint",),
-        smoke={**_SMOKE, "dataset.drawn": 160, "model.width": 0.05},
+        smoke={**_SMOKE, "dataset.synthetic": 160, "model.width": 0.05},
         smoke_nets=("routed",),
         data_title="answers",
         cannot=(
@@ -211,11 +211,11 @@ _TEN_SPEAKERS = (
 
 def _voice() -> Target:
     accuracy = {"accuracy": "gender/accuracy", "balanced": "gender/balanced_accuracy"}
-    joint = {"accuracy": "joint/accuracy", "balanced": "joint/balanced_accuracy"}
+    joint = {"accuracy": "class_name/accuracy", "balanced": "class_name/balanced_accuracy"}
     of_emodb = {"dataset.config": "emodb"}
     gender = {
         **of_emodb,
-        "heads.joint.weight": 0.0,
+        "heads.class_name.weight": 0.0,
         "heads.gender.weight": 1.0,
         "split.stratify": "gender",
         "evaluate.select": "gender/accuracy",
@@ -284,10 +284,10 @@ def _voice() -> Target:
         smoke={
             **_SMOKE,
             **_SMALL,
-            "model.top": "published",
+            "model.pooling": "published",
             "model.pretrained": "",
             "dataset.config": "",
-            "dataset.drawn": 256,
+            "dataset.synthetic": 256,
         },
         smoke_nets=("small_emodb",),
         data_title="learnt from",
@@ -374,7 +374,7 @@ def _adience() -> Target:
         },
         claims=(Claim("epochs40", "epochs20", "age"), Claim("ensemble", "thin", "age")),
         protocols=("paper", "disjoint"),
-        smoke={**_SMOKE, **_SMALL, "dataset.drawn": 250},
+        smoke={**_SMOKE, **_SMALL, "dataset.synthetic": 250},
         smoke_nets=("thin",),
         cannot=(
             "Any figure on Adience's photographs: they were not at hand. What stands here is of drawings with the "

@@ -14,12 +14,12 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.run import Run
 from agegender_jax.train.pretraining import with_normalization
-from agegender_jax.train.study import Member, plan
-from benchmarks import runs
+from agegender_jax.train.sweep import TrialSpec, expand_trials
+from benchmarks import launch_runs
+from benchmarks.bench_rows import say
+from benchmarks.pipe_rpc import ROOT
+from benchmarks.reproduce.paper_table import System, Target
 from benchmarks.reproduce.tables import Grid
-from benchmarks.reproduce.target import System, Target
-from benchmarks.rows import say
-from benchmarks.talk import ROOT
 
 START_SECONDS = 30.0
 """Of a run, roughly, beside its training: imports, decoded data, compiling, evaluation."""
@@ -44,7 +44,7 @@ class Planned:
     system: System
     config: str
     settings: Mapping[str, Any]
-    members: Sequence[Member]
+    members: Sequence[TrialSpec]
     changes: Sequence[str]
 
     @property
@@ -55,7 +55,7 @@ class Planned:
     def seconds(self) -> float:
         """Of one run, estimated."""
         rate, pixels = self.system.rate
-        size, drawn = self.recipe.dataset.image_size, self.recipe.dataset.drawn
+        size, drawn = self.recipe.dataset.image_size, self.recipe.dataset.synthetic
         images = self.recipe.train.epochs * (drawn or self.system.examples)
         return START_SECONDS + images / rate * (size / pixels) ** 2
 
@@ -91,14 +91,14 @@ def _plan(target: Target, system: System, protocols: Sequence[str], arguments: a
         settings["dataset.image_size"] = arguments.size
     if arguments.epochs:
         settings["train.epochs"] = arguments.epochs
-    recipe = load_config(chosen.config, {**runs.SETTINGS, **settings})
+    recipe = load_config(chosen.config, {**launch_runs.SETTINGS, **settings})
     recipes.check(recipe)
     changes = []
     if system.full:
         found = recipes.differences(load_config(system.full.config, system.full.settings), recipe)
         changes = [change for change in found if not change.startswith(_NO_MATTER)]
     folds = ("0" if arguments.smoke else "all") if system.folds else ""
-    members = plan(recipe, protocols, folds, arguments.repeats)
+    members = expand_trials(recipe, protocols, folds, arguments.repeats)
     return Planned(system, chosen.config, settings, members, changes)
 
 
@@ -116,13 +116,13 @@ def load_config(name: str, settings: Mapping[str, Any]) -> ConfigDict:
     return recipe
 
 
-def in_order(planned: Sequence[Planned]) -> list[tuple[Planned, Member]]:
+def in_order(planned: Sequence[Planned]) -> list[tuple[Planned, TrialSpec]]:
     """All runs: the first repeat of every system before the second of any."""
     found = [(one, member) for one in planned for member in one.members]
     return sorted(found, key=lambda pair: pair[1].repeat)
 
 
-def train_all(planned: Sequence[Planned], out: Path, manual_dir: Path | None, data_dir: Path) -> None:
+def run_sweep(planned: Sequence[Planned], out: Path, manual_dir: Path | None, data_dir: Path) -> None:
     """Trains what is not complete yet.
 
     Args:
@@ -189,7 +189,9 @@ def check(workdir: Path, recipe: ConfigDict) -> None:
             Run.start(workdir, with_normalization(recipe, workdir))
 
 
-def _train(one: Planned, member: Member, workdir: Path, manual_dir: Path | None, data_dir: Path) -> runs.Finished:
+def _train(
+    one: Planned, member: TrialSpec, workdir: Path, manual_dir: Path | None, data_dir: Path
+) -> launch_runs.Finished:
     settings = {
         **one.settings,
         "seed": member.recipe.seed,
@@ -203,7 +205,7 @@ def _train(one: Planned, member: Member, workdir: Path, manual_dir: Path | None,
         data_dir=data_dir,
     )
     with _our_flag():
-        return runs.run(runs.command(arguments, workdir), workdir)
+        return launch_runs.run(launch_runs.command(arguments, workdir), workdir)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.splits import marked
-from benchmarks.reproduce.target import Column, Line, Target
+from benchmarks.reproduce.paper_table import Column, Line, Target
 
 SURE = 0.05
 """p, after Holm's correction, below which a difference is taken to be one."""
@@ -235,7 +235,7 @@ def notes(target: Target, result: Mapping[str, Any]) -> list[str]:
     said.append(_sources(target, {row["system"] for row in rows}))
     if result["differences"]:
         said.append(_judged(result))
-    said += [f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}."] if result["drawn"] else []
+    said += [f"{DISCLAIMER[0].upper()}{DISCLAIMER[1:]}."] if result["synthetic"] else []
     trained = {row["system"] for row in rows}
     said += dict.fromkeys(system.note for system in target.systems if system.note and system.name in trained)
     versions = ", ".join(

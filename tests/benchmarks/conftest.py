@@ -7,25 +7,25 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ours, rows, runs
+from benchmarks import bench_rows, jax_side, launch_runs
 
 KEYS = {"name", "ours", "peer", "ratio_median", "ratio_min", "ratio_max", "unit", "versions", "hardware"}
 
 
 @pytest.fixture(autouse=True)
 def _keep_the_tests_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "cache_compilations", lambda: None)
+    monkeypatch.setattr(jax_side, "cache_compilations", lambda: None)
 
 
 @pytest.fixture(autouse=True)
 def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_load", lambda: 0.0)
+    monkeypatch.setattr(bench_rows, "_load", lambda: 0.0)
 
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is trained: `launch.py` is a script that leaves figures behind."""
-    monkeypatch.setattr(runs, "LAUNCH", Path(__file__).with_name("launch_stub.py"))
+    monkeypatch.setattr(launch_runs, "LAUNCH", Path(__file__).with_name("launch_stub.py"))
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-"""A child of `benchmarks.talk` that answers with what it was asked."""
+"""A child of `benchmarks.pipe_rpc` that answers with what it was asked."""
 
 import sys
 from typing import Any
 
-from benchmarks import talk
+from benchmarks import pipe_rpc
 
 
 def answer(do: str, **options: Any) -> Any:
@@ -16,4 +16,4 @@ def answer(do: str, **options: Any) -> Any:
 
 
 if __name__ == "__main__":
-    talk.serve(answer)
+    pipe_rpc.serve(answer)

@@ -20,14 +20,14 @@ def run(tmp_path: Path) -> Path:
     crossed = [row("male", "Asian", "20-29", 40, 0.9), row("female", "Asian", "20-29", 9, 0.5)]
     worst = {**row("male", None, None, 50, 0.75), "value": 0.75, "low": 0.65, "high": 0.8, "figure": "accuracy"}
     report = {
-        **{"run": "mine", "dataset": "utkface", "drawn": False, "protocol": "disjoint", "age_groups": "nearest"},
+        **{"run": "mine", "dataset": "utkface", "synthetic": False, "protocol": "disjoint", "age_groups": "nearest"},
         **{"versions": {"jax": "1"}, "hardware": {}, "command": "/home/me/launch.py"},
         "mistakes": {"gender": [{"key": "somebody.jpg"}]},
         "test": {
             **{"n": 59, "clusters": 58, "least": 30, "least_clusters": 10},
             "worst": {"gender": {"gender": worst}},
             "gap": {"gender": {"gender": {"value": 0.125, "low": 0.05, "high": 0.2}}},
-            "groups": {"gender": [row("male", None, None, 50, 0.75), *crossed], "joint": crossed},
+            "groups": {"gender": [row("male", None, None, 50, 0.75), *crossed], "class_name": crossed},
         },
     }
     (tmp_path / "run" / "report").mkdir(parents=True)

@@ -18,6 +18,6 @@ def test_smoke_without_a_peer(measured: Callable[..., Any], data_dir: Path) -> N
 
 
 def test_too_few_pictures_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["dataset.drawn=20", "train.batch_size=16", "dataset.image_size=32"]
+    settings = ["dataset.synthetic=20", "train.batch_size=16", "dataset.image_size=32"]
     assert pipeline.main(["--no-peer", "--set", *settings]) == 2
     assert "do not fill 20 batches of 16" in capsys.readouterr().err

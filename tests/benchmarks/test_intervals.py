@@ -13,7 +13,7 @@ from scipy.stats import ttest_ind
 from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions, write_predictions
 from agegender_jax.labels import GENDERS
 from agegender_jax.models.model import build_heads
-from benchmarks.reproduce import intervals, measured, running, tables
+from benchmarks.reproduce import collect, intervals, running, tables
 from benchmarks.reproduce.papers import TARGETS
 
 
@@ -35,8 +35,8 @@ def _predictions(
     columns: dict[str, Any] = {name: np.zeros(len(right), np.float32) for name in ("age", "age_low", "age_high")}
     columns |= {"gender": label, "race": np.zeros(len(right), np.int32)}
     columns["cluster"] = start + np.arange(len(right)) if cluster is None else cluster
-    facts = {
-        "run": "x", "dataset": "utkface", "drawn": False, "protocol": "disjoint", "leaky": False,
+    metadata = {
+        "run": "x", "dataset": "utkface", "synthetic": False, "protocol": "disjoint", "leaky": False,
         "age_groups": "nearest", "split_sha256": "s", "evaluated_step": 1, "flip_averaged": False, "class_names": [],
         "recipe": json.loads(recipe.to_json()),
     }  # fmt: skip
@@ -44,7 +44,7 @@ def _predictions(
     keys = np.array([f"{start + i:05}" for i in range(len(right))])
     part = np.full(len(right), "test")
     distribution = np.where(said[:, None] == np.arange(2), 0.9, 0.1).astype(np.float32)
-    found = Predictions(keys, part, columns, {"gender": label}, {"gender": distribution}, heads, facts)
+    found = Predictions(keys, part, columns, {"gender": label}, {"gender": distribution}, heads, metadata)
     write_predictions(workdir / NAME, found)
     return workdir
 
@@ -95,7 +95,7 @@ def test_a_routed_systems_figures_are_the_summarys(tmp_path: Path) -> None:
     columns |= {"gender": rng.integers(0, len(GENDERS), 400).astype(np.int32), "cluster": np.arange(400)}
     parts = [rng.dirichlet(np.ones(size), 400) for size in (2, *[heads["routed"].inner.size] * 2)]
     path = _predictions(tmp_path / "a", 0, np.ones(400, bool))
-    facts = {**read_predictions(path / NAME).facts, "recipe": json.loads(recipe.to_json())}
+    metadata = {**read_predictions(path / NAME).metadata, "recipe": json.loads(recipe.to_json())}
     predictions = Predictions(
         np.array([f"{i:05}" for i in range(400)]),
         np.full(400, "test"),
@@ -103,7 +103,7 @@ def test_a_routed_systems_figures_are_the_summarys(tmp_path: Path) -> None:
         {"routed": heads["routed"].column(columns)},
         {"routed": np.concatenate(parts, -1).astype(np.float32)},
         heads,
-        facts,
+        metadata,
     )
     write_predictions(path / NAME, predictions)
     figures = predictions.figures()
@@ -170,6 +170,6 @@ def test_without_predictions_repeats_are_tested() -> None:
 
 def test_a_repeat_is_the_mean_of_its_folds() -> None:
     values = {"fold_0": 0.5, "fold_1": 0.7, "fold_0-repeat_1": 0.6, "fold_1-repeat_1": 0.9}
-    assert measured._by_repeat({"values": values, "mean": 0.675}, 2) == pytest.approx([0.6, 0.75])
-    assert measured._by_repeat({"values": values | {"fold_1": None}, "mean": 0.7}, 2) == pytest.approx([0.75])
-    assert measured._by_repeat({"values": {"fold_0": 0.5, "fold_1": None}, "mean": 0.5}, 2) == [0.5]
+    assert collect._by_repeat({"values": values, "mean": 0.675}, 2) == pytest.approx([0.6, 0.75])
+    assert collect._by_repeat({"values": values | {"fold_1": None}, "mean": 0.7}, 2) == pytest.approx([0.75])
+    assert collect._by_repeat({"values": {"fold_0": 0.5, "fold_1": None}, "mean": 0.5}, 2) == [0.5]

@@ -15,8 +15,8 @@ from agegender_jax.errors import UserError
 from agegender_jax.flags import read_recipe
 from agegender_jax.run import Run
 from agegender_jax.train.loop import train
-from benchmarks import runs
-from benchmarks.reproduce import measured, running, tables
+from benchmarks import launch_runs
+from benchmarks.reproduce import collect, running, tables
 from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce.papers import TARGETS
 
@@ -35,14 +35,14 @@ more = 0.02 * int(flags["config.seed"]) + 0.05 * (flags["config.split.protocol"]
 more += 0.01 * int(flags["config.split.fold"])
 weighted = 0.1 * ("weighted" in flags["config"])
 figures = {"n": 100, "age/mae": 8.0 + more, "gender/accuracy": 0.8 + more, "gender/balanced_accuracy": 0.7 + more}
-for name in ("age_group/", "joint/", "routed/true_", "routed/predicted_", "routed/soft_"):
+for name in ("age_group/", "class_name/", "routed/true_", "routed/predicted_", "routed/soft_"):
     for figure in ("accuracy", "balanced_accuracy", "one_off"):
         figures[name + figure] = 0.5 + more - weighted
 figures["routed/gender_accuracy"] = 0.8 + more
 workdir = Path(flags["workdir"])
 workdir.mkdir(parents=True, exist_ok=True)
 summary = {
-    "dataset": "utkface", "drawn": True, "age_groups": "nearest", "data_sha256": "d", "split_sha256": "s",
+    "dataset": "utkface", "synthetic": True, "age_groups": "nearest", "data_sha256": "d", "split_sha256": "s",
     "train_examples": 300, "subjects": {"known": 0}, "seconds": 90.0, "images_per_second": 200.0, "parameters": 1234,
     "leaky": flags["config.split.protocol"] == "paper", "test": figures,
     "constant": {name: 0.25 for name in figures}, "versions": {"jax": "1"},
@@ -57,7 +57,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
     """`launch.py` is the script above; returns the flags of every start."""
     script, log = tmp_path / "stub.py", tmp_path / "log"
     script.write_text(STUB)
-    monkeypatch.setattr(runs, "LAUNCH", script)
+    monkeypatch.setattr(launch_runs, "LAUNCH", script)
     monkeypatch.setenv("STUB_LOG", str(log))
     return lambda: [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -199,10 +199,10 @@ def test_smoke(target: str, tmp_path: Path, started: Callable[..., Any], capsys:
     result = json.loads(path.read_text())
     assert result["target"] == target
     assert 1 <= len(result["rows"]) <= 4
-    assert all(int(flags["config.dataset.drawn"]) <= 400 for flags in started())
+    assert all(int(flags["config.dataset.synthetic"]) <= 400 for flags in started())
 
 
-def _train_here(command: list[str], workdir: Path) -> runs.Finished:
+def _train_here(command: list[str], workdir: Path) -> launch_runs.Finished:
     """What `launch.py` does, in this process."""
     flags = dict(flag.lstrip("-").split("=", 1) for flag in command[2:])
     recipe = running.load_config(Path(flags.pop("config")).name, {})
@@ -212,12 +212,12 @@ def _train_here(command: list[str], workdir: Path) -> runs.Finished:
             of = recipe[group] if group else recipe
             of[name] = type(of[name])(value)
     train(recipe, workdir, manual_dir=None, data_dir=Path(flags["data_dir"]), progress=False)
-    return runs.read(workdir)
+    return launch_runs.read(workdir)
 
 
 @pytest.mark.usefixtures("tiny")
 def test_real_runs_have_intervals(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "run", _train_here)
+    monkeypatch.setattr(launch_runs, "run", _train_here)
     path = tmp_path / "table2.json"
     assert main(["table2", "--smoke", f"--data_dir={data_dir}", f"--json={path}"]) == 0
     result = json.loads(path.read_text())
@@ -316,7 +316,7 @@ def test_runs_of_different_data_make_no_table(tmp_path: Path, started: Callable[
     path.write_text(path.read_text().replace('"data_sha256": "d"', '"data_sha256": "e"'))
     planned = running.plan_all(TARGETS["router"], _given(nets=["four"], repeats=2))
     with pytest.raises(UserError, match="not all of the same data"):
-        measured.collect(TARGETS["router"], planned, out, "command")
+        collect.collect(TARGETS["router"], planned, out, "command")
     assert len(started()) == 2
 
 

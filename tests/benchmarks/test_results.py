@@ -34,7 +34,7 @@ def _kept() -> dict[str, object]:
     }  # fmt: skip
     return {
         "target": "table2", "command": "python -m benchmarks.reproduce table2 --cpu", "dataset": "utkface",
-        "drawn": False, "age_groups": ["nearest"], "versions": {"jax": ["0.10.2"]}, "hardware": ["cpu x1, Z80"],
+        "synthetic": False, "age_groups": ["nearest"], "versions": {"jax": ["0.10.2"]}, "hardware": ["cpu x1, Z80"],
         "changes": {"resnet18": ["train.epochs: 30.0 -> 4.0"], "ours": ["train.epochs: 30.0 -> 4.0", "seed: 0 -> 1"]},
         "rows": [_row("resnet18", 0.5), ours], "differences": [difference],
     }  # fmt: skip

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from agegender_jax.data.augment import augment
-from agegender_jax.data.decode import decode_image
+from agegender_jax.data.decode_image import decode_image
 from agegender_jax.models.model import build_heads, model_structure
-from agegender_jax.train.costs import random_values, recipe_of
-from benchmarks import ours, step
+from agegender_jax.train.model_profile import random_values, recipe_of
+from benchmarks import jax_side, step
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch", reason="needs the extra peers")
@@ -110,7 +110,9 @@ def _draws(key: jax.Array, rows: np.ndarray) -> dict[str, Any]:
     return {name: torch.tensor(values) for name, values in found.items()}
 
 
-@pytest.mark.parametrize("options", [ours.AUGMENTATION, {**dict.fromkeys(ours.AUGMENTATION, 0.0), "flip": True}])
+@pytest.mark.parametrize(
+    "options", [jax_side.AUGMENTATION, {**dict.fromkeys(jax_side.AUGMENTATION, 0.0), "flip": True}]
+)
 def test_augmentation_gives_our_pictures_with_our_draws(options: dict[str, Any]) -> None:
     from benchmarks.torch_peer import augment as peer_augment
 
@@ -129,7 +131,7 @@ def test_steps_learn(dtype: str) -> None:
 
     recipe = _recipe("small_cnn:thin", 32)
     recipe.model.dtype = dtype
-    recipe.augment.update(ours.AUGMENTATION)
+    recipe.augment.update(jax_side.AUGMENTATION)
     told = step.specification(recipe, {"gender": 2, "age": 101})
     steps = Steps(**told, device="cpu", modes=["eager"])
     before = {name: value.clone() for name, value in steps.net.named_parameters()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import runs, train
+from benchmarks import launch_runs, train
 
 
 def _line(step: int, seconds: float, rate: float) -> dict[str, float]:
@@ -33,7 +33,7 @@ def test_the_second_epoch_is_told_without_and_with_the_evaluation() -> None:
 def test_a_cold_epoch_begins_with_the_command() -> None:
     summary = {"first_step_seconds": 9.0, "train_examples": 100, "epochs": 1.2}
     # 9 s until step 2 is done, and 1 s from there to step 4.
-    assert train.first_epoch(runs.Finished(summary, LINES[:2], 0.0)) == pytest.approx(120 / 10)
+    assert train.first_epoch(launch_runs.Finished(summary, LINES[:2], 0.0)) == pytest.approx(120 / 10)
 
 
 @pytest.mark.usefixtures("tiny")

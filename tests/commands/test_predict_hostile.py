@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agegender_jax.data.synthetic import draw_face
+from agegender_jax.synthetic.faces import draw_face
 from tfds_builders.archive import MAX_FILE_BYTES
 
 Command = Callable[..., int]

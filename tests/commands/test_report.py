@@ -29,7 +29,7 @@ def test_a_run_explains_itself(finished: Any, tmp_path: Path, capsys: pytest.Cap
     assert numbers["split"]["sha256"] == finished.summary["split_sha256"]
     text = target.read_text()
     assert "<img" not in text
-    assert (DISCLAIMER in text) is finished.summary["drawn"]
+    assert (DISCLAIMER in text) is finished.summary["synthetic"]
     assert "validation/gender/accuracy" in numbers["curves"]
 
 
@@ -45,7 +45,7 @@ def test_pictures_come_only_when_they_are_asked_for(
     mistakes = json.loads((tmp_path / "page.json").read_text())["mistakes"]
     assert text.count("<img") == sum(len(rows) for kinds in mistakes.values() for rows in kinds.values()) > 0
     assert "cannot be decoded" not in text
-    assert ("mind the terms" in capsys.readouterr().out) is not finished.summary["drawn"]
+    assert ("mind the terms" in capsys.readouterr().out) is not finished.summary["synthetic"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def _run(
     if complete:
         summary = {
             **{
-                "drawn": False,
+                "synthetic": False,
                 "split_sha256": split,
                 "evaluated_step": 40,
                 "seconds": 125.0,
@@ -113,10 +113,12 @@ def test_drawn_runs_are_compared_with_drawn_ones(tmp_path: Path, capsys: pytest.
     for name in ("a", "b"):
         run = _run(tmp_path / name, **{"train.epochs": 3.0 if name == "a" else 4.0})
         summary = json.loads((run / "summary.json").read_text())
-        (run / "summary.json").write_text(json.dumps(summary | {"drawn": True}))
+        (run / "summary.json").write_text(json.dumps(summary | {"synthetic": True}))
     unfinished = _run(tmp_path / "c", **{"train.epochs": 4.0})
     (unfinished / "summary.json").unlink()
-    (unfinished / "run.json").write_text('{"drawn": true}')  # the recipe does not tell: its data were drawn beforehand
+    (unfinished / "run.json").write_text(
+        '{"synthetic": true}'
+    )  # the recipe does not tell: its data were drawn beforehand
     _run(tmp_path / "d")
     _run(tmp_path / "e", **{"train.epochs": 5.0})
     lines = _printed(tmp_path, capsys)
@@ -200,7 +202,7 @@ def test_a_trained_run_is_listed(finished: Any, capsys: pytest.CaptureFixture[st
     assert lines[1].startswith("finished  utkface")
     assert f"{finished.summary['test']['age/mae']:.4f}" in lines[1]
     assert f"({finished.summary['constant']['age/mae']:.4f})" in lines[1]
-    assert any(DISCLAIMER in line for line in lines) is finished.summary["drawn"]
+    assert any(DISCLAIMER in line for line in lines) is finished.summary["synthetic"]
 
 
 @pytest.mark.parametrize(("place", "sentence"), [("nowhere", "is no folder"), ("", "holds no runs")])

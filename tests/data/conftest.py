@@ -9,9 +9,9 @@ from agegender_jax.data.source import Prepared, locate
 
 
 @pytest.fixture
-def prepared(drawn_dir: Path, data_dir: Path) -> Prepared:
+def prepared(synthetic_dir: Path, data_dir: Path) -> Prepared:
     """The drawn faces, prepared once for all tests. Read only."""
-    return locate("utkface", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    return locate("utkface", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
 
 
 @pytest.fixture

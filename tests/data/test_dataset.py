@@ -17,12 +17,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data import drawing, resident
+from agegender_jax.data import resident
 from agegender_jax.data.dataset import open_dataset
-from agegender_jax.data.decode import decode_image
-from agegender_jax.data.inputs import Pictures
+from agegender_jax.data.decode_image import decode_image
+from agegender_jax.data.preprocess import ImagePreprocessor
 from agegender_jax.data.source import COLUMNS, Prepared, locate
 from agegender_jax.errors import UserError
+from agegender_jax.synthetic import generate
 from tfds_builders.utkface.utkface_dataset_builder import parse_name
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +57,8 @@ def options(**changes: Any) -> ConfigDict:
     return recipe
 
 
-def pictures(size: int) -> Pictures:
-    return Pictures(options() if size == 32 else sized(size))
+def pictures(size: int) -> ImagePreprocessor:
+    return ImagePreprocessor(options() if size == 32 else sized(size))
 
 
 def sized(size: int) -> ConfigDict:
@@ -69,9 +70,9 @@ def sized(size: int) -> ConfigDict:
 # ---------------------------------------------------------------------------------------- finding and preparing
 
 
-def test_every_column_and_image_is_that_of_the_archive(drawn_dir: Path, prepared: Prepared, tmp_path: Path) -> None:
+def test_every_column_and_image_is_that_of_the_archive(synthetic_dir: Path, prepared: Prepared, tmp_path: Path) -> None:
     data = resident.load(prepared, pictures(32), tmp_path, progress=False)
-    files = members(drawn_dir / "UTKFace.tar.gz")
+    files = members(synthetic_dir / "UTKFace.tar.gz")
     assert sorted(data.columns["key"].tolist()) == sorted(files)
     assert len(data) == 160
     assert data.content.dtype == np.uint8
@@ -97,7 +98,7 @@ def test_every_column_and_image_is_that_of_the_archive(drawn_dir: Path, prepared
     assert "non-commercial" in data.terms
 
 
-def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(drawn_dir: Path, tmp_path: Path) -> None:
+def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(synthetic_dir: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from agegender_jax import recipe\n"
         "from agegender_jax.data.dataset import open_dataset\n"
@@ -105,7 +106,7 @@ def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(drawn_dir
         "open_dataset(options, manual_dir=Path(sys.argv[1]), data_dir=Path(sys.argv[2]), progress=False)\n"
         "print(*[name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])"
     )
-    command = [sys.executable, "-c", code, str(drawn_dir), str(tmp_path)]
+    command = [sys.executable, "-c", code, str(synthetic_dir), str(tmp_path)]
     first, second = (
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)
     )
@@ -113,9 +114,9 @@ def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(drawn_dir
     assert second == []
 
 
-def test_what_was_prepared_is_found_again(drawn_dir: Path, data_dir: Path, prepared: Prepared) -> None:
+def test_what_was_prepared_is_found_again(synthetic_dir: Path, data_dir: Path, prepared: Prepared) -> None:
     before = prepared.directory.stat().st_mtime_ns
-    assert locate("utkface", manual_dir=drawn_dir, data_dir=data_dir) == prepared
+    assert locate("utkface", manual_dir=synthetic_dir, data_dir=data_dir) == prepared
     assert prepared.directory.stat().st_mtime_ns == before
     assert prepared.version == "1.1.0"
 
@@ -128,8 +129,8 @@ def test_what_tfds_build_put_into_the_data_dir_is_found(prepared: Prepared, tmp_
     assert len(found.open()) == 160
 
 
-def test_another_archive_in_the_same_place_is_prepared_anew(drawn_dir: Path, tmp_path: Path) -> None:
-    archive, files = tmp_path / "in" / "UTKFace.tar.gz", members(drawn_dir / "UTKFace.tar.gz")
+def test_another_archive_in_the_same_place_is_prepared_anew(synthetic_dir: Path, tmp_path: Path) -> None:
+    archive, files = tmp_path / "in" / "UTKFace.tar.gz", members(synthetic_dir / "UTKFace.tar.gz")
     results = []
     for names in (sorted(files)[:5], sorted(files)[5:12]):
         pack(archive, {name: files[name] for name in names})
@@ -141,8 +142,8 @@ def test_another_archive_in_the_same_place_is_prepared_anew(drawn_dir: Path, tmp
 
 
 @pytest.mark.parametrize("layout", ["UTKFace/part1", "."])
-def test_a_change_inside_an_unpacked_folder_is_seen(drawn_dir: Path, tmp_path: Path, layout: str) -> None:
-    files = members(drawn_dir / "UTKFace.tar.gz")
+def test_a_change_inside_an_unpacked_folder_is_seen(synthetic_dir: Path, tmp_path: Path, layout: str) -> None:
+    files = members(synthetic_dir / "UTKFace.tar.gz")
     names = sorted(files)
     folder = tmp_path / "in" / layout
     folder.mkdir(parents=True)
@@ -189,8 +190,8 @@ def test_no_prepared_data_is_a_sentence_with_the_directory(tmp_path: Path) -> No
             locate("utkface", manual_dir=None, data_dir=data_dir)
 
 
-def test_a_bad_image_in_the_archive_is_named_and_nothing_is_left(drawn_dir: Path, tmp_path: Path) -> None:
-    files = dict(sorted(members(drawn_dir / "UTKFace.tar.gz").items())[:4])
+def test_a_bad_image_in_the_archive_is_named_and_nothing_is_left(synthetic_dir: Path, tmp_path: Path) -> None:
+    files = dict(sorted(members(synthetic_dir / "UTKFace.tar.gz").items())[:4])
     name = list(files)[2]
     files[name] = files[name][: len(files[name]) // 2]
     pack(tmp_path / "in" / "UTKFace.tar.gz", files)
@@ -221,24 +222,24 @@ def test_damaged_prepared_data_are_a_sentence(prepared: Prepared, tmp_path: Path
 # ---------------------------------------------------------------------------------------- where nothing can be written
 
 
-@pytest.mark.parametrize("blocked", ["", "prepared", "cache", "drawn"])
-def test_a_file_where_a_folder_should_be_is_a_sentence(drawn_dir: Path, tmp_path: Path, blocked: str) -> None:
+@pytest.mark.parametrize("blocked", ["", "prepared", "cache", "synthetic"])
+def test_a_file_where_a_folder_should_be_is_a_sentence(synthetic_dir: Path, tmp_path: Path, blocked: str) -> None:
     data_dir = tmp_path / "data"
     (data_dir if blocked else tmp_path).mkdir(exist_ok=True)
     (data_dir / blocked).write_text("in the way")
-    drawn = {"drawn": 21} if blocked == "drawn" else {}
+    drawn = {"synthetic": 21} if blocked == "synthetic" else {}
     with pytest.raises(UserError, match="cannot be written"):
-        open_dataset(options(**drawn), manual_dir=None if drawn else drawn_dir, data_dir=data_dir, progress=False)
+        open_dataset(options(**drawn), manual_dir=None if drawn else synthetic_dir, data_dir=data_dir, progress=False)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
 def test_no_folder_can_be_made(
-    drawn_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: Prepared, code: int
+    synthetic_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: Prepared, code: int
 ) -> None:
     monkeypatch.setattr(Path, "mkdir", fail_with(code))
     for attempt in (
         lambda: resident.load(prepared, pictures(32), tmp_path / "cache", progress=False),
-        lambda: open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False),
+        lambda: open_dataset(options(synthetic=21), manual_dir=None, data_dir=tmp_path, progress=False),
     ):
         with pytest.raises(UserError, match=os.strerror(code)):
             attempt()
@@ -248,36 +249,36 @@ def test_no_folder_can_be_made(
 
 
 def test_who_prepares_second_takes_what_the_first_prepared(
-    drawn_dir: Path, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_dir: Path, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(name: str, manual_dir: Path, parent: Path, **_: Any) -> Path:
         shutil.copytree(prepared.directory, parent / name / "1.0.0")
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
 
     monkeypatch.setattr("tfds_builders.prepare.prepare", overtaken)
-    assert len(locate("utkface", manual_dir=drawn_dir, data_dir=tmp_path).open()) == 160
+    assert len(locate("utkface", manual_dir=synthetic_dir, data_dir=tmp_path).open()) == 160
 
 
 def test_faces_are_drawn_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, data, _ = open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False)
+    first, data, _ = open_dataset(options(synthetic=21), manual_dir=None, data_dir=tmp_path, progress=False)
     assert "Drawing 21 examples" in capsys.readouterr().err
-    archive = tmp_path / "drawn" / "utkface-21-0" / "UTKFace.tar.gz"
+    archive = tmp_path / "synthetic" / "utkface-21-0" / "UTKFace.tar.gz"
     before = archive.stat().st_mtime_ns
-    second, again, _ = open_dataset(options(drawn=21), manual_dir=None, data_dir=tmp_path, progress=False)
+    second, again, _ = open_dataset(options(synthetic=21), manual_dir=None, data_dir=tmp_path, progress=False)
     assert "Drawing" not in capsys.readouterr().err
     assert (archive.stat().st_mtime_ns, first) == (before, second)
     assert len(data) == len(again) == 21
 
 
 def test_who_draws_second_takes_what_the_first_drew(
-    drawn_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "drawn"
+    folder = tmp_path / "synthetic"
 
     def overtaken(*_: Any) -> None:
-        shutil.copytree(drawn_dir, folder)
+        shutil.copytree(synthetic_dir, folder)
 
-    monkeypatch.setitem(drawing.DRAWERS, "utkface", overtaken)
-    drawing.draw("utkface", folder, 160)
+    monkeypatch.setitem(generate.DRAWERS, "utkface", overtaken)
+    generate.generate("utkface", folder, 160)
     assert (folder / "UTKFace.tar.gz").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["drawn"]
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]

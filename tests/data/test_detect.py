@@ -9,10 +9,10 @@ from PIL import Image
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data import detect
-from agegender_jax.data.decode import decode_image
+from agegender_jax.data.decode_image import decode_image
 from agegender_jax.data.detect import Detection, NoDetector, detection_of, faces
-from agegender_jax.data.synthetic import draw_face
 from agegender_jax.errors import UserError
+from agegender_jax.synthetic.faces import draw_face
 from tfds_builders.archive import DataError
 from tfds_builders.faces import Box, crop_largest
 

@@ -12,7 +12,7 @@ from agegender_jax.data.partition import class_names, contradictions, split_data
 from agegender_jax.errors import Refused, UserError
 from agegender_jax.models.model import build_heads
 from agegender_jax.splits import PARTS
-from agegender_jax.train.measurement import constant_figures, goodness
+from agegender_jax.train.measurement import baseline_metrics, selection_score
 
 
 def columns(n: int, **known: Any) -> dict[str, np.ndarray]:
@@ -90,8 +90,8 @@ def test_the_ways_out_are_recipes_that_pass(way: int) -> None:
     flags = re.findall(r"\(((?:--config\S+ ?)+)\)", str(caught.value))[way].split()
     made = recipe(stratify="class")
     made.heads.update({"gender": {"weight": 0.0}, "age_group": {"weight": 0.0}, "age": {"weight": 0.0}})
-    made.heads.joint.weight = 1.0
-    made.evaluate.select = "joint/accuracy"
+    made.heads.class_name.weight = 1.0
+    made.evaluate.select = "class_name/accuracy"
     for flag in flags:
         key, value = flag.removeprefix("--config.").split("=")
         *path, last = key.split(".")
@@ -102,8 +102,8 @@ def test_the_ways_out_are_recipes_that_pass(way: int) -> None:
     recipes.check(made)
     heads = build_heads(made)
     assert len(heads) == 2
-    assert "joint" not in heads
-    assert goodness(made.evaluate.select, constant_figures(heads)) >= 0
+    assert "class_name" not in heads
+    assert selection_score(made.evaluate.select, baseline_metrics(heads)) >= 0
     split_dataset(speakers(3, 9), made)
 
 

@@ -16,17 +16,17 @@ import pytest
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data import resident
-from agegender_jax.data.decode import decode_image
-from agegender_jax.data.inputs import Pictures
+from agegender_jax.data.decode_image import decode_image
+from agegender_jax.data.preprocess import ImagePreprocessor
 from agegender_jax.data.source import COLUMNS, Prepared, Source, locate
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import make_mesh, replicated
 
 
-def pictures(size: int) -> Pictures:
+def pictures(size: int) -> ImagePreprocessor:
     recipe = recipes.base()
     recipe.dataset.image_size = size
-    return Pictures(recipe)
+    return ImagePreprocessor(recipe)
 
 
 def test_the_cache_is_read_and_not_decoded_again(
@@ -88,9 +88,9 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.fixture(scope="module")
-def sound_cache(drawn_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sound_cache(synthetic_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    resident.load(locate("utkface", manual_dir=drawn_dir, data_dir=data_dir), pictures(16), folder, progress=False)
+    resident.load(locate("utkface", manual_dir=synthetic_dir, data_dir=data_dir), pictures(16), folder, progress=False)
     return folder
 
 
@@ -161,7 +161,7 @@ def test_decoding_that_ends_midway_leaves_nothing(
 def test_a_dataset_lies_whole_on_every_device(prepared: Prepared, sound_cache: Path) -> None:
     data = resident.load(prepared, pictures(16), sound_cache, progress=False)
     mesh = make_mesh()
-    placed = resident.ResidentFeed(data, mesh, {"age": data.columns["age"]}, None).data
+    placed = resident.ResidentLoader(data, mesh, {"age": data.columns["age"]}, None).data
     assert placed["content"].sharding == replicated(mesh)
     assert placed["content"].dtype == np.uint8
     assert len(placed["content"].addressable_shards) == jax.device_count() == 8

@@ -17,16 +17,16 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.data import resident, stream
 from agegender_jax.data.dataset import open_dataset
-from agegender_jax.data.decode import decode_image
-from agegender_jax.data.examples import Examples
-from agegender_jax.data.feed import Feed, make_feed
-from agegender_jax.data.inputs import Pictures
-from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.decode_image import decode_image
+from agegender_jax.data.decode_pool import DecodePool
+from agegender_jax.data.examples import Dataset
+from agegender_jax.data.loader import DeviceLoader, make_loader
+from agegender_jax.data.preprocess import ImagePreprocessor
+from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.data.source import COLUMNS, Prepared, Source, locate
-from agegender_jax.data.synthetic_voices import SPEAKER_PATTERN, write_voices
-from agegender_jax.data.workers import Workers
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, replicated
+from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 
 SIZE, BATCH, STEPS = 32, 8, 3  # pixels, examples in a batch, batches in a dispatch
 ROWS = np.arange(5, 70)  # to train on
@@ -40,14 +40,14 @@ def sized(size: int = SIZE, **compute: Any) -> ConfigDict:
 
 
 @pytest.fixture
-def streamed(prepared: Prepared, data_dir: Path) -> Examples:
-    return stream.load(prepared, Pictures(sized()), data_dir / "cache", progress=False)
+def streamed(prepared: Prepared, data_dir: Path) -> Dataset:
+    return stream.load(prepared, ImagePreprocessor(sized()), data_dir / "cache", progress=False)
 
 
 @pytest.fixture(scope="module")
-def pixels(drawn_dir: Path) -> dict[str, np.ndarray]:
+def pixels(synthetic_dir: Path) -> dict[str, np.ndarray]:
     """Every file of the archive by name, decoded: read with the standard library alone."""
-    with tarfile.open(drawn_dir / "UTKFace.tar.gz") as tar:
+    with tarfile.open(synthetic_dir / "UTKFace.tar.gz") as tar:
         files = {Path(i.name).name: file.read() for i in tar if (file := tar.extractfile(i)) is not None}
     return {name: decode_image(content, SIZE) for name, content in files.items()}
 
@@ -57,14 +57,14 @@ def mesh_of(devices: int, model: int = 1) -> Mesh:
     return jax.make_mesh(shape, ("data", "model"), axis_types=types, devices=jax.devices()[:devices])
 
 
-def training(examples: Examples, mesh: Mesh, last: int = 100) -> Feed:
+def training(examples: Dataset, mesh: Mesh, last: int = 100) -> DeviceLoader:
     labels = {"age": examples.columns["age"]}
-    return make_feed(examples, mesh, labels, BatchOrder(ROWS, BATCH, seed=3), last)
+    return make_loader(examples, mesh, labels, BatchSampler(ROWS, BATCH, seed=3), last)
 
 
 def different(dispatch: int) -> int:
     """How many different examples a dispatch has: where an epoch ends in it, one may come twice."""
-    return len(np.unique(BatchOrder(ROWS, BATCH, seed=3).batches(dispatch * STEPS, STEPS)))
+    return len(np.unique(BatchSampler(ROWS, BATCH, seed=3).batches(dispatch * STEPS, STEPS)))
 
 
 class Read:
@@ -94,20 +94,20 @@ class Read:
 def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The places of what is decoded from now on."""
     found: list[int] = []
-    decode = Workers.decode
+    decode = DecodePool.decode
 
-    def noted(workers: Workers, read: Any, places: np.ndarray, *rest: Any) -> None:
+    def noted(workers: DecodePool, read: Any, places: np.ndarray, *rest: Any) -> None:
         found.extend(places.tolist())
         decode(workers, read, places, *rest)
 
-    monkeypatch.setattr(Workers, "decode", noted)
+    monkeypatch.setattr(DecodePool, "decode", noted)
     return found
 
 
 # ---------------------------------------------------------------------------------------- content and columns
 
 
-def test_content_is_decoded_as_it_is_asked_for(streamed: Examples, pixels: dict[str, np.ndarray]) -> None:
+def test_content_is_decoded_as_it_is_asked_for(streamed: Dataset, pixels: dict[str, np.ndarray]) -> None:
     everything = np.stack([pixels[key] for key in streamed.columns["key"].tolist()])
     assert len(streamed) == len(everything) == 160
     shuffled = np.random.default_rng(0).permutation(160)
@@ -120,7 +120,7 @@ def test_content_is_decoded_as_it_is_asked_for(streamed: Examples, pixels: dict[
         np.testing.assert_array_equal(found, everything[rows])
 
 
-def test_what_is_asked_for_twice_is_decoded_once(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_for_twice_is_decoded_once(streamed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Read(monkeypatch, streamed.columns["key"])
     found = streamed.content[np.array([4, 2, 4, 4])]
     keys = streamed.columns["key"]
@@ -129,8 +129,8 @@ def test_what_is_asked_for_twice_is_decoded_once(streamed: Examples, monkeypatch
     assert (found[0] != found[1]).any()
 
 
-def test_columns_are_those_of_the_resident_dataset(prepared: Prepared, streamed: Examples, tmp_path: Path) -> None:
-    other = resident.load(prepared, Pictures(sized()), tmp_path, progress=False)
+def test_columns_are_those_of_the_resident_dataset(prepared: Prepared, streamed: Dataset, tmp_path: Path) -> None:
+    other = resident.load(prepared, ImagePreprocessor(sized()), tmp_path, progress=False)
     for name in COLUMNS:
         np.testing.assert_array_equal(streamed.columns[name], other.columns[name])
         assert streamed.columns[name].dtype == other.columns[name].dtype
@@ -155,7 +155,7 @@ def test_recordings_are_streamed_too(tmp_path: Path) -> None:
 def test_a_damaged_record_is_a_sentence(prepared: Prepared, tmp_path: Path) -> None:
     folder = shutil.copytree(prepared.directory, tmp_path / "utkface" / "1.1.0")
     copied = locate("utkface", manual_dir=None, data_dir=tmp_path)
-    examples = stream.load(copied, Pictures(sized()), tmp_path / "cache", progress=False)
+    examples = stream.load(copied, ImagePreprocessor(sized()), tmp_path / "cache", progress=False)
     record = next(folder.glob("*.array_record*"))
     content = bytearray(record.read_bytes())
     content[len(content) // 3 : len(content) // 3 + 5000] = bytes(5000)
@@ -168,10 +168,10 @@ def test_a_damaged_record_is_a_sentence(prepared: Prepared, tmp_path: Path) -> N
 def test_columns_are_read_once_without_decoding(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Workers, "decode", lambda *_: pytest.fail("an example was decoded"))
-    first = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    monkeypatch.setattr(DecodePool, "decode", lambda *_: pytest.fail("an example was decoded"))
+    first = stream.load(prepared, ImagePreprocessor(sized()), tmp_path, progress=False)
     monkeypatch.setattr(Source, "__getitem__", lambda *_: pytest.fail("an example was read"))
-    second = stream.load(prepared, Pictures(sized(48)), tmp_path, progress=False)  # of any size
+    second = stream.load(prepared, ImagePreprocessor(sized(48)), tmp_path, progress=False)  # of any size
     np.testing.assert_array_equal(first.columns["sha256"], second.columns["sha256"])
     (cache,) = tmp_path.iterdir()
     assert sum(path.stat().st_size for path in cache.iterdir()) < 100_000
@@ -179,31 +179,33 @@ def test_columns_are_read_once_without_decoding(
 
 @pytest.mark.parametrize("damaged", ["columns.npz", "meta.json"])
 def test_damaged_columns_are_read_again(prepared: Prepared, tmp_path: Path, warnings: list[str], damaged: str) -> None:
-    first = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    first = stream.load(prepared, ImagePreprocessor(sized()), tmp_path, progress=False)
     (cache,) = tmp_path.iterdir()
     os.truncate(cache / damaged, 50)
-    again = stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    again = stream.load(prepared, ImagePreprocessor(sized()), tmp_path, progress=False)
     assert len(warnings) == 1
     assert "damaged" in warnings[0]
     assert again.sha256 == first.sha256
-    stream.load(prepared, Pictures(sized()), tmp_path, progress=False)
+    stream.load(prepared, ImagePreprocessor(sized()), tmp_path, progress=False)
     assert len(warnings) == 1
 
 
 def test_open_dataset_decodes_nothing_where_it_is_to_stream(
-    drawn_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = count_decoded(monkeypatch)
-    _, examples, _ = open_dataset(sized(33, feed="stream"), manual_dir=drawn_dir, data_dir=data_dir, progress=False)
-    assert isinstance(examples.content, stream.Stored)
+    _, examples, _ = open_dataset(
+        sized(33, loader="stream"), manual_dir=synthetic_dir, data_dir=data_dir, progress=False
+    )
+    assert isinstance(examples.content, stream.LazyContent)
     assert examples.feed.startswith("stream")
     assert decoded == []
 
 
 def test_open_dataset_reads_no_content_before_it_is_ready(
-    drawn_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+    synthetic_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
-    options: dict[str, Any] = {"manual_dir": drawn_dir, "data_dir": tmp_path, "progress": False}
+    options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": tmp_path, "progress": False}
     decoded = count_decoded(monkeypatch)
     _, first, _ = open_dataset(sized(), **options)
     assert first.feed.startswith("resident")
@@ -231,8 +233,10 @@ def test_open_dataset_reads_no_content_before_it_is_ready(
     assert len(decoded) == 320
 
 
-def test_content_may_be_had_before_all_is_ready(drawn_dir: Path, data_dir: Path, pixels: dict[str, np.ndarray]) -> None:
-    examples = open_dataset(sized(), manual_dir=drawn_dir, data_dir=data_dir, progress=False)[1]
+def test_content_may_be_had_before_all_is_ready(
+    synthetic_dir: Path, data_dir: Path, pixels: dict[str, np.ndarray]
+) -> None:
+    examples = open_dataset(sized(), manual_dir=synthetic_dir, data_dir=data_dir, progress=False)[1]
     np.testing.assert_array_equal(examples.content[3], pixels[examples.columns["key"][3]])
 
 
@@ -241,14 +245,14 @@ def test_content_may_be_had_before_all_is_ready(drawn_dir: Path, data_dir: Path,
 
 @pytest.mark.parametrize(("devices", "model"), [(1, 1), (8, 1), (4, 2)])
 def test_batches_are_those_of_the_order(
-    streamed: Examples, pixels: dict[str, np.ndarray], devices: int, model: int
+    streamed: Dataset, pixels: dict[str, np.ndarray], devices: int, model: int
 ) -> None:
     """Over the end of an epoch, going on, jumping back, and in dispatches of another length."""
     mesh, keys = mesh_of(devices, model), streamed.columns["key"]
     source = training(streamed, mesh)
     assert set(source.data) == {"labels"}
     np.testing.assert_array_equal(source.data["labels"]["age"], streamed.columns["age"])
-    order = BatchOrder(ROWS, BATCH, seed=3)
+    order = BatchSampler(ROWS, BATCH, seed=3)
     for start, steps in [(0, 3), (3, 3), (6, 3), (9, 3), (3, 3), (6, 1), (7, 1), (99, 1), (98, 4)]:
         batches = source.batches(start, steps)
         rows = order.batches(start, steps)
@@ -262,11 +266,11 @@ def test_batches_are_those_of_the_order(
     source.close()
 
 
-def test_an_evaluation_gets_the_rows_that_it_asks_for(streamed: Examples, pixels: dict[str, np.ndarray]) -> None:
+def test_an_evaluation_gets_the_rows_that_it_asks_for(streamed: Dataset, pixels: dict[str, np.ndarray]) -> None:
     mesh, keys = mesh_of(8), streamed.columns["key"]
     rows = np.random.default_rng(1).integers(0, 160, (5, 16))
     rows[-1, 3:] = 0  # padding
-    found = list(make_feed(streamed, mesh).contents(rows))
+    found = list(make_loader(streamed, mesh).contents(rows))
     assert len(found) == 5
     for batch, wanted in zip(found, rows, strict=True):
         assert set(batch) == {"content"}
@@ -275,7 +279,7 @@ def test_an_evaluation_gets_the_rows_that_it_asks_for(streamed: Examples, pixels
 
 
 def test_each_process_decodes_what_its_devices_hold(
-    streamed: Examples, pixels: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    streamed: Dataset, pixels: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second half of the devices are taken for another process's."""
     mesh = mesh_of(8)
@@ -303,7 +307,7 @@ def test_each_process_decodes_what_its_devices_hold(
         np.testing.assert_array_equal(piece, np.array(wanted))
 
 
-def test_what_is_decoded_ahead_is_bounded(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_decoded_ahead_is_bounded(streamed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Read(monkeypatch, streamed.columns["key"])
     source = training(streamed, mesh_of(8))
     for dispatch in range(2):
@@ -314,7 +318,7 @@ def test_what_is_decoded_ahead_is_bounded(streamed: Examples, monkeypatch: pytes
     source.close()
 
 
-def test_nothing_is_decoded_after_the_last_step(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decoded_after_the_last_step(streamed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Read(monkeypatch, streamed.columns["key"])
     source = training(streamed, mesh_of(8), last=2 * STEPS)
     source.batches(0, STEPS)
@@ -323,8 +327,8 @@ def test_nothing_is_decoded_after_the_last_step(streamed: Examples, monkeypatch:
     assert read.after(expected) == expected
 
 
-def test_a_damaged_example_is_a_sentence_that_names_it(streamed: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = str(streamed.columns["key"][BatchOrder(ROWS, BATCH, seed=3).batches(4, 1)[0, 5]])
+def test_a_damaged_example_is_a_sentence_that_names_it(streamed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = str(streamed.columns["key"][BatchSampler(ROWS, BATCH, seed=3).batches(4, 1)[0, 5]])
     Read(monkeypatch, streamed.columns["key"], bad)
     source = training(streamed, mesh_of(8))
     source.batches(0, STEPS)
@@ -332,9 +336,9 @@ def test_a_damaged_example_is_a_sentence_that_names_it(streamed: Examples, monke
         source.batches(STEPS, STEPS)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=bad):
-        list(make_feed(streamed, mesh_of(8)).contents(np.arange(160).reshape(10, 16)))
+        list(make_loader(streamed, mesh_of(8)).contents(np.arange(160).reshape(10, 16)))
 
 
-def test_labels_lie_on_every_device(streamed: Examples) -> None:
+def test_labels_lie_on_every_device(streamed: Dataset) -> None:
     mesh = mesh_of(8)
     assert training(streamed, mesh).data["labels"]["age"].sharding.is_equivalent_to(replicated(mesh), 1)

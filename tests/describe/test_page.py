@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agegender_jax.describe import page, sections, sheet
+from agegender_jax.describe import contact_sheet, page, sections
 from agegender_jax.describe.plots import plot
 from agegender_jax.errors import UserError
 
@@ -69,7 +69,7 @@ def voices(columns: Make, contents: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def text(voices: Any) -> str:
-    return page.page(voices, sections.describe(voices), sheet.make_sheet(voices, "nearest", 6))
+    return page.page(voices, sections.describe(voices), contact_sheet.make_sheet(voices, "nearest", 6))
 
 
 def test_the_page_is_well_formed_and_needs_nothing_but_itself(text: str) -> None:
@@ -106,7 +106,7 @@ def test_examples_have_pictures_players_and_captions(text: str) -> None:
 
 
 def test_the_same_data_give_the_same_bytes(voices: Any, text: str) -> None:
-    assert page.page(voices, sections.describe(voices), sheet.make_sheet(voices, "nearest", 6)) == text
+    assert page.page(voices, sections.describe(voices), contact_sheet.make_sheet(voices, "nearest", 6)) == text
 
 
 @pytest.mark.parametrize("subjects", [np.arange(300) // 4, np.sqrt(np.arange(300) * 40).astype(int)])
@@ -123,20 +123,20 @@ def test_plots_of_faces_with_folds(columns: Make, contents: Callable[..., Any], 
 def test_examples_are_spread_over_the_labels_whatever_the_order(columns: Make) -> None:
     ages, genders = [1] * 95 + [30, 31, 70, 71, 50], [0, 1] * 50
     made = columns(100, age=ages, gender=genders)
-    rows = sheet.choose(made, "nearest", 8)
+    rows = contact_sheet.choose(made, "nearest", 8)
     assert len(rows) == len(set(rows)) == 8
     assert {ages[row] for row in rows} >= {1, 30, 31, 70, 71, 50}
     turned = {name: column[::-1] for name, column in made.items()}
-    chosen = sheet.choose(turned, "nearest", 8)
+    chosen = contact_sheet.choose(turned, "nearest", 8)
     assert turned["key"][chosen].tolist() == made["key"][rows].tolist()
-    assert len(sheet.choose(columns(3), "nearest", 8)) == 3
+    assert len(contact_sheet.choose(columns(3), "nearest", 8)) == 3
 
 
 def test_a_damaged_or_large_recording_has_no_player_or_picture(columns: Make, contents: Callable[..., Any]) -> None:
     made = contents(columns(2), "audio")
     made.source[0]["content"] = b"RIFF" + bytes(2_000_000)
     made.source[1]["content"] = b"RIFFnothing"
-    large, damaged = sheet.make_sheet(made, "nearest")
+    large, damaged = contact_sheet.make_sheet(made, "nearest")
     assert (large.picture, large.sound, damaged.picture) == ("", "", "")
     assert base64.b64decode(damaged.sound.partition(",")[2]) == b"RIFFnothing"
 
@@ -147,12 +147,12 @@ def test_a_damaged_or_large_recording_has_no_player_or_picture(columns: Make, co
 def test_players_are_told_what_they_play(start: bytes, kind: str, columns: Make, contents: Callable[..., Any]) -> None:
     made = contents(columns(1), "audio")
     made.source[0]["content"] = start
-    assert sheet.make_sheet(made, "nearest")[0].sound.startswith(f"data:audio/{kind};base64,")
+    assert contact_sheet.make_sheet(made, "nearest")[0].sound.startswith(f"data:audio/{kind};base64,")
 
 
 def test_captions(columns: Make) -> None:
     made = columns(3, age=[26, np.nan, np.nan], age_low=[26, 25, np.nan], age_high=[26, 32, np.nan], gender=[0, 2, -1])
-    assert [sheet.caption(made, row) for row in range(3)] == [
+    assert [contact_sheet.caption(made, row) for row in range(3)] == [
         *("male, 26 years", "undefined gender, 25-32 years", "unknown gender, age unknown"),
     ]
 

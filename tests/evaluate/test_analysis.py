@@ -54,7 +54,7 @@ def drawn(n: int, seed: int = 0, **options: float) -> Predictions:
         labels=labels,
         distributions={name: distributions[name].astype(np.float32) for name in heads},
         heads=heads,
-        facts={"run": "drawn"},
+        metadata={"run": "synthetic"},
     )
 
 

@@ -28,8 +28,8 @@ def some_arrays() -> dict[str, np.ndarray]:
     seen = np.stack([gender * 3, age / 10, age / 20], -1) + random.normal(size=(COUNT, 3))
     group = AGE_GROUPS["nearest"].assign(age)
     gender[::9], age[::7], group[::5] = -1, np.nan, -1
-    facts = {
-        "run": "small", "evaluated_step": 7, "dataset": "utkface", "config": "", "drawn": True, "protocol": "paper",
+    metadata = {
+        "run": "small", "evaluated_step": 7, "dataset": "utkface", "config": "", "synthetic": True, "protocol": "paper",
         "leaky": True, "split_sha256": "ab" * 32, "age_groups": "nearest", "class_names": [],
         "recipe": json.loads(recipes.to_json(recipes.base())),
     }  # fmt: skip
@@ -41,7 +41,7 @@ def some_arrays() -> dict[str, np.ndarray]:
         "label_gender": gender.astype(np.int32),
         "label_age_group": group,
         "label_age": age.astype(np.float32),
-        "facts": np.array(json.dumps(facts)),
+        "metadata": np.array(json.dumps(metadata)),
     }
 
 
@@ -77,7 +77,7 @@ def test_figures_are_scikit_learn_s(tmp_path: Path, capsys: pytest.CaptureFixtur
         np.abs(np.median(years[learnt]) - years[rows]).mean(), rel=1e-5
     )
     assert (result["train_examples"], result["test_examples"]) == (COUNT // 2, COUNT // 4)
-    assert (result["protocol"], result["drawn"], result["heads_left_out"]) == ("paper", True, [])
+    assert (result["protocol"], result["synthetic"], result["heads_left_out"]) == ("paper", True, [])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6  # one a fit
     assert lines[0].startswith(f"svm for gender, from {(train & (arrays['label_gender'] >= 0)).sum()} examples of 6")
@@ -143,7 +143,7 @@ def changed(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[dict[st
 
 
 def with_facts(**values: Any) -> Callable[[dict[str, np.ndarray]], None]:
-    return changed("facts", lambda text: json.dumps(json.loads(str(text)) | values))
+    return changed("metadata", lambda text: json.dumps(json.loads(str(text)) | values))
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def with_facts(**values: Any) -> Callable[[dict[str, np.ndarray]], None]:
         (changed("label_gender", lambda label: label.astype(np.float32)), "label_gender is something else"),
         (changed("label_age", lambda label: label[1:]), "label_age is not a label a row"),
         (changed("label_age", lambda label: label / 0), "label_age is not made of numbers"),
-        (changed("facts", lambda text: "[]"), "facts are no JSON object"),
-        (changed("facts", lambda text: "{"), "Expecting"),
-        (with_facts(drawn="no"), "facts hold no drawn"),
+        (changed("metadata", lambda text: "[]"), "metadata are no JSON object"),
+        (changed("metadata", lambda text: "{"), "Expecting"),
+        (with_facts(synthetic="no"), "metadata hold no drawn"),
         (with_facts(recipe={"heads": {"age": {"loss": "l1", "none": 1}}}), "none"),
         (with_facts(recipe={"age_groups": "ten", "heads": {"age": {"loss": "l1"}}}), "age_groups='ten'"),
     ],

@@ -11,14 +11,14 @@ from scipy.stats import binomtest
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.comparison import Side, compare, load, text
+from agegender_jax.evaluate.comparison import ComparedRun, compare, load, text
 from agegender_jax.evaluate.predictions import NAME, Predictions, write_predictions
 from agegender_jax.models.model import build_heads
 
 N = 300
 
 
-def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **facts: Any) -> Predictions:
+def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **metadata: Any) -> Predictions:
     """What a run says of the same people: gender right so often, and ages that are off by so much."""
     recipe = recipes.base()
     recipe.heads.age_group.weight = 0.0
@@ -39,10 +39,10 @@ def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **fact
         labels={"gender": gender, "age": age},
         distributions={"gender": np.eye(2, dtype=np.float32)[said], "age": np.eye(101, dtype=np.float32)[years]},
         heads=heads,
-        facts={
+        metadata={
             "run": name,
             "dataset": "utkface",
-            "drawn": True,
+            "synthetic": True,
             "protocol": "disjoint",
             "leaky": False,
             "age_groups": "nearest",
@@ -51,7 +51,7 @@ def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **fact
             "flip_averaged": False,
             "class_names": [],
             "recipe": json.loads(recipes.to_json(recipe)),
-            **facts,
+            **metadata,
         },
     )
 
@@ -72,9 +72,14 @@ def study(directory: Path, runs: list[Predictions]) -> Path:
 
 def test_a_difference_is_found_and_what_is_equal_is_not() -> None:
     first, second = run("a", 0.7, 5), run("b", 0.9, 5)
-    found = compare(Side("a", [first]), Side("b", [second]))
+    found = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
     assert (found["runs"], found["repeats"], found["n"], found["clusters"]) == (["a", "b"], [1, 1], N, N)
-    assert (found["part"], found["dataset"], found["protocol"], found["drawn"]) == ("test", "utkface", "disjoint", True)
+    assert (found["part"], found["dataset"], found["protocol"], found["synthetic"]) == (
+        "test",
+        "utkface",
+        "disjoint",
+        True,
+    )
     gender = found["figures"]["gender/accuracy"]
     one, other = first.figures()["gender/accuracy"], second.figures()["gender/accuracy"]
     assert (gender["first"], gender["second"], gender["value"]) == pytest.approx((one, other, other - one))
@@ -91,7 +96,7 @@ def test_a_difference_is_found_and_what_is_equal_is_not() -> None:
 
 def test_mcnemars_test_stands_beside_shares_of_right_answers() -> None:
     first, second = run("a", 0.7), run("b", 0.8)
-    found = compare(Side("a", [first]), Side("b", [second]))
+    found = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
     gender = found["figures"]["gender/accuracy"]
     assert {name for name, each in found["figures"].items() if "p_mcnemar" in each} == {"gender/accuracy", "age/cs5"}
     right = [each.distributions["gender"].argmax(-1) == each.labels["gender"] for each in (first, second)]
@@ -106,7 +111,7 @@ def test_a_pair_of_identical_files_is_one_example_to_mcnemar() -> None:
     first, second = run("a", 0.7), run("b", 0.8)
     cluster = np.concatenate([[1], np.arange(1, N)])
     sides = [dataclasses.replace(each, columns={**each.columns, "cluster": cluster}) for each in (first, second)]
-    result = compare(*(Side(each.facts["run"], [each]) for each in sides))
+    result = compare(*(ComparedRun(each.metadata["run"], [each]) for each in sides))
     gender = result["figures"]["gender/accuracy"]
     right = [(each.distributions["gender"].argmax(-1) == each.labels["gender"]) for each in (first, second)]
     alone = np.arange(N) != 1  # row 0 is the first of the pair
@@ -131,7 +136,7 @@ def test_examples_of_one_subject_are_not_independent() -> None:
 
     def accuracy(cluster: np.ndarray) -> dict[str, Any]:
         runs = [dataclasses.replace(each, columns={**each.columns, "cluster": cluster}) for each in sides]
-        return compare(*(Side(run.facts["run"], [run]) for run in runs))["figures"]["gender/accuracy"]
+        return compare(*(ComparedRun(run.metadata["run"], [run]) for run in runs))["figures"]["gender/accuracy"]
 
     alone, together = accuracy(np.arange(N)), accuracy(block)
     assert alone["p"] < 1e-8
@@ -142,7 +147,7 @@ def test_examples_of_one_subject_are_not_independent() -> None:
 
 
 def test_a_run_does_not_differ_from_itself() -> None:
-    side = Side("a", [run("a")])
+    side = ComparedRun("a", [run("a")])
     found = compare(side, side)
     assert {each["p_holm"] for each in found["figures"].values()} == {1.0}
     assert {each["value"] for each in found["figures"].values()} == {0.0}
@@ -159,24 +164,24 @@ def test_the_order_of_rows_is_nothing(tmp_path: Path) -> None:
 def test_other_examples_are_refused() -> None:
     first, second = run("a"), run("b").rows(np.arange(10, N))
     with pytest.raises(UserError, match=r"a and b are not measured on the same examples \(300 and 290, 290 of them"):
-        compare(Side("a", [first]), Side("b", [second]))
+        compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
 
 
 def test_other_labels_are_refused() -> None:
     first, second = run("a"), run("b")
     other = dataclasses.replace(second, labels={**second.labels, "age": second.labels["age"] + 1})
     with pytest.raises(UserError, match="a and b label the same examples in two ways, by age; compare"):
-        compare(Side("a", [first]), Side("b", [other]))
+        compare(ComparedRun("a", [first]), ComparedRun("b", [other]))
 
 
 def test_only_what_both_say_is_compared() -> None:
     first, second = run("a"), run("b")
     age = dataclasses.replace(second, heads={"age": second.heads["age"]})
     gender = dataclasses.replace(first, heads={"gender": first.heads["gender"]})
-    found = compare(Side("a", [first]), Side("b", [age]))
+    found = compare(ComparedRun("a", [first]), ComparedRun("b", [age]))
     assert {name.split("/")[0] for name in found["figures"]} == {"age"}
     with pytest.raises(UserError, match="a says gender and b age: there is nothing to compare"):
-        compare(Side("a", [gender]), Side("b", [age]))
+        compare(ComparedRun("a", [gender]), ComparedRun("b", [age]))
 
 
 def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
@@ -184,13 +189,13 @@ def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
     runs = [run("a", right, seed=seed) for seed, right in enumerate(rights)]
     side = load(study(tmp_path / "study", runs), "test")
     assert (side.name, len(side.repeats)) == ("study", 3)
-    other = Side("b", [run("b", 0.75)])
+    other = ComparedRun("b", [run("b", 0.75)])
     found = compare(side, other)
     assert found["repeats"] == [3, 1]
     gender = found["figures"]["gender/accuracy"]
     assert gender["first"] == pytest.approx(np.mean([each.figures()["gender/accuracy"] for each in runs]))
     assert "p_mcnemar" not in gender
-    same = compare(Side("study", [runs[1]] * 3), other)["figures"]["gender/accuracy"]
+    same = compare(ComparedRun("study", [runs[1]] * 3), other)["figures"]["gender/accuracy"]
     assert gender["high"] - gender["low"] > 4 * (same["high"] - same["low"])
     assert "study the mean of 3 repeats" in text(found)
     alone = "b is a single training, whose own spread over seeds is not known and not in the interval: p is too small."
@@ -203,7 +208,7 @@ def test_folds_are_one_test(tmp_path: Path) -> None:
     folds = [whole.rows(np.arange(N) % 3 == fold) for fold in range(3)]
     side = load(study(tmp_path / "folds", folds), "test")
     assert len(side.repeats) == 1
-    found = compare(side, Side("a", [whole]))
+    found = compare(side, ComparedRun("a", [whole]))
     assert found["n"] == N
     assert {each["value"] for each in found["figures"].values()} == {0.0}
 
@@ -231,7 +236,7 @@ def test_what_does_not_vary_has_neither_interval_nor_p() -> None:
     first = run("a", error=0.0)
     years = np.roll(first.distributions["age"], 1, axis=-1)
     second = dataclasses.replace(first, distributions={**first.distributions, "age": years})
-    found = compare(Side("a", [first]), Side("b", [second]))
+    found = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
     bias = found["figures"]["age/bias"]
     assert bias["value"] == pytest.approx(1)
     assert all(np.isnan(bias[name]) for name in ("low", "high", "p", "p_holm"))
@@ -241,7 +246,7 @@ def test_what_does_not_vary_has_neither_interval_nor_p() -> None:
 
 
 def test_text_names_all_that_matters() -> None:
-    said = text(compare(Side("plain", [run("a", 0.7)]), Side("weighted", [run("b", 0.95)])))
+    said = text(compare(ComparedRun("plain", [run("a", 0.7)]), ComparedRun("weighted", [run("b", 0.95)])))
     lines = said.splitlines()
     assert lines[0].startswith("utkface (drawn: ")
     assert lines[0].endswith("protocol disjoint, part test: 300 examples")

@@ -12,10 +12,10 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
-from agegender_jax.data.examples import Examples
-from agegender_jax.data.feed import Feed, make_feed
-from agegender_jax.data.inputs import Pictures
-from agegender_jax.evaluate.evaluator import Evaluator, answers, constant_answers, figures
+from agegender_jax.data.examples import Dataset
+from agegender_jax.data.loader import DeviceLoader, make_loader
+from agegender_jax.data.preprocess import ImagePreprocessor
+from agegender_jax.evaluate.evaluator import Evaluator, answers, baseline_predictions, figures
 from agegender_jax.mesh import replicated
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_heads, split_model
@@ -48,12 +48,12 @@ def mesh_of(devices: int, model: int = 1) -> Mesh:
     return jax.make_mesh(shape, names, axis_types=types, devices=jax.devices()[:devices])
 
 
-def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, Feed]:
+def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, DeviceLoader]:
     heads = build_heads(recipe)
     graphdef, params, stats = split_model(Linear(heads))
     state = jax.device_put((params, stats), replicated(mesh))
-    feed = make_feed(Examples(IMAGES, {}, terms=""), mesh)
-    return Evaluator(graphdef, heads, recipe, Pictures(recipe), mesh), state, feed
+    feed = make_loader(Dataset(IMAGES, {}, terms=""), mesh)
+    return Evaluator(graphdef, heads, recipe, ImagePreprocessor(recipe), mesh), state, feed
 
 
 def by_numpy(recipe: ConfigDict, state: Any, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -101,7 +101,7 @@ def test_padding_decodes_no_other_example(small_recipe: ConfigDict) -> None:
     mesh = mesh_of(8)
     evaluator, state, _ = make(small_recipe, mesh)
     content, rows = Asked(), np.arange(50, 69)
-    found = evaluator.distributions(state, make_feed(Examples(content, {}, terms=""), mesh), rows)
+    found = evaluator.distributions(state, make_loader(Dataset(content, {}, terms=""), mesh), rows)
     assert content.rows == set(rows.tolist())
     np.testing.assert_allclose(found["age"], by_numpy(small_recipe, state, IMAGES[rows])["age"], rtol=2e-4, atol=1e-6)
 
@@ -172,7 +172,7 @@ def test_constants_are_those_of_the_training_labels(small_recipe: ConfigDict) ->
         "age_group": np.array([4, 4, 4, 0], np.int32),
         "age": np.array([20, 30, 70, np.nan], np.float32),
     }
-    names, said = constant_answers(heads, train, 5)
+    names, said = baseline_predictions(heads, train, 5)
     assert names == {"gender": "always female", "age_group": "always 25-32", "age": "always 30 years"}
     assert said["gender"]["class"].tolist() == [1] * 5
     assert said["age_group"]["class"].tolist() == [4] * 5

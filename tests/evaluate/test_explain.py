@@ -17,15 +17,15 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.synthetic import draw_face
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate import explain
+from agegender_jax.evaluate.evaluate_run import open_run
 from agegender_jax.evaluate.explain import MAX_COUNT, SIDE, answer_text, export, saliency_sheet
-from agegender_jax.evaluate.measure import open_run
 from agegender_jax.evaluate.saliency import Explained, Explainer
 from agegender_jax.models.attention import VARIANTS, Variant
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
+from agegender_jax.synthetic.faces import draw_face
 from tfds_builders.faces import crop_largest
 
 
@@ -54,8 +54,8 @@ def moved(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same run where its data are not to be found."""
     folder = tmp_path_factory.mktemp("moved") / "run"
     shutil.copytree(finished.workdir, folder)
-    facts = Run.load(folder).facts()
-    Run.load(folder).write("run.json", {**facts, "manual_dir": "/nowhere", "data_dir": "/nowhere"})
+    metadata = Run.load(folder).metadata()
+    Run.load(folder).write("run.json", {**metadata, "manual_dir": "/nowhere", "data_dir": "/nowhere"})
     return Run.load(folder)
 
 

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.features import FACTS, read_features, write_features
-from agegender_jax.evaluate.measure import Opened, evaluated_model, open_run
+from agegender_jax.evaluate.evaluate_run import Opened, evaluated_model, open_run
+from agegender_jax.evaluate.features import METADATA, read_features, write_features
 from agegender_jax.run import Run
 
 
@@ -36,7 +36,9 @@ def test_embeddings_are_what_the_heads_see(finished: Any, file: Path) -> None:
     (params, stats), graphdef = evaluated_model(run, 76)
     opened = open_run(run, progress=False)
     found = read_features(file)
-    model = jax.jit(lambda content: nnx.merge(graphdef, params, stats)(opened.inputs.plain(content, np.array(False))))
+    model = jax.jit(
+        lambda content: nnx.merge(graphdef, params, stats)(opened.inputs.eval_transform(content, np.array(False)))
+    )
     logits = model(opened.data.content[:50])
     for name in ("gender", "age"):
         layer = params["heads"][name]
@@ -67,18 +69,20 @@ def test_keys_parts_and_labels_are_the_run_s(finished: Any, file: Path) -> None:
 
 
 def test_facts_say_what_the_embeddings_are_of(finished: Any, file: Path) -> None:
-    facts = read_features(file).facts
-    assert facts.keys() == FACTS.keys()
-    assert (facts["run"], facts["evaluated_step"], facts["drawn"]) == ("finished", 76, False)
-    assert (facts["protocol"], facts["leaky"]) == ("disjoint", False)
-    assert facts["split_sha256"] == finished.summary["split_sha256"]
-    assert not any(path in json.dumps(facts) for path in ("/home/me", str(finished.manual_dir), str(finished.workdir)))
+    metadata = read_features(file).metadata
+    assert metadata.keys() == METADATA.keys()
+    assert (metadata["run"], metadata["evaluated_step"], metadata["synthetic"]) == ("finished", 76, False)
+    assert (metadata["protocol"], metadata["leaky"]) == ("disjoint", False)
+    assert metadata["split_sha256"] == finished.summary["split_sha256"]
+    assert not any(
+        path in json.dumps(metadata) for path in ("/home/me", str(finished.manual_dir), str(finished.workdir))
+    )
 
 
 def test_a_part_alone_is_those_rows_of_the_whole(finished: Any, file: Path, tmp_path: Path) -> None:
-    facts, shape = write_features(Run.load(finished.workdir), tmp_path / "test.npz", split="test", progress=False)
+    metadata, shape = write_features(Run.load(finished.workdir), tmp_path / "test.npz", split="test", progress=False)
     whole, part = read_features(file), read_features(tmp_path / "test.npz")
-    assert facts == whole.facts
+    assert metadata == whole.metadata
     assert shape == part.embedding.shape
     rows = whole.part == "test"
     np.testing.assert_array_equal(part.key, whole.key[rows])
@@ -101,8 +105,8 @@ def test_nothing_is_overwritten_and_bad_names_are_refused_first(finished: Any, t
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_features_are_of_the_run_s_own_data(finished: Any, drawn_dir: Path, tmp_path: Path) -> None:
+def test_features_are_of_the_run_s_own_data(finished: Any, synthetic_dir: Path, tmp_path: Path) -> None:
     run = Run.load(finished.workdir)
     with pytest.raises(UserError, match=r"are not the files of .*finished, and features are of a run's own split"):
-        write_features(run, tmp_path / "new.npz", manual_dir=drawn_dir, progress=False)
+        write_features(run, tmp_path / "new.npz", manual_dir=synthetic_dir, progress=False)
     assert not list(tmp_path.iterdir())

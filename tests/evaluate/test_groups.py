@@ -5,7 +5,7 @@ import pytest
 
 from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, attributes, group_rows, groups, worst_and_gap
 from agegender_jax.evaluate.predictions import Thing
-from agegender_jax.evaluate.uncertainty import Resamples
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap
 from agegender_jax.labels import GENDERS, RACES
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
@@ -73,7 +73,7 @@ def years() -> tuple[Thing, dict[str, np.ndarray]]:
 
 def test_every_group_has_its_counts_and_figures(years: tuple[Thing, dict[str, np.ndarray]]) -> None:
     thing, columns = years
-    rows = group_rows(thing, groups(columns, np.arange(90)), Resamples(columns["cluster"]))
+    rows = group_rows(thing, groups(columns, np.arange(90)), ClusterBootstrap(columns["cluster"]))
     assert [(row["gender"], row["race"], row["age_band"], row["n"], row["clusters"]) for row in rows] == [
         ("male", None, None, 40, 20),
         ("female", None, None, 40, 20),
@@ -93,7 +93,7 @@ def test_every_group_has_its_counts_and_figures(years: tuple[Thing, dict[str, np
 
 def test_the_worst_group_and_the_gap(years: tuple[Thing, dict[str, np.ndarray]]) -> None:
     thing, columns = years
-    worst, gap = worst_and_gap(thing, groups(columns, np.arange(90)), Resamples(columns["cluster"]))
+    worst, gap = worst_and_gap(thing, groups(columns, np.arange(90)), ClusterBootstrap(columns["cluster"]))
     assert set(worst) == set(gap) == {"gender", "race"}  # of one age band, and of one crossing with 30, there is no gap
     assert (worst["gender"]["gender"], worst["gender"]["figure"], worst["gender"]["n"]) == ("female", "mae", 40)
     assert worst["gender"]["value"] == 4
@@ -110,7 +110,7 @@ def test_a_small_group_is_never_the_worst() -> None:
     thing = Thing(ClassHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
     columns = _columns([0] * len(right), [0] * 30 + [1] * 30 + [2] * (LEAST - 1), [NAN] * len(right))
     rows = np.arange(len(right))
-    worst, gap = worst_and_gap(thing, groups(columns, rows), Resamples(rows))
+    worst, gap = worst_and_gap(thing, groups(columns, rows), ClusterBootstrap(rows))
     assert worst["race"]["value"] == 1.0
     assert gap["race"]["groups"] == 2
 
@@ -122,7 +122,7 @@ def test_many_examples_of_few_people_are_never_the_worst() -> None:
     columns = _columns([0] * 120, [0] * 30 + [1] * 30 + [2] * 60, [NAN] * 120)
     for people, worst_value in ((LEAST_CLUSTERS - 1, 1.0), (LEAST_CLUSTERS, 0.0)):
         cluster = np.concatenate([np.arange(60), 60 + np.arange(60) % people])
-        worst, gap = worst_and_gap(thing, groups(columns, np.arange(120)), Resamples(cluster))
+        worst, gap = worst_and_gap(thing, groups(columns, np.arange(120)), ClusterBootstrap(cluster))
         assert worst["race"]["value"] == worst_value
         assert gap["race"]["groups"] == (2 if worst_value else 3)
 
@@ -131,6 +131,6 @@ def test_one_class_has_no_means_over_classes() -> None:
     label = np.array([0, 0, 0, 1], np.int32)
     thing = Thing(ClassHead(("a", "b")), {"class": np.array([0, 1, 0, 1], np.int32)}, label)
     columns = _columns([0, 0, 1, 1], [-1] * 4, [NAN] * 4)
-    men, women = group_rows(thing, groups(columns, np.arange(4)), Resamples(np.arange(4)))
+    men, women = group_rows(thing, groups(columns, np.arange(4)), ClusterBootstrap(np.arange(4)))
     assert {"accuracy"} == men.keys() - {"gender", "race", "age_band", "n", "clusters"}
     assert {"accuracy", "balanced_accuracy", "f1"} < women.keys()

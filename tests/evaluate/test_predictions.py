@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.measure import measure
-from agegender_jax.evaluate.predictions import COLUMNS, FACTS, NAME, read_predictions, write_predictions
+from agegender_jax.evaluate.evaluate_run import evaluate_runs
+from agegender_jax.evaluate.predictions import COLUMNS, METADATA, NAME, read_predictions, write_predictions
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 from agegender_jax.run import Run
 
@@ -29,9 +29,9 @@ def test_a_run_keeps_what_its_figures_are_of(finished: Any) -> None:
         assert set(own.key.tolist()) == set(split["parts"][part])
         assert own.figures() == finished.summary[part]
     assert len(found) == len(split["parts"]["validation"]) + len(split["parts"]["test"])
-    assert found.facts["split_sha256"] == split["sha256"]
-    assert found.facts["run"] == finished.workdir.name
-    assert found.facts["drawn"] is finished.summary["drawn"]
+    assert found.metadata["split_sha256"] == split["sha256"]
+    assert found.metadata["run"] == finished.workdir.name
+    assert found.metadata["synthetic"] is finished.summary["synthetic"]
     names = [Path(key).name.split("_") for key in found.key.tolist()]
     np.testing.assert_array_equal(found.columns["age"], [float(name[0]) for name in names])
     np.testing.assert_array_equal(found.columns["gender"], [int(name[1]) for name in names])
@@ -53,8 +53,8 @@ def test_what_is_written_is_read(finished: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.key, found.key[[5, 2]])
     for name, values in found.distributions.items():
         np.testing.assert_array_equal(again.distributions[name], values[[5, 2]])
-    assert again.facts == found.facts
-    assert set(again.facts) == set(FACTS)
+    assert again.metadata == found.metadata
+    assert set(again.metadata) == set(METADATA)
     assert [path.name for path in tmp_path.iterdir()] == ["again.npz"]
 
 
@@ -63,7 +63,7 @@ def _without(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 
 def _facts(arrays: dict[str, np.ndarray], **changes: Any) -> dict[str, np.ndarray]:
-    return arrays | {"facts": np.array(json.dumps(json.loads(str(arrays["facts"])) | changes))}
+    return arrays | {"metadata": np.array(json.dumps(json.loads(str(arrays["metadata"])) | changes))}
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def _facts(arrays: dict[str, np.ndarray], **changes: Any) -> dict[str, np.ndarra
         (lambda a: a | {"distribution_gender": a["distribution_gender"] * np.nan}, "is not finite everywhere"),
         (lambda a: a | {"distribution_gender": a["distribution_age"]}, "is of other classes"),
         (lambda a: a | {"column_age": a["column_age"].astype(np.float64)}, "column_age is of another kind"),
-        (lambda a: a | {"facts": np.array("[]")}, "facts are no JSON object"),
-        (lambda a: _facts(a, drawn="yes"), "facts hold no drawn"),
+        (lambda a: a | {"metadata": np.array("[]")}, "metadata are no JSON object"),
+        (lambda a: _facts(a, synthetic="yes"), "metadata hold no drawn"),
         (lambda a: _facts(a, recipe={"train": 3}), "holds no predictions of this version"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_run_of_an_earlier_version_gets_its_predictions_when_it_is_measured(fi
     directory = shutil.copytree(finished.workdir, tmp_path / "finished")
     kept = arrays_of(finished)
     (directory / NAME).unlink()
-    measure(Run.load(directory), progress=False)
+    evaluate_runs(Run.load(directory), progress=False)
     with np.load(directory / NAME) as file:
         assert set(file.files) == set(kept)
         for name, values in kept.items():

@@ -51,7 +51,7 @@ def test_the_report_says_what_was_measured_on_what() -> None:
     summary = {
         "run": "first",
         "dataset": "utkface",
-        "drawn": True,
+        "synthetic": True,
         "flip_averaged": True,
         "protocol": "disjoint",
         "age_groups": "nearest",
@@ -71,5 +71,5 @@ def test_the_report_says_what_was_measured_on_what() -> None:
     assert "2.50 GB" in text
     assert "1234 images/s" in text
     assert "images/s" not in report(summary | {"images_per_second": None})
-    assert "drawn: " not in report(summary | {"drawn": False})
+    assert "drawn: " not in report(summary | {"synthetic": False})
     assert "not flip-averaged" in report(summary | {"flip_averaged": False})

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from scipy.stats import spearmanr
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.measure import open_run
+from agegender_jax.evaluate.evaluate_run import open_run
 from agegender_jax.evaluate.predictions import NAME, read_predictions
 from agegender_jax.evaluate.saliency import CAMS, Explainer, class_activation, logits_apart, score, things
 from agegender_jax.labels import AGE_GROUPS
@@ -45,7 +45,7 @@ def test_every_backbone_has_maps(name: str, small_recipe: ConfigDict) -> None:
         return x
 
     model = nnx.eval_shape(lambda: build_model(small_recipe, heads))
-    with layers.at_last_map(keep):
+    with layers.intercept_features(keep):
         nnx.eval_shape(lambda model, x: model(x), model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
     edges = {
         "small_cnn": [4],
@@ -60,7 +60,7 @@ def test_every_backbone_has_maps(name: str, small_recipe: ConfigDict) -> None:
 
 def test_nothing_is_added_where_no_map_is_asked_for() -> None:
     x = jnp.ones(3)
-    assert layers.last_map(x) is x
+    assert layers.tap_features(x) is x
     with pytest.raises(UserError, match="has no map to show; pass its last convolutional map"):
         class_activation(lambda x: x.mean((1, 2)), jnp.ones((1, 4, 4, 3)), lambda logits: logits[:, 0])
 

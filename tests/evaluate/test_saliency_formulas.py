@@ -46,7 +46,7 @@ class Small(nnx.Module):
         self.dense = waves(36, 2, phase=3.0) / 3
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = layers.max_pool(layers.last_map(nnx.relu(self.conv(x))))
+        x = layers.max_pool(layers.tap_features(nnx.relu(self.conv(x))))
         return x.reshape(len(x), -1) @ self.dense
 
 

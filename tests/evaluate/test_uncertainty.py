@@ -12,15 +12,15 @@ from agegender_jax.evaluate import uncertainty
 from agegender_jax.evaluate.predictions import Predictions, Thing
 from agegender_jax.evaluate.uncertainty import (
     FEW,
+    ClusterBootstrap,
     Interval,
-    Resamples,
     difference,
     draw,
-    figures_of,
     holm,
     interval,
     intervals,
     mcnemar,
+    metrics_of,
     of_predictions,
     spread,
 )
@@ -31,7 +31,7 @@ from benchmarks.coverage import CASES, binary, covered, years
 
 def _found(thing: Thing, cluster: np.ndarray, draws: int = 1000) -> dict[str, Interval]:
     rows = np.arange(len(cluster))
-    return intervals(figures_of(thing, rows), Resamples(cluster, draws=draws), rows)
+    return intervals(metrics_of(thing, rows), ClusterBootstrap(cluster, draws=draws), rows)
 
 
 def test_an_interval_of_independent_examples_is_scipys() -> None:
@@ -53,23 +53,23 @@ def test_a_draw_is_the_figure_of_the_clusters_examples_repeated() -> None:
     thing = Thing(ClassHead(tuple("abcd"), ordered=True), {"class": said}, label)
     rows = np.arange(5, 55)
     cluster = rng.integers(0, 12, 60)
-    resamples = Resamples(cluster, draws=300, seed=4)
-    drawn = draw(figures_of(thing, rows), resamples, rows)
+    resamples = ClusterBootstrap(cluster, draws=300, seed=4)
+    drawn = draw(metrics_of(thing, rows), resamples, rows)
     (first, *_), number = list(resamples.weights(rows)), 17
     times = first[number].astype(int)
     for of in np.unique(cluster[rows]):
         assert len(set(times[cluster[rows] == of])) == 1  # a cluster comes whole
-    again = figures_of(thing, np.repeat(rows, times))(None)
+    again = metrics_of(thing, np.repeat(rows, times))(None)
     assert {name: values[number] for name, values in drawn.items()} == pytest.approx(again)
     assert {len(values) for values in drawn.values()} == {300}
-    assert sum(block.sum() for block in Resamples(np.arange(7), draws=9).weights(np.arange(7))) == 63
+    assert sum(block.sum() for block in ClusterBootstrap(np.arange(7), draws=9).weights(np.arange(7))) == 63
 
 
 def test_draws_that_are_not_kept_are_drawn_again_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, rows = np.arange(60) // 3, np.arange(10, 50)
-    kept = np.concatenate(list(Resamples(cluster, draws=40, seed=4).weights(rows)))
+    kept = np.concatenate(list(ClusterBootstrap(cluster, draws=40, seed=4).weights(rows)))
     monkeypatch.setattr(uncertainty, "_BYTES", 8 * len(rows) * 7)  # seven draws at once
-    again = Resamples(cluster, draws=40, seed=4)
+    again = ClusterBootstrap(cluster, draws=40, seed=4)
     blocks = list(again.weights(rows))
     assert [len(block) for block in blocks] == [7] * 5 + [5]
     np.testing.assert_array_equal(np.concatenate(blocks), kept)
@@ -81,7 +81,7 @@ def test_memory_is_bounded_whatever_the_size() -> None:
     errors = np.random.default_rng(0).laplace(0, 5, 300_000)
     tracemalloc.start()
     try:
-        resamples = Resamples(np.arange(len(errors)), draws=30)
+        resamples = ClusterBootstrap(np.arange(len(errors)), draws=30)
         resamples._kept = None  # as of 1,000 draws
         for weights in resamples.weights(np.arange(len(errors))):
             assert weights.nbytes <= 64 * 2**20
@@ -94,7 +94,9 @@ def test_memory_is_bounded_whatever_the_size() -> None:
 def test_seeds_give_the_same_intervals() -> None:
     thing = years(np.random.default_rng(0).normal(size=50))
     rows, cluster = np.arange(50), np.arange(50)
-    found = [intervals(figures_of(thing, rows), Resamples(cluster, seed=seed), rows)["mae"] for seed in (1, 1, 2)]
+    found = [
+        intervals(metrics_of(thing, rows), ClusterBootstrap(cluster, seed=seed), rows)["mae"] for seed in (1, 1, 2)
+    ]
     assert found[0] == found[1] != found[2]
 
 
@@ -165,10 +167,10 @@ def test_a_routed_runs_figures_have_intervals_by_the_summarys_names() -> None:
 def test_a_routed_systems_draw_is_the_figure_of_the_clusters_examples_repeated() -> None:
     predictions = _routed(60)
     thing, rows = predictions.by_head()["routed"], np.arange(60)
-    resamples = Resamples(predictions.columns["cluster"], draws=20, seed=1)
-    drawn = draw(figures_of(thing, rows), resamples, rows)
+    resamples = ClusterBootstrap(predictions.columns["cluster"], draws=20, seed=1)
+    drawn = draw(metrics_of(thing, rows), resamples, rows)
     times = next(resamples.weights(rows))[13].astype(int)
-    again = figures_of(thing, np.repeat(rows, times))(None)
+    again = metrics_of(thing, np.repeat(rows, times))(None)
     assert {name: values[13] for name, values in drawn.items()} == pytest.approx(again)
 
 
@@ -240,8 +242,8 @@ def test_a_difference_of_two_runs_is_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     first = np.abs(rng.normal(5, 2, 300))
     second = np.abs(first + rng.normal(-0.2, 1.5, 300))
-    rows, resamples = np.arange(300), Resamples(np.arange(300), draws=4000)
-    drawn = [draw(figures_of(years(errors), rows), resamples, rows)["mae"] for errors in (first, second)]
+    rows, resamples = np.arange(300), ClusterBootstrap(np.arange(300), draws=4000)
+    drawn = [draw(metrics_of(years(errors), rows), resamples, rows)["mae"] for errors in (first, second)]
     found = difference([first.mean()], [second.mean()], drawn[1] - drawn[0], 300)
     expected = stats.ttest_rel(second, first)
     low, high = expected.confidence_interval()

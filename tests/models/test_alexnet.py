@@ -10,7 +10,7 @@ from flax import nnx
 
 from agegender_jax.models.alexnet import AlexNet, published_init
 from agegender_jax.models.backbones import feature_map_shape
-from agegender_jax.models.tops import Dense
+from agegender_jax.models.pooling import MLPPool
 
 
 def _count(model: nnx.Module) -> int:
@@ -24,7 +24,7 @@ def trunk() -> AlexNet:
 
 @pytest.mark.parametrize(("outputs", "total"), [(1000, 61_100_840), (10, 57_044_810)])
 def test_parameters_count_what_torchvision_counts(trunk: AlexNet, outputs: int, total: int) -> None:
-    top = nnx.eval_shape(lambda: Dense((6, 6, 256), 6, rngs=nnx.Rngs(0)))
+    top = nnx.eval_shape(lambda: MLPPool((6, 6, 256), 6, rngs=nnx.Rngs(0)))
     assert _count(trunk) + _count(top) + top.embedding_size * outputs + outputs == total
 
 
@@ -43,7 +43,7 @@ def test_bfloat16_is_of_the_arithmetic_alone() -> None:
 
 def test_published_initialisation() -> None:
     """Krizhevsky et al. (2012, section 5): deviation 0.01; biases of 1 in the 2nd, 4th and 5th and the dense layers."""
-    dense = partial(Dense, kernel_init=published_init, bias_init=nnx.initializers.ones)
+    dense = partial(MLPPool, kernel_init=published_init, bias_init=nnx.initializers.ones)
 
     def drawn() -> tuple[list, list]:
         convs = AlexNet(init="published", rngs=nnx.Rngs(0)).convs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agegender_jax.models import tops
+from agegender_jax.models import pooling
 from agegender_jax.models.attention import (
     VARIANTS,
     AttentionEnsemble,
@@ -136,8 +136,8 @@ def test_the_ensemble_sets_two_embeddings_side_by_side() -> None:
     def make() -> AttentionEnsemble:
         rngs = nnx.Rngs(params=0)
         return AttentionEnsemble(
-            tops.Backbone(ResidualAttention("small", rngs=rngs), tops.Average(256)),
-            tops.Backbone(ResNet(18, rngs=rngs), tops.Average(512)),
+            pooling.Backbone(ResidualAttention("small", rngs=rngs), pooling.AveragePool(256)),
+            pooling.Backbone(ResNet(18, rngs=rngs), pooling.AveragePool(512)),
         )
 
     backbone = nnx.eval_shape(make)

@@ -18,9 +18,9 @@ from agegender_jax.models.heads import (
     GENDERS_AND_UNDEFINED,
     AgeGroupHead,
     AgeYearsHead,
+    ClassNameHead,
     GenderHead,
     Head,
-    JointClassHead,
     expectation,
     median,
     mode,
@@ -103,7 +103,7 @@ def test_columns_are_each_heads_own_label() -> None:
     assert GenderHead().column(examples).tolist() == [1, UNKNOWN, UNKNOWN]
     assert GenderHead(names=GENDERS_AND_UNDEFINED).column(examples).tolist() == [1, UNKNOWN, 2]
     assert _group_head().column(examples).tolist() == [4, UNKNOWN, 1]  # 25-32, 4-6
-    assert JointClassHead(("a", "b")).column(examples).tolist() == [1, UNKNOWN, 0]
+    assert ClassNameHead(("a", "b")).column(examples).tolist() == [1, UNKNOWN, 0]
     np.testing.assert_array_equal(AgeYearsHead().column(examples), examples["age"])
 
 

@@ -174,14 +174,14 @@ def test_max_pool_with_padding_is_pytorchs(backend: str) -> None:
 
 @pytest.mark.parametrize(("height", "width", "size"), AVERAGED)
 def test_average_to_is_pytorchs(height: int, width: int, size: int) -> None:
-    got = jax.jit(lambda x: layers.average_to(x, size))(_wave(1, height, width, 1))
+    got = jax.jit(lambda x: layers.adaptive_average_pool(x, size))(_wave(1, height, width, 1))
     assert got.shape == (1, size, size, 1)
     np.testing.assert_allclose(got[:, :3].ravel(), AVERAGED[height, width, size], atol=2e-5)
 
 
 def test_average_to_leaves_a_smaller_map_as_it_is() -> None:
     x = _wave(1, 2, 3, 2)
-    np.testing.assert_array_equal(layers.average_to(x, 3), x)
+    np.testing.assert_array_equal(layers.adaptive_average_pool(x, 3), x)
 
 
 def test_a_map_smaller_than_the_window_is_one_window(backend: str) -> None:

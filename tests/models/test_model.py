@@ -108,7 +108,7 @@ def test_mistakes_in_the_recipe_are_named(small_recipe: ConfigDict) -> None:
     ("key", "value", "said"),
     [
         ("init", "published", r"model\.init='published' is not for small_cnn a, .*set it to default"),
-        ("top", "max", r"model\.top='max' is not for small_cnn"),
+        ("top", "max", r"model\.pooling='max' is not for small_cnn"),
         ("width", 0.5, r"model\.width=0\.5 is not for small_cnn; it is for: vgg11"),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from agegender_jax.models.backbones import feature_map_shape
+from agegender_jax.models.pooling import GlobalMaxPool
 from agegender_jax.models.resnet import Block, ResNet
-from agegender_jax.models.tops import GlobalMax
 
 
 def _count(model: nnx.Module) -> int:
@@ -39,7 +39,7 @@ def test_resnet50_counts_what_is_published_with_each_head() -> None:
     assert base == 23_508_032
     assert base + 2048 * 1000 + 1000 == 25_557_032
     assert base + 2048 * 10 + 10 == 23_528_522
-    top = nnx.eval_shape(lambda: GlobalMax(2048, rngs=nnx.Rngs(0)))
+    top = nnx.eval_shape(lambda: GlobalMaxPool(2048, rngs=nnx.Rngs(0)))
     assert base + _count(top) + 2048 * 39 + 39 == 23_592_039  # the voice paper's head
     assert _count(_abstract(50, "v1")) == base  # only strides differ
 

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluator import answers, constant_answers, figures
+from agegender_jax.evaluate.evaluator import answers, baseline_predictions, figures
 from agegender_jax.labels import UNKNOWN, AgeGroups
 from agegender_jax.models import small_cnn, vgg
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, Head
@@ -268,7 +268,7 @@ def test_a_recipes_model_learns_from_its_own_gender_and_is_measured(monkeypatch:
     measured = figures(heads, answers(heads, distributions), labels)
     assert recipe.evaluate.select in measured
     assert measured["routed/n"] == measured["n"] == 4
-    names, constant = constant_answers(heads, labels, 4)
+    names, constant = baseline_predictions(heads, labels, 4)
     assert names == {"routed": "always male, always 60-64"}
     assert figures(heads, constant, labels)["routed/true_accuracy"] == 0.5
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from agegender_jax.models.backbones import feature_map_shape
-from agegender_jax.models.tops import Dense, GlobalMax
+from agegender_jax.models.pooling import GlobalMaxPool, MLPPool
 from agegender_jax.models.vgg import VGG
 
 
@@ -25,7 +25,7 @@ def _abstract(depth: int, **options: object) -> VGG:
     [(11, 1000, 132_863_336), (11, 10, 128_807_306), (16, 1000, 138_357_544), (16, 10, 134_301_514)],
 )
 def test_parameters_count_what_is_published(depth: int, outputs: int, total: int) -> None:
-    top = nnx.eval_shape(lambda: Dense((7, 7, 512), 7, rngs=nnx.Rngs(0)))
+    top = nnx.eval_shape(lambda: MLPPool((7, 7, 512), 7, rngs=nnx.Rngs(0)))
     assert _count(_abstract(depth)) + _count(top) + top.embedding_size * outputs + outputs == total
 
 
@@ -33,7 +33,7 @@ def test_the_voice_paper_trains_14_735_719() -> None:
     """Mansour & Abu-Naser (2022): the convolutions, a normalisation of 512 channels, 512 * 39 + 39 of the softmax."""
     base = _count(_abstract(16))
     assert base == 14_714_688
-    top = nnx.eval_shape(lambda: GlobalMax(512, rngs=nnx.Rngs(0)))
+    top = nnx.eval_shape(lambda: GlobalMaxPool(512, rngs=nnx.Rngs(0)))
     assert base + _count(top) + 512 * 39 + 39 == 14_735_719
 
 

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.evaluate.evaluator import constant_answers, figures
+from agegender_jax.evaluate.evaluator import baseline_predictions, figures
 from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, portable, write_predictions
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.model import build_heads
@@ -64,16 +64,16 @@ def _make(
         "age": _blurred(age.astype(int), 101, rng, 5.0),
     }
     said["gender"][first] = np.eye(2, dtype=np.float32)[1 - gender[first]]  # nothing is surer, and it is wrong
-    if "joint" in heads:
-        said["joint"] = _blurred(labels["joint"], len(CLASSES), rng, 3.0)
+    if "class_name" in heads:
+        said["class_name"] = _blurred(labels["class_name"], len(CLASSES), rng, 3.0)
     if "routed" in heads:
         nets = (_blurred(groups, 8, rng, 2.5) for _ in range(2))
         said["routed"] = np.concatenate([said["gender"], *nets], -1)
     if recipe.heads.age.loss == "l1":
         said["age"] = (age + rng.normal(0, 6, count)).astype(np.float32)[:, None]
     own = {name: said[name][rows] for name in built}
-    facts = {
-        **{"run": directory.name, "dataset": "utkface", "drawn": False, "protocol": "disjoint", "leaky": False},
+    metadata = {
+        **{"run": directory.name, "dataset": "utkface", "synthetic": False, "protocol": "disjoint", "leaky": False},
         **{"age_groups": "nearest", "split_sha256": split.sha256, "evaluated_step": 40, "flip_averaged": False},
         **{"class_names": list(CLASSES), "recipe": portable(recipe)},
     }
@@ -84,10 +84,10 @@ def _make(
         {name: labels[name][rows] for name in built},
         own,
         built,
-        facts,
+        metadata,
     )
     train = {name: label[split.train] for name, label in labels.items()}
-    names, constant = constant_answers(built, train, len(split.test))
+    names, constant = baseline_predictions(built, train, len(split.test))
     test = {name: label[split.test] for name, label in labels.items()}
     environment = {
         "versions": {"jax": "0.10.2"},
@@ -95,8 +95,8 @@ def _make(
     }
     subjects = {"known": 0, "in_several_parts": 0, "unidentified_examples": count}
     summary = {
-        **{name: facts[name] for name in ("run", "dataset", "drawn", "protocol", "leaky", "age_groups")},
-        **{name: facts[name] for name in ("split_sha256", "flip_averaged", "evaluated_step")},
+        **{name: metadata[name] for name in ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups")},
+        **{name: metadata[name] for name in ("split_sha256", "flip_averaged", "evaluated_step")},
         **{"train_examples": len(split.train), "subjects": subjects, "data_sha256": "d" * 64},
         **{"test": predictions.of("test").figures(), "validation": predictions.of("validation").figures()},
         **{"constant": figures(built, constant, test), "constant_names": names, "parameters": 12345, "steps": 40},

@@ -148,7 +148,7 @@ def _written(run: Run) -> _Page:
 
 
 def test_a_run_of_a_datasets_own_classes(made: Callable[..., Run], tmp_path: Path) -> None:
-    page = _written(made(tmp_path / "joint", heads=("joint",)))
+    page = _written(made(tmp_path / "class_name", heads=("class_name",)))
     assert "This run says no ages that can be counted." in page.words
     assert page.words.count("female_31") > 2  # a row and a column of the confusion, and mistakes
     assert "always female_" in page.words
@@ -210,7 +210,7 @@ def test_the_number_of_draws_is_told(content: dict[str, Any]) -> None:
 
 
 def test_drawn_and_leaky_are_said_before_anything_else(content: dict[str, Any]) -> None:
-    drawn = render(content | {"drawn": True})
+    drawn = render(content | {"synthetic": True})
     assert DISCLAIMER in drawn[: drawn.index("<h2")]
     assert "Terms: none" not in drawn[: drawn.index("<h2")]  # it holds no pictures
     leaky = render(content | {"leaky": True, "protocol": "paper"})

@@ -17,7 +17,7 @@ from PIL import Image
 pytest.importorskip("tensorflow_datasets")
 import tensorflow_datasets as tfds
 
-from agegender_jax.data.synthetic_adience import write_adience
+from agegender_jax.synthetic.adience import write_adience
 from tfds_builders.adience import adience_dataset_builder, fold_files
 from tfds_builders.adience.adience_dataset_builder import CONFIGS, find_source, make_example
 from tfds_builders.adience.fold_files import FILES, Row

@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow", reason="TFDS writes on Beam with tensorflow in
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from agegender_jax.data.synthetic_adience import write_adience
+from agegender_jax.synthetic.adience import write_adience
 from tfds_builders import generation
 from tfds_builders.adience.adience_dataset_builder import Builder, Config
 from tfds_builders.archive import DataError

@@ -16,23 +16,12 @@ import tensorflow_datasets as tfds
 from agegender_jax import recipe as recipes
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.source import locate
-from agegender_jax.data.synthetic import draw_face
 from agegender_jax.errors import UserError
+from agegender_jax.synthetic.faces import draw_face
 from tfds_builders import faces
 from tfds_builders.adience.fold_files import COLUMNS, FILES
 from tfds_builders.archive import DataError
-from tfds_builders.faces import (
-    MARGIN,
-    MAX_EDGE,
-    NO_FACE,
-    Box,
-    Losses,
-    crop,
-    crop_largest,
-    cropper,
-    find_faces,
-    upright,
-)
+from tfds_builders.faces import MARGIN, MAX_EDGE, NO_FACE, Box, Losses, crop, crop_largest, cropper, find_faces, upright
 from tfds_builders.prepare import prepare
 
 TIME = "20170116174525125"

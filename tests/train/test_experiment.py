@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
 from agegender_jax.run import Run
-from agegender_jax.train.experiment import set_up
+from agegender_jax.train.experiment import build_setup
 
 
 def contents(manual_dir: Path) -> dict[str, str]:
@@ -48,20 +48,20 @@ def test_files_with_conflicting_labels_are_learnt_from_alone(finished: Any) -> N
 
 
 def test_facts_count_what_the_archive_holds(finished: Any) -> None:
-    facts = Run.load(finished.workdir).facts()
+    metadata = Run.load(finished.workdir).metadata()
     digests = contents(finished.manual_dir)
     groups: dict[str, int] = defaultdict(int)
     for digest in digests.values():
         groups[digest] += 1
     several = [count for count in groups.values() if count > 1]
-    assert facts["identical_files"]["groups"] == len(several)
-    assert facts["identical_files"]["files"] == sum(several)
-    assert facts["identical_files"]["conflicting_files"] == len(conflicting_files(digests))
-    assert facts["manual_dir"] == str(finished.manual_dir)
-    assert "non-commercial" in facts["terms"]
-    assert facts["hardware"]["devices"] == 8
-    assert facts["hardware"]["backend"] == "cpu"
-    assert {"python", "jax", "flax", "numpy"} <= facts["versions"].keys()
+    assert metadata["identical_files"]["groups"] == len(several)
+    assert metadata["identical_files"]["files"] == sum(several)
+    assert metadata["identical_files"]["conflicting_files"] == len(conflicting_files(digests))
+    assert metadata["manual_dir"] == str(finished.manual_dir)
+    assert "non-commercial" in metadata["terms"]
+    assert metadata["hardware"]["devices"] == 8
+    assert metadata["hardware"]["backend"] == "cpu"
+    assert {"python", "jax", "flax", "numpy"} <= metadata["versions"].keys()
 
 
 def test_what_the_run_has_seen_is_kept_by_content(finished: Any) -> None:
@@ -84,7 +84,7 @@ def test_the_paper_s_protocol_says_that_it_leaks(small_recipe: ConfigDict, finis
     small_recipe.split.protocol = "paper"
     for seed in range(20):  # some seed puts one of the few identical pairs on both sides
         small_recipe.split.seed = seed
-        experiment = set_up(
+        experiment = build_setup(
             small_recipe, manual_dir=finished.manual_dir, data_dir=finished.data_dir, run=None, progress=False
         )
         subjects = [
@@ -100,10 +100,10 @@ def test_the_paper_s_protocol_says_that_it_leaks(small_recipe: ConfigDict, finis
 
 
 def test_drawn_faces_are_said_to_be_drawn(small_recipe: ConfigDict, data_dir: Path) -> None:
-    small_recipe.dataset.drawn = 60
+    small_recipe.dataset.synthetic = 60
     small_recipe.age_groups = "five_year"
     small_recipe.split.update(folds=3, fold=2)
-    experiment = set_up(small_recipe, manual_dir=None, data_dir=data_dir, run=None, progress=False)
+    experiment = build_setup(small_recipe, manual_dir=None, data_dir=data_dir, run=None, progress=False)
     text = experiment.describe()
     assert "60 pictures (drawn: proves the pipeline and says nothing about people)" in text
     assert "terms" not in text
@@ -112,26 +112,26 @@ def test_drawn_faces_are_said_to_be_drawn(small_recipe: ConfigDict, data_dir: Pa
 
 
 def test_a_split_is_read_back_and_never_drawn_anew(
-    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path
+    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    first = set_up(small_recipe, manual_dir=drawn_dir, data_dir=data_dir, run=run, progress=False)
+    first = build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, run=run, progress=False)
     first.begin(run)
     files = {path: path.read_bytes() for path in run.directory.iterdir()}
     other = small_recipe.copy_and_resolve_references()
     other.split.seed = 7  # not asked: the saved split is there
-    again = set_up(other, manual_dir=drawn_dir, data_dir=data_dir, run=run, progress=False)
+    again = build_setup(other, manual_dir=synthetic_dir, data_dir=data_dir, run=run, progress=False)
     again.begin(run)
     assert again.split.sha256 == first.split.sha256
     assert {path: path.read_bytes() for path in run.directory.iterdir()} == files
-    fresh = set_up(other, manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
+    fresh = build_setup(other, manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
     assert fresh.split.sha256 != first.split.sha256
 
 
 def test_other_data_than_the_run_began_with_are_refused(
-    small_recipe: ConfigDict, drawn_dir: Path, finished: Any, data_dir: Path, tmp_path: Path
+    small_recipe: ConfigDict, synthetic_dir: Path, finished: Any, data_dir: Path, tmp_path: Path
 ) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    set_up(small_recipe, manual_dir=drawn_dir, data_dir=data_dir, run=run, progress=False).begin(run)
+    build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, run=run, progress=False).begin(run)
     with pytest.raises(UserError, match="split is of another dataset"):
-        set_up(small_recipe, manual_dir=finished.manual_dir, data_dir=data_dir, run=run, progress=False)
+        build_setup(small_recipe, manual_dir=finished.manual_dir, data_dir=data_dir, run=run, progress=False)

@@ -20,17 +20,17 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.data import stream
-from agegender_jax.data.feed import make_feed
-from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.loader import make_loader
+from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.data.source import Source
 from agegender_jax.errors import Preempted, UserError
+from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.features import read_features, write_features
-from agegender_jax.evaluate.measure import measure
 from agegender_jax.mesh import replicated
 from agegender_jax.models.model import model_structure
 from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, Variant
 from agegender_jax.run import Run
-from agegender_jax.train.experiment import set_up
+from agegender_jax.train.experiment import build_setup
 from agegender_jax.train.loop import train
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.state import initial_state
@@ -56,7 +56,7 @@ def make_recipe(feed: str) -> ConfigDict:
     recipe.augment.update(flip=True, shift=0.1, brightness=0.1, contrast=0.1, erase=0.2)
     recipe.train.update(batch_size=16, epochs=3.5, steps_per_dispatch=4, ema_decay=0.9)
     recipe.evaluate.update(batch_size=32, every_epochs=1.2, flip=True)
-    recipe.compute.feed = feed
+    recipe.compute.loader = feed
     return recipe
 
 
@@ -72,12 +72,12 @@ class Two:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, drawn_dir: Path, data_dir: Path) -> Two:
+def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir: Path) -> Two:
     folder, said = tmp_path_factory.mktemp("runs"), io.StringIO()
-    options: dict[str, Any] = {"manual_dir": drawn_dir, "data_dir": data_dir, "progress": False}
+    options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir, "progress": False}
     train(make_recipe("resident"), folder / "resident", **options)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
-        batches, asked = stream.StreamedFeed.batches, 0
+        batches, asked = stream.StreamingLoader.batches, 0
 
         def counted(self: Any, step: int, steps: int) -> Any:
             nonlocal asked
@@ -86,7 +86,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, drawn_dir: Path, data_dir: Pat
                 os.kill(os.getpid(), signal.SIGTERM)
             return batches(self, step, steps)
 
-        patch.setattr(stream.StreamedFeed, "batches", counted)
+        patch.setattr(stream.StreamingLoader, "batches", counted)
         with pytest.raises(Preempted):
             train(make_recipe("stream"), folder / "streamed", **options)
     stopped_at = saved(folder / "streamed")[0]
@@ -132,19 +132,19 @@ def test_a_streamed_run_is_measured_from_a_stream(two: Two, tmp_path: Path, monk
     resident_run, run = Run.load(two.resident), Run.load(two.streamed)
     write_features(resident_run, tmp_path / "resident.npz", progress=False)
     monkeypatch.setattr("agegender_jax.data.resident.load", lambda *_, **__: pytest.fail("all is decoded"))
-    assert measure(run, progress=False)["test"] == two.streamed_summary["test"]
+    assert evaluate_runs(run, progress=False)["test"] == two.streamed_summary["test"]
     write_features(run, tmp_path / "streamed.npz", progress=False)
     mine, its = (read_features(tmp_path / f"{name}.npz") for name in ("streamed", "resident"))
     np.testing.assert_array_equal(mine.embedding, its.embedding)
     np.testing.assert_array_equal(mine.key, its.key)
 
 
-def test_one_device_finds_the_same_bits_in_both_feeds(drawn_dir: Path, data_dir: Path) -> None:
+def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_dir: Path) -> None:
     mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
     ended = []
     for feed in ("resident", "stream"):
         recipe = make_recipe(feed)
-        experiment = set_up(recipe, manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
+        experiment = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
         optimizer = make_optimizer(recipe.optimizer, 8, 10.0)
         graphdef, *shapes = model_structure(recipe, experiment.heads)
         # Not the model's own values: their initialisation takes longer to compile than all the rest.
@@ -154,8 +154,8 @@ def test_one_device_finds_the_same_bits_in_both_feeds(drawn_dir: Path, data_dir:
         begin = partial(initial_state, optimizer=optimizer, average=True)
         state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
         steps = jit_train_steps(graphdef, experiment.heads, optimizer, recipe, experiment.inputs, mesh)
-        order = BatchOrder(experiment.split.train, 16, recipe.seed)
-        source = make_feed(experiment.data, mesh, experiment.labels, order, 8)
+        order = BatchSampler(experiment.split.train, 16, recipe.seed)
+        source = make_loader(experiment.data, mesh, experiment.labels, order, 8)
         with jax.set_mesh(mesh):
             for step in (0, 4):
                 state, figures = steps(state, source.data, source.batches(step, 4))
@@ -167,11 +167,11 @@ def test_one_device_finds_the_same_bits_in_both_feeds(drawn_dir: Path, data_dir:
 
 
 def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
-    drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe("stream")
-    experiment = set_up(recipe, manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
-    bad = str(experiment.data.columns["key"][BatchOrder(experiment.split.train, 16, recipe.seed).batches(5, 1)[0, 3]])
+    experiment = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
+    bad = str(experiment.data.columns["key"][BatchSampler(experiment.split.train, 16, recipe.seed).batches(5, 1)[0, 3]])
 
     contents = Source.contents
 
@@ -181,15 +181,17 @@ def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
 
     monkeypatch.setattr(Source, "contents", damaged)
     with pytest.raises(UserError, match=f"{bad}: is no image that can be decoded") as caught:
-        train(recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+        train(recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_picture_that_is_decoded_first_leaves_no_trace_in_the_run(drawn_dir: Path, tmp_path: Path) -> None:
+def test_a_damaged_picture_that_is_decoded_first_leaves_no_trace_in_the_run(
+    synthetic_dir: Path, tmp_path: Path
+) -> None:
     """Once the file is mended the same command works, though its data are then others."""
     folder = tmp_path / "in" / "UTKFace"
     folder.mkdir(parents=True)
-    with tarfile.open(drawn_dir / "UTKFace.tar.gz") as tar:
+    with tarfile.open(synthetic_dir / "UTKFace.tar.gz") as tar:
         for member in tar:
             if member.isfile() and (file := tar.extractfile(member)):
                 (folder / Path(member.name).name).write_bytes(file.read())

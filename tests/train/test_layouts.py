@@ -9,12 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.feed import make_feed
-from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.loader import make_loader
+from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.model import build_model, model_structure, split_model
 from agegender_jax.sharding import bytes_per_device, total_bytes
-from agegender_jax.train.experiment import Experiment, set_up
+from agegender_jax.train.experiment import Experiment, build_setup
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.start import abstract_state
 from agegender_jax.train.state import initial_state
@@ -34,8 +34,8 @@ def recipe_with(**compute: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def experiment(drawn_dir: Path, data_dir: Path) -> Experiment:
-    return set_up(recipe_with(), manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
+def experiment(synthetic_dir: Path, data_dir: Path) -> Experiment:
+    return build_setup(recipe_with(), manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def trained(experiment: Experiment, begin: Any, **compute: Any) -> tuple[np.ndar
     optimizer = make_optimizer(recipe.optimizer, 50, 10.0)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, heads, optimizer, mesh))
     graphdef, _, _ = model_structure(recipe, heads)
-    feed = make_feed(
-        experiment.data, mesh, experiment.labels, BatchOrder(experiment.split.train, recipe.train.batch_size, 0)
+    feed = make_loader(
+        experiment.data, mesh, experiment.labels, BatchSampler(experiment.split.train, recipe.train.batch_size, 0)
     )
     with jax.set_mesh(mesh):
         state = jax.device_put(begin, shardings)

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import Diverged, Preempted, UserError
-from agegender_jax.evaluate.measure import measure
+from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
 from agegender_jax.train import command as training
@@ -85,7 +85,7 @@ class Stopped(Exception):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, calls: int, act: Callable[[], None]) -> None:
     """Lets `act` happen at the given number of requests for a batch, each of which starts a dispatch."""
-    batches, count = loop.BatchOrder.batches, 0
+    batches, count = loop.BatchSampler.batches, 0
 
     def counted(self: Any, start: int, steps: int) -> np.ndarray:
         nonlocal count
@@ -94,7 +94,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, calls: int, act: Callable[[], No
             act()
         return batches(self, start, steps)
 
-    monkeypatch.setattr(loop.BatchOrder, "batches", counted)
+    monkeypatch.setattr(loop.BatchSampler, "batches", counted)
 
 
 def power_cut() -> None:
@@ -152,10 +152,10 @@ def test_metrics_are_lines_of_json_with_each_step_once(finished: Any) -> None:
 
 
 def test_class_weights_are_printed_and_kept(finished: Any) -> None:
-    facts = json.loads((finished.workdir / "run.json").read_text())
-    weights = facts["class_weights"]["age_group"]
+    metadata = json.loads((finished.workdir / "run.json").read_text())
+    weights = metadata["class_weights"]["age_group"]
     assert len(weights) == 8
-    assert facts["class_weights"].keys() == {"age_group"}
+    assert metadata["class_weights"].keys() == {"age_group"}
     line = next(line for line in finished.printed.splitlines() if line.startswith("weights  age_group: "))
     assert f"25-32 {weights[4]:.2f}" in line
     head = Run.load(finished.workdir).heads()["age_group"]
@@ -250,7 +250,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary(
     options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "figures_of", lambda *_, **__: power_cut())  # of the test part
+        patch.setattr(loop, "metrics_of", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
             train(short, tmp_path / "run", **options)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -302,7 +302,7 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
     assert (summary["evaluated_step"], summary["steps"]) == (8, 24)
     expected = share["test"] if common else 1 - share["test"]
     assert summary["test"]["gender/accuracy"] == pytest.approx(expected) != pytest.approx(0.5)
-    assert measure(Run.load(tmp_path / "run"), progress=False)["test"] == summary["test"]
+    assert evaluate_runs(Run.load(tmp_path / "run"), progress=False)["test"] == summary["test"]
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints.steps == [8, 24]
     checkpoints.close()
@@ -325,7 +325,7 @@ def test_an_evaluation_that_was_missed_is_made_up_for(
             with pytest.raises(Preempted, match=rf"step {step} of 24 is saved"):
                 train(recipe, tmp_path / "run", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "figures_of", lambda *_, **__: power_cut())  # of the test part
+        patch.setattr(loop, "metrics_of", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
             train(recipe, tmp_path / "run", **options)
     (tmp_path / "run" / "checkpoints" / "24" / "metrics" / "metrics").write_text("damaged")
@@ -367,12 +367,12 @@ def test_a_huge_learning_rate_diverges_and_leaves_no_checkpoint(
 
 
 def test_a_head_of_weight_zero_is_left_out(
-    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_recipe.heads.age.weight = 0.0
     small_recipe.train.epochs = 0.1
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
-    summary = train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    summary = train(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert {key.split("/")[0] for key in summary["test"]} == {"gender", "age_group", "n"}
     assert not [name for name in saved(tmp_path / "run")[1] if "'age'" in name]
 
@@ -381,7 +381,7 @@ def test_a_head_of_weight_zero_is_left_out(
 def test_other_splits(
     split: dict[str, Any],
     small_recipe: ConfigDict,
-    drawn_dir: Path,
+    synthetic_dir: Path,
     data_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -389,7 +389,7 @@ def test_other_splits(
     small_recipe.split.update(split)
     small_recipe.train.epochs = 0.1
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
-    summary = train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+    summary = train(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert summary["protocol"] == split.get("protocol", "disjoint")
     # A quarter of the 160 less the files with conflicting labels, or a fifth of all.
     conflicting = json.loads((tmp_path / "run" / "run.json").read_text())["identical_files"]["conflicting_files"]
@@ -397,11 +397,11 @@ def test_other_splits(
 
 
 def test_a_mistyped_figure_to_select_by_is_refused_before_training(
-    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path
+    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     small_recipe.evaluate.select = "age/accuracy"
     with pytest.raises(UserError, match=r"evaluate\.select='age/accuracy' is no figure; choose one of: .*age/mae"):
-        train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=data_dir, progress=False)
+        train(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -436,7 +436,7 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path
             "--config.evaluate.report=False",
             f"--workdir={tmp_path / 'run'}",
         ),
-        *(f"--data_dir={tmp_path / 'data'}", "--config.dataset.drawn=160", "--config.dataset.image_size=32"),
+        *(f"--data_dir={tmp_path / 'data'}", "--config.dataset.synthetic=160", "--config.dataset.image_size=32"),
         *("--config.train.batch_size=8", "--config.train.steps_per_dispatch=2", "--config.train.epochs=20"),
         *("--config.evaluate.every_epochs=10", "--config.evaluate.flip=False"),
     ]
@@ -474,7 +474,7 @@ def test_a_gradient_that_is_no_number_is_not_saved(
 
 
 def test_a_refused_recipe_may_be_corrected_in_the_same_directory(
-    small_recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     small_recipe.train.epochs = 0.1
@@ -482,7 +482,7 @@ def test_a_refused_recipe_may_be_corrected_in_the_same_directory(
     with pytest.raises(UserError, match="nowhere"):
         train(small_recipe, tmp_path / "run", manual_dir=tmp_path / "nowhere", **options)
     small_recipe.train.epochs = 0.2
-    assert train(small_recipe, tmp_path / "run", manual_dir=drawn_dir, **options)["run"] == "run"
+    assert train(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, **options)["run"] == "run"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -508,8 +508,8 @@ def test_other_files_under_the_same_names_are_noticed(
 ) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir, ignore=shutil.ignore_patterns("summary.json"))
-    facts = json.loads((workdir / "run.json").read_text())
-    (workdir / "run.json").write_text(json.dumps(facts | {"data_sha256": "0" * 64}))
+    metadata = json.loads((workdir / "run.json").read_text())
+    (workdir / "run.json").write_text(json.dumps(metadata | {"data_sha256": "0" * 64}))
     with pytest.raises(UserError, match=r"are not those that .* began with, though named alike"):
         train(short, workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from agegender_jax.errors import UserError
-from agegender_jax.train.measurement import goodness
+from agegender_jax.train.measurement import selection_score
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ from agegender_jax.train.measurement import goodness
     ],
 )
 def test_the_better_figure_is_the_greater_goodness(name: str, better: float, worse: float) -> None:
-    assert goodness(name, {name: better}) > goodness(name, {name: worse})
+    assert selection_score(name, {name: better}) > selection_score(name, {name: worse})
 
 
 def test_an_unknown_figure_is_a_sentence() -> None:
     with pytest.raises(UserError, match=r"config\.evaluate\.select='age/mea' is no figure; choose one of: age/mae\."):
-        goodness("age/mea", {"age/mae": 5.0})
+        selection_score("age/mea", {"age/mae": 5.0})

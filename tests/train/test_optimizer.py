@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.models.model import build_heads, model_structure
-from agegender_jax.train.optimizer import check_freeze, decayed, depths, learning_rate, make_optimizer
+from agegender_jax.train.optimizer import check_freeze, depths, learning_rate, make_optimizer, weight_decay_mask
 
 STEPS_PER_EPOCH = 4.0
 
@@ -93,7 +93,10 @@ def test_edges_of_the_schedule_stay_finite_and_within_the_peak(schedule: str, wa
 
 
 def test_decay_is_of_kernels_alone() -> None:
-    assert decayed(PARAMS) == {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False}}
+    assert weight_decay_mask(PARAMS) == {
+        "conv": {"kernel": True, "bias": False},
+        "norm": {"scale": False, "bias": False},
+    }
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
@@ -255,7 +258,7 @@ def test_what_gathers_while_frozen_is_clipped_too() -> None:
 
 def test_without_freezing_or_layers_the_state_is_that_of_the_rule_alone() -> None:
     options = _options(name="adamw")
-    plain: Any = jax.tree.structure(optax.adamw(learning_rate(options, 100), mask=decayed).init(NET))
+    plain: Any = jax.tree.structure(optax.adamw(learning_rate(options, 100), mask=weight_decay_mask).init(NET))
     assert plain == jax.tree.structure(make_optimizer(options, 100, 4.0).init(NET))
 
 

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import Preempted, UserError
-from agegender_jax.evaluate import measure
+from agegender_jax.evaluate import evaluate_run
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import Run
-from agegender_jax.train import loop, study
+from agegender_jax.train import loop, sweep
 from agegender_jax.train.loop import train
 from agegender_jax.train.pretraining import load_pretrained, with_normalization
 
@@ -92,7 +92,7 @@ def test_a_resumed_run_with_pretrained_weights_and_frozen_layers_ends_in_the_sam
 
 def test_weights_of_a_run_on_eight_devices_are_read_on_one(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    monkeypatch.setattr(measure, "make_mesh", lambda: mesh)
+    monkeypatch.setattr(evaluate_run, "make_mesh", lambda: mesh)
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(finished.workdir)
     _, params, stats = model_structure(recipe, build_heads(recipe))
@@ -143,8 +143,8 @@ def test_weights_of_an_unfinished_run_or_another_net_are_refused(
 
 def test_several_runs_with_pretrained_weights_go_on(small_recipe: ConfigDict, tmp_path: Path) -> None:
     small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
-    members = study.plan(small_recipe, repeats=2)
+    members = sweep.expand_trials(small_recipe, repeats=2)
     begun = tmp_path / members[0].name
     Run.start(begun, with_normalization(members[0].recipe))
     (begun / "split.json").write_text("{}")
-    assert study._start(tmp_path, members) == tmp_path / "study.json"  # and does not call it another recipe's
+    assert sweep._start(tmp_path, members) == tmp_path / "study.json"  # and does not call it another recipe's

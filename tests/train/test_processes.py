@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import Preempted, UserError
-from agegender_jax.evaluate.measure import measure
+from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.run import Run
 from agegender_jax.train import loop, start
 
@@ -79,10 +79,10 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
-    recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Split in another way each time, and the losses are those of a run that stayed on one device."""
-    paths = {"manual_dir": drawn_dir, "data_dir": data_dir}
+    paths = {"manual_dir": synthetic_dir, "data_dir": data_dir}
     one = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
     with monkeypatch.context() as patch:
         patch.setattr(loop, "make_mesh", lambda _: one)
@@ -100,7 +100,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
         patch.setattr(loop, "termination", lambda: contextlib.nullcontext(Stop(2)))
         with pytest.raises(Preempted, match="step 5 of 8"):
             loop.train(recipe, moved, progress=False, **paths)
-    recipe.compute.update(fsdp=True, feed="stream")  # of which each process decodes its part
+    recipe.compute.update(fsdp=True, loader="stream")  # of which each process decodes its part
     first, second = (process.communicate(timeout=200)[1] for process in start_two(recipe, moved, paths, devices=2))
     assert "Going on from the checkpoint of step 5 of 8" in first, first + second
     assert "on each of 4 devices: parameters" in first
@@ -114,30 +114,30 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
     assert summary["steps"] == expected["steps"] == 8
     assert summary["test"] == pytest.approx(expected["test"], rel=1e-5)
     # What two processes saved, eight devices read.
-    assert measure(Run.load(moved), progress=False)["test"] == pytest.approx(summary["test"], rel=1e-5)
+    assert evaluate_runs(Run.load(moved), progress=False)["test"] == pytest.approx(summary["test"], rel=1e-5)
 
 
 def test_other_data_than_the_primary_process_has_are_refused(
-    recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is compiled: each would train on its own."""
-    paths = {"manual_dir": drawn_dir, "data_dir": data_dir}
+    paths = {"manual_dir": synthetic_dir, "data_dir": data_dir}
     monkeypatch.setattr(start, "from_primary", lambda mine: "f" * 64)
     with pytest.raises(UserError, match=r"Process 0 has other files of utkface than process 0 .*, not ffffffffffff"):
         loop.train(recipe, tmp_path / "run", progress=False, **paths)
-    facts = iter([True, False])
-    monkeypatch.setattr(start, "from_primary", lambda mine: mine if next(facts) else "f" * 64)
+    metadata = iter([True, False])
+    monkeypatch.setattr(start, "from_primary", lambda mine: mine if next(metadata) else "f" * 64)
     with pytest.raises(UserError, match="has another split of utkface"):
         loop.dry_run(recipe, progress=False, **paths)
 
 
 def test_two_processes_stop_at_the_same_step(
-    recipe: ConfigDict, drawn_dir: Path, data_dir: Path, tmp_path: Path
+    recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     """Of which only the second is told to."""
     recipe.train.update(epochs=900.0, steps_per_dispatch=2)
     recipe.evaluate.every_epochs = 900.0
-    paths: dict[str, Any] = {"manual_dir": drawn_dir, "data_dir": data_dir}
+    paths: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir}
     primary, other = start_two(recipe, tmp_path / "run", paths, devices=1)
     assert primary.stderr is not None
     said = []

@@ -9,7 +9,7 @@ from agegender_jax import cli
 from agegender_jax.train import loop
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.py")
-SMALL = ["dataset.drawn=96", "dataset.image_size=32", "train.batch_size=16", "train.steps_per_dispatch=1"]
+SMALL = ["dataset.synthetic=96", "dataset.image_size=32", "train.batch_size=16", "train.steps_per_dispatch=1"]
 
 
 def _command(tmp_path: Path, *arguments: str, config: str = QUICKSTART, data_dir: Path | None = None) -> int:

@@ -14,10 +14,10 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.examples import Examples
-from agegender_jax.data.feed import Feed, make_feed
-from agegender_jax.data.inputs import Pictures
-from agegender_jax.data.order import BatchOrder
+from agegender_jax.data.examples import Dataset
+from agegender_jax.data.loader import DeviceLoader, make_loader
+from agegender_jax.data.preprocess import ImagePreprocessor
+from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.mesh import by_batch, replicated
@@ -25,7 +25,7 @@ from agegender_jax.models import convolution, layers
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
 from agegender_jax.models.model import build_model, split_model
 from agegender_jax.models.routed import RoutedHead
-from agegender_jax.train.experiment import Experiment, set_up
+from agegender_jax.train.experiment import Experiment, build_setup
 from agegender_jax.train.loop import train
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.state import TrainState, initial_state
@@ -69,7 +69,7 @@ class Setup:
     mesh: jax.sharding.Mesh
     steps: Any
     state: TrainState
-    feed: Feed
+    feed: DeviceLoader
     traces: list[int]
 
     def run(self, state: TrainState, start: int, count: int) -> tuple[TrainState, dict[str, np.ndarray]]:
@@ -89,8 +89,8 @@ def plain(**model: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def experiment(drawn_dir: Path, data_dir: Path) -> Experiment:
-    return set_up(plain(), manual_dir=drawn_dir, data_dir=data_dir, run=None, progress=False)
+def experiment(synthetic_dir: Path, data_dir: Path) -> Experiment:
+    return build_setup(plain(), manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
 
 
 def make_setup(recipe: ConfigDict, experiment: Experiment, devices: int = 8, average: bool = False) -> Setup:
@@ -117,11 +117,11 @@ def make_setup(recipe: ConfigDict, experiment: Experiment, devices: int = 8, ave
         mesh,
         jax.jit(traced, out_shardings=(everywhere, everywhere)),
         jax.device_put(initial_state(params, stats, optimizer, average=average), everywhere),
-        make_feed(
+        make_loader(
             experiment.data,
             mesh,
             experiment.labels,
-            BatchOrder(experiment.split.train, recipe.train.batch_size, recipe.seed),
+            BatchSampler(experiment.split.train, recipe.train.batch_size, recipe.seed),
         ),
         traces,
     )
@@ -285,7 +285,7 @@ def train_small(
     recipe, rng = recipes.base(), np.random.default_rng(4)
     recipe.dataset.image_size = 8
     recipe.optimizer.update(name="sgd", learning_rate=rate)
-    recipe.train.update(batch_size=32, accumulate=parts)
+    recipe.train.update(batch_size=32, microbatches=parts)
     content = rng.integers(0, 256, (32, 8, 8, 3), np.uint8)
     age = rng.integers(0, 100, 32).astype(np.float32)
     known = (np.arange(32) % 4 == 0) | (rng.random(32) < 0.2)
@@ -294,14 +294,14 @@ def train_small(
         "gender": np.where(known | (age > 50), rng.integers(0, 2, 32), -1).astype(np.int32),
     }
     columns |= {"age_low": columns["age"], "age_high": columns["age"]}
-    examples = Examples(content, columns, terms="")
+    examples = Dataset(content, columns, terms="")
     mesh = jax.make_mesh((devices, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:devices])
     graphdef, params, stats = split_model(Small(heads, normalised=normalised))
     optimizer = make_optimizer(recipe.optimizer, steps, 1.0)
     labels = {name: head.column(columns) for name, head in heads.items()}
-    data = make_feed(examples, mesh, labels).data
+    data = make_loader(examples, mesh, labels).data
     state = jax.device_put(initial_state(params, stats, optimizer, average=False), replicated(mesh))
-    train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, Pictures(recipe), mesh)
+    train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, ImagePreprocessor(recipe), mesh)
     rows = jax.device_put(np.tile(np.arange(32, dtype=np.int32), (steps, 1)), by_batch(mesh, axis=1))
     with jax.set_mesh(mesh):
         state, figures = train_steps(state, data, {"rows": rows})
@@ -340,22 +340,22 @@ def test_batch_statistics_are_those_of_each_part_in_turn() -> None:
 @pytest.mark.parametrize(
     ("parts", "devices", "message"),
     [
-        (3, 1, "accumulate=3 does not divide the batch size 16 into equal parts; .* that is a multiple of 3"),
-        (4, 8, "accumulate=4 does not divide the batch size 16 .* 8 devices has an equal share; .* a multiple of 32"),
+        (3, 1, "microbatches=3 does not divide the batch size 16 into equal parts; .* that is a multiple of 3"),
+        (4, 8, "microbatches=4 does not divide the batch size 16 .* 8 devices has an equal share; .* a multiple of 32"),
     ],
 )
 def test_a_batch_that_cannot_be_taken_in_parts_is_refused(parts: int, devices: int, message: str) -> None:
     recipe = plain()
-    recipe.train.accumulate = parts
+    recipe.train.microbatches = parts
     with pytest.raises(UserError, match=message):
         check_parts(recipe, devices)
 
 
-def test_parts_that_do_not_fit_the_devices_are_refused_before_anything(drawn_dir: Path, tmp_path: Path) -> None:
+def test_parts_that_do_not_fit_the_devices_are_refused_before_anything(synthetic_dir: Path, tmp_path: Path) -> None:
     recipe = plain()
-    recipe.train.accumulate = 4  # of 16, on eight devices
-    with pytest.raises(UserError, match="accumulate=4"):
-        train(recipe, tmp_path / "run", manual_dir=drawn_dir, data_dir=tmp_path / "data", progress=False)
+    recipe.train.microbatches = 4  # of 16, on eight devices
+    with pytest.raises(UserError, match="microbatches=4"):
+        train(recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=tmp_path / "data", progress=False)
     assert list(tmp_path.iterdir()) == []
 
 

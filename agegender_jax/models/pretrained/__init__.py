@@ -7,7 +7,7 @@ by name and shape, and the weights bring the normalisation of the input that the
 unpickled.
 """
 
-from agegender_jax.models.pretrained.loading import facts, load, load_tree, normalization
+from agegender_jax.models.pretrained.loading import load, load_tree, metadata, normalization
 from agegender_jax.models.pretrained.sources import Weights, locate
 
-__all__ = ["Weights", "facts", "load", "load_tree", "locate", "normalization"]
+__all__ = ["Weights", "load", "load_tree", "locate", "metadata", "normalization"]

@@ -43,7 +43,7 @@ def _normalization(weights: Weights, backbone: str) -> Normalization:
     return CAFFE if weights.kind == "keras" else NORMALIZATIONS.get(backbone, IMAGENET)
 
 
-def facts(
+def metadata(
     source: str, backbone: str, params: Mapping[Any, Any] | None = None, loaded: Mapping[Any, Any] | None = None
 ) -> dict[str, str]:
     """What a run keeps of where its weights came from.

@@ -130,7 +130,7 @@ def _fitted(array: np.ndarray, keras: bool, path: Path, shape: tuple[int, ...], 
     if array.shape != shape:
         way = (
             ": on images of this size the map before it is smaller than the published one; choose a larger "
-            "config.dataset.image_size (224 is the published one), or config.model.top=average"
+            "config.dataset.image_size (224 is the published one), or config.model.pooling=average"
             if dense
             else "; choose the backbone, its variant and its width as the file has them"
         )

@@ -71,10 +71,10 @@ def test_a_net_takes_everything_but_the_classifier(resnet18: Trees, top: str) ->
 
 
 def test_a_top_that_is_not_the_published_one_stays_fresh() -> None:
-    trees = _structure(_recipe("resnet18", top="max"))
+    trees = _structure(_recipe("resnet18", pooling="max"))
     top = {f"backbone/top/norm/{leaf}" for leaf in ("scale", "bias", "mean", "var")}
     assert _fresh(trees, _load(_file("torchvision_resnet18"), "resnet18", trees)) == HEADS | top
-    trees = _structure(_recipe("vgg16", top="average"))
+    trees = _structure(_recipe("vgg16", pooling="average"))
     assert _fresh(trees, _load(_file("torchvision_vgg16"), "vgg16", trees)) == HEADS
 
 
@@ -128,14 +128,16 @@ def test_another_net_is_an_error_that_counts_and_lists_a_few(resnet18: Trees) ->
 def test_dense_layers_of_small_images_do_not_fit_and_the_error_says_what_does() -> None:
     trees = _structure(_recipe("vgg16"))
     for name in ("torchvision_vgg16", "keras_vgg16"):
-        with pytest.raises(UserError, match=r"\(25088, 4096\).*\(512, 4096\).*image_size.*config.model.top=average"):
+        with pytest.raises(
+            UserError, match=r"\(25088, 4096\).*\(512, 4096\).*image_size.*config.model.pooling=average"
+        ):
             _load(_file(name), "vgg16", trees, keras=name.startswith("keras"))
 
 
 @pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn", "vgg16_bn", "resnet34", "resnet101"])
 def test_every_name_is_torchvisions(backbone: str) -> None:
     arrays = _file(f"torchvision_{backbone}")
-    trees = _structure(_recipe(backbone, top="average"))
+    trees = _structure(_recipe(backbone, pooling="average"))
     assert _fresh(trees, _load(arrays, backbone, trees)) == HEADS
     for number, shape in enumerate([(4096, 25088), (4096, 4096)] if backbone.startswith("vgg") else []):
         name, of_timm = naming.TORCH[backbone].layer(("top", "dense", str(number)))
@@ -198,14 +200,14 @@ def test_a_file_goes_through_to_the_trees(resnet18: Trees, tmp_path: Path) -> No
 
     assert _fresh(resnet18, pretrained.load(source, "resnet18", *resnet18)) == HEADS
     assert pretrained.normalization(source, "resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    facts = pretrained.facts(source, "resnet18")
+    metadata = pretrained.metadata(source, "resnet18")
     said = "resnet18 from w.safetensors (safetensors), of input less mean 0.485 0.456 0.406 over 0.229 0.224 0.225; "
-    assert facts["description"] == said + "fresh: the heads, and a top that the file does not have"
-    assert facts["sha256"] == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
-    max_top = _structure(_recipe("resnet18", top="max"))
+    assert metadata["description"] == said + "fresh: the heads, and a top that the file does not have"
+    assert metadata["sha256"] == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    max_top = _structure(_recipe("resnet18", pooling="max"))
     for (params, stats), fresh in ((resnet18, ""), (max_top, "backbone/top, ")):
         loaded, _ = pretrained.load(source, "resnet18", params, stats)
-        description = pretrained.facts(source, "resnet18", params, loaded)["description"]
+        description = pretrained.metadata(source, "resnet18", params, loaded)["description"]
         assert description == f"{said}fresh: {fresh}heads/age, heads/age_group, heads/gender"
 
 
@@ -236,7 +238,7 @@ def test_a_head_to_skip_stays_fresh_and_shapes_are_enough_to_see_a_match() -> No
     theirs = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
 
     for source in (theirs, shapes):
-        params, _, description = pretrained.load_tree(*source, *shapes, skip=["age", "joint"])
+        params, _, description = pretrained.load_tree(*source, *shapes, skip=["age", "class_name"])
         assert description == "backbone; heads taken: age_group, gender; fresh: age"
         assert params["heads"]["age"]["kernel"] is shapes[0]["heads"]["age"]["kernel"]
     assert params == shapes[0]

@@ -14,8 +14,8 @@ from sklearn.datasets import load_sample_images
 from agegender_jax.models import pretrained
 from agegender_jax.models.efficientnet import EfficientNetLite0
 from agegender_jax.models.model import split_model
+from agegender_jax.models.pooling import AveragePool, Backbone
 from agegender_jax.models.pretrained import torch_files
-from agegender_jax.models.tops import Average, Backbone
 
 NAME = "efficientnet_lite0"
 
@@ -24,7 +24,7 @@ class _Headless(nnx.Module):
     """A model without heads, whose arrays have a model's paths."""
 
     def __init__(self) -> None:
-        self.backbone = Backbone(EfficientNetLite0(rngs=nnx.Rngs(0)), Average(1280))
+        self.backbone = Backbone(EfficientNetLite0(rngs=nnx.Rngs(0)), AveragePool(1280))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,89 @@
+"""Recordings' bytes -> samples of one rate and length, with limits on what is accepted."""
+
+import io
+import re
+
+import numpy as np
+import soundfile
+import soxr
+
+from agegender_jax.errors import UserError
+from tfds_builders.sound import MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MAX_VALUES, MIN_RATE
+
+AUDIO_DECODER = re.sub(
+    r"[^\w.-]", "_", f"libsndfile-{soundfile.__libsndfile_version__}-soxr-{soxr.__libsoxr_version__}-hq-mono-centre"
+)
+"""Names what `decode_audio` does; part of the key of every cache of decoded recordings, fit to be a file's name."""
+
+_BLOCK = 65_536  # frames
+
+
+def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording") -> np.ndarray:
+    """Decodes a recording to one channel of a fixed rate and length.
+
+    Channels are averaged. Of a recording that is longer, the centre is kept; one that is shorter gets zeros on both
+    sides. What exceeds the range of 16 bits is clipped.
+
+    Args:
+      content: bytes of a WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file, of any sample width.
+      rate: samples a second of the result, Hz.
+      samples: length of the result.
+      name: the recording's name, for messages.
+
+    Returns:
+      int16 `[samples]`.
+
+    Raises:
+      UserError: the content is none of these, is damaged or empty, or its header claims more than what
+        `tfds_builders.sound` accepts.
+    """
+    # libsndfile would go on to guess at two dozen rarer formats, whose readers are the least tested.
+    if not (content[:4] in (b"RIFF", b"RF64", b"fLaC", b"OggS") or content[:3] == b"ID3" or _is_mpeg(content)):
+        raise UserError(f"{name}: is no WAV, FLAC, Ogg or MP3 file; convert or remove it.")
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            file_rate = file.samplerate
+            _check_header(file, name)
+            blocks = [block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
+        wave = np.concatenate([*blocks, np.zeros(0, np.float32)])
+        if not wave.size:
+            raise ValueError("it holds no samples")
+        if not np.isfinite(wave).all():
+            raise ValueError("it holds samples that are not numbers")
+        if file_rate != rate:
+            wave = soxr.resample(wave, file_rate, rate, quality="HQ")
+    except UserError:
+        raise
+    except Exception as error:  # libsndfile's errors, and what a lying header makes of the arrays
+        reason = str(error).replace("\n", " ").strip(" .")
+        raise UserError(f"{name}: is no recording that can be decoded ({reason}); repair or remove it.") from error
+    return np.clip(np.rint(_centre(wave, samples) * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def _is_mpeg(content: bytes) -> bool:
+    """Whether the content begins with the sync word of an MPEG audio frame, eleven set bits."""
+    return len(content) > 1 and content[0] == 0xFF and content[1] >= 0xE0
+
+
+def _check_header(file: soundfile.SoundFile, name: str) -> None:
+    if file.channels > MAX_CHANNELS:
+        raise UserError(
+            f"{name}: claims {file.channels} channels, more than the {MAX_CHANNELS} accepted; mix it down or remove it."
+        )
+    if not MIN_RATE <= file.samplerate <= MAX_RATE:
+        raise UserError(
+            f"{name}: claims {file.samplerate:,} samples a second, outside the {MIN_RATE:,} to {MAX_RATE:,} accepted; "
+            "resample or remove it."
+        )
+    if file.frames > MAX_SECONDS * file.samplerate:
+        raise UserError(f"{name}: claims to last more than the {MAX_SECONDS:g} s accepted; cut or remove it.")
+    if file.frames * file.channels > MAX_VALUES:
+        raise UserError(f"{name}: claims more than the {MAX_VALUES:,} samples accepted; cut or resample it.")
+
+
+def _centre(wave: np.ndarray, samples: int) -> np.ndarray:
+    """The middle of a wave, or the wave in the middle of zeros: `[samples]`."""
+    spare = len(wave) - samples
+    if spare >= 0:
+        return wave[spare // 2 : spare // 2 + samples]
+    return np.pad(wave, (-spare // 2, -spare - -spare // 2))

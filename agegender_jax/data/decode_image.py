@@ -1,0 +1,78 @@
+"""Image bytes -> pixels, with limits on what is accepted."""
+
+import io
+import re
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from agegender_jax.errors import UserError
+from tfds_builders.faces import upright
+
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded, in pixels; checked on the header, before memory is taken."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""Of images that are decoded."""
+
+IMAGE_DECODER = f"pillow-{PIL.__version__}-bilinear"
+"""Names what `decode_image` does; part of the key of every cache of decoded images."""
+
+
+def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
+    """Decodes an encoded image and scales it to a square.
+
+    The whole picture is scaled, with antialiasing; a picture that is not square is squeezed. EXIF orientation is
+    honoured, transparency dropped, grey turned to RGB.
+
+    Args:
+      content: JPEG, PNG, WebP, BMP or TIFF bytes.
+      size: edge of the result, pixels.
+      name: the image's name, for messages.
+
+    Returns:
+      uint8 `[size, size, 3]`.
+
+    Raises:
+      UserError: the content is not an image, is damaged, or claims more than `MAX_PIXELS` pixels.
+    """
+    try:
+        file = _opened(content, name)
+        file.draft("RGB", (size, size))  # JPEG: decodes at a reduced scale where that is enough
+        return np.asarray(upright(file).resize((size, size), Image.Resampling.BILINEAR))
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise _damaged(name, error) from error
+
+
+def decode_whole(content: bytes, name: str = "image") -> np.ndarray:
+    """Decodes an encoded image at its own size, otherwise as `decode_image`: uint8 `[height, width, 3]`.
+
+    Raises:
+      UserError: as `decode_image`.
+    """
+    try:
+        return np.asarray(upright(_opened(content, name)))
+    except UserError:
+        raise
+    except Exception as error:
+        raise _damaged(name, error) from error
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    file = Image.open(io.BytesIO(content), formats=FORMATS)
+    width, height = file.size
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{name}: claims {width}x{height} pixels, more than the {MAX_PIXELS:,} accepted; shrink or remove it."
+        )
+    return file
+
+
+def _damaged(name: str, error: Exception) -> UserError:
+    reason = re.sub(r" <_io\.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
+    if isinstance(error, PIL.UnidentifiedImageError):
+        reason = f"not a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+    return UserError(f"{name}: is no image that can be decoded ({reason}); convert, repair or remove it.")

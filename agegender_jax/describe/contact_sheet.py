@@ -1,0 +1,170 @@
+"""A contact sheet: a few examples from all over the labels, small."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.decode_image import decode_image
+from agegender_jax.data.preprocess import make_preprocessor
+from agegender_jax.describe.reading import Contents
+from agegender_jax.describe.statistics import GENDER_NAMES, Columns, grouped
+from agegender_jax.errors import UserError
+from agegender_jax.labels import RACES
+
+COUNT = 40
+"""Examples on a sheet."""
+
+SIDE = 128
+"""Edge of a thumbnail, pixels."""
+
+MAX_PLAYER_BYTES = 1_000_000
+"""Recordings above this get no player."""
+
+_MAX_PLAYERS_BYTES = 16_000_000  # of all players together: browsers on phones give up on larger pages
+_SEED = 0
+_UNKNOWN_LAST = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One example on the sheet.
+
+    Attributes:
+      key: of the example.
+      caption: its labels.
+      picture: data URI of a JPEG, "" where the content cannot be decoded.
+      sound: data URI of the stored recording, "" where there is none, or it is too large.
+    """
+
+    key: str
+    caption: str
+    picture: str
+    sound: str = ""
+
+
+def choose(columns: Columns, scheme: str, count: int = COUNT) -> list[int]:
+    """Rows from every class, or else from every age group and gender, in turn until there are enough.
+
+    Which they are depends on the keys and labels alone, not on the order of the rows.
+
+    Args:
+      columns: `source.COLUMNS`.
+      scheme: of age groups.
+      count: how many rows, fewer where there are fewer.
+    """
+    order = np.argsort(columns["key"], kind="stable")
+    bits = np.random.Philox(_SEED).random_raw(len(order))  # raw: the same in every release of NumPy
+    group, gender, names = grouped(columns, scheme), columns["gender"], columns["class_name"]
+    waiting: dict[tuple[str, int, int], list[int]] = {}
+    for row in order[np.argsort(bits, kind="stable")].tolist():
+        stratum = (str(names[row]), _last(group[row]), _last(gender[row]))
+        waiting.setdefault(stratum, []).append(row)
+    taken: list[tuple[tuple[str, int, int], int]] = []
+    turn = 0
+    while len(taken) < min(count, len(order)):
+        of_turn = [(stratum, rows[turn]) for stratum, rows in sorted(waiting.items()) if turn < len(rows)]
+        spread = np.linspace(0, len(of_turn) - 1, min(len(of_turn), count - len(taken))).round().astype(int)
+        taken += [of_turn[place] for place in spread.tolist()]
+        turn += 1
+    return [row for _, row in sorted(taken, key=lambda found: (found[0], str(columns["key"][found[1]])))]
+
+
+def _last(value: int) -> int:
+    """The value as a place in an order that ends with the unknown."""
+    return int(value) if value >= 0 else _UNKNOWN_LAST
+
+
+def make_sheet(contents: Contents, scheme: str, count: int = COUNT) -> list[Example]:
+    """Decodes the chosen examples.
+
+    Args:
+      contents: the dataset.
+      scheme: of age groups.
+      count: of examples.
+    """
+    rows, sounds = choose(contents.columns, scheme, count), contents.prepared.kind == "audio"
+    stored = [bytes(contents.source[row]["content"]) for row in rows]
+    keys = [str(contents.columns["key"][row]) for row in rows]
+    pictures = (_spectrograms if sounds else _thumbnails)(stored, keys)
+    examples, left = [], _MAX_PLAYERS_BYTES
+    for row, key, content, picture in zip(rows, keys, stored, pictures, strict=True):
+        player = ""
+        if sounds and len(content) <= min(MAX_PLAYER_BYTES, left):
+            player, left = _uri(_sound_type(content), content), left - len(content)
+        examples.append(Example(key, caption(contents.columns, row), picture, player))
+    return examples
+
+
+def caption(columns: Columns, row: int) -> str:
+    """The labels of an example in words."""
+    age, low, high = (float(columns[name][row]) for name in ("age", "age_low", "age_high"))
+    words = [GENDER_NAMES[int(columns["gender"][row])]]
+    words[0] += " gender" if words[0] in ("undefined", "unknown") else ""
+    if np.isfinite(age):
+        words.append(f"{age:g} years")
+    else:
+        words.append(f"{low:g}-{high:g} years" if np.isfinite(low) else "age unknown")
+    if (race := int(columns["race"][row])) >= 0:
+        words.append(RACES[race])
+    if name := str(columns["class_name"][row]):
+        words.append(f"class {name}")
+    return ", ".join(words)
+
+
+def _thumbnails(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
+    return [_jpeg(pixels) for pixels in _decoded(partial(decode_image, size=SIDE), stored, keys)]
+
+
+def _spectrograms(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
+    recipe = recipes.base()
+    recipe.dataset.image_size = SIDE
+    inputs = make_preprocessor(recipe, "audio")
+    waves = _decoded(inputs.decode, stored, keys)
+    good = [wave for wave in waves if wave is not None]
+    drawn = iter(inputs.pictures(np.stack(good)) if good else ())  # at once: every call compiles
+    return [_jpeg(None if wave is None else next(drawn)) for wave in waves]
+
+
+def _decoded(
+    decode: Callable[..., np.ndarray], stored: Sequence[bytes], keys: Sequence[str]
+) -> list[np.ndarray | None]:
+    """The examples as arrays, None for one that is damaged: a description shows what is there."""
+    arrays: list[np.ndarray | None] = []
+    for content, key in zip(stored, keys, strict=True):
+        try:
+            arrays.append(decode(content, name=key))
+        except UserError:
+            arrays.append(None)
+    return arrays
+
+
+def _jpeg(pixels: np.ndarray | None) -> str:
+    from PIL import Image
+
+    if pixels is None:
+        return ""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=80)
+    return _uri("image/jpeg", file.getvalue())
+
+
+def _sound_type(content: bytes) -> str:
+    """The MIME type of a recording by its first bytes."""
+    for start, kind in (
+        (b"RIFF", "audio/wav"),
+        (b"RF64", "audio/wav"),
+        (b"fLaC", "audio/flac"),
+        (b"OggS", "audio/ogg"),
+    ):
+        if content.startswith(start):
+            return kind
+    return "audio/mpeg"
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,398 @@
+"""Measuring finished runs, one or several averaged: on a part of their own split, or on another archive."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.examples import Dataset
+from agegender_jax.data.loader import make_loader
+from agegender_jax.data.preprocess import Preprocessor
+from agegender_jax.data.source import Prepared
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.complete import complete
+from agegender_jax.evaluate.evaluator import Evaluator, answers, baseline_predictions, figures, known_predictions
+from agegender_jax.evaluate.label_mapping import for_another_dataset, unmapped
+from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
+from agegender_jax.evaluate.predictions import (
+    Predictions,
+    kept_rows,
+    known_columns,
+    metadata_of,
+    of_split,
+    write_predictions,
+)
+from agegender_jax.evaluate.uncertainty import of_predictions
+from agegender_jax.mesh import make_mesh, replicated
+from agegender_jax.models.heads import ClassHead, Head
+from agegender_jax.models.losses import ORDINAL
+from agegender_jax.models.model import model_structure
+from agegender_jax.run import Run
+from agegender_jax.splits import LEAKY, Split
+
+SPLITS = ("train", "validation", "test", "all")
+
+_OF_THE_DATASET = ("config", "label_pattern", "speaker_pattern", "recording_pattern", "csv")  # not of another one
+_COLUMNS = ("ensemble", "constant")  # of a table of several runs, besides the runs' own
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A complete run with the data that it is to be shown, as it wants them.
+
+    Attributes:
+      run: the run.
+      summary: its `summary.json`.
+      heads: by name.
+      options: the section `dataset` of a recipe: what the data are.
+      prepared, data, inputs: what `open_dataset` returned.
+      split: the run's own, over the rows of `data`; None where they are another archive.
+    """
+
+    run: Run
+    summary: dict[str, Any]
+    heads: dict[str, Head]
+    options: ConfigDict
+    prepared: Prepared
+    data: Dataset
+    inputs: Preprocessor
+    split: Split | None
+
+
+def evaluate_runs(
+    runs: Run | Sequence[Run],
+    *,
+    split: str | None = None,
+    dataset: str | None = None,
+    config: str | None = None,
+    manual_dir: Path | None = None,
+    data_dir: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """A run's figures, in the form of its `summary.json`, or those of several runs averaged.
+
+    On the run's own data they are those of a part of its split. On another archive (`dataset` is given, or what lies
+    in `manual_dir` are not the run's files) they are of all its examples but those whose very file the run learned or
+    chose from, which are left out and counted. Labels of another dataset are matched by what they mean and are named,
+    and `unmapped` counts those that none of the classes of a head is the name of; see `mapping`. `intervals` holds the
+    95 % intervals of
+    the figures of the run, or of the average; see `uncertainty`.
+
+    Of several runs every head's distributions are averaged, each run weighing the same, and decoded as they all decode
+    them: runs that decode differently are refused. Each sees the examples at its own size and with its own
+    preprocessing. On their own data they must have one split; on another archive, what any of them has seen is left
+    out. `runs` in the result holds the figures of each, which are those of that run measured alone.
+
+    Args:
+      runs: one complete run, or several with the same heads.
+      split: of `SPLITS`, None is `test`; another archive has no parts but `all`, which None then is.
+      dataset: name of another dataset's format.
+      config: of that dataset's builder.
+      manual_dir: where another archive lies, or where the runs' own lies now.
+      data_dir: where prepared data and caches lie; None is where each run had them.
+      progress: whether to draw progress bars.
+
+    Raises:
+      UserError: a run is not complete, the data are missing or bad, or the runs cannot be averaged.
+    """
+    opened = [
+        open_run(run, dataset=dataset, config=config, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+        for run in ([runs] if isinstance(runs, Run) else runs)
+    ]
+    first = opened[0]
+    for other in opened[1:]:
+        _check_heads(first, other)
+        _check_data(first, other)
+    saved = None if any(each.split is None for each in opened) else first.split
+    if saved is None and split not in (None, "all"):
+        raise UserError(f"Another archive has no part {split!r}: it is measured whole; leave --split out.")
+    if saved is not None:
+        _check_splits(opened)
+    split = split or ("all" if saved is None else "test")
+    result: dict[str, Any] = {
+        "run": " + ".join(each.run.name for each in opened),
+        "dataset": first.options.name,
+        "synthetic": any(each.prepared.synthetic for each in opened),
+        "config": first.options.config,
+        "protocol": "every file that the run has not seen" if len(opened) == 1 else "every file that no run has seen",
+        "age_groups": first.run.recipe.age_groups,
+        "split_sha256": None,
+        "split": split,
+        "left_out": 0,
+        "files_of_seen_subjects": 0,
+        "unmapped": {},
+    }
+    if saved is None:
+        rows, counts = _new_to_all(opened)
+        result |= counts
+        result["unmapped"] = unmapped(first.heads, {name: col[rows] for name, col in first.data.columns.items()})
+    else:
+        rows = np.arange(len(first.data)) if split == "all" else getattr(saved, split)
+        # Runs of one split may name two protocols, where these come to the same; a leaky one is never hidden.
+        protocol = max((each.summary["protocol"] for each in opened), key=lambda name: name in LEAKY)
+        result |= {"protocol": protocol, "split_sha256": first.summary["split_sha256"]}
+    labels = {name: head.column(first.data.columns) for name, head in first.heads.items()}
+    chosen = {name: label[rows] for name, label in labels.items()}
+    keys = first.data.columns["key"][rows]
+    part = "test" if saved is None else split
+
+    def measured(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        return {part: figures(heads, answers(heads, distributions), chosen)}
+
+    found = [_distributions(each, keys) for each in opened]  # one after another: one dataset at a time on the devices
+    own = [
+        {"flip_averaged": each.run.recipe.evaluate.flip, "evaluated_step": each.summary["evaluated_step"]}
+        | measured(each.heads, distributions)
+        for each, distributions in zip(opened, found, strict=True)
+    ]
+    mean = found[0]
+    for each in opened:
+        write_missing_predictions(each)
+    if len(opened) == 1:
+        result |= own[0]
+    else:
+        mean = {name: np.mean([each[name] for each in found], axis=0) for name in first.heads}
+        result |= measured(first.heads, mean)  # whose decoding is that of all, see _check_heads
+        result["runs"] = dict(zip(_column_names([each.run.name for each in opened]), own, strict=True))
+    columns = known_columns(first.data.columns, rows)
+    seen = Predictions(keys, np.full(len(rows), part), columns, chosen, mean, first.heads, {})
+    result["intervals"] = {part: of_predictions(seen)}
+    if said := first.summary.get("baseline_predictions"):
+        names, constant = first.summary["constant_names"], known_predictions(said, len(rows))
+    elif saved is not None:  # a run of an earlier version, which did not keep them
+        names, constant = baseline_predictions(
+            first.heads, {k: label[saved.train] for k, label in labels.items()}, len(rows)
+        )
+    else:
+        return result
+    return result | {"constant": figures(first.heads, constant, chosen), "constant_names": names}
+
+
+def write_missing_predictions(opened: Opened) -> None:
+    """Writes `predictions.npz` where a complete run has none, as those of earlier versions have not.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = opened.run.directory / PREDICTIONS
+    if path.exists() or opened.split is None:
+        return
+    columns = opened.data.columns
+    found = _distributions(opened, columns["key"][kept_rows(opened.split)])
+    write_predictions(
+        path, of_split(opened.split, columns, opened.heads, found, metadata_of(opened.run, opened.summary))
+    )
+
+
+def open_run(
+    run: Run,
+    *,
+    dataset: str | None = None,
+    config: str | None = None,
+    manual_dir: Path | None = None,
+    data_dir: Path | None = None,
+    progress: bool = True,
+) -> Opened:
+    """Opens a complete run and the data that it is to be shown; the arguments are those of `evaluate_runs`.
+
+    Raises:
+      UserError: the run is not complete, or the data are missing or bad.
+    """
+    summary, metadata = complete(run)
+    recipe = ConfigDict(run.recipe.to_dict())
+    options = recipe.dataset
+    given = dataset is not None or config is not None or manual_dir is not None
+    if given:
+        options.synthetic = 0
+        if config is not None or dataset not in (None, options.name):
+            options.update(dict.fromkeys(_OF_THE_DATASET, ""), name=dataset or options.name, max_bad=0.0)
+            options.config = config or ""
+        elif dataset is not None:
+            options.csv = ""  # the name of a file of the run's own archive
+    elif metadata["manual_dir"] and not options.synthetic:
+        manual_dir = Path(metadata["manual_dir"])
+    prepared, data, inputs = open_dataset(
+        recipe,
+        manual_dir=manual_dir,
+        data_dir=data_dir or Path(metadata["data_dir"]),
+        kind=metadata.get("kind", "image"),
+        progress=progress,
+    )
+    another = dataset is not None or config is not None
+    split = None if another else run.split(data.columns["key"], others=given)
+    if split is not None and given and metadata["data_sha256"] != data.sha256:
+        split = None  # the same names, other files
+    if split is None and not given:
+        raise UserError(f"{run.directory} has no split.json; restore the file.")
+    if inputs.metadata.get("spectrogram") != metadata.get("spectrogram"):
+        raise UserError(
+            f"{run.directory} was trained on spectrograms that this version makes in another way "
+            f"({metadata.get('spectrogram')}); use the version that trained it."
+        )
+    heads = run.heads()
+    if options.name != run.recipe.dataset.name:
+        heads = {name: for_another_dataset(head) for name, head in heads.items()}
+    return Opened(run, summary, heads, options, prepared, data, inputs, split)
+
+
+def evaluated_model(run: Run, step: int) -> tuple[Any, Any]:
+    """The model that a run's figures are of: `(params, stats)` on all devices, and its structure.
+
+    Args:
+      run: a complete run.
+      step: `evaluated_step` of its summary.
+
+    Raises:
+      UserError: there is no checkpoint of this step.
+    """
+    graphdef, params, stats = model_structure(run.recipe, run.heads())
+    everywhere = replicated(make_mesh())
+    layout = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), (params, stats)
+    )
+    checkpoints = run.checkpoints()
+    try:
+        if step not in checkpoints.steps:
+            raise UserError(f"{run.directory} has no checkpoint of step {step}; restore it from a copy.")
+        return checkpoints.restore(step, "model", layout), graphdef
+    finally:
+        checkpoints.close()
+
+
+def as_columns(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The figures of a result as the columns of a table."""
+    part = next(name for name in SPLITS if isinstance(result.get(name), Mapping))
+    columns = {"ensemble" if "runs" in result else part: result[part]}
+    columns |= {name: run[part] for name, run in result.get("runs", {}).items()}
+    return columns | ({"constant": result["constant"]} if "constant" in result else {})
+
+
+def _distributions(opened: Opened, keys: np.ndarray) -> dict[str, np.ndarray]:
+    """Each head's distribution for the examples with these keys, `[n, ...]`."""
+    row_of = {key: row for row, key in enumerate(opened.data.columns["key"].tolist())}
+    rows = np.array([row_of[key] for key in keys.tolist()], np.int32)
+    recipe, mesh = opened.run.recipe, make_mesh()
+    model_state, graphdef = evaluated_model(opened.run, opened.summary["evaluated_step"])
+    with jax.set_mesh(mesh), closing(make_loader(opened.data, mesh)) as feed:
+        evaluator = Evaluator(graphdef, opened.heads, recipe, opened.inputs, mesh)
+        return evaluator.distributions(model_state, feed, rows, flip=recipe.evaluate.flip)
+
+
+def _new_to_all(opened: Sequence[Opened]) -> tuple[np.ndarray, dict[str, int]]:
+    """Rows of the first run's data that no run learned or chose from, and what is to be said of the others."""
+    columns = opened[0].data.columns
+    seen: set[str] = set()
+    for each in opened:
+        hashes, own = each.run.seen(), each.data.columns
+        seen.update(key for key, sha in zip(own["key"].tolist(), own["sha256"].tolist(), strict=True) if sha in hashes)
+    new = np.array([key not in seen for key in columns["key"].tolist()], bool)
+    rows = np.flatnonzero(new)
+    if not len(rows):
+        directories = " or ".join(str(each.run.directory) for each in opened)
+        raise UserError(f"Every one of the {len(new)} files there was used to train {directories}: nothing is left.")
+    acquainted = np.zeros(len(rows), bool)
+    for each in opened:
+        if each.options.name == each.run.recipe.dataset.name:
+            acquainted |= np.isin(columns["subject"][rows], each.run.seen_subjects())
+    return rows, {"left_out": int((~new).sum()), "files_of_seen_subjects": int(acquainted.sum())}
+
+
+def _check_heads(first: Opened, other: Opened) -> None:
+    """Averages are of distributions that mean the same, and that become an answer in the same way."""
+    both = f"{first.run.directory} and {other.run.directory} cannot be averaged"
+    if first.heads.keys() != other.heads.keys():
+        raise UserError(
+            f"{both}: one has the heads {', '.join(sorted(first.heads))}, the other {', '.join(sorted(other.heads))}; "
+            "give runs with the same heads."
+        )
+    for name, head in first.heads.items():
+        mine, its = _meaning(head), _meaning(other.heads[name])
+        for what in mine:
+            if mine[what] != its[what]:
+                raise UserError(
+                    f"{both}: the {what} of the head {name} is {mine[what]} in one and {its[what]} in the other; give "
+                    "runs whose heads mean the same."
+                )
+
+
+def _meaning(head: Head) -> dict[str, str]:
+    """What two heads must have in common for their distributions to be averaged."""
+    inner = getattr(head, "inner", head)  # of a head that owns another one
+    kinds = dict.fromkeys((type(head).__name__, type(inner).__name__))
+    return {
+        "scheme of age groups": getattr(getattr(inner, "scheme", None), "name", ""),
+        "list of classes": ", ".join(getattr(inner, "names", ())),
+        "kind": " of ".join(kinds),
+        "distribution": f"{_shape(head)[-1]} numbers",
+        "decoding": _decoding(inner),
+    }
+
+
+def _decoding(head: Head) -> str:
+    """What decides how a head's distribution becomes its answer; "" where there is nothing to decide."""
+    if isinstance(head, ClassHead):
+        return "rank" if head.loss_name in ORDINAL else "mode"
+    return "" if _shape(head) == [1] else getattr(head, "decoding", "")  # a regression's is the answer already
+
+
+def _shape(head: Head) -> list[int]:
+    """Shape of a head's distribution of one example."""
+    return list(jax.eval_shape(head.distribution, jax.ShapeDtypeStruct((1, head.size), jnp.float32)).shape[1:])
+
+
+def _check_data(first: Opened, other: Opened) -> None:
+    """Averages are of what runs say of the same files, under the same labels."""
+    both = f"{first.run.directory} and {other.run.directory}"
+    mine, its = first.data.columns, other.data.columns
+    place = {key: row for row, key in enumerate(its["key"].tolist())}
+    if place.keys() != set(mine["key"].tolist()):
+        raise UserError(
+            f"{both} are of other data ({len(first.data)} and {len(other.data)} examples, not of the same names); "
+            "name one archive for them, with --dataset and --manual_dir."
+        )
+    rows = np.array([place[key] for key in mine["key"].tolist()])
+    if differing := int((mine["sha256"] != its["sha256"][rows]).sum()):
+        raise UserError(
+            f"{both} are of other files: {differing} of the {len(rows)} names stand on other content; name one archive "
+            "for them, with --dataset and --manual_dir."
+        )
+    for name, head in first.heads.items():
+        if not np.array_equal(head.column(mine), head.column(its)[rows], equal_nan=True):
+            raise UserError(
+                f"{both} label the same files in two ways, by the head {name}; give runs of one labelling, or name one "
+                "archive for them, with --dataset and --manual_dir."
+            )
+
+
+def _check_splits(opened: Sequence[Opened]) -> None:
+    """Figures on a part that one of the runs learned from would leak."""
+    hashes = {each.split.sha256: each.run.directory for each in opened if each.split is not None}
+    if len(hashes) > 1:
+        (mine, one), (its, other), *_ = hashes.items()
+        raise UserError(
+            f"{one} and {other} have two splits ({mine[:16]} and {its[:16]}), so one may have learned from what the "
+            "other is tested on and their figures together would leak; give runs of one split, or another archive "
+            "with --dataset and --manual_dir."
+        )
+
+
+def _column_names(names: Sequence[str]) -> list[str]:
+    """Names for columns, all different.
+
+    >>> _column_names(["a", "b", "a", "constant"])
+    ['a', 'b', 'a (2)', 'constant (2)']
+    """
+    taken = list(_COLUMNS)
+    result = []
+    for name in names:
+        taken.append(name)
+        count = taken.count(name)
+        result.append(name if count == 1 else f"{name} ({count})")
+    return result

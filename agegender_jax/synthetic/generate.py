@@ -1,0 +1,93 @@
+"""Drawn datasets, each in its original's own layout, ready to be prepared like a download."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.errors import UserError
+from agegender_jax.labels import DISCLAIMER
+from tfds_builders.archive import DRAWN
+
+
+def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:
+    from agegender_jax.synthetic.faces import write_utkface_archive  # OpenCV, which only drawing needs
+
+    write_utkface_archive(folder / "UTKFace.tar.gz", count, seed=seed, progress=progress)
+
+
+def _adience(folder: Path, count: int, seed: int, progress: bool, fold_files: Path | None = None) -> None:
+    from agegender_jax.synthetic.adience import write_adience
+
+    write_adience(folder, count, seed=seed, fold_files=fold_files, progress=progress)
+
+
+def _voices(folder: Path, count: int, seed: int, progress: bool) -> None:
+    from agegender_jax.synthetic.voices import CLASSES, write_voices
+
+    speakers = len(CLASSES) * VOICE_SPEAKERS
+    write_voices(
+        folder,
+        speakers_per_class=VOICE_SPEAKERS,
+        recordings_per_speaker=max(1, round(count / speakers)),
+        seed=seed,
+        progress=progress,
+    )
+
+
+VOICE_SPEAKERS = 4
+"""Speakers of each class of drawn voices: the fewest that can be in three parts, and one more."""
+
+DRAWERS: dict[str, Callable[..., None]] = {
+    "utkface": _utkface,
+    "adience": _adience,
+    "voice_age_gender": _voices,
+}
+"""What draws a dataset, by its name."""
+
+
+def builder_options(name: str) -> dict[str, Any]:
+    """Options of the builder that a drawn dataset needs."""
+    if name == "voice_age_gender":
+        from agegender_jax.synthetic.voices import SPEAKER_PATTERN
+
+        return {"speaker_pattern": SPEAKER_PATTERN}
+    return {}
+
+
+def generate(name: str, folder: Path, count: int, *, seed: int = 0, progress: bool = True, **options: Any) -> None:
+    """Draws a dataset into a new folder, whole or not at all, with a note in it that it was drawn.
+
+    Args:
+      name: of the dataset, one of `DRAWERS`.
+      folder: to be made; the manual directory that it can be prepared from.
+      count: about how many examples; 0 leaves it to the drawer, where that can say.
+      seed: the same seed draws the same.
+      progress: whether to show how far it is.
+      **options: of its drawer: `fold_files` of adience, whose labels, users and subjects are taken over.
+
+    Raises:
+      UserError: an unknown name, or a folder that is there already or cannot be written.
+    """
+    if name not in DRAWERS:
+        raise UserError(f"Nothing draws {name!r}; choose one of: {', '.join(DRAWERS)}.")
+    if folder.exists():
+        raise UserError(f"{folder} exists already; remove it, or name another folder.")
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        temporary.mkdir(parents=True)
+        DRAWERS[name](temporary, count, seed, progress, **options)
+        (temporary / DRAWN).write_text(f"{DISCLAIMER}\n", encoding="utf-8")
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # another process may have been first: it drew the same
+                raise
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); free some space or choose another place."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,175 @@
+"""From complete runs to figures: what is kept as JSON, and what the tables are made of."""
+
+import argparse
+import json
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agegender_jax.errors import UserError
+from agegender_jax.run import without_nan
+from agegender_jax.train.sweep import TrialSpec, summarize
+from benchmarks import launch_runs
+from benchmarks.reproduce import intervals
+from benchmarks.reproduce.paper_table import Line, Target
+from benchmarks.reproduce.running import Planned
+
+
+def collect(target: Target, planned: Sequence[Planned], out: Path, command: str) -> dict[str, Any]:
+    """All figures of complete runs, ready for JSON; it says nothing of when or where they were run.
+
+    Args:
+      target: which.
+      planned: its runs, which are complete.
+      out: the folder that they lie in.
+      command: that trained them.
+
+    Returns:
+      `target`, `command`, `dataset`, `drawn`, `age_groups`, `versions` and `hardware` (one of each kind that took
+      part), `changes` (by system, where its recipe is not the paper's), `rows` (one a system and protocol) and
+      `differences` (one a claim and protocol).
+
+    Raises:
+      UserError: runs are of different data, or a summary is damaged.
+    """
+    rows: list[dict[str, Any]] = []
+    places: dict[tuple[str, str], list[Path]] = {}
+    summaries: list[Mapping[str, Any]] = []
+    for one in planned:
+        found = {member.name: _summary(out / one.system.name / member.name) for member in one.members}
+        if len({summary["data_sha256"] for summary in found.values()}) > 1:
+            raise UserError(f"{out / one.system.name}: its runs are not all of the same data; choose another --out.")
+        study = summarize(one.members, found)
+        for protocol, figures in study["protocols"].items():
+            members = [member for member in one.members if member.protocol == protocol]
+            place = [out / one.system.name / member.name for member in members]
+            for line in one.system.lines:
+                places[line.key, protocol] = place
+            rows.append(_row(one, protocol, members, found, figures, place))
+        summaries += found.values()
+    return {
+        "target": target.name,
+        "command": command,
+        "dataset": summaries[0]["dataset"],
+        "synthetic": any(summary["synthetic"] for summary in summaries),
+        "age_groups": sorted({summary["age_groups"] for summary in summaries}),
+        "versions": _versions(summaries),
+        "hardware": sorted({launch_runs.hardware(summary["hardware"]) for summary in summaries}),
+        "changes": {one.system.name: list(one.changes) for one in planned},
+        "rows": rows,
+        "differences": _differences(target, rows, places),
+    }
+
+
+def _summary(workdir: Path) -> Mapping[str, Any]:
+    try:
+        return launch_runs.read(workdir).summary
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir / 'summary.json'} cannot be read ({error}); restore the file.") from error
+
+
+def _versions(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = {}
+    for summary in summaries:
+        for package, version in summary["versions"].items():
+            found.setdefault(package, {})[version] = None
+    return {package: list(versions) for package, versions in found.items()}
+
+
+def _row(
+    one: Planned,
+    protocol: str,
+    members: Sequence[TrialSpec],
+    found: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, Any],
+    place: Sequence[Path],
+) -> dict[str, Any]:
+    mine = [found[member.name] for member in members]
+    speeds = [summary["images_per_second"] for summary in mine if summary["images_per_second"]]
+    wanted = sorted({name for line in one.system.lines for name in line.figures.values()})
+    test = {name: figures["test"][name] for name in wanted if name in figures["test"]}
+    return {
+        "system": one.system.name,
+        "protocol": protocol,
+        "leaky": any(summary["leaky"] for summary in mine),
+        "folds": len({member.fold for member in members}),
+        "repeats": len({member.repeat for member in members}),
+        "image_size": one.recipe.dataset.image_size,
+        "epochs": one.recipe.train.epochs,
+        "train_examples": round(statistics.mean(summary["train_examples"] for summary in mine)),
+        "test_examples": round(statistics.mean(summary["test"]["n"] for summary in mine)),
+        "parameters": mine[0]["parameters"],
+        "images_per_second": statistics.median(speeds) if speeds else None,
+        "minutes": statistics.mean(summary["seconds"] for summary in mine) / 60,
+        "test": {name: figure | intervals.interval(place, name) for name, figure in test.items()},
+        "constant": {name: figures["constant"][name]["mean"] for name in wanted if name in figures["constant"]},
+    }
+
+
+def _differences(
+    target: Target, rows: Sequence[Mapping[str, Any]], places: Mapping[tuple[str, str], Sequence[Path]]
+) -> list[dict[str, Any]]:
+    """Of every claim whose lines were both trained, by protocol."""
+    systems = {line.key: system.name for system in target.systems for line in system.lines}
+    by_name = {(row["system"], row["protocol"]): row for row in rows}
+    found = []
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        for claim in target.claims:
+            lines = [target.line(key) for key in (claim.a, claim.b)]
+            names = [line.figures[claim.column] for line in lines]
+            trained = [by_name.get((systems[line.key], protocol)) for line in lines]
+            figures = [row["test"].get(name, {}) if row else {} for row, name in zip(trained, names, strict=True)]
+            if any(figure.get("mean") is None for figure in figures):
+                continue
+            a, b = lines
+            found.append(
+                {
+                    "a": claim.a,
+                    "b": claim.b,
+                    "column": claim.column,
+                    "protocol": protocol,
+                    "published": published(a, b, claim.column),
+                    **intervals.judge(
+                        [places[line.key, protocol] for line in lines],
+                        names,
+                        [_by_repeat(figure, row["folds"]) for figure, row in zip(figures, trained, strict=True) if row],
+                    ),
+                }
+            )
+    intervals.settle(found)
+    return found
+
+
+def _by_repeat(figure: Mapping[str, Any], folds: int) -> list[float]:
+    """The mean over folds of each repeat that has all of them, or, of none that has, the mean of all runs."""
+    values = list(figure["values"].values())  # one repeat after another, as `study.plan` has them
+    repeats = [values[start : start + folds] for start in range(0, len(values), folds)]
+    return [statistics.mean(repeat) for repeat in repeats if None not in repeat] or [figure["mean"]]
+
+
+def published(a: Line, b: Line, column: str) -> float | None:
+    """The difference that the papers report, a less b, or None."""
+    one, other = a.published.get(column), b.published.get(column)
+    return one - other if isinstance(one, float) and isinstance(other, float) else None
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """The command as it can be run again elsewhere: folders of this machine are left out."""
+    parts = ["python", "-m", "benchmarks.reproduce", arguments.target]
+    parts += ["--cpu"] if arguments.cpu else []
+    parts += ["--smoke"] if arguments.smoke else []
+    for name in ("size", "epochs", "repeats"):
+        value = getattr(arguments, name)
+        if value is not None and not (name == "repeats" and value == 1):
+            parts += [f"--{name}", f"{value:g}"]
+    parts += ["--protocol", arguments.protocol] if arguments.protocol else []
+    parts += ["--nets", *arguments.nets] if arguments.nets else []
+    parts += ["--manual_dir", "DIR"] if arguments.manual_dir else []
+    return shlex.join(parts)
+
+
+def as_json(result: Mapping[str, Any]) -> str:
+    """As it is kept."""
+    return json.dumps(without_nan(dict(result)), indent=1, allow_nan=False) + "\n"

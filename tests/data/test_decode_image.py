@@ -1,0 +1,190 @@
+"""Decoding: every kind of picture a dataset may hold, and damaged ones refused with their name."""
+
+import io
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agegender_jax.data.decode_image import MAX_PIXELS, decode_image
+from agegender_jax.errors import UserError
+
+
+def _scene(width: int, height: int) -> Image.Image:
+    """Smooth colours, so that formats and scalings that are equivalent agree: red to the right, green downwards."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 255 - (x + y) / 2], -1).round().astype(np.uint8))
+
+
+def _bytes(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _expected(width: int, height: int, size: int) -> np.ndarray:
+    return np.asarray(_scene(width, height).resize((size, size), Image.Resampling.BOX), np.float64)
+
+
+def _difference(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(got.astype(np.float64) - expected).mean())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})],
+)
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 50), (33, 71)])
+def test_formats_and_shapes(kind: str, options: dict, width: int, height: int) -> None:
+    got = decode_image(_bytes(_scene(width, height), kind, **options), 32)
+    assert (got.shape, got.dtype) == ((32, 32, 3), np.uint8)
+    assert _difference(got, _expected(width, height, 32)) < 2.0
+
+
+def test_picture_of_its_size_is_left_alone() -> None:
+    np.testing.assert_array_equal(decode_image(_bytes(_scene(40, 40), "PNG"), 40), np.asarray(_scene(40, 40)))
+
+
+def test_large_jpeg_is_decoded_at_reduced_scale_to_the_same_picture() -> None:
+    got = decode_image(_bytes(_scene(1600, 1200), "JPEG", quality=95), 64)
+    assert _difference(got, _expected(1600, 1200, 64)) < 1.5
+
+
+def test_scaling_down_averages_rather_than_skips() -> None:
+    checks = (np.indices((512, 512)).sum(0) % 2 * 255).astype(np.uint8)
+    got = decode_image(_bytes(Image.fromarray(checks), "PNG"), 32)
+    assert np.abs(got.astype(int) - 127).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_grey_becomes_rgb(mode: str) -> None:
+    grey = _scene(48, 48).convert("L").point(lambda value: 255 * (value > 127))
+    got = decode_image(_bytes(grey.convert(mode), "PNG"), 48)
+    np.testing.assert_array_equal(got, np.repeat(np.asarray(grey)[:, :, None], 3, axis=-1))
+
+
+def test_grey_jpeg_becomes_rgb() -> None:
+    grey = _scene(48, 48).convert("L")
+    got = decode_image(_bytes(grey, "JPEG", quality=95), 48)
+    assert _difference(got, np.asarray(grey)[:, :, None]) < 2.0
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparency_is_dropped(kind: str) -> None:
+    image = _scene(48, 48)
+    image.putalpha(Image.linear_gradient("L").resize((48, 48)))
+    got = decode_image(_bytes(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})), 48)
+    np.testing.assert_array_equal(got, np.asarray(_scene(48, 48)))
+
+
+@pytest.mark.parametrize("transparency", [None, 3])
+def test_palette(transparency: int | None) -> None:
+    image = _scene(48, 48).quantize(64)
+    options = {} if transparency is None else {"transparency": transparency}
+    got = decode_image(_bytes(image, "PNG", **options), 48)
+    palette = np.array(image.getpalette()).reshape(-1, 3)
+    np.testing.assert_array_equal(got, palette[np.asarray(image)])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_not_cut_off(kind: str) -> None:
+    grey = np.asarray(_scene(48, 48).convert("L"))
+    got = decode_image(_bytes(Image.fromarray(grey.astype(np.uint16) * 257), kind), 48)
+    np.testing.assert_array_equal(got, np.repeat(grey[:, :, None], 3, axis=-1))
+
+
+def test_pixels_of_unknown_range_are_refused() -> None:
+    floats = Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16))
+    with pytest.raises(UserError, match=r"^faces/1\.tif: is no image that can be decoded.*range"):
+        decode_image(_bytes(floats, "TIFF"), 16, "faces/1.tif")
+
+
+def test_broken_exif_does_not_cost_the_picture() -> None:
+    content = _bytes(_scene(48, 48), "JPEG", quality=95, exif=b"Exif\0\0garbage!")
+    assert _difference(decode_image(content, 48), np.asarray(_scene(48, 48))) < 2.0
+
+
+def test_cmyk_jpeg() -> None:
+    got = decode_image(_bytes(_scene(48, 48).convert("CMYK"), "JPEG", quality=98), 48)
+    assert _difference(got, np.asarray(_scene(48, 48))) < 4.0
+
+
+# EXIF's own table: what the stored picture must undergo to be upright.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a[::-1].transpose(1, 0, 2),  # 90 degrees clockwise
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a[:, ::-1].transpose(1, 0, 2),  # 90 degrees counter-clockwise
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_honoured(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    got = decode_image(_bytes(_scene(64, 64), "JPEG", quality=95, exif=exif), 64)
+    assert _difference(got, UPRIGHT[orientation](np.asarray(_scene(64, 64)))) < 2.0
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_truncated_file_is_refused_by_name(kind: str) -> None:
+    content = _bytes(_scene(200, 200), kind)
+    for part in (0.05, 0.5, 0.9):
+        with pytest.raises(UserError, match=r"^faces/1\.jpg: is no image that can be decoded"):
+            decode_image(content[: int(part * len(content))], 32, "faces/1.jpg")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"age,gender\n31,0\n", b"\xff\xd8\xff\xe0" + bytes(200), b"\x89PNG\r\n\x1a\n"]
+)
+def test_what_is_no_image_is_refused_by_name(content: bytes) -> None:
+    with pytest.raises(UserError, match=r"^faces/1\.jpg: is no image that can be decoded.*repair or remove it"):
+        decode_image(content, 32, "faces/1.jpg")
+
+
+def test_formats_that_are_not_listed_are_refused() -> None:
+    with pytest.raises(UserError, match="not a whole JPEG, PNG, WEBP, BMP or TIFF file"):
+        decode_image(_bytes(_scene(20, 20), "GIF"), 16)
+
+
+def _claiming(width: int, height: int) -> bytes:
+    """A small JPEG whose header (SOF0: marker, length, precision, height, width) lies about its size."""
+    content = _bytes(_scene(16, 16), "JPEG")
+    at = content.index(b"\xff\xc0") + 5
+    return content[:at] + struct.pack(">HH", height, width) + content[at + 4 :]
+
+
+# The second is between our limit and Pillow's, the first beyond both.
+@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (10_000, 6_401)])
+def test_huge_claims_are_refused_before_memory_is_taken(
+    width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert width * height > MAX_PIXELS
+
+    def load(self: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(UserError, match=r"^faces/1\.jpg: .*pixels"):
+        decode_image(_claiming(width, height), 32, "faces/1.jpg")
+
+
+def test_our_limit_is_named_with_the_claim() -> None:
+    with pytest.raises(UserError, match=r"bomb\.jpg: claims 10000x6401 pixels, more than the 64,000,000 accepted"):
+        decode_image(_claiming(10_000, 6_401), 32, "bomb.jpg")
+
+
+def test_drawn_faces_decode_close_to_an_independent_path(synthetic_dir: Path) -> None:
+    with tarfile.open(synthetic_dir / "UTKFace.tar.gz") as archive:
+        member = next(member for member in archive if member.name.endswith(".jpg"))
+        content = archive.extractfile(member).read()
+    image = Image.open(io.BytesIO(content)).convert("RGB")  # at full scale, without the decoder's shortcuts
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), np.float64)
+    assert _difference(decode_image(content, 32), expected) < 3.0

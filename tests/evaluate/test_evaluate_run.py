@@ -1,0 +1,356 @@
+"""Measuring a finished run: its own split, and archives that it has partly seen."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import softmax
+
+from agegender_jax import recipe as recipes
+from agegender_jax.data.dataset import open_dataset
+from agegender_jax.errors import UserError
+from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs, evaluated_model, open_run
+from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.models.heads import AgeGroupHead
+from agegender_jax.models.routed import RoutedHead
+from agegender_jax.run import Run
+from agegender_jax.splits import Split, make_split
+from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
+from agegender_jax.train.loop import train
+
+
+def members(manual_dir: Path) -> dict[str, bytes]:
+    with tarfile.open(manual_dir / "UTKFace.tar.gz") as tar:
+        return {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
+
+
+def pack(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    with tarfile.open(folder / "UTKFace.tar.gz", "w:gz", compresslevel=1) as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"UTKFace/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def names_in(finished: Any, *parts: str) -> list[str]:
+    split = json.loads((finished.workdir / "split.json").read_text())["parts"]
+    return [Path(key).name for part in parts for key in split[part]]
+
+
+def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any) -> None:
+    result = evaluate_runs(Run.load(finished.workdir), progress=False)
+    assert result["test"] == finished.summary["test"]
+    assert result["constant"] == finished.summary["constant"]
+    assert result["split_sha256"] == finished.summary["split_sha256"]
+    assert result["left_out"] == 0
+    assert list(as_columns(result)) == ["test", "constant"]
+
+
+def test_the_validation_part_is_the_summary_s(finished: Any) -> None:
+    result = evaluate_runs(Run.load(finished.workdir), split="validation", progress=False)
+    assert result["validation"] == finished.summary["validation"]
+    assert "test" not in result
+
+
+def test_all_is_every_example_once(finished: Any) -> None:
+    run = Run.load(finished.workdir)
+    parts = {
+        part: evaluate_runs(run, split=part, progress=False)[part] for part in ("train", "validation", "test", "all")
+    }
+    whole = parts.pop("all")
+    assert whole["n"] == 600 == sum(figures["n"] for figures in parts.values())
+    right = sum(figures["gender/accuracy"] * figures["gender/n"] for figures in parts.values())
+    assert whole["gender/accuracy"] == pytest.approx(right / whole["gender/n"])
+
+
+def test_files_that_the_run_has_seen_are_found_under_other_names(
+    finished: Any, synthetic_dir: Path, tmp_path: Path
+) -> None:
+    """Half of another archive are files the run trained on, renamed; only the others count."""
+    own, new = members(finished.manual_dir), members(synthetic_dir)
+    seen = [name for name in names_in(finished, "train", "validation") if name.count("_") == 3][:30]
+    held_out = [name for name in names_in(finished, "test") if name.count("_") == 3][:10]
+    new = dict(list(new.items())[:40])
+    renamed = {
+        f"{'_'.join(name.split('_')[:3])}_2031010100000{number:04d}.jpg": own[name]
+        for number, name in enumerate(seen + held_out)
+    }
+    other = pack(tmp_path / "other", renamed | new)
+    result = evaluate_runs(Run.load(finished.workdir), manual_dir=other, data_dir=tmp_path / "data", progress=False)
+    distinct = {own[name] for name in seen}
+    assert result["left_out"] == sum(content in distinct for content in (renamed | new).values()) >= 30
+    assert result["test"]["n"] == len(renamed | new) - result["left_out"]
+    assert result["split_sha256"] is None
+    counted = [name.split("_") for name, content in (renamed | new).items() if content not in distinct]
+    always = {"always male": "0", "always female": "1"}[result["constant_names"]["gender"]]  # by the training labels
+    assert result["constant"]["gender/accuracy"] == pytest.approx(np.mean([name[1] == always for name in counted]))
+    assert result["split"] == "all"
+    assert "not seen" in result["protocol"]
+
+
+def test_an_archive_seen_whole_leaves_nothing_to_measure(finished: Any, tmp_path: Path) -> None:
+    own = members(finished.manual_dir)
+    seen = [name for name in names_in(finished, "train") if name.count("_") == 3][:12]
+    other = pack(tmp_path / "other", {name: own[name] for name in seen})
+    with pytest.raises(UserError, match=r"Every one of the 12 files there was used to train .*finished"):
+        evaluate_runs(Run.load(finished.workdir), manual_dir=other, data_dir=tmp_path / "data", progress=False)
+
+
+def copy(finished: Any, folder: Path, *left_out: str) -> Run:
+    shutil.copytree(finished.workdir, folder, ignore=shutil.ignore_patterns(*left_out, "tensorboard"))
+    return Run.load(folder)
+
+
+def test_a_run_without_summary_is_not_complete(finished: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not complete; run its launch\.py command again"):
+        evaluate_runs(copy(finished, tmp_path / "run", "summary.json"), progress=False)
+
+
+def test_a_run_without_its_split_or_checkpoint_says_so(finished: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no split\.json"):
+        evaluate_runs(copy(finished, tmp_path / "a", "split.json"), progress=False)
+    with pytest.raises(UserError, match=r"has no checkpoint of step 76"):
+        evaluate_runs(copy(finished, tmp_path / "b", "76"), progress=False)
+
+
+def test_a_copied_run_gives_the_same_figures(finished: Any, tmp_path: Path) -> None:
+    """A run is its directory: nothing in it holds the place where it was made."""
+    result = evaluate_runs(copy(finished, tmp_path / "moved"), progress=False)
+    assert result["test"] == finished.summary["test"]
+    assert result["run"] == "moved"
+    assert np.isfinite(list(result["test"].values())).all()
+
+
+class Tiny(nnx.Module):
+    """One layer on the picture's mean, which compiles in no time."""
+
+    embedding_size = 4
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(3, 4, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.dense(x.mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[tuple[Run, Path, Path]]:
+    """A run of two steps on one drawn corpus with speakers, its manual directory, and another corpus'."""
+    folder = tmp_path_factory.mktemp("voices")
+    for name, seed in (("here", 1), ("there", 2)):
+        write_voices(folder / name, speakers_per_class=3, recordings_per_speaker=2, seed=seed, rate=8000,
+                     classes=("female_20", "male_20", "female_60", "male_60"))  # fmt: skip
+    recipe = recipes.base()
+    recipe.evaluate.report = False
+    recipe.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
+    recipe.split.update(stratify="class", folds=3)
+    recipe.heads.class_name.weight = 1.0
+    recipe.model.backbone = "cnn180"
+    recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
+    recipe.evaluate.update(batch_size=8, select="class_name/accuracy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "cnn180", lambda recipe, outputs, rngs: Tiny(rngs))  # type: ignore[arg-type]
+        train(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
+        yield Run.load(folder / "run"), folder / "here", folder / "there"
+
+
+def test_a_run_on_voices_carries_its_classes_and_spectrogram(voices: tuple[Run, Path, Path]) -> None:
+    run, _, _ = voices
+    assert run.metadata()["class_names"] == ["female_20", "female_60", "male_20", "male_60"]
+    assert run.heads()["class_name"].size == 4
+    assert run.metadata()["spectrogram"]["name"] == "log_mel"
+    assert run.metadata()["subjects"] == {"known": 12, "in_several_parts": 0, "unidentified_examples": 0}
+    summary = run.summary()
+    assert summary is not None
+    again = evaluate_runs(run, progress=False)
+    assert again["test"] == summary["test"]
+    assert again["constant"] == summary["constant"]
+
+
+def test_another_corpus_is_measured_whole_and_what_was_learnt_from_is_left_out(voices: tuple[Run, Path, Path]) -> None:
+    run, here, there = voices
+    result = evaluate_runs(run, dataset="voice_age_gender", manual_dir=there, progress=False)
+    assert (result["test"]["n"], result["left_out"]) == (24, 0)
+    assert result["files_of_seen_subjects"] == 16  # the names of speakers are the same in both drawn corpora
+    again = evaluate_runs(run, config="folders", manual_dir=here, progress=False)
+    assert (again["test"]["n"], again["left_out"]) == (8, 16)  # a third was never learnt from: the test part
+    assert again["test"]["class_name/accuracy"] == evaluate_runs(run, progress=False)["test"]["class_name/accuracy"]
+
+
+def test_a_run_on_voices_is_not_shown_faces(voices: tuple[Run, Path, Path], finished: Any) -> None:
+    with pytest.raises(UserError, match="kind 'image', and 'audio' is wanted"):
+        evaluate_runs(voices[0], dataset="utkface", manual_dir=finished.manual_dir, progress=False)
+
+
+@pytest.fixture(scope="module")
+def second(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Another run on the same split: an earlier checkpoint, other sizes of pictures, not flip-averaged."""
+    run = copy(finished, tmp_path_factory.mktemp("runs") / "second")
+    checkpoints = run.checkpoints()
+    step = min(checkpoints.steps)
+    checkpoints.close()
+    assert step < 76
+    run.write("summary.json", finished.summary | {"evaluated_step": step})
+    run.recipe.dataset.image_size = 40
+    run.recipe.evaluate.flip = False
+    return run
+
+
+def said(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A run's probabilities on its test part, [n, classes] by head, and the labels: the model called by hand."""
+    opened = open_run(run, progress=False)
+    assert opened.split is not None
+    state, graphdef = evaluated_model(run, opened.summary["evaluated_step"])
+    call = jax.jit(
+        lambda content, mirrored: nnx.merge(graphdef, *state)(opened.inputs.eval_transform(content, mirrored))
+    )
+    content = opened.data.content[opened.split.test]
+    views = [call(content, mirrored) for mirrored in ([False, True] if run.recipe.evaluate.flip else [False])]
+    labels = {name: head.column(opened.data.columns)[opened.split.test] for name, head in opened.heads.items()}
+    return {name: np.mean([softmax(view[name], -1) for view in views], 0) for name in opened.heads}, labels
+
+
+def test_an_ensemble_averages_what_the_heads_say(finished: Any, second: Run) -> None:
+    first = Run.load(finished.workdir)
+    result = evaluate_runs([first, second], progress=False)
+    (one, labels), (other, _) = said(first), said(second)
+    mean = {name: (one[name] + other[name]) / 2 for name in one}
+    for name in ("gender", "age_group"):
+        known = labels[name] >= 0
+        right = (mean[name].argmax(-1) == labels[name])[known].mean()
+        assert result["test"][f"{name}/accuracy"] == pytest.approx(right)
+    middle = [np.interp(0.5, np.cumsum(p), np.arange(101) + 0.5) for p in mean["age"]]  # the median
+    assert result["test"]["age/mae"] == pytest.approx(np.abs(middle - labels["age"]).mean(), rel=1e-4)
+    assert result["run"] == "finished + second"
+    assert (result["split_sha256"], result["protocol"]) == (finished.summary["split_sha256"], "disjoint")
+    own = result["runs"]["finished"]
+    assert own == {"flip_averaged": True, "evaluated_step": 76, "test": finished.summary["test"]}
+    assert result["runs"]["second"]["test"] == evaluate_runs(second, progress=False)["test"]
+    assert result["constant"] == finished.summary["constant"]
+    columns = as_columns(result)
+    assert list(columns) == ["ensemble", "finished", "second", "constant"]
+    assert columns["ensemble"]["age/mae"] not in (columns["finished"]["age/mae"], columns["second"]["age/mae"])
+
+
+def test_an_ensemble_of_one_run_twice_is_that_run(finished: Any) -> None:
+    run = Run.load(finished.workdir)
+    result = evaluate_runs([run, run], split="validation", progress=False)
+    assert result["validation"] == finished.summary["validation"]
+    assert list(as_columns(result)) == ["ensemble", "finished", "finished (2)", "constant"]
+    assert evaluate_runs([run], progress=False) == evaluate_runs(run, progress=False)
+
+
+def test_runs_of_two_splits_are_not_averaged_on_their_own_data(finished: Any, tmp_path: Path) -> None:
+    run, other = Run.load(finished.workdir), copy(finished, tmp_path / "other")
+    split = Split.load(other.directory / "split.json")
+    moved = dataclasses.replace(
+        split,
+        train=np.sort(np.append(split.train[1:], split.test[0])),
+        test=np.sort(np.append(split.test[1:], split.train[0])),
+    )
+    moved.save(other.directory / "split.json")
+    with pytest.raises(UserError, match=f"{split.sha256[:16]} and {moved.sha256[:16]}.*would leak"):
+        evaluate_runs([run, other], progress=False)
+
+
+def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(finished: Any, tmp_path: Path) -> None:
+    run, other = Run.load(finished.workdir), copy(finished, tmp_path / "other")
+    files = members(finished.manual_dir)
+    more = {hashlib.sha256(files[name]).hexdigest() for name in names_in(finished, "test")[:20]}
+    (other.directory / "seen_sha256.txt").write_text("\n".join(more))
+    archive = {"dataset": "utkface", "manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
+    result = evaluate_runs([other, run], **archive, progress=False)
+    seen = sum(hashlib.sha256(content).hexdigest() in more | run.seen() for content in files.values())
+    assert result["left_out"] == seen > evaluate_runs(run, **archive, progress=False)["left_out"]
+    assert result["test"]["n"] == len(files) - seen
+    assert result["test"] == result["runs"]["other"]["test"]
+    assert list(as_columns(result)) == ["ensemble", "other", "finished", "constant"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("heads.age.weight", 0.0, "one has the heads age, age_group, gender, the other age_group, gender"),
+        ("heads.gender.undefined", True, "the list of classes of the head gender is male, female in one and"),
+        ("age_groups", "lower", "the scheme of age groups of the head age_group is nearest in one and lower in"),
+        ("heads.age.loss", "l1", "the distribution of the head age is 101 numbers in one and 1 numbers in the other"),
+        ("heads.age.decoding", "expectation", "the decoding of the head age is median in one and expectation in"),
+        ("heads.age_group.loss", "coral", "the decoding of the head age_group is mode in one and rank in the other"),
+    ],
+)
+def test_heads_that_mean_something_else_are_not_averaged(
+    key: str, value: Any, reason: str, finished: Any, tmp_path: Path
+) -> None:
+    other = copy(finished, tmp_path / "other", "checkpoints")
+    other.recipe.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"finished and .*other cannot be averaged: {reason}"):
+        evaluate_runs([Run.load(finished.workdir), other], progress=False)
+
+
+def test_the_inner_head_of_a_routed_one_counts_too(finished: Any, tmp_path: Path) -> None:
+    runs = [copy(finished, tmp_path / name, "checkpoints") for name in "ab"]
+    for run, loss in zip(runs, ("cross_entropy", "corn"), strict=True):
+        head = RoutedHead(AgeGroupHead(scheme=AGE_GROUPS["nearest"], loss_name=loss))
+        run.heads = lambda head=head: {"routed": head}  # type: ignore[method-assign, misc]
+    with pytest.raises(UserError, match="the decoding of the head routed is mode in one and rank in the other"):
+        evaluate_runs(runs, progress=False)
+
+
+def test_a_regression_has_nothing_to_decode(finished: Any, tmp_path: Path) -> None:
+    runs = [copy(finished, tmp_path / name, "checkpoints") for name in "ab"]
+    for run, decoding in zip(runs, ("median", "expectation"), strict=True):
+        run.recipe.heads.age.update(loss="l1", decoding=decoding)
+    with pytest.raises(UserError, match="has no checkpoint of step 76"):  # what comes after the comparison
+        evaluate_runs(runs, progress=False)
+
+
+def test_files_of_equal_names_and_other_content_are_not_averaged(finished: Any, tmp_path: Path) -> None:
+    """One file of the second run's archive is another picture under the same name."""
+    other, files = copy(finished, tmp_path / "other", "checkpoints"), members(finished.manual_dir)
+    first, second, *_ = files
+    archive = pack(tmp_path / "archive", files | {first: files[second]})
+    other.write("run.json", other.metadata() | {"manual_dir": str(archive), "data_dir": str(tmp_path / "data")})
+    with pytest.raises(UserError, match=r"other are of other files: 1 of the 600 names .* on other content"):
+        evaluate_runs([Run.load(finished.workdir), other], progress=False)
+
+
+def test_runs_that_label_the_same_files_in_two_ways_are_not_averaged(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = Run.load(finished.workdir), copy(finished, tmp_path / "other", "checkpoints")
+
+    def relabelled(run: Run, **options: Any) -> Any:
+        opened = open_run(run, **options)
+        if run is first:
+            return opened
+        columns = opened.data.columns | {"age": np.roll(opened.data.columns["age"], 1)}
+        return dataclasses.replace(opened, data=dataclasses.replace(opened.data, columns=columns))
+
+    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.open_run", relabelled)
+    with pytest.raises(UserError, match="label the same files in two ways, by the head age; give runs of one"):
+        evaluate_runs([first, other], progress=False)
+
+
+def test_runs_on_other_data_are_not_averaged(
+    finished: Any, synthetic_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    other = copy(finished, tmp_path / "other", "checkpoints")
+    other.write("run.json", other.metadata() | {"manual_dir": str(synthetic_dir)})
+    _, data, _ = open_dataset(other.recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+    none = np.zeros(len(data), np.int64)
+    make_split(data.columns["key"], none, np.arange(len(data)), conflicted=none).save(other.directory / "split.json")
+    with pytest.raises(UserError, match=r"are of other data \(600 and 160 examples, not of the same names"):
+        evaluate_runs([Run.load(finished.workdir), other], progress=False)

@@ -1,0 +1,46 @@
+"""Drawn datasets: whole or not at all, and never taken for people."""
+
+from pathlib import Path
+
+import pytest
+
+from agegender_jax.data.source import locate
+from agegender_jax.errors import UserError
+from agegender_jax.synthetic.generate import DRAWERS, builder_options, generate
+from tfds_builders.prepare import NAMES
+
+
+def test_every_dataset_that_can_be_prepared_can_be_drawn() -> None:
+    assert set(DRAWERS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_what_is_drawn_can_be_prepared_and_is_known_to_be_drawn(name: str, tmp_path: Path) -> None:
+    generate(name, tmp_path / "synthetic", 64, progress=False)
+    options = builder_options(name)
+    prepared = locate(name, manual_dir=tmp_path / "synthetic", data_dir=tmp_path, options=options, progress=False)
+    assert prepared.synthetic
+    assert 20 <= len(prepared.open()) <= 64
+    again = locate(name, manual_dir=tmp_path / "synthetic", data_dir=tmp_path, options=options, progress=False)
+    assert again == prepared
+    # Whoever gets the prepared data alone is told as well.
+    alone = locate(name, manual_dir=None, data_dir=prepared.directory.parents[1 + bool(prepared.config)])
+    assert alone.synthetic
+
+
+def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        generate("utkface", tmp_path, 20, progress=False)
+    with pytest.raises(UserError, match="choose one of: utkface"):
+        generate("mnist", tmp_path / "new", 20, progress=False)
+
+
+def test_a_drawing_that_ends_midway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(folder: Path, *_: object) -> None:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(generate.DRAWERS, "utkface", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        generate("utkface", tmp_path / "synthetic", 20, progress=False)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,246 @@
+"""The drawn voices: age, gender and speaker can be heard, and the files lie as a real set's do."""
+
+import os
+import re
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agegender_jax.errors import UserError
+from agegender_jax.synthetic import voices
+from agegender_jax.synthetic.voices import SPEAKER_PATTERN, draw_session, draw_speaker, draw_voice, write_voices
+
+RATE = 16000
+
+# Averages of F3 of ten vowels of 28 women and 15 children, in Hz: Peterson and Barney (1952), table II.
+WOMEN_F3 = (3310, 3070, 2990, 2850, 2810, 2710, 2680, 2670, 2780, 1960)
+CHILDREN_F3 = (3730, 3600, 3570, 3320, 3170, 3180, 3310, 3260, 3360, 2160)
+
+
+def periodicity(voice: np.ndarray) -> tuple[float, float]:
+    """Median pitch in Hz by autocorrelation of the loud frames, and the mean height of its peak (1: periodic)."""
+    frames = np.lib.stride_tricks.sliding_window_view(voice.astype(float), 640)[::160]
+    power = (frames**2).sum(1)
+    frames = frames[power > np.quantile(power, 0.6)] * np.hanning(640)
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 2048)) ** 2)[:, :320]
+    window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(640), 2048)) ** 2)[:320]
+    correlation *= window[0] / (window * correlation[:, :1])  # the window makes long lags fall
+    lags = np.arange(RATE // 450, RATE // 70)
+    # Of peaks that are nearly as high, the shortest lag is the period and the others its multiples.
+    heights = correlation[:, lags]
+    best = (heights > 0.9 * heights.max(1, keepdims=True)).argmax(1)
+    rising = [at + heights[row, at : at + 12].argmax() for row, at in enumerate(best)]
+    return float(np.median(RATE / lags[np.minimum(rising, len(lags) - 1)])), float(heights.max(1).mean())
+
+
+def log_spectrum(voice: np.ndarray) -> np.ndarray:
+    """Mean power in 40 bands up to 8 kHz, in dB, whatever the level."""
+    power = np.abs(np.fft.rfft(voice)) ** 2
+    bands = 10 * np.log10([band.mean() for band in np.array_split(power[1:], 40)])
+    return bands - bands.mean()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("synthetic") / "new" / "voices"
+    classes = ("female_31", "male_31", "male_8")
+    return folder, write_voices(folder, speakers_per_class=2, recordings_per_speaker=4, classes=classes, seconds=0.5)
+
+
+def test_pitch_is_lowest_in_men_and_highest_in_children() -> None:
+    measured = {}
+    for name, age, gender in (("men", 30, 0), ("women", 30, 1), ("children", 8, 1)):
+        speakers = [draw_speaker(np.random.default_rng(seed), age, gender) for seed in range(12)]
+        pitches = [periodicity(draw_voice(speaker, np.random.default_rng(0)))[0] for speaker in speakers]
+        errors = np.abs(12 * np.log2(np.array(pitches) / [speaker.pitch for speaker in speakers]))
+        assert np.median(errors) < 2, (name, errors)  # semitones; a sentence wanders about the mean
+        measured[name] = np.mean(pitches)
+    assert 100 < measured["men"] < 150 < 180 < measured["women"] < 240 < measured["children"] < 330, measured
+
+
+def test_pitch_of_women_falls_and_of_men_rises_late_in_life() -> None:
+    def pitch(age: float, gender: int) -> float:
+        return float(np.mean([draw_speaker(np.random.default_rng(seed), age, gender).pitch for seed in range(300)]))
+
+    assert pitch(75, 1) < 0.92 * pitch(30, 1)
+    assert pitch(80, 0) > 1.05 * pitch(40, 0)
+
+
+def test_formants_are_as_far_apart_as_in_the_literature() -> None:
+    men, women, children = (
+        np.mean([draw_speaker(np.random.default_rng(seed), age, gender).formants for seed in range(200)], 0)[:, 2]
+        for age, gender in ((35, 0), (35, 1), (8, 1))
+    )
+    assert women.mean() / np.mean(WOMEN_F3) == pytest.approx(1, abs=0.05)
+    assert children.mean() / np.mean(CHILDREN_F3) == pytest.approx(1, abs=0.06)
+    assert men.mean() < women.mean() < children.mean()
+
+
+def test_old_voices_are_less_periodic_than_young_ones() -> None:
+    def mean_periodicity(age: float) -> float:
+        voices = (
+            draw_voice(draw_speaker(np.random.default_rng(s), age, 1), np.random.default_rng(s)) for s in range(16)
+        )
+        return float(np.mean([periodicity(voice)[1] for voice in voices]))
+
+    young, old = mean_periodicity(25), mean_periodicity(80)
+    assert young > old + 0.03, (young, old)
+
+
+def test_a_speaker_sounds_like_itself_in_other_sessions() -> None:
+    spectra = []
+    for seed in range(16):
+        speaker = draw_speaker(np.random.default_rng(seed), 40, seed % 2)
+        rng = np.random.default_rng([seed, 1])
+        spectra.append([log_spectrum(draw_voice(speaker, rng)) for _ in range(2)])  # each in a session of its own
+    distances = np.abs(np.array(spectra)[:, None, :1] - np.array(spectra)[None, :, 1:]).mean((2, 3))
+    same_gender = np.add.outer(np.arange(16), np.arange(16)) % 2 == 0
+    own = np.eye(16, dtype=bool)
+    assert distances[own].mean() < 0.85 * distances[same_gender & ~own].mean()
+    assert distances[same_gender & ~own].mean() < distances[~same_gender].mean()
+
+
+def test_a_session_is_heard_in_all_its_recordings() -> None:
+    speaker, rng = draw_speaker(np.random.default_rng(3), 40, 1), np.random.default_rng(4)
+    spectra = np.array(
+        [
+            [log_spectrum(draw_voice(speaker, rng, session=session)) for _ in range(3)]
+            for session in (draw_session(rng) for _ in range(8))
+        ]
+    )
+    within = np.abs(spectra[:, 0] - spectra[:, 1]).mean()
+    between = np.abs(spectra[:, 0] - np.roll(spectra[:, 2], 1, axis=0)).mean()
+    assert within < between
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(8000, 0.5), (16000, 1.234), (48000, 0.5)])
+def test_recordings_are_finite_within_range_and_audible(rate: int, seconds: float) -> None:
+    for seed, age in enumerate((3, 9, 13, 40, 110) * 6):
+        rng = np.random.default_rng(seed)
+        voice = draw_voice(draw_speaker(rng, age, seed % 2), rng, rate=rate, seconds=seconds)
+        assert voice.shape == (round(rate * seconds),)
+        assert voice.dtype == np.float32
+        assert np.isfinite(voice).all()
+        assert 0.2 < np.abs(voice).max() < 1
+        assert voice.std() > 0.01
+
+
+def test_a_recording_follows_its_generator_alone() -> None:
+    speaker = draw_speaker(np.random.default_rng(1), 31, 1)
+    first, again, other = (draw_voice(speaker, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_layout_names_and_format_are_those_of_a_folder_per_class(written: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = written
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    # Four recordings in three sessions: floor(3 k / 4) is 0, 0, 1, 2.
+    files = ("a_01", "a_02", "b_03", "c_04")
+    speakers = {"female_31": ("s0001", "s0002"), "male_31": ("s0003", "s0004"), "male_8": ("s0005", "s0006")}
+    assert names == [f"{c}/{speaker}_{file}.wav" for c, ids in speakers.items() for speaker in ids for file in files]
+    found = [re.search(SPEAKER_PATTERN, name) for name in names]
+    assert [match and match[1] for match in found] == [f"s{number:04d}" for number in range(1, 7) for _ in files]
+    for name in names:
+        with wave.open(str(folder / name)) as file:
+            assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
+            samples = np.frombuffer(file.readframes(RATE), np.int16)
+        assert len(samples) == RATE // 2
+        assert np.abs(samples.astype(int)).max() > 6000
+    assert "says nothing about people" in summary.pop("about")
+    expected = {"classes": 3, "speakers": 6, "sessions": 18, "recordings": 24, "rate": RATE, "seconds": 0.5}
+    assert summary == expected
+    assert os.listdir(folder.parent) == ["voices"]
+
+
+def test_no_two_recordings_are_equal(written: tuple[Path, dict[str, Any]]) -> None:
+    contents = [path.read_bytes() for path in written[0].rglob("*.wav")]
+    assert len(set(contents)) == len(contents) == 24
+
+
+def test_the_default_classes_are_eight_and_in_balance() -> None:
+    genders, ages = zip(*(name.split("_") for name in voices.CLASSES), strict=True)
+    assert len(set(voices.CLASSES)) == 8
+    assert genders.count("female") == genders.count("male") == 4
+    assert len(set(ages)) == 4
+
+
+def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_voices(
+            tmp_path / name, speakers_per_class=1, recordings_per_speaker=1, classes=["male_20"], seed=seed, seconds=0.5
+        )
+    a, b, c = ((tmp_path / name / "male_20" / "s0001_a_01.wav").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_an_empty_folder_is_filled_and_any_other_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "voice.wav").write_bytes(b"the real one")
+    few: dict[str, Any] = {"speakers_per_class": 1, "recordings_per_speaker": 1, "seconds": 0.5}
+    write_voices(tmp_path / "empty", **few)
+    assert len(list((tmp_path / "empty").iterdir())) == 8
+    for taken in (tmp_path / "real", tmp_path / "real" / "voice.wav"):
+        with pytest.raises(UserError, match="is not an empty folder"):
+            write_voices(taken, **few)
+    assert (tmp_path / "real" / "voice.wav").read_bytes() == b"the real one"
+    assert sorted(os.listdir(tmp_path)) == ["empty", "real"]
+    with pytest.raises(UserError, match="cannot be written"):
+        write_voices(tmp_path / "real" / "voice.wav" / "below", **few)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"speakers_per_class": 0},
+        {"speakers_per_class": 1250},  # of eight classes: 10,000
+        {"recordings_per_speaker": 0},
+        {"seed": -1},
+        {"classes": []},
+        {"classes": ["male_31", "male_31"]},
+        {"classes": ["male"]},
+        {"classes": ["male_031"]},
+        {"classes": ["male_2"]},
+        {"classes": ["../male_31"]},
+        {"rate": 4000},
+        {"seconds": 0.1},
+        {"seconds": float("nan")},
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="Cannot draw"):
+        write_voices(tmp_path / "voices", **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interruption_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    drawn = 0
+
+    def interrupted(*args: Any, **options: Any) -> np.ndarray:
+        nonlocal drawn
+        drawn += 1
+        if drawn == 3:
+            assert [path.name[:8] for path in tmp_path.iterdir()] == [".voices."]  # the temporary folder, beside it
+            raise error
+        return np.zeros(8, np.float32)
+
+    monkeypatch.setattr(voices, "draw_voice", interrupted)
+    with pytest.raises(error):
+        write_voices(tmp_path / "voices")
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_stays_off_what_is_not_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(voices, "draw_voice", lambda *args, **options: np.zeros(8, np.float32))
+    write_voices(tmp_path / "voices", progress=True)
+    assert capsys.readouterr() == ("", "")
