@@ -9,7 +9,6 @@ Several processes save and restore together, each its own part of the arrays, in
 
 import json
 import math
-import os
 import shutil
 import zlib
 from pathlib import Path
@@ -23,6 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
+from agegender_jax import atomic
 from agegender_jax.distributed import all_agree, is_primary, primary_first
 from agegender_jax.errors import UserError
 
@@ -210,9 +210,7 @@ def _mend_figures(directory: Path) -> None:
 
 
 def _write_figure(path: Path, figure: float | None) -> None:
-    temporary = path.with_name(".metrics.part")
-    temporary.write_text(json.dumps(_metrics(figure)), encoding="utf-8")
-    os.replace(temporary, path)
+    atomic.write_text(path, json.dumps(_metrics(figure)))
 
 
 def _metrics(figure: float | None) -> dict[str, Any]:

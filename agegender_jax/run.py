@@ -16,7 +16,6 @@ report/         index.html, where the run explains itself, and its numbers
 import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from agegender_jax import atomic
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import UserError
@@ -72,7 +72,7 @@ class Run:
             # Where there is a recipe and no split, nothing has been learned: what the data refused may be corrected.
             if not begun and any(not entry.name.startswith(".") for entry in directory.iterdir()):
                 raise UserError(f"{directory} is not empty and holds no run; choose another --workdir.")
-            write_whole(path, recipes.to_json(recipe))
+            atomic.write_text(path, recipes.to_json(recipe))
         except OSError as error:
             raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another --workdir.") from error
         return cls(directory, recipe)
@@ -131,7 +131,7 @@ class Run:
         """
         path = self.directory / name
         try:
-            write_whole(path, json.dumps(without_nan(content), indent=1, allow_nan=False))
+            atomic.write_text(path, json.dumps(without_nan(content), indent=1, allow_nan=False))
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or check it.") from error
 
@@ -186,16 +186,6 @@ class Run:
             return content
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); restore the file.") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name and renames it, so that it is never half there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def without_nan(value: Any) -> Any:

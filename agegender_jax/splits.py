@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agegender_jax import atomic
 from agegender_jax.allocation import allocate, deal, derived_seed, group_folds, groups_in, pick, shuffled
 from agegender_jax.errors import UserError
 
@@ -109,12 +110,7 @@ class Split:
         """Writes the split as JSON, by keys and with its hash, whole or not at all."""
         content = {"schema": SCHEMA, "sha256": self.sha256} | {field: getattr(self, field) for field in _SAVED_FIELDS}
         content["parts"] = {part: np.sort(self.keys[getattr(self, part)]).tolist() for part in PARTS}
-        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        atomic.write_text(Path(path), json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], keys: npt.ArrayLike | None = None) -> "Split":

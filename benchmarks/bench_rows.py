@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 
 LEAST_WINDOWS = 5
@@ -184,14 +185,10 @@ def finish(rows: Sequence[Row], path: Path | None) -> None:
     if path is None:
         return
     check_json(path)  # again: much may have happened since
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        atomic.write_text(path, json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --json.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def run(measure: Callable[[argparse.Namespace], Sequence[Row]], arguments: argparse.Namespace) -> int:

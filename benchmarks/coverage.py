@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import Thing
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, difference, draw, intervals, metrics_of
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
-from agegender_jax.run import write_whole
 from benchmarks import bench_rows
 
 EXAMPLES = """examples:
@@ -217,7 +217,7 @@ def main(given: Sequence[str] | None = None) -> int:
         bench_rows.check_json(arguments.json)
         result = {"target": "coverage", "tests": arguments.tests, "draws": arguments.draws, "rows": _table(arguments)}
         if arguments.json:
-            write_whole(arguments.json, json.dumps(result, indent=1))
+            atomic.write_text(arguments.json, json.dumps(result, indent=1))
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

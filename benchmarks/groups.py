@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.splits import marked
 from benchmarks import bench_rows
@@ -35,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = keep(given.run)
         print(markdown(result))
         if given.json is not None:
-            from agegender_jax.run import write_whole  # imports JAX, which the results page does without
-
-            write_whole(given.json, json.dumps(result, indent=1, allow_nan=False))
+            atomic.write_text(given.json, json.dumps(result, indent=1, allow_nan=False))
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from benchmarks import bench_rows, groups
 from benchmarks.pipe_rpc import ROOT
@@ -57,9 +58,7 @@ def update(docs: Path, *, check: bool = False) -> None:
     page, text = docs / PAGE, fill(docs / "results")
     try:
         if not check:
-            from agegender_jax.run import write_whole  # imports JAX: not for the check
-
-            write_whole(page, text)
+            atomic.write_text(page, text)
         elif page.read_text(encoding="utf-8") != text:
             raise UserError(f"{page} is not what docs/results/ gives; run `python -m benchmarks.results`.")
     except OSError as error:

@@ -21,6 +21,7 @@ import librosa
 import numpy as np
 from PIL import Image
 
+from agegender_jax import atomic
 from agegender_jax.data.spectrogram import RECIPES, SpectrogramRecipe, spectrogram_image
 
 EXAMPLES = """examples:
@@ -60,9 +61,7 @@ def main() -> int:
     print(f"Medians of {arguments.windows} windows; {hardware()}.")
     print("The peer: librosa's stft, mel filters made once, power_to_db, Pillow's resize; one clip after another.")
     if arguments.json:
-        temporary = arguments.json.with_name(f"{arguments.json.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")
-        os.replace(temporary, arguments.json)
+        atomic.write_text(arguments.json, json.dumps(rows, indent=1) + "\n")
     return 0
 
 

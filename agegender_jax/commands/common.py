@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.labels import DISCLAIMER
 
@@ -124,12 +125,12 @@ def check_json(path: Path | None) -> None:
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """Writes figures where they were asked for, whole or not at all; NaN becomes null."""
-    from agegender_jax.run import without_nan, write_whole
+    from agegender_jax.run import without_nan
 
     if path is None:
         return
     check_json(path)  # again: much may have happened since
     try:
-        write_whole(path, json.dumps(without_nan(result), indent=1, allow_nan=False))
+        atomic.write_text(path, json.dumps(without_nan(result), indent=1, allow_nan=False))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --json.") from error

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from agegender_jax import atomic
 from agegender_jax.data.source import COLUMNS, Prepared
 from agegender_jax.errors import UserError
 
@@ -109,8 +109,6 @@ def cached(
       UserError: of `write`, or the cache cannot be written.
     """
     path = cache_path(prepared, what, cache_dir)
-    # Not the process's number: on machines and in containers that share the folder it may be the same.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         if path.exists():
             try:
@@ -118,23 +116,21 @@ def cached(
             except Exception as error:  # NumPy and zipfile raise many kinds on damaged files
                 logging.warning("The cache %s is damaged (%s): it is rebuilt.", path, error)
                 _remove(path)
-        temporary.mkdir(parents=True)
-        write(temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.replace(temporary, path)
-        except OSError as error:
-            try:
-                return read(path)  # another process may have been first: its cache is as good
-            except Exception:
-                raise error from None
+            with atomic.replacing(path) as temporary:
+                temporary.mkdir()
+                write(temporary)
+        except OSError:
+            if not path.exists():
+                raise
+            # Another process was first, and its cache is as good.
         return read(path)
     except OSError as error:
         raise UserError(
             f"{cache_dir}: the cache of decoded data cannot be written ({error.strerror or error}); "
             "free some space or choose another --data_dir."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from agegender_jax import atomic
 from agegender_jax import page as pages
 from agegender_jax.describe.contact_sheet import Example, make_sheet
 from agegender_jax.describe.plots import plot
@@ -10,7 +11,6 @@ from agegender_jax.describe.sections import DEFAULT_SCHEME, LABELS_AND_TERMS, Se
 from agegender_jax.describe.text import is_number
 from agegender_jax.errors import UserError
 from agegender_jax.page import Html, escape
-from agegender_jax.run import write_whole
 
 _GENERATOR = "agegender data describe"
 
@@ -31,7 +31,7 @@ def write_page(path: Path, contents: Contents, sections: list[Section], scheme: 
     text = page(contents, sections, make_sheet(contents, scheme or DEFAULT_SCHEME), scheme)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        atomic.write_text(path, text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --html.") from error
 

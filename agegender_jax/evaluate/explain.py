@@ -3,14 +3,13 @@
 import csv
 import dataclasses
 import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agegender_jax import atomic
 from agegender_jax.data.detect import NoDetector, detection_of, faces
 from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError
@@ -116,15 +115,13 @@ def export(
         drawn, terms = opened.prepared.synthetic, opened.data.terms
     found = explainer(content, progress=progress)
     out = Path(os.path.abspath(out))
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.part")
     try:
-        temporary.mkdir(parents=True)
-        _write(temporary, explainer, explainer.inputs.pictures(content), found, names)
-        os.replace(temporary, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(out) as folder:
+            folder.mkdir()
+            _write(folder, explainer, explainer.inputs.pictures(content), found, names)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     sizes = [(stage.shape[1], stage.shape[2]) for stage in found.maps]
     return Exported(len(content), skipped, sizes, explainer.kind, drawn, terms)
 

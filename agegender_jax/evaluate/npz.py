@@ -1,17 +1,17 @@
 """Tables of plain arrays as `.npz` files that anyone may have written: nothing is unpickled, nothing swells."""
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], choose: str = "choose another --out") -> None:
-    """Writes under a temporary name and renames, so that the file is never half there.
+    """Writes a table, whole or not at all.
 
     Args:
       path: of the file.
@@ -21,15 +21,11 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], choose: str = "ch
     Raises:
       UserError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(temporary, "wb") as file:
+        with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); {choose}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

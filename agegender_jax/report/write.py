@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from agegender_jax import page
+from agegender_jax import atomic, page
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import Opened, open_run
 from agegender_jax.report import card, examples, results, subgroups
 from agegender_jax.report.components import STYLE
 from agegender_jax.report.content import GENERATOR, gather, own_predictions
-from agegender_jax.run import REPORT, Run, write_whole
+from agegender_jax.run import REPORT, Run
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?) <a')
 
@@ -60,8 +60,8 @@ def write_report(
     text = render(content, opened)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(numbers, json.dumps(content, indent=1, allow_nan=False))
-        write_whole(path, text)
+        atomic.write_text(numbers, json.dumps(content, indent=1, allow_nan=False))
+        atomic.write_text(path, text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --out.") from error
     return path

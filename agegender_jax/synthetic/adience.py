@@ -5,9 +5,6 @@ users and subjects are those of real fold files where these are given, else made
 """
 
 import collections
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import cv2
 import numpy as np
 import tqdm
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.synthetic.faces import draw_face
@@ -96,15 +94,10 @@ def write_adience(
             raise UserError(str(error)) from error
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            part.chmod(0o755)
-            _write_fold_files(part, table, rng)
-            _write_pictures(part / layout, table, PREFIXES[layout], seed, size, progress)
-            os.replace(part, folder)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+        with atomic.replacing(folder) as temporary:
+            temporary.mkdir()
+            _write_fold_files(temporary, table, rng)
+            _write_pictures(temporary / layout, table, PREFIXES[layout], seed, size, progress)
     except OSError as error:
         raise UserError(f"{folder}: the drawn faces cannot be written ({error.strerror}).") from error
     return {

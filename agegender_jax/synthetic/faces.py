@@ -10,7 +10,6 @@ it is, and each cue errs on its own. A model can learn both labels well, and nei
 
 import gzip
 import io
-import os
 import tarfile
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 
@@ -314,25 +314,20 @@ def write_utkface_archive(path: Path, count: int, seed: int = 0, *, progress: bo
         raise UserError(f"{path} exists already: remove it, or name another file for the drawn faces.")
     members, summary = _plan(count, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # The gzip header holds no name and no time; TarInfo's owner, mode and time are constants.
-        with (
-            open(part, "wb") as raw,
-            gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-        ):
-            for done, member in enumerate(members, 1):
-                rng = np.random.default_rng([seed, member.face])  # a stream for each face: copies come out identical
-                image = cv2.cvtColor(draw_face(rng, member.age, member.gender), cv2.COLOR_RGB2BGR)
-                data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))))[1].tobytes()
-                info = tarfile.TarInfo(f"UTKFace/{member.name}")
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-                if progress and done % 1000 == 0:
-                    print(f"{done:,} of {count:,} faces drawn", flush=True)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    # The gzip header holds no name and no time; TarInfo's owner, mode and time are constants.
+    with (
+        atomic.replacing(path) as temporary,
+        open(temporary, "wb") as raw,
+        gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for done, member in enumerate(members, 1):
+            rng = np.random.default_rng([seed, member.face])  # a stream for each face: copies come out identical
+            image = cv2.cvtColor(draw_face(rng, member.age, member.gender), cv2.COLOR_RGB2BGR)
+            data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))))[1].tobytes()
+            info = tarfile.TarInfo(f"UTKFace/{member.name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+            if progress and done % 1000 == 0:
+                print(f"{done:,} of {count:,} faces drawn", flush=True)
     return summary

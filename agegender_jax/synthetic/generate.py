@@ -1,12 +1,10 @@
 """Drawn datasets, each in its original's own layout, ready to be prepared like a download."""
 
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from tfds_builders.archive import DRAWN
@@ -75,19 +73,15 @@ def generate(name: str, folder: Path, count: int, *, seed: int = 0, progress: bo
         raise UserError(f"Nothing draws {name!r}; choose one of: {', '.join(DRAWERS)}.")
     if folder.exists():
         raise UserError(f"{folder} exists already; remove it, or name another folder.")
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
     try:
-        temporary.mkdir(parents=True)
-        DRAWERS[name](temporary, count, seed, progress, **options)
-        (temporary / DRAWN).write_text(f"{DISCLAIMER}\n", encoding="utf-8")
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.exists():  # another process may have been first: it drew the same
-                raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(folder) as temporary:
+            temporary.mkdir()
+            DRAWERS[name](temporary, count, seed, progress, **options)
+            (temporary / DRAWN).write_text(f"{DISCLAIMER}\n", encoding="utf-8")
     except OSError as error:
+        if folder.exists():  # another process was first, and generated the same
+            return
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); free some space or choose another place."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

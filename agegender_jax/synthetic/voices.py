@@ -12,9 +12,7 @@ that does not.
 """
 
 import io
-import os
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import soundfile
 from scipy import fft, signal
 from tqdm import tqdm
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER, GENDERS
 
@@ -363,18 +362,18 @@ def write_voices(
         )
     _check_sound(rate, seconds)
     folder = folder.resolve()  # a link is followed, so that it goes on pointing to its folder
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     sessions, digits = min(_SESSIONS, recordings_per_speaker), max(2, len(str(recordings_per_speaker)))
     hidden = None if progress else True  # None: shown on a terminal only
     bar = tqdm(total=recordings, desc="Drawing voices", file=sys.stderr, dynamic_ncols=True, disable=hidden)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists and is not an empty folder: name another one for the drawn voices.")
-        part.mkdir(parents=True)
-        try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(folder) as temporary:
+            temporary.mkdir()
             for number in range(1, speakers + 1):
                 name, age, gender = parsed[(number - 1) // speakers_per_class]
-                (part / name).mkdir(exist_ok=True)
+                (temporary / name).mkdir(exist_ok=True)
                 rng = np.random.default_rng([seed, number])  # a stream for each: speakers do not depend on each other
                 speaker = draw_speaker(rng, age, gender)
                 drawn = [draw_session(rng) for _ in range(sessions)]
@@ -382,11 +381,8 @@ def write_voices(
                     at = recording * sessions // recordings_per_speaker
                     voice = draw_voice(speaker, rng, session=drawn[at], rate=rate, seconds=seconds)
                     file = f"s{number:04d}_{'abc'[at]}_{recording + 1:0{digits}d}.wav"
-                    (part / name / file).write_bytes(_wav(voice, rate))
+                    (temporary / name / file).write_bytes(_wav(voice, rate))
                     bar.update()
-            os.replace(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); free some space or name another.") from error
     finally:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from agegender_jax import atomic
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.examples import Dataset
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
@@ -23,7 +24,7 @@ from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import DISCLAIMER, class_weights
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
 from agegender_jax.models.model import build_heads
-from agegender_jax.run import Run, write_whole
+from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split, marked
 
 
@@ -64,9 +65,11 @@ class Experiment:
         if run is not None and not (run.directory / "split.json").exists():
             # Content hashes of what the run learns and chooses from, so that other archives can be checked for it.
             seen = columns["sha256"][np.concatenate([split.train, split.validation])]
-            write_whole(run.directory / "seen_sha256.txt", "\n".join(sorted(set(seen.tolist()))) + "\n")
+            atomic.write_text(run.directory / "seen_sha256.txt", "\n".join(sorted(set(seen.tolist()))) + "\n")
             people = np.unique(columns["subject"][np.concatenate([split.train, split.validation])])
-            write_whole(run.directory / "seen_subjects.txt", "".join(f"{n}\n" for n in people[people >= 0].tolist()))
+            atomic.write_text(
+                run.directory / "seen_subjects.txt", "".join(f"{n}\n" for n in people[people >= 0].tolist())
+            )
             run.write("run.json", self.metadata)
             split.save(run.directory / "split.json")  # last: where it is, the others are
         return dataclasses.replace(self, data=data)

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from agegender_jax import atomic
 from agegender_jax.distributed import PreemptionNotice, is_primary, log_primary, primary_first
 from agegender_jax.errors import Preempted, Refused, UserError
 from agegender_jax.evaluate import uncertainty
 from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, duration, identities, text_table
 from agegender_jax.labels import DISCLAIMER
-from agegender_jax.run import Run, write_whole
+from agegender_jax.run import Run
 from agegender_jax.splits import PROTOCOLS, marked
 from agegender_jax.train.loop import train
 from agegender_jax.train.preemption import preemption
@@ -164,7 +165,7 @@ def _train_all(
     result = summarize(members, summaries) | {"refused": refused}
     try:
         if is_primary():
-            write_whole(path, json.dumps(result, indent=1, allow_nan=False))
+            atomic.write_text(path, json.dumps(result, indent=1, allow_nan=False))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space and run it again.") from error
     log_primary(report(result))

@@ -11,6 +11,8 @@ from types import TracebackType
 import numpy as np
 from tqdm import tqdm
 
+from agegender_jax import atomic
+
 _LINE_SECONDS = 30.0
 
 
@@ -90,9 +92,7 @@ def _keep_until(path: Path, step: int, evaluated: bool) -> float:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):  # not a line that a whole write left
             continue
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    atomic.write_text(path, "".join(kept))
     return seconds
 
 

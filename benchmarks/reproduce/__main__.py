@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from benchmarks import bench_rows
 from benchmarks.bench_rows import say
@@ -90,7 +91,6 @@ def reproduce(target: Target, given: argparse.Namespace) -> None:
       UserError: something that the user can mend.
     """
     from agegender_jax.data.source import default_data_dir  # imports JAX, as the next: not for --help
-    from agegender_jax.run import write_whole
     from benchmarks.reproduce import collect, running, tables
 
     given.protocols = ["paper", "disjoint"] if given.protocol == "both" else [given.protocol] if given.protocol else []
@@ -110,7 +110,7 @@ def reproduce(target: Target, given: argparse.Namespace) -> None:
     if given.json:
         bench_rows.check_json(given.json)  # again: much may have happened since
         try:
-            write_whole(given.json, collect.as_json(result))
+            atomic.write_text(given.json, collect.as_json(result))
         except OSError as error:
             raise UserError(f"{given.json}: cannot be written ({error.strerror}); choose another --json.") from error
         say(f"written: {given.json}")
