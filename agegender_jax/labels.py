@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agegender_jax.errors import UserError
+from tfds_builders.labels import GENDERS as GENDERS
+from tfds_builders.labels import RACES as RACES
 
 DISCLAIMER = "drawn: proves the pipeline and says nothing about people"
 """Stands beside every figure that was measured on drawn faces or voices."""
@@ -21,14 +23,8 @@ DISCLAIMER = "drawn: proves the pipeline and says nothing about people"
 UNKNOWN = -1
 """The class index of a label that is not known."""
 
-GENDERS = ("male", "female")
-"""Names of the gender classes 0 and 1, in UTKFace's order."""
-
 UNDEFINED_GENDER = "undefined"
 """Name of the gender class 2, which Adience alone has: "u", which nearly always means "infant, not annotated"."""
-
-RACES = ("White", "Black", "Asian", "Indian", "Others")
-"""Names of the race classes 0 to 4, in UTKFace's order. Used to report metrics by group, never as a target."""
 
 
 @dataclass(frozen=True)

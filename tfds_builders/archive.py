@@ -1,25 +1,20 @@
 """Reading a downloaded archive without trusting it: member by member, nothing extracted, every size bounded.
 
-Standard library and Pillow only, so that a dataset builder can use it with or without TensorFlow.
+Standard library only.
 """
 
 import contextlib
 import gzip
-import io
 import os
 import stat
 import tarfile
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from PIL import Image
-
-DRAWN = "DRAWN.txt"
-"""A file beside a dataset that was drawn from a seed. What is prepared from there is marked, so that no figure on it
-passes for one on people."""
+SYNTHETIC_FILE = "SYNTHETIC.txt"
+"""A file that marks the folder of a synthetic dataset, so that no metric on it is taken for one on people."""
 
 MAX_FILE_BYTES = 64 * 2**20
 """Largest single file that is read, in bytes (64 MiB)."""
@@ -29,12 +24,6 @@ MAX_PASSED_BYTES = 64 * MAX_FILE_BYTES
 
 MAX_MEMBERS = 200_000
 """Most members (files, folders and junk together) that an archive or a folder may hold."""
-
-MAX_SIDE = 16_384
-"""Longest side of an image that is accepted, in pixels."""
-
-MAX_PIXELS = 64_000_000
-"""Largest area of an image that is accepted, in pixels."""
 
 _HEADER_BYTES = 2**20  # what tar headers between two files may take; long names need a few hundred bytes
 _BLOCK = 512  # tar's block size; an archive ends with two blocks of zeros
@@ -102,70 +91,6 @@ def list_members(path: Path, *, max_members: int = MAX_MEMBERS) -> list[tuple[st
     for name, _ in iter_members(path, max_file_bytes=0, max_members=max_members, oversized=note):
         members.append((name, 0))  # only an empty file is not over a limit of 0
     return members
-
-
-def check_image(
-    name: str, content: bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = ("JPEG", "PNG")
-) -> tuple[int, int]:
-    """Checks an image by its header and its end marker, without decoding it.
-
-    >>> buffer = io.BytesIO()
-    >>> Image.new("RGB", (30, 20)).save(buffer, "JPEG")
-    >>> check_image("face.jpg", buffer.getvalue())
-    (20, 30)
-
-    Args:
-      name: the file's name, for the message.
-      content: the encoded image.
-      max_pixels: largest area accepted; the longest side is bounded by `MAX_SIDE` as well.
-      formats: formats accepted, by Pillow's names: of "JPEG" and "PNG".
-
-    Returns:
-      (height, width) in pixels, as the header claims.
-
-    Raises:
-      DataError: no image of these formats, an empty or a too large one, or one that was cut short.
-    """
-    expected = " or ".join(formats)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bomb limit is looser than ours
-            with Image.open(io.BytesIO(content), formats=formats) as image:
-                width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: the image claims an absurd size ({error}); remove or replace this file.") from error
-    # Pillow's parsers meet hostile bytes with whatever exception the bytes provoke.
-    except Exception as error:
-        raise DataError(f"{name}: this is no readable {expected} image; remove or replace this file.") from error
-    if width < 1 or height < 1 or max(width, height) > MAX_SIDE or width * height > max_pixels:
-        raise DataError(
-            f"{name}: the image claims {width}x{height} pixels, and at most {MAX_SIDE} a side and {max_pixels} in all "
-            "are accepted; remove or replace this file."
-        )
-    whole = _jpeg_has_end(content) if content.startswith(b"\xff\xd8") else b"IEND" in content
-    if not whole:
-        raise DataError(f"{name}: the image was cut short (it has no end marker); download or unpack it again.")
-    return height, width
-
-
-def _jpeg_has_end(content: bytes) -> bool:
-    """Whether an end-of-image marker follows the first scan (ITU-T T.81, annex B); bytes after it are allowed.
-
-    The segments before the scan are stepped over, because a thumbnail in them has an end marker of its own. Inside
-    a scan 0xFF is always followed by 0x00 or a restart marker, so the first FF D9 there is the real end.
-    """
-    position = 2
-    while position + 4 <= len(content):
-        marker = content[position + 1]
-        if content[position] != 0xFF or marker == 0xFF:  # stray or fill byte
-            position += 1
-        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD7:  # markers without a length
-            position += 2
-        elif marker == 0xDA:
-            return content.find(b"\xff\xd9", position) != -1
-        else:
-            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return False
 
 
 def _iter_folder(

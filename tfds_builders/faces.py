@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tfds_builders.archive import DataError
+from tfds_builders.images import MAX_PIXELS, upright
 
 CROPS = ("", "haar")
 """How a picture may be cut when a dataset is prepared; "" leaves it whole."""
@@ -58,23 +59,6 @@ def cropper() -> str:
 
     search = f"alt2-{_SCALE:g}-{_NEIGHBOURS}-min{MIN_SIZE}-edge{MAX_EDGE}"
     return f"opencv-{cv2.__version__}-{search}-margin{MARGIN:g}-down{DOWN:g}"
-
-
-def upright(file: Image.Image) -> Image.Image:
-    """An opened picture as people see it: turned as its EXIF orientation says, RGB, without transparency.
-
-    Raises:
-      ValueError: its pixels have a range that nobody knows.
-      Exception: of many kinds, where it is damaged.
-    """
-    # Each of these copies the whole picture, also where it changes nothing.
-    turned = file.format != "JPEG" or "exif" in file.info or "xmp" in file.info
-    image = ImageOps.exif_transpose(file) if turned else file
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would make every value above 255 white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"the range of its {image.mode!r} pixels is unknown")
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def find_faces(image: np.ndarray, min_size: int = MIN_SIZE) -> list[Box]:
@@ -134,7 +118,10 @@ def _in_the_middle(box: Box, of: Box) -> bool:
 
 
 def crop(image: np.ndarray, box: Box, margin: float = MARGIN) -> np.ndarray:
-    """A face with what is around it; beyond the picture's edge, its last pixels are repeated.
+    """Returns a face with its surroundings; beyond the image's edge, the edge's pixels are repeated.
+
+    A crop of more than `MAX_PIXELS` pixels, which only a margin beyond a large image gives, is returned at a smaller
+    scale, so that memory stays bounded.
 
     >>> crop(np.arange(16).reshape(4, 4), Box(2, 0, 2, 2), margin=0.5)
     array([[ 1,  2,  3,  3],
@@ -144,14 +131,27 @@ def crop(image: np.ndarray, box: Box, margin: float = MARGIN) -> np.ndarray:
 
     Args:
       image: `[height, width, ...]`.
-      box: of the face; the crop lies `DOWN` below it.
-      margin: on each side, as a share of the box.
+      box: of the face; the crop's centre lies `DOWN` below the box's.
+      margin: added on each side, as a share of the box.
     """
-    across, up = round(margin * box.width), round(margin * box.height)
-    left, top = box.x - across, box.y - up + round(DOWN * box.height)
-    rows = np.arange(top, top + box.height + 2 * up).clip(0, image.shape[0] - 1)
-    columns = np.arange(left, left + box.width + 2 * across).clip(0, image.shape[1] - 1)
-    return image[rows[:, None], columns]
+    margins = round(margin * box.height), round(margin * box.width)
+    starts = box.y - margins[0] + round(DOWN * box.height), box.x - margins[1]
+    sizes = box.height + 2 * margins[0], box.width + 2 * margins[1]
+    scale = math.sqrt(MAX_PIXELS / (sizes[0] * sizes[1]))
+    if scale >= 1:
+        rows, columns = (
+            np.arange(start, start + size).clip(0, limit - 1)
+            for start, size, limit in zip(starts, sizes, image.shape, strict=False)
+        )
+        return image[rows[:, None], columns]
+    inside, pads, resized = [], [], []
+    for start, size, limit in zip(starts, sizes, image.shape, strict=False):
+        first, last = max(start, 0), min(start + size, limit)
+        inside.append(slice(first, last))
+        resized.append(max(1, int((last - first) * scale)))
+        pads.append((int((first - start) * scale), int((start + size - last) * scale)))
+    face = Image.fromarray(image[tuple(inside)]).resize(resized[::-1], Image.Resampling.BILINEAR)
+    return np.pad(np.asarray(face), (*pads, *[(0, 0)] * (image.ndim - 2)), mode="edge")
 
 
 def crop_largest(content: bytes) -> bytes:

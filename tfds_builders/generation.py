@@ -37,7 +37,7 @@ from etils import epath
 from tensorflow_datasets.core import dataset_builder, example_serializer, hashing, utils
 from tensorflow_datasets.core.utils import shard_utils
 
-from tfds_builders.archive import DRAWN, MAX_FILE_BYTES, DataError, iter_members, list_members
+from tfds_builders.archive import MAX_FILE_BYTES, SYNTHETIC_FILE, DataError, iter_members, list_members
 from tfds_builders.writing import ReproducibleWriter
 
 _CHUNK = 64  # files that a Beam worker makes at a time, at least
@@ -196,7 +196,7 @@ class SpooledBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         try:
             maker = _Maker(type(self).__module__, self.name, self._options(), self.info.features)
             manual_dir = Path(os.fspath(dl_manager.manual_dir))
-            if (manual_dir / DRAWN).exists():
+            if (manual_dir / SYNTHETIC_FILE).exists():
                 self.info.metadata["synthetic"] = True
             work = self._work(manual_dir)
             made = _make_on_beam(work, maker, folder, download_config) if on_beam else _make_here(work, maker, folder)

@@ -21,6 +21,14 @@ NAMES = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/
 """Datasets that can be prepared: the folders of this package that hold a builder."""
 
 
+def builder_version(name: str) -> str:
+    """Returns the version of a dataset's builder: from its package, which imports no TFDS, else from the builder."""
+    package = importlib.import_module(f"tfds_builders.{name}")
+    if hasattr(package, "VERSION"):
+        return str(package.VERSION)
+    return str(importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder.VERSION)
+
+
 def prepare(
     name: str,
     manual_dir: Path,

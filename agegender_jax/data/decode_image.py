@@ -8,10 +8,7 @@ import PIL
 from PIL import Image
 
 from agegender_jax.errors import UserError
-from tfds_builders.faces import upright
-
-MAX_PIXELS = 64_000_000
-"""Largest image that is decoded, in pixels; checked on the header, before memory is taken."""
+from tfds_builders.images import MAX_PIXELS, upright
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Of images that are decoded."""

@@ -238,6 +238,8 @@ def _prepared(name: str, directory: Path) -> Prepared:
 def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[str, Any]) -> str:
     """Changes when what lies there does: names, sizes and times, since reading gigabytes at every start is slow."""
     # Next to the archive, or to loose images, may lie anything, the prepared data included; it must not count.
+    from tfds_builders.prepare import builder_version
+
     patterns = getattr(importlib.import_module(f"tfds_builders.{name}"), "SOURCES", ("*",))
     try:
         own = data_dir.resolve()
@@ -250,7 +252,7 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
         # A folder's own time does not tell of a change further down.
         paths = [path for path in paths if path.is_file()]
         paths += [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        lines = [json.dumps([_builder_version(name), wishes], sort_keys=True)]
+        lines = [json.dumps([builder_version(name), wishes], sort_keys=True)]
         for path in paths:
             status = path.stat()
             size = status.st_size if path.is_file() else 0
@@ -260,14 +262,6 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
     except OSError as error:
         raise UserError(f"{manual_dir}: cannot be read ({error.strerror}); check the path of --manual_dir.") from error
     return hashlib.sha256("\n".join([str(manual_dir.resolve()), *sorted(lines)]).encode()).hexdigest()[:12]
-
-
-def _builder_version(name: str) -> str:
-    """Of the builder that would prepare it now: read, not imported, since TFDS takes more than a second."""
-    package = importlib.import_module(f"tfds_builders.{name}")
-    code = Path(package.__path__[0], f"{name}_dataset_builder.py").read_text(encoding="utf-8")
-    found = re.search(r"VERSION = \S*Version\(\"([^\"]+)\"\)", code)
-    return found[1] if found else ""
 
 
 def _version(text: str) -> tuple[int, ...]:

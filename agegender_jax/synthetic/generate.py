@@ -7,7 +7,7 @@ from typing import Any
 from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
-from tfds_builders.archive import DRAWN
+from tfds_builders.archive import SYNTHETIC_FILE
 
 
 def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:
@@ -78,7 +78,7 @@ def generate(name: str, folder: Path, count: int, *, seed: int = 0, progress: bo
         with atomic.replacing(folder) as temporary:
             temporary.mkdir()
             DRAWERS[name](temporary, count, seed, progress, **options)
-            (temporary / DRAWN).write_text(f"{DISCLAIMER}\n", encoding="utf-8")
+            (temporary / SYNTHETIC_FILE).write_text(f"{DISCLAIMER}\n", encoding="utf-8")
     except OSError as error:
         if folder.exists():  # another process was first, and generated the same
             return

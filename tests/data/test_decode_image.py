@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agegender_jax.data.decode_image import MAX_PIXELS, decode_image
+from agegender_jax.data.decode_image import decode_image
 from agegender_jax.errors import UserError
+from tfds_builders.images import MAX_PIXELS
 
 
 def _scene(width: int, height: int) -> Image.Image:

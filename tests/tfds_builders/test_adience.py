@@ -202,8 +202,8 @@ def test_bad_pictures_are_named_and_a_limit_can_be_set(
         "kept     6 faces, by fold 2/1/1/1/1",
         "left out 3",
         "1 faces without a picture\n      '1@N01/landmark_aligned_face.1.b.jpg'",
-        "1 unusable pictures (this is no readable JPEG image)\n      '1@N01/landmark_aligned_face.1.x.jpg'",
-        "1 unusable pictures (the image was cut short (it has no end marker))",
+        "1 unusable pictures (not a readable JPEG image)\n      '1@N01/landmark_aligned_face.1.x.jpg'",
+        "1 unusable pictures (a truncated image (it has no end marker))",
         "2 pictures that no row lists",
         'gender: 2 unknown; 1 annotated "u"',
         '"u" means "infant, not annotated" in nearly all cases: 1 of 1 are age (0, 2)',
@@ -322,7 +322,7 @@ def test_nothing_to_prepare_names_what_belongs_there(tmp_path: Path) -> None:
 
 def test_the_reason_of_an_unusable_picture_is_the_same_for_all_such_pictures() -> None:
     for name in ("a.jpg", "b.jpg"):
-        with pytest.raises(DataError, match=r"^unusable pictures \(this is no readable JPEG image\)$"):
+        with pytest.raises(DataError, match=r"^unusable pictures \(not a readable JPEG image\)$"):
             make_example(Row("1@N01", name, 1, "35", 0, 0), b"text", {})
 
 

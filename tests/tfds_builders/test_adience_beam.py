@@ -76,7 +76,7 @@ def test_two_threads_write_the_same_bytes_and_report(
         f"kept     {faces - 2} faces",
         f"left out {2 + packed}",
         "1 faces without a picture",
-        "1 unusable pictures (the image was cut short (it has no end marker))",
+        "1 unusable pictures (a truncated image (it has no end marker))",
         "1 pictures that no row lists",
         "1 groups of identical pictures (2 files)",
     ):

@@ -132,8 +132,8 @@ def test_a_cloud_reads_what_the_launching_machine_copied(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([*FACES, (name(200), face(1)[:-2])], rf"UTKFace/{name(200)}: the image was cut short"),
-        ([*FACES, (name(200), b"text")], rf"UTKFace/{name(200)}: this is no readable JPEG image"),
+        ([*FACES, (name(200), face(1)[:-2])], rf"UTKFace/{name(200)}: a truncated image"),
+        ([*FACES, (name(200), b"text")], rf"UTKFace/{name(200)}: not a readable JPEG image"),
         ([*FACES, (FACES[0][0], face(500))], "two different files are named"),
         ([("README.txt", b"")], r"holds no usable face \(1 files with other names\)"),
         ([], r"holds no usable face \(0 files"),

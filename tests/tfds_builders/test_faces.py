@@ -21,7 +21,8 @@ from agegender_jax.synthetic.faces import draw_face
 from tfds_builders import faces
 from tfds_builders.adience.fold_files import COLUMNS, FILES
 from tfds_builders.archive import DataError
-from tfds_builders.faces import MARGIN, MAX_EDGE, NO_FACE, Box, Losses, crop, crop_largest, cropper, find_faces, upright
+from tfds_builders.faces import MARGIN, MAX_EDGE, NO_FACE, Box, Losses, crop, crop_largest, cropper, find_faces
+from tfds_builders.images import upright
 from tfds_builders.prepare import prepare
 
 TIME = "20170116174525125"
@@ -108,6 +109,21 @@ def test_a_crop_has_the_margin_on_every_side_and_lies_a_tenth_lower() -> None:
     np.testing.assert_array_equal(beyond[:19, 10:], picture[81:, :20])
     np.testing.assert_array_equal(beyond[19:], np.tile(beyond[18], (11, 1)))
     np.testing.assert_array_equal(beyond[:, :10], np.tile(beyond[:, 10:11], (1, 10)))
+
+
+def test_a_crop_far_beyond_the_image_is_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, columns = np.mgrid[:60, :80]
+    image = np.stack([4 * rows, 3 * columns, rows + columns], -1).astype(np.uint8)
+    box = Box(10, 5, 60, 50)
+    whole = Image.fromarray(crop(image, box, margin=2.0))
+    assert whole.size == (300, 250)
+    monkeypatch.setattr("tfds_builders.faces.MAX_PIXELS", 250 * 300 // 25)
+    reduced = crop(image, box, margin=2.0)
+    assert reduced.shape[0] * reduced.shape[1] <= 250 * 300 // 25
+    assert abs(reduced.shape[0] - 50) <= 2
+    assert abs(reduced.shape[1] - 60) <= 2
+    expected = np.asarray(whole.resize(reduced.shape[1::-1], Image.Resampling.BILINEAR), np.float32)
+    assert np.abs(reduced - expected).max() <= 12  # half a reduced pixel
 
 
 def test_the_largest_face_is_stored_without_loss(two: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 pytest.importorskip("tensorflow_datasets")
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DRAWN, DataError
+from tfds_builders.archive import SYNTHETIC_FILE, DataError
 from tfds_builders.prepare import prepare
 from tfds_builders.utkface import utkface_dataset_builder
 from tfds_builders.utkface.utkface_dataset_builder import Label, find_source, parse_name
@@ -175,7 +175,7 @@ def test_the_report_counts_what_was_kept_and_skipped(tmp_path: Path, capsys: pyt
 
 def test_what_was_drawn_has_no_labels_or_terms_of_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manual_dir = pack(tmp_path / "manual", list(FACES))
-    (manual_dir / DRAWN).touch()
+    (manual_dir / SYNTHETIC_FILE).touch()
     prepare("utkface", manual_dir, tmp_path / "data")
     said = capsys.readouterr().err
     assert "drawn from a seed: labels, identities and terms of the original do not apply" in said
@@ -204,8 +204,11 @@ def test_a_prepared_dataset_is_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ([("README.txt", b"x"), (f"130_0_0_{TIME}.jpg", b"x")], r"UTKFace\.tar\.gz: holds no usable face \(2 files"),
         ([], r"UTKFace\.tar\.gz: holds no usable face \(0 files"),
-        ([*FACES, (f"5_0_0_{TIME}.jpg", b"text")], rf"UTKFace\.tar\.gz: UTKFace/5_0_0_{TIME}\.jpg: .*no readable JPEG"),
-        ([*FACES, (f"5_0_0_{TIME}.jpg", jpeg(9)[:-2])], rf"UTKFace/5_0_0_{TIME}\.jpg: the image was cut short"),
+        (
+            [*FACES, (f"5_0_0_{TIME}.jpg", b"text")],
+            rf"UTKFace\.tar\.gz: UTKFace/5_0_0_{TIME}\.jpg: .*not a readable JPEG",
+        ),
+        ([*FACES, (f"5_0_0_{TIME}.jpg", jpeg(9)[:-2])], rf"UTKFace/5_0_0_{TIME}\.jpg: a truncated image"),
         ([*FACES, (FACES[0][0], jpeg(9))], rf"two different files are named '26_1_2_{TIME}\.jpg\.chip\.jpg'"),
         ([*FACES, ("../x.jpg", jpeg(9))], "points outside its folder"),
     ],

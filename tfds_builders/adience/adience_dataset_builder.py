@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tfds_builders.adience import VERSION
 from tfds_builders.adience.fold_files import (
     FILES,
     PUBLISHED_AGE,
@@ -28,9 +29,11 @@ from tfds_builders.adience.fold_files import (
     row_counts,
     without_repeats,
 )
-from tfds_builders.archive import MAX_FILE_BYTES, DataError, check_image, iter_members, list_members
+from tfds_builders.archive import MAX_FILE_BYTES, DataError, iter_members, list_members
 from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest, cropper
 from tfds_builders.generation import Content, Made, SpooledBuilder, Work
+from tfds_builders.images import check_image
+from tfds_builders.labels import identity
 from tfds_builders.rejected import Rejected
 
 HOMEPAGE = "https://talhassner.github.io/home/projects/Adience/Adience-data.html"
@@ -131,10 +134,9 @@ def make_example(item: Sequence[Any], content: bytes, options: Mapping[str, Any]
     """
     row = Row(*item)
     try:
-        check_image(row.key, content, formats=("JPEG",))
+        check_image(content, formats=("JPEG",))
     except DataError as error:
-        reason = str(error).removeprefix(f"{row.key}: ").partition(";")[0]
-        raise DataError(f"unusable pictures ({reason})") from error
+        raise DataError(f"unusable pictures ({error})") from error
     low, high = _age(row)
     return row.key, {
         "image": _cropped(content) if options.get("crop") else content,
@@ -144,7 +146,7 @@ def make_example(item: Sequence[Any], content: bytes, options: Mapping[str, Any]
         "age_high": high,
         "gender": row.gender,
         "subject": row.subject,
-        "group": _number(row.user),
+        "group": identity(row.user),
         "fold": row.fold,
         "user": row.user,
         "age_label": row.age_label,
@@ -155,7 +157,7 @@ def make_example(item: Sequence[Any], content: bytes, options: Mapping[str, Any]
 class Builder(SpooledBuilder):
     """The TFDS builder of `adience`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Encoded images; age or age range, gender, subject, user and fold of every face."
     }
@@ -375,11 +377,6 @@ def _pictures(items: Collection[str], report: Report) -> Iterator[tuple[str, byt
             yield name, content
         else:
             report.unlisted += 1
-
-
-def _number(text: str) -> int:
-    """A text as a number: the first 63 bits of its SHA-256."""
-    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) >> 1
 
 
 def _list(numbers: Collection[int]) -> str:

@@ -17,9 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DataError, check_image
+from tfds_builders.archive import DataError
 from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest, cropper
 from tfds_builders.generation import Made, SpooledBuilder, Work, members
+from tfds_builders.images import check_image
+from tfds_builders.labels import GENDERS, RACES
+from tfds_builders.utkface import VERSION
 
 MAX_AGE = 120
 """Largest age accepted, in years; the dataset's own go from 0 to 116."""
@@ -40,10 +43,6 @@ _NAME = re.compile(
     r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?(?P<time>\d{8,20}) ?\.?jpg(?:\.chip\.jpg)?", re.ASCII
 )
 _RULE = f"AGE_GENDER_RACE_TIME.jpg with age 0 to {MAX_AGE}, gender 0 or 1, race 0 to 4 or left out"
-
-
-GENDERS = ("male", "female")
-RACES = ("White", "Black", "Asian", "Indian", "others")
 
 
 @dataclasses.dataclass(eq=False)
@@ -148,10 +147,7 @@ def make_example(name: str, content: bytes, options: Mapping[str, Any]) -> tuple
     Raises:
       DataError: it is no whole JPEG file, or no face is found in it; holds the reason alone.
     """
-    try:
-        check_image(name, content, formats=("JPEG",))
-    except DataError as error:
-        raise DataError(str(error).removeprefix(f"{name}: ")) from error
+    check_image(content, formats=("JPEG",))
     key, label = PurePosixPath(name).name, parse_name(name)
     if label is None:
         raise DataError(f"the name is not {_RULE}")
@@ -170,7 +166,7 @@ def make_example(name: str, content: bytes, options: Mapping[str, Any]) -> tuple
 class Builder(SpooledBuilder):
     """The TFDS builder of `utkface`."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES: ClassVar = {
         "1.1.0": "`subject` is -1: nobody is identified. Identical files are known by their `sha256`.",
         "1.0.0": "Encoded images; age, gender, race, subject and SHA-256 of every face.",

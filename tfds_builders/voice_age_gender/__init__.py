@@ -1,1 +1,4 @@
 """Recordings of voices, by the user or of a published corpus."""
+
+VERSION = "1.0.0"
+"""Of the builder; grows when the examples that it prepares change."""

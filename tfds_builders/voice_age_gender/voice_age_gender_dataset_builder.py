@@ -20,7 +20,9 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.archive import DataError
 from tfds_builders.generation import Made, SpooledBuilder, Work, members
+from tfds_builders.labels import identity
 from tfds_builders.sound import MAX_SECONDS, PICTURE_SIDE, check_sound, is_sound, spectrogram_png
+from tfds_builders.voice_age_gender import VERSION
 from tfds_builders.voice_age_gender.listing import (
     LABEL_PATTERN,
     Item,
@@ -206,8 +208,8 @@ def make_example(item: Item | list[Any], content: bytes, options: Mapping[str, A
         "gender": gender,
         "class_name": Label(gender, age).class_name,
         "speaker": speaker,
-        "subject": _identity(speaker),
-        "group": _identity(recording),
+        "subject": identity(speaker),
+        "group": identity(recording),
         "sha256": hashlib.sha256(content).hexdigest(),
         "sample_rate": info.sample_rate,
         "seconds": info.seconds,
@@ -217,7 +219,7 @@ def make_example(item: Item | list[Any], content: bytes, options: Mapping[str, A
 class Builder(SpooledBuilder):
     """The TFDS builder of `voice_age_gender`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Recordings as they are; age, gender, class, speaker, group and SHA-256 of each."
     }
@@ -312,10 +314,6 @@ class Builder(SpooledBuilder):
         if not report.classes:
             raise DataError(f"{source}: holds no usable recording; {'; '.join(rejected.lines()[:3])}.")
         self.info.metadata.update(report.counts())
-
-
-def _identity(text: str) -> int:
-    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) >> 1 if text else -1
 
 
 def _archives(folder: Path) -> list[Path]:
