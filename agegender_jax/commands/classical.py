@@ -37,17 +37,18 @@ def _classical(arguments: argparse.Namespace) -> int:
     prepare()
     from agegender_jax.evaluate.classical import CLASSICAL, classical
     from agegender_jax.evaluate.features import read_features
-    from agegender_jax.evaluate.report import table
+    from agegender_jax.evaluate.report import ABOUT_INTERVALS, metrics_table
 
     result = classical(read_features(arguments.file), arguments.only)
     print(title(result))
     print(f"fitted on {result['train_examples']} examples, tested on {result['test_examples']}")
     if result["heads_left_out"]:
-        print(f"left out for want of one class or years to learn: {', '.join(result['heads_left_out'])}")
-    columns = {name: result[name] for name in (*CLASSICAL, "constant") if name in result}
-    print(table(columns, result["intervals"]))
-    print("95 %: where the figure may lie in another sample of such people")
-    print(f"constant: the best guess without looking ({', '.join(result['constant_names'].values())})")
+        print(f"heads left out, which have neither classes nor years: {', '.join(result['heads_left_out'])}")
+    columns = {name: result[name] for name in CLASSICAL if name in result} | {"baseline": result["constant"]}
+    print(metrics_table(columns, result["intervals"]))
+    print(ABOUT_INTERVALS)
+    names = ", ".join(result["constant_names"].values())
+    print(f"baseline: the same prediction for every example, chosen on the training labels ({names})")
     write_json(arguments.json, result)
     return 0
 

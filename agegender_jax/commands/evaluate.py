@@ -42,7 +42,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
     prepare()
     from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs
-    from agegender_jax.evaluate.report import table
+    from agegender_jax.evaluate.report import ABOUT_INTERVALS, metrics_table
     from agegender_jax.run import Run
 
     result = evaluate_runs(
@@ -67,7 +67,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if several:
         print(f"ensemble: the mean of what {len(result['runs'])} runs say, all figures of the part {result['split']}")
     columns = as_columns(result)
-    print(table(columns, {next(iter(columns)): next(iter(result["intervals"].values()))}))
-    print("95 %: where the figure may lie in another sample of such people; nothing in it is of the initialisation")
+    print(metrics_table(columns, {next(iter(columns)): next(iter(result["intervals"].values()))}))
+    print(ABOUT_INTERVALS)
     write_json(arguments.json, result)
     return 0

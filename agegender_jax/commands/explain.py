@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare, walk
-from agegender_jax.evaluate.csv_safety import visible
 from agegender_jax.labels import DISCLAIMER
+from agegender_jax.text import printable
 
 EXAMPLES = """examples:
   agegender explain runs/cpu face1.jpg face2.jpg --out maps
@@ -70,7 +70,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
     )
     for sentence in exported.skipped:
-        print(f"agegender: skipped {visible(sentence)}", file=sys.stderr)
+        print(f"agegender: skipped {printable(sentence)}", file=sys.stderr)
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.map_size)
     sheet = arguments.out / "sheet.png"
     several = (

@@ -18,8 +18,9 @@ import numpy as np
 
 from agegender_jax.commands.common import add, at_least, check_new, prepare, walk
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.csv_safety import cell, text, visible
 from agegender_jax.labels import DISCLAIMER
+from agegender_jax.progress import progress_bar
+from agegender_jax.text import csv_cell, encodable, printable
 from tfds_builders.faces import MARGIN, MIN_SIZE
 
 EXAMPLES = """examples:
@@ -113,8 +114,6 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise UserError("There is nothing to answer for; name files or folders, or a --list of them.")
     _check_out(arguments.out)
     prepare()
-    from tqdm import tqdm
-
     from agegender_jax.predictor import WITHOUT_FACE, Detection, Predictor
 
     predictor = Predictor.load(arguments.run)
@@ -128,7 +127,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         print("The run learned from detected faces, so faces are detected; --no-detect leaves that.", file=sys.stderr)
     shown = sys.stderr.isatty()
     total = sum(1 for _ in walk(arguments.paths)) if shown and arguments.list is None else None
-    bar = tqdm(total=total, unit=" files", disable=not shown, file=sys.stderr)
+    bar = progress_bar(total, unit="files")
     taken = done = 0
     found: Counter[str] = Counter()
 
@@ -275,8 +274,8 @@ def _csv(file: TextIO) -> Writer:
     begun = False
 
     def safe(value: str) -> str:
-        found = cell(value, file.encoding)
-        return visible(found) if file.isatty() else found
+        found = csv_cell(value, file.encoding)
+        return printable(found) if file.isatty() else found
 
     def write(table: Table) -> None:
         nonlocal begun
@@ -313,7 +312,7 @@ def _json(file: TextIO) -> Writer:
 
 def _objects(table: Table) -> Iterator[str]:
     """Each row as a JSON object in a line."""
-    columns = [_plain(column, text) for column in table.values()]
+    columns = [_plain(column, encodable) for column in table.values()]
     for row in zip(*columns, strict=True):
         yield json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False)
 
@@ -337,7 +336,7 @@ def _parquet(file: Any) -> Writer:
         columns = {}
         for name, column in table.items():
             if column.dtype == object:
-                columns[text(name)] = pyarrow.array(_plain(column, text), pyarrow.string())
+                columns[encodable(name)] = pyarrow.array(_plain(column, encodable), pyarrow.string())
             else:
                 columns[name] = pyarrow.array(column, mask=np.isnan(column) | (column.dtype.kind == "i") & (column < 0))
         waiting.append(pyarrow.table(columns))

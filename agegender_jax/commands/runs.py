@@ -10,8 +10,8 @@ from typing import Any
 
 from agegender_jax.commands.common import add, add_json, check_json, prepare, write_json
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.csv_safety import visible
 from agegender_jax.labels import DISCLAIMER
+from agegender_jax.text import Table, duration, plain, printable
 
 EXAMPLES = """examples:
   agegender runs
@@ -194,33 +194,23 @@ def _common(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The runs as text: one row a run, those of a study under its name; below, what cannot be compared."""
-    from agegender_jax.evaluate.report import text_table
-
     found, usual = result["runs"], result["differing"]
     figures = [name for name in _FIGURES if any(name in run.get("figures", {}) for run in found)]
-    rows: dict[str, dict[str, str]] = {}
+    rows: list[dict[str, str]] = []
     study = None
     for run in found:
         if run["study"] != study and run["study"]:
             count = sum(each["study"] == run["study"] for each in found)
-            rows[f"{visible(run['study'])}/"] = {"state": f"{count} run{'s' if count > 1 else ''}"}
+            rows.append({"": f"{run['study']}/", "state": f"{count} run{'s' if count > 1 else ''}"})
         study = run["study"]
-        rows[visible(run["path"])] = _row(run, figures, usual)
-    columns: dict[str, dict[str, str]] = {}
-    for name in ("dataset", "protocol", "split", "state", *figures, "images/s", "time"):
-        column = {row: cells[name] for row, cells in rows.items() if cells.get(name)}
-        if column:
-            columns[name] = column
-    lines = text_table(columns, list(rows)).splitlines()
-    width = max(map(len, lines))
-    title = "differs" if any(usual.values()) else ""
-    last = [title, *(cells.get("differs", "") for cells in rows.values())]  # long: flush left
-    lines = [f"{line.ljust(width)}  {text}".rstrip() for line, text in zip(lines, last, strict=True)]
-    return "\n".join([*lines, *_notes(found, usual)])
+        rows.append({"": run["path"]} | _row(run, figures, usual))
+    titles = ("", "dataset", "protocol", "split", "state", *figures, "images/s", "time", "differs")
+    titles = tuple(title for title in titles if any(row.get(title) for row in rows))
+    lines = plain(Table(titles, [[row.get(title, "") for title in titles] for row in rows]))
+    return "\n".join([lines, *_notes(found, usual)])
 
 
 def _row(run: Mapping[str, Any], figures: Sequence[str], usual: Mapping[str, Any]) -> dict[str, str]:
-    from agegender_jax.evaluate.report import duration
     from agegender_jax.splits import marked
 
     if "recipe" not in run:
@@ -228,7 +218,7 @@ def _row(run: Mapping[str, Any], figures: Sequence[str], usual: Mapping[str, Any
     common = usual[dataset_of(run)]
     own = {key: run["recipe"].get(key) for key, value in common.items() if run["recipe"].get(key) != value}
     cells = {
-        "dataset": visible(dataset_of(run)),
+        "dataset": printable(dataset_of(run)),
         "protocol": marked(run["protocol"]),
         "split": (run["split_sha256"] or "")[:_HASH],
         "state": run["state"],
@@ -255,9 +245,9 @@ def _notes(found: Sequence[Mapping[str, Any]], usual: Mapping[str, Any]) -> list
             most = ", ".join(f"{key}={_value(value)}" for key, value in common.items())
             count = sum("recipe" in run and dataset_of(run) == dataset for run in found)
             whom = (
-                f"what most of the {count} runs on {visible(dataset)} have"
+                f"what most of the {count} runs on {printable(dataset)} have"
                 if count > 2
-                else f"the other on {visible(dataset)}"
+                else f"the other on {printable(dataset)}"
             )
             lines.append(f"differs: from {whom}: {most}")
     if any(run.get("constant") for run in found):
@@ -267,7 +257,7 @@ def _notes(found: Sequence[Mapping[str, Any]], usual: Mapping[str, Any]) -> list
     if any(run.get("synthetic") for run in found):
         lines.append(DISCLAIMER)
     lines += _incomparable(found)
-    lines += [f"{visible(run['path'])} is damaged: {visible(run['reason'])}" for run in found if "reason" in run]
+    lines += [f"{printable(run['path'])} is damaged: {printable(run['reason'])}" for run in found if "reason" in run]
     return lines
 
 
@@ -282,12 +272,12 @@ def _incomparable(found: Sequence[Mapping[str, Any]]) -> list[str]:
         if len(splits) > 1:
             named = [*list(splits)[:_SPLITS], f"{len(splits) - _SPLITS} more"] if len(splits) > _SPLITS else splits
             lines.append(
-                f"{visible(dataset)} has {len(splits)} splits ({', '.join(named)}): figures under different splits "
+                f"{printable(dataset)} has {len(splits)} splits ({', '.join(named)}): figures under different splits "
                 "cannot be compared."
             )
         if len(schemes) > 1:
             lines.append(
-                f"{visible(dataset)} has age groups {', '.join(schemes)}: accuracies under different ones cannot be "
+                f"{printable(dataset)} has age groups {', '.join(schemes)}: accuracies under different ones cannot be "
                 "compared."
             )
     if len(set(map(dataset_of, done))) > 1:
@@ -296,4 +286,4 @@ def _incomparable(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else visible(str(value)) or "''"
+    return f"{value:g}" if isinstance(value, float) else printable(str(value)) or "''"

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,11 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from agegender_jax import atomic
 from agegender_jax.data.source import COLUMNS, Prepared
 from agegender_jax.errors import UserError
+from agegender_jax.progress import progress_bar
 
 _LAYOUT = 2  # of the cache: another number where files or columns change
 _CHUNK = 256  # rows read at a time: bounds the memory, and gives every thread enough to do
@@ -167,9 +166,7 @@ def by_chunks(function: Callable[[int], T], count: int, what: str, progress: boo
       what: is being done, for the progress bar.
       progress: whether to draw that on a terminal.
     """
-    shown = progress and sys.stderr.isatty()
-    bar = tqdm(total=count, desc=what, unit=" examples", disable=not shown, file=sys.stderr)
-    with bar, ThreadPoolExecutor(cores()) as pool:
+    with progress_bar(count, what, shown=progress) as bar, ThreadPoolExecutor(cores()) as pool:
         for start in range(0, count, _CHUNK):
             found = list(pool.map(function, range(start, min(start + _CHUNK, count))))
             bar.update(len(found))

@@ -4,7 +4,6 @@ The cache (see `examples.py`) has also `content.npy`, which is memory-mapped.
 """
 
 import os
-import sys
 import zlib
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from agegender_jax.data.decode_pool import DecodePool
 from agegender_jax.data.examples import Dataset, cached, read_columns, write_columns
@@ -20,6 +18,7 @@ from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.data.source import Prepared, Source
 from agegender_jax.mesh import by_batch, put, replicated
+from agegender_jax.progress import progress_bar
 
 _CHUNK = 1024  # examples decoded before they are written: bounds the memory, and gives every process enough to do
 
@@ -52,8 +51,7 @@ def _write(folder: Path, source: Source, inputs: Preprocessor, progress: bool) -
         return contents, [example["key"] for example in examples.values()]
 
     workers = DecodePool(inputs.decoding, inputs.shape, dtype)
-    what, shown = f"Decoding to {'x'.join(map(str, inputs.shape))}", progress and sys.stderr.isatty()
-    bar = tqdm(total=len(source), desc=what, unit=" examples", disable=not shown, file=sys.stderr)
+    bar = progress_bar(len(source), f"Decoding to {'x'.join(map(str, inputs.shape))}", shown=progress)
     checksum = 0
     with bar, open(folder / "content.npy", "wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}

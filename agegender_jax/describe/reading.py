@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from agegender_jax.data.source import COLUMNS, Prepared, Source
 from agegender_jax.errors import UserError
+from agegender_jax.progress import progress_bar
 
 Columns = Mapping[str, np.ndarray]
 
@@ -67,13 +67,15 @@ def read(prepared: Prepared, *, progress: bool = True) -> Contents:
         **({"seconds": [], "rate": []} if prepared.kind == "audio" else {"width": [], "height": []}),
     }
     look = _sound if prepared.kind == "audio" else _picture
-    for row in tqdm(range(len(source)), desc="reading", unit=" files", disable=None if progress else True):
-        example = source[row]
-        for name, values in known.items():
-            values.append(example[name])
-        told = (len(example["content"]), *look(example["content"]))
-        for column, value in zip(header.values(), told, strict=True):
-            column.append(value)
+    with progress_bar(len(source), "Reading", unit="files", shown=progress) as bar:
+        for row in range(len(source)):
+            example = source[row]
+            for name, values in known.items():
+                values.append(example[name])
+            values_of_file = (len(example["content"]), *look(example["content"]))
+            for column, value in zip(header.values(), values_of_file, strict=True):
+                column.append(value)
+            bar.update()
     columns = {name: np.asarray(values, COLUMNS[name]) for name, values in known.items()}
     return Contents(prepared, source, columns, {name: np.asarray(values) for name, values in header.items()})
 

@@ -20,10 +20,10 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import baseline_predictions, figures
 from agegender_jax.evaluate.features import Features
 from agegender_jax.evaluate.predictions import Thing
-from agegender_jax.evaluate.report import duration
 from agegender_jax.evaluate.uncertainty import ends_of
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
+from agegender_jax.text import duration
 
 CLASSICAL = ("svm", "forest")
 """Names of the models."""

@@ -12,12 +12,12 @@ import numpy as np
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.predictions import NAME, Predictions, Thing, read_predictions
-from agegender_jax.evaluate.report import text_table
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Discordant, difference, draw, holm, mcnemar, metrics_of
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
 from agegender_jax.splits import marked
+from agegender_jax.text import by_row, plain
 
 _SURE = 0.05
 _TWICE = "recall"  # the balanced accuracy again, but for classes that only answers have: one more test for nothing
@@ -132,7 +132,7 @@ def text(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['dataset']}{drawn}, protocol {marked(result['protocol'])}, part {result['part']}: {result['n']} "
         f"examples{clusters}" + (f"; {' and '.join(repeats)} repeats" if repeats else ""),
-        text_table(columns),
+        plain(by_row(columns)),
         f"{len(figures)} figures are compared: p (Holm) allows for that many, p alone does not.",
         "Intervals and p are of paired draws of these examples"
         + (", by clusters" if clusters else "")

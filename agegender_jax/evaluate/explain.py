@@ -13,11 +13,11 @@ from agegender_jax import atomic
 from agegender_jax.data.detect import NoDetector, detection_of, faces
 from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.csv_safety import cell
 from agegender_jax.evaluate.evaluate_run import SPLITS, Opened, open_run
 from agegender_jax.evaluate.saliency import Explained, Explainer
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
+from agegender_jax.text import csv_cell, printable
 from tfds_builders.faces import NO_FACE
 
 MAX_COUNT = 100
@@ -239,12 +239,12 @@ def _write(folder: Path, explainer: Explainer, pictures: np.ndarray, found: Expl
         for row, (place, name) in enumerate(zip(places, names, strict=True)):
             if isinstance(head, ClassHead):
                 answered = answers["class"][row]
-                said = [cell(head.names[answered]), f"{answers['probability'][row][answered]:.4f}"]
+                said = [csv_cell(head.names[answered]), f"{answers['probability'][row][answered]:.4f}"]
             else:
                 said = [f"{answers['years'][row]:.2f}", ""]
             of = "" if found.classes is None else head.names[found.classes[row]]
             texts = [name, explainer.method, explainer.head_name]
-            table.writerow([f"{place}.png", *map(cell, texts), *said, cell(of)])
+            table.writerow([f"{place}.png", *map(csv_cell, texts), *said, csv_cell(of)])
 
 
 def _cards(
@@ -292,7 +292,7 @@ def _written(lines: Sequence[str], width: int) -> np.ndarray:
     image = Image.new("RGB", (width, _LINE * len(lines)), "white")
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
-        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+        text = printable(line)
         text = short = text[:width]  # no letter is narrower than a pixel
         while text and font.getlength(short) > width - 4:
             text = text[:-1]

@@ -11,7 +11,6 @@ of A for itself, as in `small_cnn`, VGG and AlexNet, their maps may be empty or 
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from agegender_jax.data.preprocess import Preprocessor, preprocessor_as_trained
 from agegender_jax.data.stream import ArrayLoader
@@ -34,6 +32,7 @@ from agegender_jax.models.layers import intercept_features
 from agegender_jax.models.losses import ORDINAL, years
 from agegender_jax.models.model import build_model
 from agegender_jax.models.routed import RoutedHead
+from agegender_jax.progress import progress_bar
 from agegender_jax.run import Run
 
 
@@ -221,8 +220,7 @@ class Explainer:
         devices, sharding = self._mesh.shape["data"], by_batch(self._mesh)
         size = -(-min(self._options.batch_size, len(content)) // devices) * devices
         maps: list[list[np.ndarray]] = []
-        hidden = None if progress else True  # None: where it is no terminal
-        bar = tqdm(total=len(content), desc="explaining", unit=" examples", disable=hidden, file=sys.stderr)
+        bar = progress_bar(len(content), "Explaining", shown=progress)
         with jax.set_mesh(self._mesh), bar:
             feed = ArrayLoader(content, self._mesh)
             rows, flip = np.arange(len(content)), self._options.flip

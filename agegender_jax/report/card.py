@@ -3,7 +3,7 @@
 from typing import Any
 
 from agegender_jax import page
-from agegender_jax.evaluate.report import duration, identities
+from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
 from agegender_jax.page import Html, escape
 from agegender_jax.report.components import boxed, listed, metadata, section, subtitle
@@ -11,6 +11,7 @@ from agegender_jax.report.format import interval, share, spaced
 from agegender_jax.report.mistakes import ADULT
 from agegender_jax.report.results import Content
 from agegender_jax.splits import PARTS, marked
+from agegender_jax.text import duration
 
 
 def top(content: Content, shown: int) -> Html:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tqdm
 
 from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
+from agegender_jax.progress import progress_bar
 from agegender_jax.synthetic.faces import draw_face
 from tfds_builders.adience.fold_files import COLUMNS, FILES, Row, parse_age, read_fold_files
 from tfds_builders.archive import DataError
@@ -182,7 +182,7 @@ def _write_pictures(folder: Path, rows: Sequence[Row], prefix: str, seed: int, s
     for user in {row.user for row in rows}:
         (folder / user).mkdir(parents=True)
     total = sum(map(len, faces.values()))
-    with tqdm.tqdm(total=total, desc="drawing", unit=" faces", disable=None if progress else True) as bar:
+    with progress_bar(total, "Synthesizing faces", unit="faces", shown=progress) as bar:
         for subject, pictures in faces.items():
             drawings: dict[tuple[str, int], np.ndarray] = {}  # one, but for labels that disagree
             for number, row in enumerate(pictures.values()):

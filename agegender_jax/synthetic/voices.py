@@ -13,7 +13,6 @@ that does not.
 
 import io
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from scipy import fft, signal
-from tqdm import tqdm
 
 from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER, GENDERS
+from agegender_jax.progress import progress_bar
 
 SPEAKER_PATTERN = r"/(s\d+)_"
 """Searched in a path such as `male_31/s0012_a_03.wav`, its first group is the speaker."""
@@ -363,8 +362,7 @@ def write_voices(
     _check_sound(rate, seconds)
     folder = folder.resolve()  # a link is followed, so that it goes on pointing to its folder
     sessions, digits = min(_SESSIONS, recordings_per_speaker), max(2, len(str(recordings_per_speaker)))
-    hidden = None if progress else True  # None: shown on a terminal only
-    bar = tqdm(total=recordings, desc="Drawing voices", file=sys.stderr, dynamic_ncols=True, disable=hidden)
+    bar = progress_bar(recordings, "Synthesizing voices", unit="recordings", shown=progress)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists and is not an empty folder: name another one for the drawn voices.")

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from agegender_jax.evaluate.report import duration
 from agegender_jax.sharding import bytes_per_device, total_bytes
+from agegender_jax.text import duration
 from agegender_jax.train.optimizer import frozen_parameters
 from agegender_jax.train.state import TrainState
 

@@ -23,7 +23,7 @@ from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.predictions import KEPT_PARTS, write_predictions
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
-from agegender_jax.evaluate.report import report
+from agegender_jax.evaluate.report import summary_text
 from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.mesh import check_batch, make_mesh
 from agegender_jax.models.model import build_heads, model_structure
@@ -94,7 +94,7 @@ def train(
                 if is_primary() and summary is None:
                     stack.enter_context(run.locked())
             if summary:
-                log_primary(f"{workdir} is complete:\n{report(summary)}")
+                log_primary(f"{workdir} is complete:\n{summary_text(summary)}")
                 if not (run.directory / REPORT).exists():
                     _write_report(run)
                 return summary
@@ -368,7 +368,7 @@ def _train(
             write_predictions(run.directory / PREDICTIONS, predictions)
             run.write("summary.json", summary)
     if dispatches is None:
-        log_primary(report(summary))
+        log_primary(summary_text(summary))
     return summary
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.flags import read_recipe
+from agegender_jax.text import Table, plain
 
 EXAMPLES = """examples:
   agegender profile configs/quickstart.py
@@ -104,17 +105,19 @@ def profile(
 
 
 def time_table(summary: dict[str, Any]) -> str:
-    """Where the time of a training went after its data were found, from its summary: seconds and shares.
+    """Returns where the time of a training went, from its summary: seconds and shares.
 
     >>> print(time_table({"seconds_of": {"step": 3.0, "idle": 1.0}}))
-    step              3.00 s   75.0 %
-    idle              1.00 s   25.0 %
-    total             4.00 s  100.0 %
+           seconds    share
+    step      3.00   75.0 %
+    idle      1.00   25.0 %
+    total     4.00  100.0 %
     """
     seconds = summary["seconds_of"]
     total = sum(seconds.values())
     rows = [*seconds.items(), ("total", total)]
-    return "\n".join(f"{name:12} {spent:9.2f} s {100 * spent / total:6.1f} %" for name, spent in rows)
+    cells = [(name, f"{spent:.2f}", f"{100 * spent / total:.1f} %") for name, spent in rows]
+    return plain(Table(("", "seconds", "share"), cells))
 
 
 def _several(text: str) -> int:

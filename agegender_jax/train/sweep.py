@@ -17,10 +17,11 @@ from agegender_jax import atomic
 from agegender_jax.distributed import PreemptionNotice, is_primary, log_primary, primary_first
 from agegender_jax.errors import Preempted, Refused, UserError
 from agegender_jax.evaluate import uncertainty
-from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, duration, identities, text_table
+from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, identities
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run
 from agegender_jax.splits import PROTOCOLS, marked
+from agegender_jax.text import by_row, duration, plain
 from agegender_jax.train.loop import train
 from agegender_jax.train.preemption import preemption
 from agegender_jax.train.pretraining import with_normalization
@@ -317,7 +318,7 @@ def report(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['dataset']}{drawn}, age groups {result['age_groups']}, test figures of {len(result['runs'])} runs in "
         f"{duration(result['seconds'])}" + (f": mean ± standard deviation over {' and '.join(over)}" if over else ""),
-        text_table(columns, keys),
+        plain(by_row(columns, keys)),
         "constant: the best guess without looking, from the training labels",
     ]
     if any(figure["interval"] for found in protocols.values() for figure in found["test"].values()):

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from tqdm import tqdm
 
 from agegender_jax import atomic
+from agegender_jax.progress import progress_bar
 
 _LINE_SECONDS = 30.0
 
@@ -108,11 +108,7 @@ class Progress:
 
     def __init__(self, total: int, step: int, batch_size: int, *, shown: bool = True) -> None:
         self._total, self._batch_size, self._said, self._shown = total, batch_size, time.monotonic(), shown
-        self._bar = (
-            tqdm(total=total, initial=step, unit=" steps", file=sys.stderr, dynamic_ncols=True)
-            if shown and sys.stderr.isatty()
-            else None
-        )
+        self._bar = progress_bar(total, unit="steps", initial=step) if shown and sys.stderr.isatty() else None
 
     def update(self, step: int, seconds: float, steps: int, loss: float) -> None:
         """Shows where the run is: `steps` steps ended at `step` and took `seconds`."""

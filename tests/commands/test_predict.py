@@ -274,15 +274,15 @@ def test_the_bar_counts_files_that_are_done(
     class Bar(contextlib.nullcontext):
         updates: ClassVar[list[int]] = []
 
-        def __init__(self, **options: Any) -> None:
+        def __init__(self, total: int | None, **options: Any) -> None:
             super().__init__()
-            assert options["total"] is None  # of a list
+            assert total is None  # of a list
             self.updates.clear()
 
         def update(self, count: int) -> None:
             self.updates.append(count)
 
-    monkeypatch.setattr("tqdm.tqdm", Bar)
+    monkeypatch.setattr("agegender_jax.commands.predict.progress_bar", Bar)
     (tmp_path / "list").write_text("absent\n" * 70)  # in batches of 32
     for options in ((), ("--detect",)):
         assert predict_files("--list", tmp_path / "list", "--out", tmp_path / f"out{len(options)}.csv", *options) == 2

@@ -1,29 +1,12 @@
 """Figures as text."""
 
-import pytest
-
-from agegender_jax.evaluate.report import duration, report, table, text_table
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (59.4, "59 s"),
-        (59.7, "1 min 00 s"),
-        (119.7, "2 min 00 s"),
-        (3599.2, "59 min 59 s"),
-        (3599.8, "1 h 00 min"),
-        (7199, "1 h 59 min"),
-        (90000, "25 h 00 min"),
-    ],
-)
-def test_times_are_rounded_before_they_are_cut(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+from agegender_jax.evaluate.report import metrics_table, summary_text
 
 
 def test_columns_are_aligned_and_keep_the_order_of_the_figures() -> None:
-    lines = table({"a": {"x/long_name": 0.123456, "n": 10}, "wide column": {"n": 3, "y": float("nan")}}).splitlines()
+    lines = metrics_table(
+        {"a": {"x/long_name": 0.123456, "n": 10}, "wide column": {"n": 3, "y": float("nan")}}
+    ).splitlines()
     assert lines == [
         "                  a  wide column",
         "x/long_name  0.1235",
@@ -32,22 +15,18 @@ def test_columns_are_aligned_and_keep_the_order_of_the_figures() -> None:
     ]
 
 
-def test_rows_may_be_chosen() -> None:
-    assert text_table({"a": {"x": "1", "y": "2"}}, keys=["y"]).splitlines() == ["   a", "y  2"]
-
-
 def test_an_interval_stands_beside_its_figures() -> None:
     columns = {"a": {"x": 0.5, "n": 9}, "b": {"x": 0.25}}
     two = {"a": {"x": (0.4, 0.6), "other": (0.0, 1.0)}, "b": {"x": (0.2, 0.3)}}
-    assert table(columns, {"a": two["a"]}).splitlines() == [
+    assert metrics_table(columns, {"a": two["a"]}).splitlines() == [
         "        a              95 %       b",
         "x  0.5000  0.4000 to 0.6000  0.2500",
         "n       9",
     ]
-    assert table(columns, two).splitlines()[0].split("  ")[-1].strip() == "b, 95 %"
+    assert metrics_table(columns, two).splitlines()[0].split("  ")[-1].strip() == "b, 95 %"
 
 
-def test_the_report_says_what_was_measured_on_what() -> None:
+def test_the_summary_says_what_was_measured_on_what() -> None:
     summary = {
         "run": "first",
         "dataset": "utkface",
@@ -65,11 +44,11 @@ def test_the_report_says_what_was_measured_on_what() -> None:
         "seconds": 62.0,
         "peak_memory_bytes": 2_500_000_000,
     }
-    text = report(summary)
+    text = summary_text(summary)
     for part in ("drawn: ", "disjoint", "nearest", "0123456789abcdef\n", "0.9200", "always male", "1 min 02 s"):
         assert part in text
     assert "2.50 GB" in text
     assert "1234 images/s" in text
-    assert "images/s" not in report(summary | {"images_per_second": None})
-    assert "drawn: " not in report(summary | {"synthetic": False})
-    assert "not flip-averaged" in report(summary | {"flip_averaged": False})
+    assert "images/s" not in summary_text(summary | {"images_per_second": None})
+    assert "drawn: " not in summary_text(summary | {"synthetic": False})
+    assert "not flip-averaged" in summary_text(summary | {"flip_averaged": False})
