@@ -12,18 +12,25 @@ QUIETLY := > $(LOG) 2>&1 || { tail -n 25 $(LOG) >&2; echo "The installation fail
 BASE := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 
+PYTEST := $(BIN)/python -m pytest --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-slow test-all lint clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer) of a new environment, VENV=.venv its folder."
 
 demo: $(BASE)  ## train and report on faces drawn from a seed: runs/quickstart
 	$(BIN)/python launch.py --config configs/quickstart.py --workdir runs/quickstart
 
-test: $(TEST)  ## run the tests and the examples in the docstrings
-	$(BIN)/python -m pytest --durations=15 --numprocesses=auto --maxprocesses=4 --dist=loadfile
+test: $(TEST)  ## run the tests and the docstring examples, without those marked slow
+	$(PYTEST) -m "not slow and not parity"
+
+test-slow: $(TEST)  ## run the tests marked slow: kills, several processes, many folds, deep networks
+	$(PYTEST) -m "slow and not parity"
+
+test-all: test test-slow  ## run all tests
 
 lint: $(TEST)  ## check format, style, types and the direction of imports
 	$(BIN)/python -m ruff format --check

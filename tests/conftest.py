@@ -26,9 +26,12 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests that train the same small net compile it once."""
+    """Compiles each program once in a test run: its workers and the commands that they start share a cache."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+        folder = tmp_path_factory.getbasetemp()
+        folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
