@@ -50,7 +50,7 @@ def base() -> ConfigDict:
             "age_groups": "nearest",
             "preprocess": {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},  # of full scale, by channel
             "model": {
-                "backbone": "small_cnn",  # a name of models/backbones.py
+                "backbone": "small_cnn",  # a name of models/backbones
                 "variant": "",  # of the backbone, where it has several; "" is its first
                 "width": 1.0,  # factor of the channels, where the backbone has it
                 "pooling": "published",  # from the last feature map to an embedding; `average` has dropout behind it
@@ -140,24 +140,6 @@ _CHOICES = {
     "split.protocol": ("disjoint", "paper"),
     "audio.spectrogram": ("log_mel", "audiomnist"),
     "split.stratify": ("age_group", "gender", "class"),
-    "model.backbone": (
-        "small_cnn",
-        "cnn180",
-        "alexnet",
-        "vgg11",
-        "vgg11_bn",
-        "vgg16",
-        "vgg16_bn",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "densenet161",
-        "efficientnet_lite0",
-        "residual_attention",
-        "attention_ensemble",
-        "routed",
-    ),
     "model.pooling": ("published", "average", "max", "max_literal"),
     "model.init": ("default", "published"),
     "model.gender_to_age": ("off", "joined", "stopped"),

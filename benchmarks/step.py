@@ -17,8 +17,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
-from agegender_jax.models.backbones import variant_of
-from agegender_jax.models.small_cnn import VARIANTS
+from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.models.backbones.small_cnn import VARIANTS
 from agegender_jax.train.model_profile import forward_costs, recipe_of
 from benchmarks import bench_rows, jax_side, torch_side
 from benchmarks.bench_rows import Row, make_row, paired, say
@@ -153,7 +153,7 @@ def specification(recipe: ConfigDict, outputs: Mapping[str, int]) -> dict[str, A
     """
     layout = None
     if recipe.model.backbone == "small_cnn":
-        variant = VARIANTS[variant_of(recipe.model)]
+        variant = VARIANTS[BACKBONES["small_cnn"].variant(recipe.model.variant)]
         if variant.norm == "local_response":
             raise UserError("The peer has no local response normalisation; choose another variant, or --no-peer.")
         blocks = [[block.filters, block.kernel, block.stride, block.padding, block.pool] for block in variant.blocks]

@@ -24,7 +24,7 @@ import jax
 from ml_collections import ConfigDict
 
 from agegender_jax.mesh import make_mesh
-from agegender_jax.models.backbones import variant_of
+from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.train.loop import train
 from agegender_jax.train.writers import Writers
 from benchmarks import bench_rows, jax_side, launch_runs
@@ -89,7 +89,9 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
 
 
 def _name(recipe: ConfigDict) -> str:
-    net = ":".join(filter(None, (recipe.model.backbone, variant_of(recipe.model))))
+    net = ":".join(
+        filter(None, (recipe.model.backbone, BACKBONES[recipe.model.backbone].variant(recipe.model.variant)))
+    )
     return f"{net} {recipe.dataset.image_size}x{recipe.dataset.image_size}, batch {recipe.train.batch_size}"
 
 

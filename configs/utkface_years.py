@@ -9,7 +9,7 @@ DIR holds UTKFace.tar.gz. Without an argument it is the paper's net, cnn180 at 1
 parts for training to 20 for testing; validation is taken from the training part. The age's loss is the absolute error
 in years (the paper's `age_out_loss`), which is about ten times as large as the gender's cross-entropy and so weighs a
 tenth; how the paper weighs the two is not said. Learning rate and epochs are this project's defaults, and
-models/cnn180.py says what of the net is stated and what is inferred.
+models/backbones/cnn180.py says what of the net is stated and what is inferred.
 
 `cpu` is the same net for two cores: 64x64, three epochs, a modern optimizer. `thin` compares the losses of age on one
 small net and budget: 32x32, three epochs, the age alone, --config.heads.age.loss=NAME with NAME cross_entropy, dldl,

@@ -121,4 +121,5 @@ class Tiny(nnx.Module):
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small CNN is a net of 4 x 3 multiply-adds, and its heads have 4 x 111."""
-    monkeypatch.setitem(BACKBONES, "small_cnn", lambda recipe, outputs, rngs: Tiny(rngs))  # type: ignore[index]
+    spec = dataclasses.replace(BACKBONES["small_cnn"], build=lambda options, rngs: Tiny(rngs))
+    monkeypatch.setitem(BACKBONES, "small_cnn", spec)  # type: ignore[arg-type]

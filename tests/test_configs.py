@@ -14,10 +14,8 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
-from agegender_jax.models import attention, densenet, resnet, vgg
-from agegender_jax.models.backbones import WITH_WIDTH
+from agegender_jax.models.backbones import BACKBONES, attention, densenet, resnet, vgg
 from agegender_jax.models.model import build_heads, model_structure
-from agegender_jax.models.pretrained.sources import PACKAGES
 from agegender_jax.synthetic.adience import write_adience
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train import loop, measurement
@@ -76,9 +74,9 @@ def manual_dirs(synthetic_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def shrink(recipe: ConfigDict) -> ConfigDict:
     """The same recipe in one dispatch of two steps, VGGs made thin, without weights that only a hub has."""
-    if recipe.model.backbone in WITH_WIDTH:
+    if "width" in BACKBONES[recipe.model.backbone].options:
         recipe.model.width = 0.125
-    if recipe.model.pretrained not in PACKAGES:
+    if recipe.model.pretrained and not BACKBONES[recipe.model.backbone].package:
         recipe.model.pretrained = ""
     recipe.dataset.update(image_size=32, synthetic=0)
     if recipe.dataset.name == "voice_age_gender":

@@ -1,5 +1,6 @@
 """A finished run on files and arrays: the evaluator's answers to the last bit, and what is wrong with some of them."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -303,7 +304,8 @@ def listener(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterat
     recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=1)
     recipe.evaluate.update(batch_size=8, select="class_name/accuracy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "cnn180", lambda recipe, outputs, rngs: Ear(rngs))  # type: ignore[arg-type]
+        spec = dataclasses.replace(BACKBONES["cnn180"], build=lambda options, rngs: Ear(rngs))
+        patch.setitem(BACKBONES, "cnn180", spec)  # type: ignore[arg-type]
         train(recipe, folder / "run", manual_dir=folder / "data", data_dir=data_dir, progress=False)
         yield Predictor.load(folder / "run"), folder / "data"
 

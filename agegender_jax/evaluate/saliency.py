@@ -26,7 +26,7 @@ from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.evaluate_run import evaluated_model
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.mesh import by_batch, make_mesh, put
-from agegender_jax.models.attention import attention_trunk
+from agegender_jax.models.backbones.attention import attention_trunk
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
 from agegender_jax.models.layers import intercept_features
 from agegender_jax.models.losses import ORDINAL, years

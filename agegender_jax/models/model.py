@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from agegender_jax.errors import UserError
 from agegender_jax.labels import GENDERS, age_groups
 from agegender_jax.models import routed
-from agegender_jax.models.backbones import build_backbone
+from agegender_jax.models.backbones import BackboneOptions, build_backbone
 from agegender_jax.models.heads import (
     GENDERS_AND_UNDEFINED,
     AgeGroupHead,
@@ -124,8 +124,20 @@ class _Keys:
 def build_model(recipe: ConfigDict, heads: Mapping[str, Head]) -> Model:
     """The model of a recipe with fresh parameters, a pure function of its seed."""
     rngs: Any = _Keys(recipe.seed)
-    backbone = build_backbone(recipe, sum(head.size for head in heads.values()), rngs)
+    options = backbone_options(recipe, sum(head.size for head in heads.values()))
+    backbone = build_backbone(recipe.model.backbone, options, rngs)
     return Model(backbone, heads, gender_to_age=recipe.model.gender_to_age, rngs=rngs)
+
+
+def backbone_options(recipe: ConfigDict, outputs: int) -> BackboneOptions:
+    """Returns the options of a recipe's backbone for heads of so many logits together."""
+    names = ("variant", "width", "pooling", "init", "dropout", "spatial_dropout", "drop_path")
+    return BackboneOptions(
+        image_size=recipe.dataset.image_size,
+        outputs=outputs,
+        dtype=jnp.dtype(recipe.model.dtype),
+        **{name: recipe.model[name] for name in names},
+    )
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:

@@ -1,4 +1,4 @@
-"""How the last feature map of a trunk becomes an embedding: `[batch, h, w, channels] -> [batch, embedding_size]`."""
+"""Pooling of a trunk's last feature map to an embedding: `[batch, h, w, channels] -> [batch, embedding_size]`."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from agegender_jax.models import layers
+from agegender_jax.models.registry import BackboneOptions
 
 
 class Backbone(nnx.Module):
@@ -47,7 +48,7 @@ class AveragePool(nnx.Module):
 
 
 class MLPPool(nnx.Module):
-    """AveragePool pooling to a fixed grid, then dense layers with ReLU and dropout, as AlexNet and VGG end.
+    """Average pooling to a fixed grid, then dense layers with ReLU and dropout, as AlexNet and VGG end.
 
     A map smaller than the grid is not enlarged (torchvision repeats its values), so the first layer has fewer
     parameters on small images, and as many as published from the published size on.
@@ -139,3 +140,41 @@ class GlobalMaxPoolLiteral(nnx.Module):
         """The embedding."""
         x = nnx.softmax(self.dense(x.max((1, 2))))
         return nnx.relu(self.norm(x, train=train))
+
+
+def with_pooling(
+    trunk: Any,
+    options: BackboneOptions,
+    published: Callable[..., nnx.Module] | None = None,
+    *,
+    rngs: nnx.Rngs,
+) -> Backbone:
+    """Returns the trunk with the pooling that the options name.
+
+    Args:
+      trunk: image in, feature map out.
+      options: `image_size`, `outputs`, `pooling`, `dropout` and `dtype` are used.
+      published: makes the published pooling, as `MLPPool` from the map's shape; by default it is average pooling
+        without dropout.
+      rngs: stream `params`.
+    """
+    shape = feature_map_shape(trunk, options.image_size)
+    pool: nnx.Module
+    if options.pooling == "max":
+        pool = GlobalMaxPool(shape[-1], dtype=options.dtype, rngs=rngs)
+    elif options.pooling == "max_literal":
+        pool = GlobalMaxPoolLiteral(shape[-1], options.outputs, dtype=options.dtype, rngs=rngs)
+    elif options.pooling == "average":
+        pool = AveragePool(shape[-1], options.dropout)
+    elif published is None:
+        pool = AveragePool(shape[-1])
+    else:
+        pool = published(shape, dropout=options.dropout, dtype=options.dtype, rngs=rngs)
+    return Backbone(trunk, pool)
+
+
+def feature_map_shape(trunk: Any, image_size: int) -> tuple[int, int, int]:
+    """Returns (height, width, channels) of a trunk's last feature map, computing nothing."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    _, height, width, channels = nnx.eval_shape(lambda trunk, x: trunk(x), trunk, image).shape
+    return height, width, channels

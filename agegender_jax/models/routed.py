@@ -1,8 +1,9 @@
 """A gender net that routes each picture to one of two age nets (Imamdin et al., after Raman et al. 2022).
 
-One backbone of three nets (`Routed`) and one head that owns gender and age (`RoutedHead`). The age is reported three
-ways, on the same examples: from the net of the *true* gender (no system can know it: the cost of wrong routing is the
-difference to the next), from the net of the *predicted* gender, and as the *soft* mixture sum_g P(g | x) p_g(age | x).
+One head that owns gender and age (`RoutedHead`), for the backbone of three nets (`backbones/routed.py`). The age is
+reported three ways, on the same examples: from the net of the *true* gender (no system can know it: the cost of wrong
+routing is the difference to the next), from the net of the *predicted* gender, and as the *soft* mixture
+sum_g P(g | x) p_g(age | x).
 What gender-specific nets are worth shows against one net of as many parameters, which needs nothing of this file.
 """
 
@@ -22,30 +23,6 @@ from agegender_jax.models.heads import Apart, ClassHead, Columns, GenderHead, He
 
 WAYS = ("true", "predicted", "soft")
 """The ways to choose among the age nets, prefixes of the figures."""
-
-
-class Routed(nnx.Module):
-    """Three nets side by side: `[batch, size, size, 3] -> [batch, sum(parts)]`.
-
-    Every picture goes through both age nets, which is what the soft mixture asks for and what keeps shapes static: a
-    step costs three nets, not two. A batch normalisation within an age net thus has the statistics of pictures of both
-    genders, in training as afterwards; nets without it learn from the pictures of their own gender alone.
-
-    Args:
-      gender: the net that routes, a backbone with `embedding_size`.
-      male: the age net of `GENDERS[0]`, likewise.
-      female: the age net of `GENDERS[1]`, likewise.
-    """
-
-    def __init__(self, gender: Any, male: Any, female: Any) -> None:
-        self.gender, self.male, self.female = gender, male, female
-        self.parts = tuple(net.embedding_size for net in (gender, male, female))
-        self.embedding_size = sum(self.parts)
-
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embeddings side by side; `rngs` holds the stream `dropout`, needed where `train`."""
-        nets = (self.gender, self.male, self.female)
-        return jnp.concatenate([net(x, train=train, rngs=rngs) for net in nets], -1)
 
 
 class RoutedLayer(nnx.Module):

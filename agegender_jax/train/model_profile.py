@@ -17,7 +17,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.preprocess import make_preprocessor
 from agegender_jax.labels import GENDERS
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
-from agegender_jax.models.backbones import variant_of
+from agegender_jax.models.backbones import find_backbone
 from agegender_jax.models.convolution import direct_form
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.train.optimizer import make_optimizer
@@ -32,7 +32,7 @@ def recipe_of(backbone: str, *, image_size: int, batch_size: int, dtype: str = "
     """The default recipe with another backbone, and the heads that it needs.
 
     Args:
-      backbone: a name of `models/backbones.py`.
+      backbone: a name of `models/backbones`.
       image_size: edge of the pictures, pixels.
       batch_size: pictures in a step.
       dtype: of the arithmetic.
@@ -63,7 +63,7 @@ def profile_model(recipe: ConfigDict, *, step_time: bool = True) -> dict[str, An
       `variant`, what `forward_costs` returns, and `step_seconds` (None where no step is timed).
     """
     return {
-        "variant": variant_of(recipe.model),
+        "variant": find_backbone(recipe.model.backbone).variant(recipe.model.variant),
         **forward_costs(recipe),
         "step_seconds": step_seconds(recipe) if step_time else None,
     }

@@ -10,7 +10,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import evaluated_model
 from agegender_jax.models import pretrained
-from agegender_jax.models.backbones import variant_of
+from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.run import Run
 
 
@@ -62,10 +62,11 @@ def load_pretrained(
         loaded, stats = pretrained.load(source, backbone, params, stats, variant=variant)
         return loaded, stats, pretrained.metadata(source, backbone, params, loaded)
     theirs = run.recipe.model
-    if (theirs.backbone, variant_of(theirs)) != (backbone, variant_of(recipe.model)):
+    nets = [(model.backbone, BACKBONES[model.backbone].variant(model.variant)) for model in (theirs, recipe.model)]
+    if nets[0] != nets[1]:
         raise UserError(
-            f"{source} is a run of {theirs.backbone} {variant_of(theirs)}".rstrip()
-            + f", and this recipe is of {backbone} {variant_of(recipe.model)}".rstrip()
+            f"{source} is a run of {' '.join(nets[0])}".rstrip()
+            + f", and this recipe is of {' '.join(nets[1])}".rstrip()
             + "; set config.model.backbone and config.model.variant to those of the run."
         )
     summary = run.summary()

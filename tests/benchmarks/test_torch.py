@@ -16,6 +16,7 @@ from PIL import Image
 from agegender_jax.data.augment import augment
 from agegender_jax.data.decode_image import decode_image
 from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.train.model_profile import random_values, recipe_of
 from benchmarks import jax_side, step
 
@@ -38,7 +39,9 @@ NETS = [
 def _recipe(net: str, size: int = SIZE) -> ConfigDict:
     backbone, _, variant = net.partition(":")
     recipe = recipe_of(backbone, image_size=size, batch_size=4)
-    recipe.model.update(variant=variant, dropout=0.0)
+    recipe.model.variant = variant
+    if "published" in BACKBONES[backbone].dropout_poolings:
+        recipe.model.dropout = 0.0
     return recipe
 
 

@@ -162,7 +162,8 @@ def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator
     recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
     recipe.evaluate.update(batch_size=8, select="class_name/accuracy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "cnn180", lambda recipe, outputs, rngs: Tiny(rngs))  # type: ignore[arg-type]
+        spec = dataclasses.replace(BACKBONES["cnn180"], build=lambda options, rngs: Tiny(rngs))
+        patch.setitem(BACKBONES, "cnn180", spec)  # type: ignore[arg-type]
         train(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
         yield Run.load(folder / "run"), folder / "here", folder / "there"
 

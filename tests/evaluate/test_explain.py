@@ -22,7 +22,7 @@ from agegender_jax.evaluate import explain
 from agegender_jax.evaluate.evaluate_run import open_run
 from agegender_jax.evaluate.explain import MAX_COUNT, SIDE, answer_text, export, saliency_sheet
 from agegender_jax.evaluate.saliency import Explained, Explainer
-from agegender_jax.models.attention import VARIANTS, Variant
+from agegender_jax.models.backbones.attention import VARIANTS, Variant
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
 from agegender_jax.synthetic.faces import draw_face

@@ -19,12 +19,13 @@ from agegender_jax.evaluate.predictions import NAME, read_predictions
 from agegender_jax.evaluate.saliency import CAMS, Explainer, class_activation, logits_apart, score, things
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models import layers
-from agegender_jax.models.attention import AttentionEnsemble
 from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.models.backbones.attention import AttentionEnsemble
+from agegender_jax.models.backbones.routed import Routed
+from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
 from agegender_jax.models.model import Model, build_heads, build_model
-from agegender_jax.models.routed import Routed, RoutedHead
-from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
+from agegender_jax.models.routed import RoutedHead
 from agegender_jax.run import Run
 
 

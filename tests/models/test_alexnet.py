@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agegender_jax.models.alexnet import AlexNet, published_init
-from agegender_jax.models.backbones import feature_map_shape
-from agegender_jax.models.pooling import MLPPool
+from agegender_jax.models.backbones.alexnet import AlexNet, published_init
+from agegender_jax.models.pooling import MLPPool, feature_map_shape
 
 
 def _count(model: nnx.Module) -> int:

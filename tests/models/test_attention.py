@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from agegender_jax.models import pooling
-from agegender_jax.models.attention import (
+from agegender_jax.models.backbones.attention import (
     VARIANTS,
     AttentionEnsemble,
     AttentionModule,
@@ -16,8 +16,8 @@ from agegender_jax.models.attention import (
     attention_trunk,
     enlarge,
 )
+from agegender_jax.models.backbones.resnet import ResNet
 from agegender_jax.models.model import split_model
-from agegender_jax.models.resnet import ResNet
 
 
 def count(tree: object) -> int:

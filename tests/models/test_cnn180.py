@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agegender_jax.models import cnn180
-from agegender_jax.models.cnn180 import CNN180
+from agegender_jax.errors import UserError
+from agegender_jax.models.backbones import cnn180
+from agegender_jax.models.backbones.cnn180 import CNN180
 
 # On paper, at 180x180: 9 * in * out for convolutions: 864 + 18,432 + 73,728 + 294,912 + 589,824 (+ 589,824 for age);
 # 2 a channel for normalisation: 2 * 736 (2 * 992) and 2 * 384 in the dense layers; dense layers of 5 * 5 * 256 * 256
@@ -40,7 +41,7 @@ def test_embedding_has_the_width_that_is_announced(variant: str, size: int) -> N
 
 @pytest.mark.parametrize("variant", TOTALS)
 def test_image_that_would_be_pooled_away_is_refused(variant: str) -> None:
-    with pytest.raises(ValueError, match="cnn180 pools a 31x31 image to nothing"):
+    with pytest.raises(UserError, match=r"config\.dataset\.image_size=31"):
         _abstract(variant, 31)
 
 

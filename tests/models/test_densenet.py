@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agegender_jax.models import densenet
-from agegender_jax.models.backbones import feature_map_shape
+from agegender_jax.models.backbones import densenet
+from agegender_jax.models.pooling import feature_map_shape
 
 
 @pytest.fixture

@@ -7,10 +7,19 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
-from agegender_jax.models.model import _Keys, build_heads, build_model, model_structure, split_model
-from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, Variant
+from agegender_jax.models.backbones import BackboneOptions
+from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
+from agegender_jax.models.model import (
+    _Keys,
+    backbone_options,
+    build_heads,
+    build_model,
+    model_structure,
+    split_model,
+)
 
 
 def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
@@ -94,29 +103,30 @@ def test_model_is_a_function_of_its_seed_and_survives_the_split(
             assert not np.array_equal(before, after)
 
 
-def test_mistakes_in_the_recipe_are_named(small_recipe: ConfigDict) -> None:
-    heads = build_heads(small_recipe)
-    small_recipe.model.variant = "z"
-    with pytest.raises(UserError, match=r"no variant 'z' of small_cnn; choose one of: a, .*plain, .*thin"):
-        model_structure(small_recipe, heads)
-    small_recipe.model.variant = "b"
-    with pytest.raises(UserError, match=r"'b' pools a 32x32 image to nothing; set config\.dataset\.image_size higher"):
-        model_structure(small_recipe, heads)
-
-
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("model", "key"),
     [
-        ("init", "published", r"model\.init='published' is not for small_cnn a, .*set it to default"),
-        ("top", "max", r"model\.pooling='max' is not for small_cnn"),
-        ("width", 0.5, r"model\.width=0\.5 is not for small_cnn; it is for: vgg11"),
+        ({"backbone": "vgg"}, "model.backbone"),
+        ({"variant": "z"}, "model.variant"),
+        ({"variant": "b"}, "dataset.image_size"),
+        ({"init": "published"}, "model.init"),
+        ({"pooling": "max"}, "model.pooling"),
+        ({"width": 0.5}, "model.width"),
+        ({"drop_path": 0.1}, "model.drop_path"),
+        ({"spatial_dropout": 0.1}, "model.spatial_dropout"),
+        ({"backbone": "resnet18", "variant": "v1"}, "model.variant"),
+        ({"backbone": "resnet18", "dropout": 0.1}, "model.dropout"),
+        ({"backbone": "vgg11", "dropout": 0.1, "pooling": "max"}, "model.dropout"),
     ],
 )
-def test_what_a_backbone_does_not_have_is_refused(small_recipe: ConfigDict, key: str, value: object, said: str) -> None:
-    small_recipe.model.variant = ""
-    small_recipe.model[key] = value
-    with pytest.raises(UserError, match=said):
+def test_an_option_that_is_unknown_or_has_no_effect_is_refused(small_recipe: ConfigDict, model: dict, key: str) -> None:
+    small_recipe.model.update({"variant": ""} | model)
+    with pytest.raises(UserError, match=f"config.{key}="):
         model_structure(small_recipe, build_heads(small_recipe))
+
+
+def test_the_defaults_of_a_backbone_are_those_of_the_recipe() -> None:
+    assert backbone_options(recipes.base(), 3) == BackboneOptions(image_size=256, outputs=3)
 
 
 @pytest.mark.parametrize("missing", [("gender",), ("age", "age_group")])

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agegender_jax.models.backbones import feature_map_shape
-from agegender_jax.models.pooling import GlobalMaxPool
-from agegender_jax.models.resnet import Block, ResNet
+from agegender_jax.models.backbones.resnet import Block, ResNet
+from agegender_jax.models.pooling import GlobalMaxPool, feature_map_shape
 
 
 def _count(model: nnx.Module) -> int:

@@ -16,11 +16,12 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import answers, baseline_predictions, figures
 from agegender_jax.labels import UNKNOWN, AgeGroups
-from agegender_jax.models import small_cnn, vgg
+from agegender_jax.models.backbones import small_cnn, vgg
+from agegender_jax.models.backbones.routed import Routed
+from agegender_jax.models.backbones.small_cnn import ConvBlock, Variant
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, Head
 from agegender_jax.models.model import build_heads, build_model, model_structure, split_model
-from agegender_jax.models.routed import Routed, RoutedHead, check
-from agegender_jax.models.small_cnn import ConvBlock, Variant
+from agegender_jax.models.routed import RoutedHead, check
 from agegender_jax.train.step import total_loss
 
 CONFIG = Path(__file__).parents[2] / "configs" / "utkface_routed.py"

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from agegender_jax.models.backbones import feature_map_shape
-from agegender_jax.models.pooling import GlobalMaxPool, MLPPool
-from agegender_jax.models.vgg import VGG
+from agegender_jax.models.backbones.vgg import VGG
+from agegender_jax.models.pooling import GlobalMaxPool, MLPPool, feature_map_shape
 
 
 def _count(model: nnx.Module) -> int:

@@ -27,8 +27,8 @@ from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.features import read_features, write_features
 from agegender_jax.mesh import replicated
+from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
 from agegender_jax.models.model import model_structure
-from agegender_jax.models.small_cnn import VARIANTS, ConvBlock, Variant
 from agegender_jax.run import Run
 from agegender_jax.train.experiment import build_setup
 from agegender_jax.train.loop import train

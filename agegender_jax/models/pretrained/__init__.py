@@ -2,9 +2,9 @@
 
     params, stats = load("efficientnet_lite0", "efficientnet_lite0", params, stats)
 
-Files are those of Keras, torchvision and timm; `naming.py` says for which nets. Every leaf of the backbone is matched
-by name and shape, and the weights bring the normalisation of the input that they were trained with. Nothing is
-unpickled.
+Files are those of Keras, torchvision and timm, whose names for our layers stand in each backbone's spec. Every leaf of
+the backbone is matched by name and shape, and the weights bring the normalisation of the input that they were trained
+with. No file can run code.
 """
 
 from agegender_jax.models.pretrained.loading import load, load_tree, metadata, normalization

@@ -9,21 +9,11 @@ import numpy as np
 import safetensors
 
 from agegender_jax.errors import UserError
-from agegender_jax.models.pretrained import keras_files, naming, torch_files
+from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.models.pretrained import keras_files, torch_files
 from agegender_jax.models.pretrained.matching import flatten, match, replaced
 from agegender_jax.models.pretrained.sources import Weights, locate
-
-Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Mean and standard deviation of red, green and blue, as shares of full scale."""
-
-IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What torchvision and timm (its `tv_in1k`) trained with."""
-
-CAFFE: Normalization = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
-"""Keras' VGG and ResNet: 0 to 255 less the mean. They see blue first, which loading turns round."""
-
-NORMALIZATIONS: Mapping[str, Normalization] = {"efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3)}
-"""Of backbones whose weights were trained otherwise."""
+from agegender_jax.models.registry import Normalization, WeightFormat
 
 
 def normalization(source: str, backbone: str) -> Normalization:
@@ -36,11 +26,8 @@ def normalization(source: str, backbone: str) -> Normalization:
     Raises:
       UserError: there are no such weights.
     """
-    return _normalization(locate(source, backbone), backbone)
-
-
-def _normalization(weights: Weights, backbone: str) -> Normalization:
-    return CAFFE if weights.kind == "keras" else NORMALIZATIONS.get(backbone, IMAGENET)
+    weights = locate(source, backbone)
+    return _format(backbone, weights.kind == "keras", str(weights.path)).normalization
 
 
 def metadata(
@@ -64,7 +51,8 @@ def metadata(
     weights = locate(source, backbone)
     digest = weights.sha256()
     kind = {"keras": "Keras", "torch": "PyTorch", "safetensors": "safetensors"}[weights.kind]
-    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in _normalization(weights, backbone))
+    normalization = _format(backbone, weights.kind == "keras", str(weights.path)).normalization
+    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in normalization)
     fresh = "the heads, and a top that the file does not have"
     if params is not None and loaded is not None:
         fresh = ", ".join(_unchanged(params, loaded)) or "none"
@@ -106,8 +94,9 @@ def load(
     """
     weights = locate(source, backbone)
     keras = weights.kind == "keras"
-    _check_known(weights, backbone)
-    _check_variant(weights, backbone, variant)
+    stored = _format(backbone, keras, str(weights.path)).variant
+    if stored and BACKBONES[backbone].variant(variant) != stored:  # variants may differ where no shape shows it
+        raise UserError(f"{weights.path} holds the variant {stored} of {backbone}; set config.model.variant={stored}.")
     return from_arrays(_read(weights), keras, backbone, params, stats, where=str(weights.path))
 
 
@@ -125,33 +114,24 @@ def from_arrays(
     Raises:
       UserError: they are not this net's, leaf by leaf; `where` says of what.
     """
-    names = (naming.KERAS if keras else naming.TORCH)[backbone]
-    leaves = match(arrays, keras, names, flatten(params) | flatten(stats), where)
+    leaves = match(arrays, keras, _format(backbone, keras, where), flatten(params) | flatten(stats), where)
     if keras:
         first = next(path for path, leaf in leaves.items() if leaf.ndim == 4 and leaf.shape[2] == 3)
         leaves[first] = np.ascontiguousarray(leaves[first][:, :, ::-1])
     return replaced(params, leaves), replaced(stats, leaves)
 
 
-def _check_known(weights: Weights, backbone: str) -> None:
-    families = naming.KERAS if weights.kind == "keras" else naming.TORCH
-    if backbone not in families:
+def _format(backbone: str, keras: bool, where: str) -> WeightFormat:
+    """Returns how files of Keras, or else of PyTorch, name the layers of a backbone."""
+    formats = {name: spec.keras if keras else spec.torch for name, spec in BACKBONES.items()}
+    names = formats.get(backbone)
+    if names is None:
+        known = ", ".join(name for name, value in formats.items() if value)
         raise UserError(
-            f"{weights.path} is of {'Keras' if weights.kind == 'keras' else 'PyTorch'}, whose names for {backbone!r} "
-            f"are not known; they are for: {', '.join(families)}."
+            f"{where} is of {'Keras' if keras else 'PyTorch'}, whose names for the layers of {backbone} are not known; "
+            f"they are known for: {known}."
         )
-
-
-def _check_variant(weights: Weights, backbone: str, variant: str) -> None:
-    """A bottleneck's stride leaves no trace in the shapes, so the wrong one would go unseen."""
-    if backbone not in ("resnet50", "resnet101"):
-        return
-    stored = "v1" if weights.kind == "keras" else "v1.5"
-    if (variant or "v1.5") != stored:
-        raise UserError(
-            f"{weights.path} holds {backbone} of the variant {stored}, which strides elsewhere than "
-            f"{variant or 'v1.5'}; set config.model.variant={stored}."
-        )
+    return names
 
 
 def _read(weights: Weights) -> dict[str, np.ndarray]:

@@ -6,7 +6,23 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.errors import UserError
-from agegender_jax.models.pretrained.naming import KERAS_LEAVES, TORCH_LEAVES, Names
+from agegender_jax.models.registry import WeightFormat
+
+TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+KERAS_LEAVES = {
+    "kernel": "kernel",
+    "scale": "gamma",
+    "bias": "bias",
+    "mean": "moving_mean",
+    "var": "moving_variance",
+}
+"""PyTorch's and Keras' names of our arrays; `bias` of a normalisation is Keras' `beta`."""
 
 Path = tuple[str, ...]
 _SHOWN = 5
@@ -36,7 +52,7 @@ def replaced(tree: Mapping[Any, Any], leaves: Mapping[Path, Any], prefix: Path =
 
 
 def match(
-    arrays: Mapping[str, np.ndarray], keras: bool, names: Names, wanted: Mapping[Path, Any], where: str
+    arrays: Mapping[str, np.ndarray], keras: bool, names: WeightFormat, wanted: Mapping[Path, Any], where: str
 ) -> dict[Path, np.ndarray]:
     """The arrays of a file as leaves of our trees.
 
@@ -68,7 +84,7 @@ def match(
         published_top = path[1:3] == ("top", "dense") and len(path) == 5
         if path[1] == "top" and not (published_top and has_dense):
             continue
-        leaves = next((by_layer[name] for name in names.layer(path[1:-1]) if name in by_layer), {})
+        leaves = next((by_layer[name] for name in names.layer_names(path[1:-1]) if name in by_layer), {})
         name = leaves.get(_leaf_name(path, keras, leaves), "")
         if not name:
             missing.append("/".join(path))
@@ -103,9 +119,9 @@ def _leaf_name(path: Path, keras: bool, leaves: Mapping[str, str]) -> str:
     return "beta" if path[-1] == "bias" and "gamma" in leaves else KERAS_LEAVES[path[-1]]
 
 
-def _bias_before(path: Path, names: Names, by_layer: Mapping[str, Mapping[str, str]]) -> str | None:
+def _bias_before(path: Path, names: WeightFormat, by_layer: Mapping[str, Mapping[str, str]]) -> str | None:
     """The bias of the convolution before a normalisation, which ours does not have."""
-    for name in names.layer((*path[1:-2], "conv")):
+    for name in names.layer_names((*path[1:-2], "conv")):
         return by_layer.get(name, {}).get("bias")
     return None
 

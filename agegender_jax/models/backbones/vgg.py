@@ -4,12 +4,17 @@ Totals with the dense top at 224x224: VGG11 132,863,336 and VGG16 138,357,544 wi
 alone 14,714,688.
 """
 
+import itertools
+from collections.abc import Iterable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from agegender_jax.models import layers
+from agegender_jax.models import layers, pooling
+from agegender_jax.models.registry import CAFFE, BackboneOptions, BackboneSpec, WeightFormat, register, split_index
 
 STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
 """Convolutions in each stage, by depth (configurations A and D of the paper)."""
@@ -68,3 +73,61 @@ class VGG(nnx.Module):
                 x = layers.tap_features(x)
             x = layers.max_pool(x)
         return x
+
+
+def build(depth: int, norm: bool, options: BackboneOptions, rngs: nnx.Rngs) -> pooling.Backbone:
+    """Builds a VGG with the pooling that the options name."""
+    dense = partial(
+        pooling.MLPPool,
+        grid=7,
+        widths=(max(1, round(4096 * options.width)),) * 2,
+        kernel_init=published_init if options.init == "published" else layers.he_normal,
+    )
+    trunk = VGG(depth, norm=norm, width=options.width, init=options.init, dtype=options.dtype, rngs=rngs)
+    return pooling.with_pooling(trunk, options, dense, rngs=rngs)
+
+
+def _torchvision(depth: int, norm: bool, path: tuple[str, ...]) -> Iterable[str]:
+    """In torchvision's `features`, ReLUs, normalisations and poolings count too."""
+    match path:
+        case ("trunk", "convs" | "norms" as part, i):
+            stage, _ = split_index(STAGES[depth], int(i))
+            return (f"features.{int(i) * (3 if norm else 2) + stage + (part == 'norms')}",)
+        case ("top", "dense", i):
+            return (f"classifier.{3 * int(i)}", f"pre_logits.fc{int(i) + 1}")
+    return ()
+
+
+def _keras(path: tuple[str, ...]) -> Iterable[str]:
+    match path:
+        case ("trunk", "convs", i):
+            stage, place = split_index(STAGES[16], int(i))
+            return (f"block{stage + 1}_conv{place + 1}",)
+        case ("top", "dense", i):
+            return (f"fc{int(i) + 1}",)
+    return ()
+
+
+for _depth, _norm in itertools.product(STAGES, (False, True)):
+    _name = f"vgg{_depth}_bn" if _norm else f"vgg{_depth}"
+    register(
+        BackboneSpec(
+            name=_name,
+            build=partial(build, _depth, _norm),
+            options=("width",),
+            dropout_poolings=("published", "average"),
+            published_inits=("",),
+            torch=WeightFormat(
+                layer_names=partial(_torchvision, _depth, _norm),
+                dense=("classifier.0", "classifier.3", "pre_logits.fc1", "pre_logits.fc2"),
+                classifier=("classifier.6", "head.fc"),
+                grid=7,
+            ),
+            keras=WeightFormat(
+                layer_names=_keras, dense=("fc1", "fc2"), classifier=("predictions",), grid=7, normalization=CAFFE
+            )
+            if _name == "vgg16"
+            else None,
+            hub=f"timm/{_name}.tv_in1k",
+        )
+    )

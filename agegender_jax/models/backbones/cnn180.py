@@ -20,7 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from agegender_jax.errors import UserError
 from agegender_jax.models import layers
+from agegender_jax.models.registry import BackboneOptions, BackboneSpec, register
 
 VARIANTS: dict[str, tuple[int, ...]] = {
     "age": (32, 64, 128, 256, 256, 256),
@@ -50,7 +52,7 @@ class CNN180(nnx.Module):
       rngs: stream `params`.
 
     Raises:
-      ValueError: the image is smaller than `LEAST_SIZE`.
+      UserError: the image is smaller than `LEAST_SIZE`.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class CNN180(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         if image_size < LEAST_SIZE:
-            raise ValueError(f"cnn180 pools a {image_size}x{image_size} image to nothing")
+            raise UserError(
+                f"config.dataset.image_size={image_size} is too small for cnn180; set it to at least {LEAST_SIZE}."
+            )
         self.filters = VARIANTS[variant]
         self.convs = nnx.List(
             layers.Conv(m, n, use_bias=False, dtype=dtype, rngs=rngs) for m, n in itertools.pairwise((3, *self.filters))
@@ -95,3 +99,26 @@ class CNN180(nnx.Module):
             x = nnx.relu(norm(dense(x), train=train))
             x = self.dropout(x, deterministic=not train, rngs=rngs)
         return x
+
+
+def _build(options: BackboneOptions, rngs: nnx.Rngs) -> CNN180:
+    return CNN180(
+        options.variant,
+        image_size=options.image_size,
+        dropout=options.dropout,
+        spatial_dropout=options.spatial_dropout,
+        dtype=options.dtype,
+        rngs=rngs,
+    )
+
+
+register(
+    BackboneSpec(
+        name="cnn180",
+        build=_build,
+        variants=VARIANTS,
+        options=("spatial_dropout",),
+        poolings=("published",),
+        dropout_poolings=("published",),
+    )
+)

@@ -15,8 +15,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from agegender_jax.models import layers
-from agegender_jax.models.resnet import ConvNorm
+from agegender_jax.models import layers, pooling
+from agegender_jax.models.backbones.resnet import ConvNorm, ResNet
+from agegender_jax.models.registry import BackboneOptions, BackboneSpec, register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,3 +261,17 @@ def _interpolation(size: int, out: int) -> np.ndarray:
     """Row i holds the weights of the `size` pixels that make pixel i of `out`."""
     places = np.linspace(0, size - 1, out)
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(size)))
+
+
+def _build(options: BackboneOptions, rngs: nnx.Rngs) -> pooling.Backbone:
+    return pooling.with_pooling(ResidualAttention(options.variant, dtype=options.dtype, rngs=rngs), options, rngs=rngs)
+
+
+def _build_ensemble(options: BackboneOptions, rngs: nnx.Rngs) -> AttentionEnsemble:
+    residual = ResNet(VARIANTS[options.variant].residual, dtype=options.dtype, rngs=rngs)
+    attention = _build(options, rngs)
+    return AttentionEnsemble(attention, pooling.with_pooling(residual, options, rngs=rngs))
+
+
+for _name, _function in (("residual_attention", _build), ("attention_ensemble", _build_ensemble)):
+    register(BackboneSpec(name=_name, build=_function, variants=VARIANTS, dropout_poolings=("average",)))

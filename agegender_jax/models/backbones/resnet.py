@@ -3,6 +3,8 @@
 Totals with 1,000 outputs: ResNet-18 11,689,512, -34 21,797,672, -50 25,557,032, -101 44,549,160.
 """
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from agegender_jax.models import layers
+from agegender_jax.models import layers, pooling
+from agegender_jax.models.registry import CAFFE, BackboneOptions, BackboneSpec, WeightFormat, register, split_index
 
 DEPTHS = {
     18: ("basic", (2, 2, 2, 2)),
@@ -129,3 +132,58 @@ class ResNet(nnx.Module):
         for block in self.blocks:
             x = block(x, train=train)
         return layers.tap_features(x)
+
+
+def _build(depth: int, options: BackboneOptions, rngs: nnx.Rngs) -> pooling.Backbone:
+    variant = options.variant or VARIANTS[0]  # basic blocks have no choice
+    trunk = ResNet(depth, variant=variant, dtype=options.dtype, rngs=rngs)
+    return pooling.with_pooling(trunk, options, rngs=rngs)
+
+
+def _torchvision(depth: int, path: tuple[str, ...]) -> Iterable[str]:
+    match path:
+        case ("trunk", "stem", part):
+            return ({"conv": "conv1", "norm": "bn1"}[part],)
+        case ("trunk", "blocks", number, "shortcut", part):
+            return (f"{_torchvision_block(depth, number)}.downsample.{('conv', 'norm').index(part)}",)
+        case ("trunk", "blocks", number, "convs", i, part):
+            return (f"{_torchvision_block(depth, number)}.{'conv' if part == 'conv' else 'bn'}{int(i) + 1}",)
+    return ()
+
+
+def _torchvision_block(depth: int, number: str) -> str:
+    stage, block = split_index(DEPTHS[depth][1], int(number))
+    return f"layer{stage + 1}.{block}"
+
+
+def _keras(depth: int, path: tuple[str, ...]) -> Iterable[str]:
+    part = {"conv": "conv", "norm": "bn"}.get(path[-1])
+    match path:
+        case ("trunk", "stem", _):
+            return (f"conv1_{part}",)
+        case ("trunk", "blocks", number, *rest):
+            stage, block = split_index(DEPTHS[depth][1], int(number))
+            place = 0 if rest[0] == "shortcut" else int(rest[1]) + 1
+            return (f"conv{stage + 2}_block{block + 1}_{place}_{part}",)
+    return ()
+
+
+for _depth, (_kind, _) in DEPTHS.items():
+    _deep = _kind == "bottleneck"
+    register(
+        BackboneSpec(
+            name=f"resnet{_depth}",
+            build=partial(_build, _depth),
+            variants=VARIANTS if _deep else (),
+            dropout_poolings=("average",),
+            torch=WeightFormat(
+                layer_names=partial(_torchvision, _depth), classifier=("fc",), variant="v1.5" if _deep else ""
+            ),
+            keras=WeightFormat(
+                layer_names=partial(_keras, _depth), classifier=("predictions",), variant="v1", normalization=CAFFE
+            )
+            if _deep
+            else None,
+            hub=f"timm/resnet{_depth}.tv_in1k",
+        )
+    )

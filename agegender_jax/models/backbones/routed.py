@@ -1,0 +1,59 @@
+"""Three nets side by side: a gender net (small_cnn), and an age net (VGG16) for each gender (Imamdin et al.)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from agegender_jax.labels import GENDERS
+from agegender_jax.models.backbones import small_cnn, vgg
+from agegender_jax.models.registry import POOLINGS, BackboneOptions, BackboneSpec, register
+
+VARIANTS = ("plain", "bn")
+"""VGG16 without and with batch normalisation."""
+
+
+class Routed(nnx.Module):
+    """Three nets side by side: `[batch, size, size, 3] -> [batch, sum(parts)]`.
+
+    Every picture goes through both age nets, which is what the soft mixture asks for and what keeps shapes static: a
+    step costs three nets, not two. A batch normalisation within an age net thus has the statistics of pictures of both
+    genders, in training as afterwards; nets without it learn from the pictures of their own gender alone.
+
+    Args:
+      gender: the net that routes, a backbone with `embedding_size`.
+      male: the age net of `GENDERS[0]`, likewise.
+      female: the age net of `GENDERS[1]`, likewise.
+    """
+
+    def __init__(self, gender: Any, male: Any, female: Any) -> None:
+        self.gender, self.male, self.female = gender, male, female
+        self.parts = tuple(net.embedding_size for net in (gender, male, female))
+        self.embedding_size = sum(self.parts)
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The embeddings side by side; `rngs` holds the stream `dropout`, needed where `train`."""
+        nets = (self.gender, self.male, self.female)
+        return jnp.concatenate([net(x, train=train, rngs=rngs) for net in nets], -1)
+
+
+def _build(options: BackboneOptions, rngs: nnx.Rngs) -> Routed:
+    gender = small_cnn.build(dataclasses.replace(options, variant="gender_three", init="default"), rngs)
+    ages = (options.outputs - len(GENDERS)) // len(GENDERS)  # logits of either age net
+    vgg_options = dataclasses.replace(options, outputs=ages)
+    male, female = (vgg.build(16, options.variant == "bn", vgg_options, rngs) for _ in GENDERS)
+    return Routed(gender, male, female)
+
+
+register(
+    BackboneSpec(
+        name="routed",
+        build=_build,
+        variants=VARIANTS,
+        options=("width",),
+        dropout_poolings=POOLINGS,  # the gender net has dropout with each
+        published_inits=VARIANTS,
+    )
+)
