@@ -1,16 +1,68 @@
-"""Metrics on NumPy arrays, one row an example; rows without a label have been left out by the caller.
+"""Metrics of classes and of years: what each is (`Metric`) and how it is computed from NumPy arrays.
 
-They are computed once, on the host, from every example's answer: no batch means, no dropped tails, and the same
-figure on any number of devices. Empty input gives NaN, never zero.
+Metrics are computed once, on the host, from the predictions of all examples: no batch means, no dropped tails, and the
+same value on any number of devices. Rows without a label have been left out by the caller. Empty input gives NaN,
+never zero.
 
-Each takes weights of the examples, `[..., n]`, and then is an array `[...]`: an example of weight 2 counts as two of
-its kind, one of weight 0 as absent, so a bootstrap is the same function with how often each example was drawn. All
-equal scikit-learn's, whose import takes longer than a validation, and which takes one draw at a time.
+Each function takes weights of the examples, `[..., n]`, and then returns an array `[...]`: an example of weight 2
+counts as two, one of weight 0 as absent, so a bootstrap calls the same function with how often each example was
+sampled. All equal scikit-learn's, whose import takes longer than a validation, and which takes one sample at a time.
 """
 
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
+
+Unit = Literal["share", "years", "nats", "count", "score"]
+"""`share` of 1, `years`, `nats` (natural logarithms), `count` of examples, or a `score` without a unit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a metric is, all that tables, intervals, plots and the choice of a checkpoint need to know of it.
+
+    Attributes:
+      name: its key, as in `age/mae`.
+      title: its name in reports.
+      unit: of its values.
+      higher_is_better: None where neither more nor less is, as of a bias or a count: it cannot choose a checkpoint.
+      function: called with what the head's `statistics` returns; of weighted examples it returns an array.
+      bounds: the least and the largest value that it can have.
+      correct: of a metric that is the share of the predictions that are correct: which are, bool `[n]`, from
+        predictions and labels. Of such metrics exact binomial intervals and McNemar's test are known.
+      averages_classes: whether it is a mean over classes, which says nothing of examples of a single class.
+      compared: whether two runs are compared by it; not where it says again what another metric says.
+    """
+
+    name: str
+    title: str
+    unit: Unit
+    higher_is_better: bool | None
+    function: Callable[..., Any]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    correct: Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray] | None = None
+    averages_classes: bool = False
+    compared: bool = True
+
+    def clip(self, low: float, high: float) -> tuple[float, float]:
+        """Returns an interval cut off at the metric's bounds.
+
+        >>> MAE.clip(-0.5, 9.5), ACCURACY.clip(0.75, 1.125)
+        ((0.0, 9.5), (0.75, 1.0))
+        """
+        return max(low, self.bounds[0]), min(high, self.bounds[1])
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns what files keep of a metric, as JSON values: an infinite bound is None.
+
+        >>> MAE.metadata()
+        {'title': 'mean absolute error', 'unit': 'years', 'bounds': [0.0, None], 'higher_is_better': False}
+        """
+        bounds = [bound if math.isfinite(bound) else None for bound in self.bounds]
+        return {"title": self.title, "unit": self.unit, "bounds": bounds, "higher_is_better": self.higher_is_better}
 
 
 def confusion_matrix(
@@ -27,20 +79,20 @@ def confusion_matrix(
     if weights is None:
         return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
     order = np.argsort(cells, kind="stable")
-    found, starts = np.unique(cells[order], return_index=True)
+    present, starts = np.unique(cells[order], return_index=True)
     sums = np.zeros((*weights.shape[:-1], classes * classes))
-    if len(found):
-        sums[..., found] = np.add.reduceat(weights[..., order], starts, axis=-1, dtype=np.float64)
+    if len(present):
+        sums[..., present] = np.add.reduceat(weights[..., order], starts, axis=-1, dtype=np.float64)
     return sums.reshape(*weights.shape[:-1], classes, classes)
 
 
 def accuracy(confusion: np.ndarray) -> Any:
-    """Share of examples on the diagonal."""
+    """Returns the share of examples on the diagonal."""
     return _plain(_ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1))))
 
 
 def balanced_accuracy(confusion: np.ndarray) -> Any:
-    """Mean recall over the classes that occur among the labels.
+    """Returns the mean recall over the classes that occur among the labels.
 
     >>> balanced_accuracy(np.array([[3, 1], [0, 2]]))
     0.875
@@ -50,37 +102,37 @@ def balanced_accuracy(confusion: np.ndarray) -> Any:
 
 
 def precision(confusion: np.ndarray) -> Any:
-    """Macro precision: its mean over the classes that occur among labels or answers, 0 for one never answered.
+    """Returns the macro precision: its mean over the classes that occur among labels or predictions, else 0.
 
     >>> precision(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
     0.8333333333333333
     """
-    right, support, answered = _totals(confusion)
-    return _class_mean(_ratio(right, answered), support + answered > 0)
+    right, support, predicted = _totals(confusion)
+    return _class_mean(_ratio(right, predicted), support + predicted > 0)
 
 
 def recall(confusion: np.ndarray) -> Any:
-    """Macro recall: its mean over the classes that occur among labels or answers, 0 for one that no label has.
+    """Returns the macro recall: its mean over the classes that occur among labels or predictions, else 0.
 
     >>> recall(np.array([[3, 1, 0], [0, 1, 1], [0, 0, 0]]))
     0.4166666666666667
     """
-    right, support, answered = _totals(confusion)
-    return _class_mean(_ratio(right, support), support + answered > 0)
+    right, support, predicted = _totals(confusion)
+    return _class_mean(_ratio(right, support), support + predicted > 0)
 
 
 def f1(confusion: np.ndarray) -> Any:
-    """Macro F1: the mean over the classes that occur of the harmonic mean of precision and recall.
+    """Returns the macro F1: the mean over the classes that occur of the harmonic mean of precision and recall.
 
     >>> f1(np.array([[3, 1], [1, 3]]))
     0.75
     """
-    right, support, answered = _totals(confusion)
-    return _class_mean(_ratio(2 * right, support + answered), support + answered > 0)
+    right, support, predicted = _totals(confusion)
+    return _class_mean(_ratio(2 * right, support + predicted), support + predicted > 0)
 
 
 def one_off_accuracy(confusion: np.ndarray) -> Any:
-    """Share of examples within one class of the label, for ordered classes ("1-off" of the Adience protocol).
+    """Returns the share of examples within one class of the label ("1-off" of the Adience protocol).
 
     >>> one_off_accuracy(np.array([[1, 1, 2], [0, 1, 0], [0, 0, 1]]))
     0.6666666666666666
@@ -90,12 +142,12 @@ def one_off_accuracy(confusion: np.ndarray) -> Any:
 
 
 def mean_absolute_error(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
-    """Mean |prediction - label|, in the labels' unit."""
+    """Returns the mean |prediction - label|, in the labels' unit."""
     return mean(np.abs(_errors(labels, predictions)), weights)
 
 
 def median_absolute_error(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
-    """Median of |prediction - label|, in the labels' unit; between two, their mean.
+    """Returns the median of |prediction - label|, in the labels' unit; between two, their mean.
 
     >>> median_absolute_error(np.array([20, 20, 20, 20]), np.array([20, 22, 26, 90]))
     4.0
@@ -117,7 +169,7 @@ def median_absolute_error(labels: np.ndarray, predictions: np.ndarray, weights: 
 
 
 def bias(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> Any:
-    """Mean of prediction - label, in the labels' unit: positive where too much is said.
+    """Returns the mean of prediction - label, in the labels' unit: positive where predictions are too high.
 
     >>> bias(np.array([20, 60]), np.array([24, 58]))
     1.0
@@ -128,12 +180,12 @@ def bias(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None
 def cumulative_score(
     labels: np.ndarray, predictions: np.ndarray, within: float, weights: np.ndarray | None = None
 ) -> Any:
-    """CS@k: share of examples whose absolute error is at most `within` (Geng, Zhou & Smith-Miles 2007)."""
+    """Returns CS@k, the share of examples whose absolute error is at most `within` (Geng, Zhou & Smith-Miles 2007)."""
     return mean((np.abs(_errors(labels, predictions)) <= within).astype(np.float64), weights)
 
 
 def mean(values: np.ndarray, weights: np.ndarray | None = None) -> Any:
-    """Mean of float `[n]`.
+    """Returns the mean of float `[n]`.
 
     >>> mean(np.array([1.0, 2.0]), np.array([[1, 1], [0, 2]])).tolist()
     [1.5, 2.0]
@@ -144,12 +196,12 @@ def mean(values: np.ndarray, weights: np.ndarray | None = None) -> Any:
 
 
 def _totals(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By class, `[..., K]`: answered rightly, occurring among the labels, answered."""
+    """Returns by class, `[..., K]`: correct predictions, labels, predictions."""
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)
 
 
 def _class_mean(values: np.ndarray, chosen: np.ndarray) -> Any:
-    """Mean over the chosen classes; a value that nothing defines counts as 0."""
+    """Returns the mean over the chosen classes; a value that nothing defines counts as 0."""
     return _plain(_ratio(np.where(chosen, np.nan_to_num(values), 0).sum(-1), chosen.sum(-1)))
 
 
@@ -162,6 +214,80 @@ def _ratio(numerator: Any, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=nothing, where=np.asarray(denominator) > 0)
 
 
-def _plain(figures: np.ndarray) -> Any:
-    """A float where there is one figure."""
-    return figures if np.ndim(figures) else float(figures)
+def _plain(values: np.ndarray) -> Any:
+    """Returns a float where there is one value."""
+    return values if np.ndim(values) else float(values)
+
+
+def _counted(confusion: np.ndarray) -> Any:
+    count = confusion.sum((-2, -1))
+    return count if np.ndim(count) else int(count)
+
+
+def _within(most: float) -> Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray]:
+    return lambda predictions, labels: np.abs(_errors(labels, predictions["years"])) <= most
+
+
+ACCURACY = Metric(
+    "accuracy", "accuracy", "share", True, accuracy, correct=lambda predictions, labels: predictions["class"] == labels
+)
+BALANCED_ACCURACY = Metric(
+    "balanced_accuracy", "balanced accuracy", "share", True, balanced_accuracy, averages_classes=True
+)
+PRECISION = Metric("precision", "macro precision", "share", True, precision, averages_classes=True)
+RECALL = Metric("recall", "macro recall", "share", True, recall, averages_classes=True, compared=False)
+"""The balanced accuracy again, but for classes that only predictions have."""
+F1 = Metric("f1", "macro F1", "share", True, f1, averages_classes=True)
+ONE_OFF = Metric(
+    "one_off",
+    "within one group",
+    "share",
+    True,
+    one_off_accuracy,
+    correct=lambda predictions, labels: np.abs(predictions["class"].astype(np.int64) - labels) <= 1,
+)
+CLASS_COUNT = Metric("n", "examples", "count", None, _counted, (0.0, math.inf))
+
+MAE = Metric("mae", "mean absolute error", "years", False, mean_absolute_error, (0.0, math.inf))
+MEDIAN_ERROR = Metric("median_error", "median absolute error", "years", False, median_absolute_error, (0.0, math.inf))
+BIAS = Metric("bias", "mean signed error", "years", None, bias, (-math.inf, math.inf))
+YEARS_COUNT = Metric(
+    "n",
+    "examples",
+    "count",
+    None,
+    lambda labels, years, weights: len(labels) if weights is None else weights.sum(-1),
+    (0.0, math.inf),
+)
+
+NLL = Metric("nll", "negative log-likelihood", "nats", False, mean, (0.0, math.inf))
+BRIER = Metric("brier", "Brier score", "score", False, mean, (0.0, 2.0))
+ECE = Metric("ece", "expected calibration error", "share", False, mean)
+SHARE = Metric("share", "share", "share", None, mean, correct=lambda holds, _: holds["holds"])
+"""The share of examples for which something holds."""
+GAP = Metric("gap", "gap to the best group", "score", False, mean, (-math.inf, math.inf))
+"""The difference of a metric between two groups, in its unit."""
+
+
+def within_years(most: int) -> Metric:
+    """Returns the metric CS@k, the share of ages that are off by at most `most` years."""
+    return Metric(
+        f"cs{most}",
+        f"within {most} years" if most > 1 else "within 1 year",
+        "share",
+        True,
+        lambda labels, years, weights: cumulative_score(labels, years, most, weights),
+        correct=_within(most),
+    )
+
+
+CS5 = within_years(5)
+
+CLASS_METRICS = (ACCURACY, BALANCED_ACCURACY, PRECISION, RECALL, F1, CLASS_COUNT)
+"""Of mutually exclusive classes; called with the confusion matrix."""
+
+ORDERED_CLASS_METRICS = (*CLASS_METRICS, ONE_OFF)
+"""Likewise, of classes that have an order."""
+
+YEARS_METRICS = (MAE, MEDIAN_ERROR, CS5, BIAS, YEARS_COUNT)
+"""Of ages; called with labels and predictions in years, and weights or None."""

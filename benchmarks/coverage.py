@@ -19,7 +19,7 @@ import numpy as np
 from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import Thing
-from agegender_jax.evaluate.uncertainty import ClusterBootstrap, difference, draw, intervals, metrics_of
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, difference, draw, intervals, metrics_of
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 from benchmarks import bench_rows
 
@@ -192,7 +192,7 @@ def _interval(case: Case, things: list[Thing], cluster: np.ndarray, draws: int, 
     if len(made) == 1:
         found = intervals(made[0], resamples, rows)[case.figure]
         return found.low, found.high
-    values = [float(figures(None)[case.figure]) for figures in made]
+    values = [float(figures.function(None)[case.figure]) for figures in made]
     drawn = [draw(figures, resamples, rows)[case.figure] for figures in made]
     half = len(made) // 2
     apart = np.mean(drawn[half:], axis=0) - np.mean(drawn[:half], axis=0)
@@ -200,8 +200,8 @@ def _interval(case: Case, things: list[Thing], cluster: np.ndarray, draws: int, 
     return ahead.low, ahead.high
 
 
-def _only(name: str, figures: Callable) -> Callable:
-    return lambda weights: {name: figures(weights)[name]}
+def _only(name: str, measured: Measure) -> Measure:
+    return measured._replace(metrics=[metric for metric in measured.metrics if metric.name == name])
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -21,7 +21,6 @@ EXAMPLES = """examples:
 DEPTH = 4
 """Folders below the given one that are searched."""
 
-_FIGURES = ("gender/accuracy", "age_group/accuracy", "age/mae", "class_name/accuracy")
 _HASH = 8  # characters of a split's hash
 _SPLITS = 6  # that are named where there are several
 
@@ -110,7 +109,7 @@ def describe(root: Path, directory: Path) -> dict[str, Any]:
 
 def _known(directory: Path) -> dict[str, Any]:
     """The rest of `describe`; raises where the run is damaged."""
-    from agegender_jax.report.content import by_thing, leaves
+    from agegender_jax.report.content import leaves
     from agegender_jax.run import Run
 
     run = Run.load(directory)
@@ -126,11 +125,8 @@ def _known(directory: Path) -> dict[str, Any]:
     }
     if summary is None:
         return known | {"state": _progress(run)}
-    heads = [name for name, head in recipe.heads.items() if head.weight]
-    things = ["gender", recipe.heads.routed.of] if "routed" in heads else heads
-    test, constant = (by_thing(summary[name], things) for name in ("test", "constant"))
-    intervals = by_thing(summary.get("intervals", {}).get("test", {}), things)
-    names = [name for name in _FIGURES if test.get(name) is not None]
+    test, constant, intervals = summary["test"], summary["constant"], summary["intervals"]["test"]
+    names = [name for name, metric in summary["metrics"].items() if metric["main"] and test.get(name) is not None]
     return known | {
         "state": "complete",
         "synthetic": bool(summary["synthetic"]),
@@ -195,7 +191,7 @@ def _common(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def table(result: Mapping[str, Any]) -> str:
     """The runs as text: one row a run, those of a study under its name; below, what cannot be compared."""
     found, usual = result["runs"], result["differing"]
-    figures = [name for name in _FIGURES if any(name in run.get("figures", {}) for run in found)]
+    figures = list(dict.fromkeys(name for run in found for name in run.get("figures", {})))
     rows: list[dict[str, str]] = []
     study = None
     for run in found:

@@ -20,8 +20,8 @@ from agegender_jax.evaluate.calibration import (
 from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, group_rows, groups, worst_and_gap
 from agegender_jax.evaluate.prediction_table import confidence
 from agegender_jax.evaluate.predictions import Predictions, Thing
-from agegender_jax.evaluate.uncertainty import ClusterBootstrap, intervals, mean_intervals, metrics_of
-from agegender_jax.metrics import cumulative_score, mean
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, intervals, mean_intervals, metrics_of
+from agegender_jax.metrics import BIAS, BRIER, MAE, NLL, SHARE, mean, within_years
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
 WITHIN = (1, 2, 3, 5, 7, 10, 15)
@@ -95,10 +95,10 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
             confusion = thing.head.confusion(thing.answers, thing.label)
             result["confusion"][name] = {"names": list(thing.head.names), "counts": confusion.tolist()}
             result["calibration"][name] = _class_calibration(thing, fitted[name], rows, resamples)
-            result["selective"][name] = _selective(thing, confidence(thing.answers), rows, resamples, "accuracy")
+            result["selective"][name] = _selective(thing, confidence(thing.answers), rows, resamples)
             continue
         result["bias_by_age"][name] = [
-            {figure: row[figure] for figure in ("age_band", "n", "clusters", "bias", "mae")}
+            {key: row[key] for key in ("age_band", "n", "clusters", BIAS.name, MAE.name)}
             for row in table
             if row["age_band"] and not row["gender"] and not row["race"]
         ]
@@ -107,7 +107,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
             own = year_distributions(validation)[name]
             result["calibration"][name] = _age_calibration(thing, ages[name], fitted[name], own, rows, resamples)
             low, high = interval(ages[name], _WIDTH_LEVEL)
-            result["selective"][name] = _selective(thing, low - high, rows, resamples, "mae")
+            result["selective"][name] = _selective(thing, low - high, rows, resamples)
     return result
 
 
@@ -122,12 +122,12 @@ def _class_calibration(thing: Thing, fitted: Thing, rows: np.ndarray, resamples:
 
     def figures(probability: np.ndarray) -> dict[str, Any]:
         curve = reliability(probability[np.arange(len(rows)), said], said == label)
-        scores = {"nll": negative_log_likelihood(probability, label), "brier": brier(probability, label)}
+        scores = {NLL: negative_log_likelihood(probability, label), BRIER: brier(probability, label)}
         return {
             "ece": expected_calibration_error(curve),
-            **{name: mean(score) for name, score in scores.items()},
+            **{metric.name: mean(score) for metric, score in scores.items()},
             "reliability": curve,
-            "intervals": {name: found._asdict() for name, found in mean_intervals(scores, resamples, rows).items()},
+            "intervals": {name: value._asdict() for name, value in mean_intervals(scores, resamples, rows).items()},
         }
 
     after = None
@@ -154,7 +154,7 @@ def _age_calibration(
         for level in LEVELS:
             low, high = interval(probability, level)
             inside = ((low <= label) & (label <= high)).astype(np.float64)
-            share = mean_intervals({"share": inside}, resamples, rows)["share"]
+            share = mean_intervals({SHARE: inside}, resamples, rows)[SHARE.name]
             found.append({"level": level, **share._asdict(), "mean_width": mean(high - low)})
         return found
 
@@ -167,17 +167,22 @@ def _age_calibration(
 def _cumulative_score(thing: Thing, rows: np.ndarray, resamples: ClusterBootstrap) -> list[dict[str, float]]:
     label, years = thing.label[rows], thing.answers["years"][rows]
 
-    def scores(weights: np.ndarray | None) -> dict[str, Any]:
-        return {f"{most}/share": cumulative_score(label, years, most, weights) for most in WITHIN}
+    scores = [within_years(most) for most in WITHIN]
 
-    found = intervals(scores, resamples, rows) if len(rows) else {}
-    return [{"years": int(name.split("/")[0]), **share._asdict()} for name, share in found.items()]
+    def score(weights: np.ndarray | None) -> dict[str, Any]:
+        return {metric.name: metric.function(label, years, weights) for metric in scores}
+
+    if not len(rows):
+        return []
+    values = intervals(Measure(scores, score), resamples, rows)
+    return [{"years": most, **values[metric.name]._asdict()} for most, metric in zip(WITHIN, scores, strict=True)]
 
 
 def _selective(
-    thing: Thing, confidence: np.ndarray, rows: np.ndarray, resamples: ClusterBootstrap, figure: str
+    thing: Thing, confidence: np.ndarray, rows: np.ndarray, resamples: ClusterBootstrap
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
+    figure = thing.head.metrics[0].name
     if not len(rows):
         return found
     for share, places in kept(confidence[rows]).items():

@@ -14,13 +14,12 @@ from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.predictions import NAME, Predictions, Thing, read_predictions
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Discordant, difference, draw, holm, mcnemar, metrics_of
 from agegender_jax.labels import DISCLAIMER
-from agegender_jax.models.heads import ClassHead
+from agegender_jax.metrics import Metric
 from agegender_jax.run import Run
 from agegender_jax.splits import marked
 from agegender_jax.text import by_row, plain
 
 _SURE = 0.05
-_TWICE = "recall"  # the balanced accuracy again, but for classes that only answers have: one more test for nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ def load(path: Path, part: str) -> ComparedRun:
 
 
 def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Every figure of both but the macro recall, and its difference with an interval and p.
+    """Returns every metric that both have (`Metric.compared`), and its difference with an interval and p.
 
     Interval and p are of paired draws of clusters, see `uncertainty.difference`; of several repeats they also hold
     their spread. As many figures are looked at, `p_holm` is adjusted for all of them (Holm 1979). Of shares of right
@@ -205,32 +204,38 @@ def _differences(things: Sequence[Sequence[Thing]], resamples: ClusterBootstrap)
     rows = np.flatnonzero(things[0][0].known)
     clusters = resamples.clusters(rows)
     made = [[metrics_of(thing, rows) for thing in side] for side in things]
-    values = [[figures(None) for figures in side] for side in made]
-    drawn = [[draw(figures, resamples, rows) for figures in side] for side in made]
-    names = [name for name in values[0][0] if name != _TWICE and all(name in each for side in values for each in side)]
+    values = [[measured.function(None) for measured in side] for side in made]
+    drawn = [[draw(measured, resamples, rows) for measured in side] for side in made]
+    compared = [
+        metric
+        for metric in made[0][0].metrics
+        if metric.compared and all(metric.name in each for side in drawn for each in side)
+    ]
     single = all(len(side) == 1 for side in things)
     alone = resamples.first(rows)
     result = {}
-    for name in names:
+    for metric in compared:
+        name = metric.name
         first, second = ([float(found[name]) for found in side] for side in values)
         means = [np.mean([found[name] for found in side], axis=0) for side in drawn]
         found: dict[str, Any] = {"first": float(np.mean(first)), "second": float(np.mean(second))}
         found |= difference(first, second, means[1] - means[0], clusters)._asdict()
-        if single and (test := _mcnemar(name, things[0][0], things[1][0], alone)):
+        if single and (test := _mcnemar(metric, things[0][0], things[1][0], alone)):
             found |= {"only_first": test.only_first, "only_second": test.only_second, "p_mcnemar": test.p}
         result[name] = found
     return result
 
 
-def _mcnemar(figure: str, first: Thing, second: Thing, rows: np.ndarray) -> Discordant | None:
-    """The test of a share of right answers, None of other figures."""
-    if figure not in ("accuracy", "one_off", "cs5"):
+def _mcnemar(metric: Metric, first: Thing, second: Thing, rows: np.ndarray) -> Discordant | None:
+    """Returns the test of a share of correct predictions, None of other metrics."""
+    if metric.correct is None:
         return None
-    said = "class" if isinstance(first.head, ClassHead) else "years"
-    within = {"accuracy": 0, "one_off": 1, "cs5": 5}[figure]
-    label = first.label[rows].astype(np.float64)
-    right = [np.abs(thing.answers[said][rows].astype(np.float64) - label) <= within for thing in (first, second)]
-    return mcnemar(*right)
+    label = first.label[rows]
+    correct = [
+        metric.correct({name: values[rows] for name, values in thing.answers.items()}, label)
+        for thing in (first, second)
+    ]
+    return mcnemar(*correct)
 
 
 def _sentence(name: str, figures: Mapping[str, Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from agegender_jax.data.loader import IN_FLIGHT, Contents, content_of
 from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.mesh import by_batch, put, replicated
-from agegender_jax.models.heads import Head
+from agegender_jax.models.heads import Head, measure
 from agegender_jax.sharding import state_shardings
 
 
@@ -110,7 +110,7 @@ def figures(
     """
     result: dict[str, float] = {}
     for name, head in heads.items():
-        result |= {f"{name}/{metric}": value for metric, value in head.metrics(answers[name], labels[name]).items()}
+        result |= {f"{name}/{metric}": value for metric, value in measure(head, answers[name], labels[name]).items()}
     result["n"] = max((len(label) for label in labels.values()), default=0)
     return result
 

@@ -11,7 +11,7 @@ import numpy as np
 from agegender_jax.evaluate.predictions import Thing
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Interval, draw, interval, intervals, metrics_of
 from agegender_jax.labels import GENDERS, RACES, UNDEFINED_GENDER, UNKNOWN
-from agegender_jax.models.heads import ClassHead
+from agegender_jax.metrics import GAP
 
 ATTRIBUTES = ("gender", "race", "age_band")
 
@@ -22,7 +22,6 @@ LEAST_CLUSTERS = 10
 """Clusters that they must be of: thirty recordings of two speakers say little of a group."""
 
 _BAND = 10
-_CLASS_MEANS = ("balanced_accuracy", "precision", "recall", "f1")
 
 
 class Group(NamedTuple):
@@ -83,17 +82,18 @@ def groups(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, lis
 
 
 def group_rows(thing: Thing, found: Mapping[str, list[Group]], resamples: ClusterBootstrap) -> list[dict[str, Any]]:
-    """Figures of every group: its attributes, `n`, `clusters`, and each figure with its interval.
+    """Returns the metrics of every group: its attributes, `n`, `clusters`, and each metric with its interval.
 
     Means over classes are left out where all labels are of one class, of which there is nothing to balance.
     """
     result = []
     for group in (group for members in found.values() for group in members):
-        figures = intervals(metrics_of(thing, group.rows), resamples, group.rows)
-        if isinstance(thing.head, ClassHead) and len(np.unique(thing.label[group.rows])) < 2:
-            figures = {name: figure for name, figure in figures.items() if name not in _CLASS_MEANS}
+        measured = metrics_of(thing, group.rows)
+        if len(np.unique(thing.label[group.rows])) < 2:
+            measured = measured._replace(metrics=[each for each in measured.metrics if not each.averages_classes])
         counts = {"n": len(group.rows), "clusters": resamples.clusters(group.rows)}
-        result.append(group.values | counts | {name: figure._asdict() for name, figure in figures.items()})
+        values = intervals(measured, resamples, group.rows)
+        result.append(group.values | counts | {name: value._asdict() for name, value in values.items()})
     return result
 
 
@@ -102,18 +102,19 @@ def worst_and_gap(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """The worst group by each way to group, and how far it is behind the best, of those that are large enough.
 
-    That is, of `LEAST` examples in `LEAST_CLUSTERS` clusters. The figure is the accuracy of classes and the mean
-    absolute error of years. The interval of the gap is what 95 % would be if these two groups had been named before.
-    They were picked as the extremes, so it holds the true gap less often, and among many small groups a gap is expected
-    by chance alone: one between two attributes' values says more than one between a hundred crossings.
+    That is, of `LEAST` examples in `LEAST_CLUSTERS` clusters. The metric is the head's main one, such as the accuracy
+    of classes or the mean absolute error of years. The interval of the gap is what 95 % would be if these two groups
+    had been named before. They were picked as the extremes, so it holds the true gap less often, and among many small
+    groups a gap is expected by chance alone: one between two attributes' values says more than one between a hundred
+    crossings.
 
     Returns:
       The worst: attributes, `figure`, `n`, `clusters`, `value`, `low`, `high`. The gap: `figure`, `value`, `low`,
       `high`, `groups` (how many were compared), and the attributes of `best` and `worst`. Only where two groups are
       large enough.
     """
-    figure = "accuracy" if isinstance(thing.head, ClassHead) else "mae"
-    sign = 1 if figure == "accuracy" else -1
+    metric = thing.head.metrics[0]
+    figure, sign = metric.name, 1 if metric.higher_is_better else -1
     worst, gap = {}, {}
     for way, members in found.items():
         large = [
@@ -121,14 +122,14 @@ def worst_and_gap(
         ]
         if len(large) < 2:
             continue
-        values = [float(metrics_of(thing, group.rows)(None)[figure]) for group in large]
+        values = [float(metrics_of(thing, group.rows).function(None)[figure]) for group in large]
         order = np.argsort(sign * np.asarray(values), kind="stable")
         least, most = large[order[0]], large[order[-1]]
         own = intervals(metrics_of(thing, least.rows), resamples, least.rows)[figure]
         clusters = [resamples.clusters(group.rows) for group in (least, most)]
         drawn = [draw(metrics_of(thing, group.rows), resamples, group.rows)[figure] for group in (least, most)]
         apart: Interval = interval(
-            abs(values[order[-1]] - values[order[0]]), sign * (drawn[1] - drawn[0]), min(clusters)
+            abs(values[order[-1]] - values[order[0]]), sign * (drawn[1] - drawn[0]), min(clusters), GAP
         )
         worst[way] = least.values | {"figure": figure, "n": len(least.rows), "clusters": clusters[0]} | own._asdict()
         gap[way] = {"figure": figure, "groups": len(large), "best": most.values, "worst": least.values}

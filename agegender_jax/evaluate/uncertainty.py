@@ -1,8 +1,8 @@
-"""How far figures may be off: intervals of one run, differences of two, spread over repeats.
+"""How far metrics may be off: intervals of one run, differences of two, spread over repeats.
 
 The examples of one cluster (a subject, a speaker, identical files) are not independent, so clusters are drawn, with
 replacement, and each example counts as often as its cluster was drawn (the cluster bootstrap; Davison & Hinkley 1997,
-section 3.8). All figures are functions of such weights, see `metrics`.
+section 3.8). All metrics are functions of such weights, see `metrics`.
 """
 
 import itertools
@@ -12,21 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agegender_jax import metrics
 from agegender_jax.evaluate.predictions import Predictions, Thing
-from agegender_jax.models.routed import WAYS
-
-Figures = Callable[[np.ndarray | None], Mapping[str, Any]]
-"""From weights `[..., m]`, or None for ones, to arrays `[...]` by name."""
-
-SHARES = ("accuracy", "one_off", "cs5", "share")
-"""Figures that are the share of the examples for which something holds."""
+from agegender_jax.metrics import Metric, mean
+from agegender_jax.models.heads import measure
 
 FEW = 10
 """Clusters below which an interval is Student's: see `interval`."""
 
-_MEANS_OF_SHARES = ("balanced_accuracy", "precision", "recall", "f1")
-_NOT_NEGATIVE = ("mae", "median_error", "nll", "brier")
 _LEVEL = 0.95
 _DRAWS_AT_ONCE = 250  # bounds memory: draws x classes x classes
 _BYTES = 64 * 2**20  # of draws that are kept, and of the weights that are made at once
@@ -34,7 +26,7 @@ _ROUNDING = 1e-12  # what does not differ by more than this part does not differ
 
 
 class Interval(NamedTuple):
-    """A figure and its 95 % interval; NaN where there is none."""
+    """A metric's value and its 95 % interval; NaN where there is none."""
 
     value: float
     low: float
@@ -84,99 +76,108 @@ class ClusterBootstrap:
             yield np.stack(block).astype(np.float64)
 
 
-def metrics_of(thing: Thing, rows: np.ndarray) -> Figures:
-    """The figures of some rows, int `[m]`, of a thing."""
-    answers = {name: found[rows] for name, found in thing.answers.items()}
+class Measure(NamedTuple):
+    """Metrics of some examples as a function of their weights.
+
+    Attributes:
+      metrics: that are measured.
+      function: from weights `[..., m]`, or None for ones, to arrays `[...]` by the metric's name.
+    """
+
+    metrics: Sequence[Metric]
+    function: Callable[[np.ndarray | None], Mapping[str, Any]]
+
+
+def metrics_of(thing: Thing, rows: np.ndarray) -> Measure:
+    """Returns the metrics of some rows, int `[m]`, of a thing; counts are none of them."""
+    answers = {name: values[rows] for name, values in thing.answers.items()}
     label = thing.label[rows]
-
-    def figures(weights: np.ndarray | None) -> dict[str, Any]:
-        return {name: value for name, value in thing.head.metrics(answers, label, weights).items() if name != "n"}
-
-    return figures
+    measured = [metric for metric in thing.head.metrics if metric.unit != "count"]
+    return Measure(measured, lambda weights: measure(thing.head, answers, label, weights))
 
 
-def draw(figures: Figures, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Figures of every draw, float64 `[draws]` by name; NaN where a draw has no example to measure."""
-    blocks = [figures(weights) for weights in resamples.weights(rows)]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+def draw(measured: Measure, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the metrics of every draw, float64 `[draws]` by name; NaN where a draw has no example to measure."""
+    blocks = [measured.function(weights) for weights in resamples.weights(rows)]
+    return {metric.name: np.concatenate([block[metric.name] for block in blocks]) for metric in measured.metrics}
 
 
-def intervals(figures: Figures, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, Interval]:
-    """Figures of some examples, with intervals: see `interval`.
+def intervals(measured: Measure, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, Interval]:
+    """Returns the metrics of some examples, by name, with intervals: see `interval`.
 
     Args:
-      figures: of the rows.
+      measured: of the rows.
       resamples: draws of all examples.
       rows: int `[m]`, which of them.
     """
-    clusters, values = resamples.clusters(rows), figures(None)
+    clusters, values, samples = resamples.clusters(rows), measured.function(None), draw(measured, resamples, rows)
     return {
-        name: interval(float(values[name]), drawn, clusters, name)
-        for name, drawn in draw(figures, resamples, rows).items()
+        metric.name: interval(float(values[metric.name]), samples[metric.name], clusters, metric)
+        for metric in measured.metrics
     }
 
 
 def mean_intervals(
-    values: Mapping[str, np.ndarray], resamples: ClusterBootstrap, rows: np.ndarray
+    values: Mapping[Metric, np.ndarray], resamples: ClusterBootstrap, rows: np.ndarray
 ) -> dict[str, Interval]:
-    """Means of values `[m]` of some examples, with intervals.
+    """Returns the means of values `[m]` of some examples, by the metric's name, with intervals.
 
     Args:
-      values: by the name of the mean; `share` of what is 0 or 1.
+      values: by the metric that is their mean, such as `metrics.SHARE` of what is 0 or 1.
       resamples: draws of all examples.
       rows: int `[m]`, which of them.
     """
 
     def means(weights: np.ndarray | None) -> dict[str, Any]:
-        return {name: metrics.mean(value, weights) for name, value in values.items()}
+        return {metric.name: mean(value, weights) for metric, value in values.items()}
 
-    return intervals(means, resamples, rows)
+    return intervals(Measure(tuple(values), means), resamples, rows)
 
 
 def of_predictions(predictions: Predictions) -> dict[str, list[float]]:
-    """The ends of the intervals of all figures that have one, by their names in `Predictions.figures`."""
+    """Returns the ends of the intervals of all metrics that have one, by their names in `Predictions.figures`."""
     return ends_of(predictions.by_head(), predictions.columns["cluster"])
 
 
 def ends_of(things: Mapping[str, Thing], cluster: np.ndarray) -> dict[str, list[float]]:
-    """The ends of the intervals of all figures that have one, as `name/figure`.
+    """Returns the ends of the intervals of all metrics that have one, as `name/metric`.
 
     Args:
       things: by name, of the same `[n]` examples.
       cluster: int `[n]`, of each example.
     """
     resamples = ClusterBootstrap(cluster)
-    found = {}
-    for name, whole in things.items():
-        rows = np.flatnonzero(whole.known)
+    ends = {}
+    for name, thing in things.items():
+        rows = np.flatnonzero(thing.known)
         if len(rows):
-            for figure, between in intervals(metrics_of(whole, rows), resamples, rows).items():
+            for metric, between in intervals(metrics_of(thing, rows), resamples, rows).items():
                 if math.isfinite(between.low):
-                    found[f"{name}/{figure}"] = [between.low, between.high]
-    return found
+                    ends[f"{name}/{metric}"] = [between.low, between.high]
+    return ends
 
 
-def interval(value: float, drawn: np.ndarray, clusters: int, figure: str = "") -> Interval:
-    """The 95 % interval of a figure.
+def interval(value: float, drawn: np.ndarray, clusters: int, metric: Metric) -> Interval:
+    """Returns the 95 % interval of a metric.
 
     From `FEW` clusters on it is the expanded percentile interval (Hesterberg 2015, arXiv 1411.5279): the percentiles
     are those at which a mean's interval would be Student's, of 1,000 clusters 2.5 and 97.5. Of fewer clusters too few
     draws differ (of two clusters three), so it is Student's itself: the deviation of the draws, times
-    sqrt(m / (m - 1)) of m clusters, with m - 1 degrees of freedom, cut off where the figure ends. From seven clusters
+    sqrt(m / (m - 1)) of m clusters, with m - 1 degrees of freedom, cut off at the metric's bounds. From seven clusters
     on the two hold the truth about as often. `benchmarks.coverage` shows how often that is: less than 95 % (88
     to 93, and of shares near 1 down to 80) of fewer than about a hundred clusters that differ much, as speakers may.
 
     A share of 0 or 1 is the same in every draw, which says nothing: it gets the exact limits of a binomial share
     (Clopper & Pearson 1934) of as many trials as there are clusters. Of one cluster there is no interval, nor is
-    there of other figures without spread.
+    there of other metrics without spread.
 
     Args:
-      value: the figure itself.
+      value: the metric itself.
       drawn: float `[draws]`, of draws of clusters; NaN is left out.
       clusters: how many there were to draw.
-      figure: its name, by which it is known whether it is a share.
+      metric: what it is.
     """
-    if clusters and value in (0, 1) and _is_one(figure, SHARES):
+    if clusters and value in (0, 1) and metric.correct is not None:
         far = ((1 - _LEVEL) / 2) ** (1 / clusters)
         return Interval(value, *((far, 1.0) if value else (0.0, 1 - far)))
     drawn = drawn[np.isfinite(drawn)]
@@ -184,32 +185,12 @@ def interval(value: float, drawn: np.ndarray, clusters: int, figure: str = "") -
         return Interval(value, math.nan, math.nan)
     if clusters < FEW:
         reach = _student(clusters - 1) * float(np.std(drawn)) * math.sqrt(clusters / (clusters - 1))
-        return Interval(value, *within(figure, value - reach, value + reach))
+        return Interval(value, *metric.clip(value - reach, value + reach))
     from scipy.special import ndtr
 
     below = ndtr(-math.sqrt(clusters / (clusters - 1)) * _student(clusters - 1))
     low, high = np.quantile(drawn, (below, 1 - below))
     return Interval(value, float(low), float(high))
-
-
-def within(figure: str, low: float, high: float) -> tuple[float, float]:
-    """An interval without what a figure cannot be: shares end at 0 and 1, errors at 0.
-
-    >>> within("gender/accuracy", 0.75, 1.125), within("age/mae", -0.5, 9.5), within("age/bias", -0.5, 9.5)
-    ((0.75, 1.0), (0.0, 9.5), (-0.5, 9.5))
-    """
-    if _is_one(figure, (*SHARES, *_MEANS_OF_SHARES)):
-        return max(low, 0.0), min(high, 1.0)
-    return (max(low, 0.0), high) if _is_one(figure, _NOT_NEGATIVE) else (low, high)
-
-
-def _is_one(figure: str, names: Sequence[str]) -> bool:
-    """Whether a figure is one of those, or one that a head of several labels names like `predicted_mae`."""
-    name = figure.split("/")[-1]
-    for prefix in ("", "gender_", *(f"{way}_" for way in WAYS)):
-        if name.startswith(prefix) and name.removeprefix(prefix) in names:
-            return True
-    return False
 
 
 class Difference(NamedTuple):
@@ -224,14 +205,14 @@ class Difference(NamedTuple):
 def difference(
     first: Sequence[float], second: Sequence[float], drawn: np.ndarray | None = None, clusters: int = 0
 ) -> Difference:
-    """The mean figure of the second runs less that of the first, all measured on the same examples.
+    """Returns the mean metric of the second runs less that of the first, all measured on the same examples.
 
     Its variance is that over paired draws of the examples' clusters, plus, of several repeats, the variance of their
     mean; the interval is Student's, with Welch and Satterthwaite's degrees of freedom (Welch 1947). Where nothing
     varies, a difference has neither interval nor p, and none at all has p = 1.
 
     Args:
-      first: a figure by repeat; of a single one the spread over repeats is not known and not in the interval.
+      first: a metric by repeat; of a single one the spread over repeats is not known and not in the interval.
       second: likewise.
       drawn: float `[draws]`, the difference of the two means in every draw of clusters; NaN is left out. None: only
         the spread over repeats is known, and both must have some.
@@ -306,7 +287,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 class Spread(NamedTuple):
-    """The mean of several runs' figures, their standard deviation (n - 1), and the 95 % interval of the mean.
+    """The mean of a metric of several runs, their standard deviation (n - 1), and the 95 % interval of the mean.
 
     The interval is Student's, for runs that are independent: repeats are, on one test part; folds share what they
     learn from, so theirs is too narrow (Bengio & Grandvalet 2004).
@@ -325,13 +306,13 @@ def spread(values: Sequence[float]) -> Spread:
     >>> spread([1.0, 2.0, 3.0])._replace(low=0, high=0)
     Spread(mean=2.0, deviation=1.0, low=0, high=0, runs=3)
     """
-    found = np.asarray([value for value in values if math.isfinite(value)], np.float64)
-    mean = float(found.mean()) if len(found) else math.nan
-    if len(found) < 2:
-        return Spread(mean, math.nan, math.nan, math.nan, len(found))
-    deviation = float(found.std(ddof=1))
-    reach = _student(len(found) - 1) * deviation / math.sqrt(len(found))
-    return Spread(mean, deviation, mean - reach, mean + reach, len(found))
+    finite = np.asarray([value for value in values if math.isfinite(value)], np.float64)
+    mean = float(finite.mean()) if len(finite) else math.nan
+    if len(finite) < 2:
+        return Spread(mean, math.nan, math.nan, math.nan, len(finite))
+    deviation = float(finite.std(ddof=1))
+    reach = _student(len(finite) - 1) * deviation / math.sqrt(len(finite))
+    return Spread(mean, deviation, mean - reach, mean + reach, len(finite))
 
 
 def _student(freedom: float) -> float:

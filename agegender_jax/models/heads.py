@@ -15,6 +15,7 @@ from flax import nnx
 
 from agegender_jax import metrics
 from agegender_jax.labels import GENDERS, UNDEFINED_GENDER, UNKNOWN, AgeGroups
+from agegender_jax.metrics import Metric
 from agegender_jax.models.losses import LOSSES, ORDINAL, refuse_label_smoothing
 
 Columns = Mapping[str, np.ndarray]
@@ -55,15 +56,39 @@ class Head(Protocol):
     def known(self, label: np.ndarray) -> np.ndarray:
         """Which labels are known, bool `[n]`: the examples that figures are of."""
 
-    def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """Figures over all examples whose label is known; `n` is their number.
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is measured; the first is the main one."""
 
-        Of examples weighted `[..., n]` each figure is an array `[...]`: one of weight 2 counts as two, one of weight 0
-        as absent, which is how intervals are drawn. The functions of `metrics` do so.
+    def statistics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> tuple[Any, ...]:
+        """What every metric's function is called with: of all examples whose label is known.
+
+        Args:
+          answers: of `answers`.
+          label: `[n]`.
+          weights: float `[..., n]`, how often each example counts, or None for once.
         """
 
     def constant(self, train_label: np.ndarray, count: int) -> tuple[str, dict[str, np.ndarray]]:
         """The best constant predictor fitted on the training labels: its name, and its answers for `count` examples."""
+
+
+def measure(head: Head, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+    """Returns all metrics of a head by name, over the examples whose label is known.
+
+    Of weights `[..., n]` each is an array `[...]`: an example of weight 2 counts as two, one of weight 0 as absent.
+    """
+    statistics = head.statistics(answers, label, weights)
+    return {metric.name: metric.function(*statistics) for metric in head.metrics}
+
+
+def metrics_table(heads: Mapping[str, Head]) -> dict[str, dict[str, Any]]:
+    """Returns `Metric.metadata` of all metrics by `head/metric`, and `main`, whether it is its head's main metric."""
+    return {
+        f"{name}/{metric.name}": metric.metadata() | {"main": metric is head.metrics[0]}
+        for name, head in heads.items()
+        for metric in head.metrics
+    }
 
 
 Apart = dict[str, tuple[Any, Columns, np.ndarray]]
@@ -130,19 +155,12 @@ class ClassHead:
     def apart(self, name: str, answers: Columns, label: np.ndarray) -> Apart:
         return {name: (self, answers, label)}
 
-    def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
-        confusion = self.confusion(answers, label, weights)
-        figures = {
-            "accuracy": metrics.accuracy(confusion),
-            "balanced_accuracy": metrics.balanced_accuracy(confusion),
-            "precision": metrics.precision(confusion),
-            "recall": metrics.recall(confusion),
-            "f1": metrics.f1(confusion),
-            "n": int(confusion.sum()) if weights is None else confusion.sum((-2, -1)),
-        }
-        if self.ordered:
-            figures["one_off"] = metrics.one_off_accuracy(confusion)
-        return figures
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return metrics.ORDERED_CLASS_METRICS if self.ordered else metrics.CLASS_METRICS
+
+    def statistics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray]:
+        return (self.confusion(answers, label, weights),)
 
     def confusion(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Confusion matrix over the examples whose label is known: row = label, column = answer."""
@@ -278,17 +296,15 @@ class AgeYearsHead:
     def apart(self, name: str, answers: Columns, label: np.ndarray) -> Apart:
         return {name: (self, answers, label)}
 
-    def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return metrics.YEARS_METRICS
+
+    def statistics(
+        self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         known = self.known(label)
-        truth, years = label[known], answers["years"][known]
-        chosen = None if weights is None else weights[..., known]
-        return {
-            "mae": metrics.mean_absolute_error(truth, years, chosen),
-            "median_error": metrics.median_absolute_error(truth, years, chosen),
-            "cs5": metrics.cumulative_score(truth, years, 5.0, chosen),
-            "bias": metrics.bias(truth, years, chosen),
-            "n": int(known.sum()) if chosen is None else chosen.sum(-1),
-        }
+        return label[known], answers["years"][known], None if weights is None else weights[..., known]
 
     def constant(self, train_label: np.ndarray, count: int) -> tuple[str, dict[str, np.ndarray]]:
         centre = np.float32(np.nanmedian(train_label)) if np.isfinite(train_label).any() else np.float32("nan")

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
 from agegender_jax.labels import GENDERS, UNKNOWN
+from agegender_jax.metrics import Metric
 from agegender_jax.models.heads import Apart, ClassHead, Columns, GenderHead, Head
 
 WAYS = ("true", "predicted", "soft")
@@ -120,21 +121,35 @@ class RoutedHead:
         """Of which the gender is known: there is no figure of others."""
         return self.gender.known(self._labels(label)[0])
 
-    def metrics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """All figures: see the class."""
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All metrics: see the class."""
+        of_gender = [_part(metric, "gender", 0) for metric in self.gender.metrics if metric.unit != "count"]
+        of_ages = [
+            _part(metric, way, number)
+            for number, way in enumerate(WAYS, start=1)
+            for metric in self.inner.metrics
+            if metric.unit != "count"
+        ]
+        (count,) = (metric for metric in self.inner.metrics if metric.unit == "count")
+        return (*of_gender, *of_ages, dataclasses.replace(count, function=lambda *parts: count.function(*parts[-1])))
+
+    def statistics(self, answers: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> tuple[Any, ...]:
+        """Those of the gender head, and of the inner head in each of `WAYS`."""
         genders, ages = self._labels(label)
         said = {"class": answers["gender"], "probability": answers["gender_probability"]}
-        found = self.gender.metrics(said, genders, weights)
-        figures = {f"gender_{name}": value for name, value in found.items() if name != "n"}
         known = self.known(label)
         own = None if weights is None else weights[..., known]
         by_gender = [_prefixed(answers, f"{name}_") for name in GENDERS]
         soft = _prefixed(answers, "soft_")
         predicted = {name: answers[name] for name in soft}
-        for way, chosen in zip(WAYS, (_routed(by_gender, genders), predicted, soft), strict=True):
-            found = self.inner.metrics({name: values[known] for name, values in chosen.items()}, ages[known], own)
-            figures |= {f"{way}_{name}": value for name, value in found.items() if name != "n"}
-        return figures | {"n": found["n"]}
+        return (
+            self.gender.statistics(said, genders, weights),
+            *(
+                self.inner.statistics({name: values[known] for name, values in chosen.items()}, ages[known], own)
+                for chosen in (_routed(by_gender, genders), predicted, soft)
+            ),
+        )
 
     def constant(self, train_label: np.ndarray, count: int) -> tuple[str, dict[str, np.ndarray]]:
         """The best constants of gender and age, the latter whatever the gender."""
@@ -209,6 +224,12 @@ def check(recipe: ConfigDict) -> None:
             f"config.model.gender_to_age={recipe.model.gender_to_age!r} is not for the backbone routed, whose age nets "
             "know the gender already; set it to off."
         )
+
+
+def _part(metric: Metric, prefix: str, number: int) -> Metric:
+    """A metric of one part of the statistics."""
+    function = metric.function
+    return dataclasses.replace(metric, name=f"{prefix}_{metric.name}", function=lambda *parts: function(*parts[number]))
 
 
 def _shares(weight: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import numpy as np
 from agegender_jax.evaluate.calibration import interval, year_distributions
 from agegender_jax.evaluate.predictions import Predictions, Thing
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, mean_intervals
+from agegender_jax.metrics import SHARE
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, ClassHead
 
 COUNT = 12
@@ -108,7 +109,7 @@ def around_18(predictions: Predictions) -> dict[str, Any] | None:
 
 def _counted(rows: np.ndarray, wrong: np.ndarray, resamples: ClusterBootstrap) -> dict[str, Any]:
     mistaken = wrong[rows].astype(np.float64)
-    share = mean_intervals({"share": mistaken}, resamples, rows)["share"]._asdict()
+    share = mean_intervals({SHARE: mistaken}, resamples, rows)[SHARE.name]._asdict()
     return {"n": len(rows), "mistaken": int(mistaken.sum()), "share": share}
 
 

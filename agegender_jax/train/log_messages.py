@@ -1,10 +1,12 @@
 """The lines in which a training says what it does."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from agegender_jax.models.heads import Head
 from agegender_jax.sharding import bytes_per_device, total_bytes
 from agegender_jax.text import duration
 from agegender_jax.train.optimizer import frozen_parameters
@@ -56,10 +58,11 @@ def progress_message(
     examples: int,
     pace: float | None,
     dispatch: int,
-    validation: dict[str, float],
+    validation: Mapping[str, float],
+    heads: Mapping[str, Head],
 ) -> str:
-    """Where a training is, and its figures on the validation part."""
-    shown = [key for key in validation if key.endswith(("accuracy", "mae")) and "balanced" not in key]
+    """Returns where a training is, and the main metric of each head on the validation part."""
+    shown = [f"{name}/{head.metrics[0].name}" for name, head in heads.items()]
     text = "  ".join(f"{key} {validation[key]:.3f}" for key in shown)
     line = f"step {step}/{total}  epoch {step * batch_size / examples:.1f}  validation: {text}"
     if pace:

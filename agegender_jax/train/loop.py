@@ -26,17 +26,18 @@ from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
 from agegender_jax.evaluate.report import summary_text
 from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.mesh import check_batch, make_mesh
+from agegender_jax.models.heads import metrics_table
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import REPORT, Run
 from agegender_jax.splits import is_leaky
 from agegender_jax.train.experiment import Experiment, build_setup
 from agegender_jax.train.log_messages import memory_message, model_message, progress_message
 from agegender_jax.train.measurement import (
-    baseline_metrics,
     evaluate_baseline,
     evaluate_part,
     kept_predictions,
     metrics_of,
+    selection_metric,
     selection_score,
 )
 from agegender_jax.train.optimizer import check_freeze, learning_rate, make_optimizer
@@ -156,7 +157,7 @@ def _checked(recipe: ConfigDict, workdir: Path | None = None) -> tuple[ConfigDic
     heads = build_heads(recipe)
     _, params, stats = model_structure(recipe, heads)
     check_freeze(recipe.optimizer, params)
-    selection_score(recipe.evaluate.select, baseline_metrics(heads))
+    selection_metric(recipe.evaluate.select, heads)
     if recipe.model.pretrained and not (workdir is not None and (workdir / "split.json").exists()):
         load_pretrained(recipe, params, stats)
     return recipe, mesh
@@ -279,8 +280,12 @@ def _train(
                     "validation", evaluator, experiment, state.evaluated, feed, pictures=pictures, at=(writers, step)
                 )
             if dispatches is None:  # what is cut short has learned nothing
-                bar.line(progress_message(step, total, batch_size, len(split.train), pace.median, dispatch, found))
-            return selection_score(recipe.evaluate.select, found)
+                bar.line(
+                    progress_message(
+                        step, total, batch_size, len(split.train), pace.median, dispatch, found, experiment.heads
+                    )
+                )
+            return selection_score(recipe.evaluate.select, experiment.heads, found)
 
         # Do not change the order: evaluate the state, save it, and only then go on.
         # Nothing moves between host and device that is not named here.
@@ -349,6 +354,7 @@ def _train(
             "flip_averaged": flip,
             "test": test,
             "validation": metrics_of("validation", found["validation"], experiment),
+            "metrics": metrics_table(experiment.heads),
             "intervals": {"test": of_predictions(predictions.of("test")) if is_primary() else {}},
             **constant,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),

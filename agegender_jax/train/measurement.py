@@ -10,21 +10,12 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, answers, baseline_predictions, figures
 from agegender_jax.evaluate.predictions import KEPT_PARTS, Predictions, metadata_of, of_split
 from agegender_jax.evaluate.tensorboard_images import confusion_picture, grid_picture
+from agegender_jax.metrics import Metric
 from agegender_jax.models.heads import Apart, ClassHead, Head
 from agegender_jax.run import Run
 from agegender_jax.splits import is_leaky
 from agegender_jax.train.experiment import Experiment
 from agegender_jax.train.writers import Writers
-
-_AGES = np.array([1.0, 30.0], np.float32)
-_ERRORS = ("mae", "median_error")  # figures of which less is better
-_TWO_EXAMPLES = {
-    "age": _AGES,
-    "age_low": _AGES,
-    "age_high": _AGES,
-    "gender": np.array([0, 1], np.int32),
-    "class_name": np.array(["unknown", "unknown"]),
-}
 
 
 def evaluate_part(
@@ -146,20 +137,29 @@ def evaluate_baseline(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def baseline_metrics(heads: Mapping[str, Head]) -> dict[str, float]:
-    """The figures of two made-up examples: what `selection_score` can choose from."""
-    labels = {name: head.column(_TWO_EXAMPLES) for name, head in heads.items()}
-    return figures(heads, baseline_predictions(heads, labels, 2)[1], labels)
+def selection_metric(name: str, heads: Mapping[str, Head]) -> Metric:
+    """Returns the metric `head/metric` that `config.evaluate.select` names.
+
+    Raises:
+      UserError: there is no such metric, or neither more nor less of it is better.
+    """
+    selectable = {
+        f"{head_name}/{metric.name}": metric
+        for head_name, head in heads.items()
+        for metric in head.metrics
+        if metric.higher_is_better is not None
+    }
+    if name not in selectable:
+        raise UserError(
+            f"config.evaluate.select={name!r} cannot choose a checkpoint; choose one of: {', '.join(selectable)}."
+        )
+    return selectable[name]
 
 
-def selection_score(name: str, validation: dict[str, float]) -> float:
-    """What the best checkpoint has most of: the named figure, or the negative of an error or of a bias's size."""
-    if name not in validation:
-        raise UserError(f"config.evaluate.select={name!r} is no figure; choose one of: {', '.join(validation)}.")
+def selection_score(name: str, heads: Mapping[str, Head], validation: Mapping[str, float]) -> float:
+    """Returns what the best checkpoint has most of: the selected metric, or its negative where less is better."""
     value = validation[name]
-    if name.endswith("bias"):
-        return -abs(value)
-    return -value if name.endswith(_ERRORS) else value
+    return value if selection_metric(name, heads).higher_is_better else -value
 
 
 def _caption(heads: Mapping[str, Any], found: Any, labels: Any, i: int) -> str:

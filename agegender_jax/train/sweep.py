@@ -208,15 +208,16 @@ def summarize(members: Sequence[TrialSpec], summaries: Mapping[str, Mapping[str,
     `runs`, how many have it; and `values` by run. `constant` holds the same of the best constant guess.
     """
     protocols: dict[str, Any] = {}
+    first = next(iter(summaries.values()))
     for protocol in dict.fromkeys(member.protocol for member in members):
         runs = [member for member in members if member.protocol == protocol and member.name in summaries]
         if runs:
             protocols[protocol] = {
-                kind: _spreads(runs, {run.name: summaries[run.name][kind] for run in runs})
+                kind: _spreads(runs, {run.name: summaries[run.name][kind] for run in runs}, first["metrics"])
                 for kind in ("test", "constant")
             }
-    first = next(iter(summaries.values()))
     return {
+        "metrics": first["metrics"],
         "dataset": first["dataset"],
         "synthetic": any(summary["synthetic"] for summary in summaries.values()),
         "age_groups": first["age_groups"],
@@ -255,10 +256,16 @@ def summarize(members: Sequence[TrialSpec], summaries: Mapping[str, Mapping[str,
     }
 
 
-def _spreads(runs: Sequence[TrialSpec], figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+def _spreads(
+    runs: Sequence[TrialSpec],
+    figures: Mapping[str, Mapping[str, float | None]],
+    metrics: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     folds, repeats = sorted({run.fold for run in runs}), sorted({run.repeat for run in runs})
     result = {}
-    for figure in dict.fromkeys(figure for found in figures.values() for figure in found):
+    for figure in dict.fromkeys(figure for found in figures.values() for figure in found if figure in metrics):
+        if metrics[figure]["unit"] == "count":
+            continue
         values = {name: found.get(figure) for name, found in figures.items()}
         table = np.full((len(folds), len(repeats)), np.nan)
         for run in runs:
@@ -270,18 +277,22 @@ def _spreads(runs: Sequence[TrialSpec], figures: Mapping[str, Mapping[str, float
             "mean": float(table[there].mean()) if there.any() else None,
             "folds": float(table.mean(1).std(ddof=1)) if len(folds) > 1 and whole else None,
             "repeats": float(table.mean(0).std(ddof=1)) if len(repeats) > 1 and whole else None,
-            "interval": _interval(figure, table[0]) if len(folds) == 1 and whole else None,
+            "interval": _interval(metrics[figure]["bounds"], table[0]) if len(folds) == 1 and whole else None,
             "runs": int(there.sum()),
             "values": values,
         }
     return result
 
 
-def _interval(figure: str, values: np.ndarray) -> list[float] | None:
+def _interval(bounds: Sequence[float | None], values: np.ndarray) -> list[float] | None:
     if len(values) < 2 or not np.ptp(values):
         return None
-    found = uncertainty.spread(values.tolist())
-    return list(uncertainty.within(figure, found.low, found.high))
+    spread = uncertainty.spread(values.tolist())
+    low, high = bounds
+    return [
+        spread.low if low is None else max(spread.low, low),
+        spread.high if high is None else min(spread.high, high),
+    ]
 
 
 def report(result: Mapping[str, Any]) -> str:
@@ -311,7 +322,7 @@ def report(result: Mapping[str, Any]) -> str:
     published = PUBLISHED.get(result["dataset"], {}) if _as_published(result) else {}
     for source, figures in published.items():
         columns[source] = {name: f"{mean:.3f} ± {deviation:.3f}" for name, (mean, deviation) in figures.items()}
-    keys = [name for name in dict.fromkeys(k for column in columns.values() for k in column) if not _is_count(name)]
+    keys = list(dict.fromkeys(key for column in columns.values() for key in column))
     drawn = f" ({DISCLAIMER})" if result["synthetic"] else ""
     over = [f"{len(result['folds'])} folds"] if by_folds else []
     over += [f"{result['repeats']} repeats"] if by_repeats else []
@@ -341,10 +352,6 @@ def _as_published(result: Mapping[str, Any]) -> bool:
     """Whether the study's protocol is that of the published figures."""
     disjoint = "disjoint" in result["protocols"]
     return disjoint and len(result["folds"]) == PUBLISHED_FOLDS and result["age_groups"] == "levi_hassner"
-
-
-def _is_count(name: str) -> bool:
-    return name.split("/")[-1] == "n"
 
 
 def _cell(figure: Mapping[str, Any], spread: str) -> str:

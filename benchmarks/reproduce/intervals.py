@@ -13,6 +13,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate import uncertainty
 from agegender_jax.evaluate.comparison import concat_folds
 from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions
+from agegender_jax.metrics import Metric
 from benchmarks.reproduce.tables import SURE
 
 
@@ -36,10 +37,10 @@ def interval(places: Sequence[Path], figure: str) -> dict[str, Any]:
     if found is not None and name in found.drawn:
         values = found.values[name]
         if len(values) == 1:
-            _, low, high = uncertainty.interval(values[0], found.drawn[name], found.clusters, name)
+            _, low, high = uncertainty.interval(values[0], found.drawn[name], found.clusters, found.metrics[name])
         else:
             _, low, high, _ = uncertainty.difference([0.0], values, found.drawn[name], found.clusters)
-            low, high = uncertainty.within(name, low, high)
+            low, high = found.metrics[name].clip(low, high)
     if found is None or not math.isfinite(low):
         return {"interval": None, "pooled": None}
     return {"interval": [low, high], "pooled": float(np.mean(found.values[name]))}
@@ -67,10 +68,10 @@ def judge(
         first
         and second
         and np.array_equal(first.keys, second.keys)
-        and one[2] in first.synthetic
+        and one[2] in first.drawn
         and other[2] in second.drawn
     ):
-        drawn = first.synthetic[one[2]] - second.drawn[other[2]]
+        drawn = first.drawn[one[2]] - second.drawn[other[2]]
         clusters = min(first.clusters, second.clusters)
         paired = uncertainty.difference(second.values[other[2]], first.values[one[2]], drawn, clusters)
         if math.isfinite(paired.p):
@@ -98,6 +99,7 @@ class _Measured:
 
     keys: np.ndarray
     clusters: int
+    metrics: Mapping[str, Metric]
     values: Mapping[str, list[float]]
     drawn: Mapping[str, np.ndarray]
 
@@ -121,11 +123,12 @@ def _measured(places: tuple[Path, ...], head: str) -> _Measured | None:
     things = [table.by_head()[head] for table in tables]
     rows = np.flatnonzero(things[0].known)
     figures = [uncertainty.metrics_of(thing, rows) for thing in things]
-    values = [made(None) for made in figures]
+    values = [made.function(None) for made in figures]
     drawn = [uncertainty.draw(made, resamples, rows) for made in figures]
     return _Measured(
         first.key,
         resamples.clusters(rows),
-        {metric: [float(found[metric]) for found in values] for metric in values[0]},
+        {metric.name: metric for metric in figures[0].metrics},
+        {metric: [float(found[metric]) for found in values] for metric in drawn[0]},
         {metric: np.mean([found[metric] for found in drawn], axis=0) for metric in drawn[0]},
     )

@@ -36,6 +36,8 @@ def _run(
                 "images_per_second": 99.6,
             },
             **{"test": {"gender/accuracy": accuracy, "n": 8}, "constant": {"gender/accuracy": 0.5, "n": 8}},
+            "metrics": {"gender/accuracy": {"main": True}, "gender/f1": {"main": False}},
+            "intervals": {"test": {}},
         }
         (directory / "run.json").write_text(json.dumps({"split_sha256": split}))
         (directory / "summary.json").write_text(json.dumps(summary))
@@ -174,27 +176,12 @@ def test_intervals_are_the_summarys(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = _run(tmp_path / "a") / "summary.json"
     summary = json.loads(path.read_text())
     path.write_text(json.dumps(summary | {"intervals": {"test": {"gender/accuracy": [0.85, 0.94]}}}))
-    _run(tmp_path / "b")  # of a version that kept none
+    _run(tmp_path / "b")  # of too few examples
     lines = _printed(tmp_path, capsys, "--json", str(tmp_path / "all.json"))
     assert "0.9000 [0.8500, 0.9400] (0.5000)" in lines[1]
     assert "0.9000 (0.5000)" in lines[2]
     written = json.loads((tmp_path / "all.json").read_text())["runs"]
     assert [run["intervals"] for run in written] == [{"gender/accuracy": {"low": 0.85, "high": 0.94}}, {}]
-
-
-def test_a_routed_runs_intervals_are_those_of_the_predicted_way(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    heads = {"heads.gender.weight": 0.0, "heads.age_group.weight": 0.0, "heads.age.weight": 0.0}
-    changes = {"model.backbone": "routed", "heads.routed.weight": 1.0, "heads.routed.of": "age", **heads}
-    path = _run(tmp_path / "a", **changes) / "summary.json"
-    figures = {"routed/gender_accuracy": 0.8, "routed/true_mae": 5.0, "routed/predicted_mae": 6.0, "n": 8}
-    ends = {"routed/gender_accuracy": [0.7, 0.9], "routed/true_mae": [4.0, 6.0], "routed/predicted_mae": [5.5, 6.5]}
-    summary = json.loads(path.read_text())
-    path.write_text(json.dumps(summary | {"test": figures, "constant": {}, "intervals": {"test": ends}}))
-    line = _printed(tmp_path, capsys)[1]
-    assert "0.8000 [0.7000, 0.9000]" in line
-    assert "6.0000 [5.5000, 6.5000]" in line
 
 
 def test_a_trained_run_is_listed(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:

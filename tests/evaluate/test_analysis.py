@@ -16,7 +16,7 @@ from agegender_jax.evaluate.analysis import analyse
 from agegender_jax.evaluate.predictions import Predictions
 from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.labels import AGE_GROUPS
-from agegender_jax.metrics import mean
+from agegender_jax.metrics import Metric, mean
 from agegender_jax.models.heads import AgeYearsHead
 from agegender_jax.models.model import build_heads
 from agegender_jax.models.routed import RoutedHead
@@ -214,11 +214,12 @@ class Waves:
     def known(self, label: np.ndarray) -> np.ndarray:
         return ~np.isnan(label)
 
-    def metrics(self, answers: Any, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+    metrics = (Metric("off", "degrees off", "score", False, mean, (0, 180)), Metric("n", "n", "count", None, mean))
+
+    def statistics(self, answers: Any, label: np.ndarray, weights: np.ndarray | None = None) -> tuple:
         known = self.known(label)
         off = np.abs((answers["degrees"] - label + 180) % 360 - 180)[known]
-        chosen = None if weights is None else weights[..., known]
-        return {"off": mean(off, chosen), "n": int(known.sum()) if chosen is None else chosen.sum(-1)}
+        return off, None if weights is None else weights[..., known]
 
 
 def test_a_head_of_another_kind_has_intervals_and_no_analysis() -> None:
@@ -244,7 +245,7 @@ def test_a_head_of_another_kind_has_intervals_and_no_analysis() -> None:
 
 
 def test_a_part_that_is_not_there_is_refused(predictions: Predictions) -> None:
-    with pytest.raises(UserError, match="drawn have no example of the part train; choose one of test, validation"):
+    with pytest.raises(UserError, match="part train; choose one of test, validation"):
         analyse(predictions, part="train")
 
 

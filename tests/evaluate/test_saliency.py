@@ -23,7 +23,7 @@ from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.backbones.attention import AttentionEnsemble
 from agegender_jax.models.backbones.routed import Routed
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
-from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
+from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head, measure
 from agegender_jax.models.model import Model, build_heads, build_model
 from agegender_jax.models.routed import RoutedHead
 from agegender_jax.run import Run
@@ -292,7 +292,7 @@ def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(run: Run,
     explainer = Explainer(run, head="age")
     found = explainer(content)
     label = explainer.head.column(opened.data.columns)[rows]
-    figures = explainer.head.metrics(found.answers, label)
+    figures = measure(explainer.head, found.answers, label)
     assert figures["mae"] == pytest.approx(finished.summary["test"]["age/mae"], abs=1e-4)
     kept = read_predictions(run.directory / NAME).of("test").things()["age"]
     np.testing.assert_array_equal(found.answers["years"], kept.answers["years"])  # to the last bit

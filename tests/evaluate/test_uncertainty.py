@@ -24,6 +24,7 @@ from agegender_jax.evaluate.uncertainty import (
     of_predictions,
     spread,
 )
+from agegender_jax.metrics import ACCURACY, BALANCED_ACCURACY, BIAS, CS5, F1, MAE, Metric
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 from agegender_jax.models.routed import RoutedHead
 from benchmarks.coverage import CASES, binary, covered, years
@@ -59,8 +60,10 @@ def test_a_draw_is_the_figure_of_the_clusters_examples_repeated() -> None:
     times = first[number].astype(int)
     for of in np.unique(cluster[rows]):
         assert len(set(times[cluster[rows] == of])) == 1  # a cluster comes whole
-    again = metrics_of(thing, np.repeat(rows, times))(None)
-    assert {name: values[number] for name, values in drawn.items()} == pytest.approx(again)
+    again = metrics_of(thing, np.repeat(rows, times)).function(None)
+    assert {name: values[number] for name, values in drawn.items()} == pytest.approx(
+        {name: again[name] for name in drawn}
+    )
     assert {len(values) for values in drawn.values()} == {300}
     assert sum(block.sum() for block in ClusterBootstrap(np.arange(7), draws=9).weights(np.arange(7))) == 63
 
@@ -103,10 +106,10 @@ def test_seeds_give_the_same_intervals() -> None:
 def test_percentiles_are_wider_of_fewer_clusters() -> None:
     drawn = np.linspace(0, 1, 100_001)
     # Student's t of 49 degrees of freedom is 2.009575; times sqrt(50/49) that is z = 2.029978, below which lie 2.118 %.
-    assert interval(0.5, drawn, 50).low == pytest.approx(0.02118, abs=1e-4)
-    many = interval(0.5, drawn, 100_000)
+    assert interval(0.5, drawn, 50, MAE).low == pytest.approx(0.02118, abs=1e-4)
+    many = interval(0.5, drawn, 100_000, MAE)
     assert (many.low, many.high) == pytest.approx((0.025, 0.975), abs=1e-4)
-    assert all(math.isnan(end) for end in interval(0.5, drawn, 1)[1:])
+    assert all(math.isnan(end) for end in interval(0.5, drawn, 1, MAE)[1:])
 
 
 def test_of_few_clusters_it_is_students() -> None:
@@ -120,23 +123,27 @@ def test_of_few_clusters_it_is_students() -> None:
     assert len(means) < FEW
 
 
-def test_an_interval_ends_where_its_figure_does() -> None:
-    drawn = np.array([0.7, 0.9, 0.8])
-    for figure in ("accuracy", "balanced_accuracy", "cs5", "predicted_one_off", "gender_f1"):
-        assert interval(0.8, drawn, 2, figure)[1:] == (0.0, 1.0), figure
-    for figure in ("mae", "soft_median_error"):
-        low, high = interval(0.8, drawn, 2, figure)[1:]
-        assert (low, high > 1) == (0.0, True)
-    low, high = interval(0.8, drawn, 2, "bias")[1:]
+@pytest.mark.parametrize(
+    ("metric", "bounds"),
+    [(ACCURACY, (0, 1)), (F1, (0, 1)), (CS5, (0, 1)), (MAE, (0, math.inf)), (BIAS, (-math.inf, math.inf))],
+    ids=lambda given: getattr(given, "name", ""),
+)
+def test_an_interval_ends_where_its_metric_does(metric: Metric, bounds: tuple[float, float]) -> None:
+    samples = np.array([0.7, 0.9, 0.8])
+    low, high = interval(0.8, samples, 2, BIAS)[1:]
     assert low < 0 < 1 < high
-    far = interval(1.0, np.ones(9), 3, "true_accuracy").low
-    assert far == pytest.approx(stats.binomtest(3, 3).proportion_ci(method="exact").low)
-    assert math.isnan(interval(1.0, np.ones(9), 3, "true_balanced_accuracy").low)  # no share of examples
+    assert interval(0.8, samples, 2, metric)[1:] == (max(low, bounds[0]), min(high, bounds[1]))
+
+
+def test_a_share_of_all_examples_has_exact_limits() -> None:
+    low = interval(1.0, np.ones(9), 3, ACCURACY).low
+    assert low == pytest.approx(stats.binomtest(3, 3).proportion_ci(method="exact").low)
+    assert math.isnan(interval(1.0, np.ones(9), 3, BALANCED_ACCURACY).low)  # a mean of shares
 
 
 def test_what_differs_by_rounding_alone_has_no_interval() -> None:
     drawn = 5.1 + np.array([0, 1e-15, -1e-15])
-    assert math.isnan(interval(5.1, drawn, 40, "mae").low)
+    assert math.isnan(interval(5.1, drawn, 40, MAE).low)
 
 
 def _routed(n: int = 300) -> Predictions:
@@ -170,8 +177,8 @@ def test_a_routed_systems_draw_is_the_figure_of_the_clusters_examples_repeated()
     resamples = ClusterBootstrap(predictions.columns["cluster"], draws=20, seed=1)
     drawn = draw(metrics_of(thing, rows), resamples, rows)
     times = next(resamples.weights(rows))[13].astype(int)
-    again = metrics_of(thing, np.repeat(rows, times))(None)
-    assert {name: values[13] for name, values in drawn.items()} == pytest.approx(again)
+    again = metrics_of(thing, np.repeat(rows, times)).function(None)
+    assert {name: values[13] for name, values in drawn.items()} == pytest.approx({name: again[name] for name in drawn})
 
 
 def test_all_right_is_not_surely_right() -> None:

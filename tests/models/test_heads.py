@@ -22,6 +22,7 @@ from agegender_jax.models.heads import (
     GenderHead,
     Head,
     expectation,
+    measure,
     median,
     mode,
     rank,
@@ -117,7 +118,7 @@ def test_class_answers_and_metrics_match_scikit_learn() -> None:
     label[:10] = UNKNOWN
     truth, predicted = label[10:], LOGITS[10:].argmax(-1)
     assert set(predicted) <= set(truth)  # else scikit-learn warns
-    figures = head.metrics(answers, label)
+    figures = measure(head, answers, label)
     assert figures == {
         "accuracy": pytest.approx(sk.accuracy_score(truth, predicted)),
         "balanced_accuracy": pytest.approx(sk.balanced_accuracy_score(truth, predicted)),
@@ -136,17 +137,17 @@ def test_gender_is_not_ordered() -> None:
     head = GenderHead()
     assert (head.size, head.names) == (2, ("male", "female"))
     answers = head.answers(np.array([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], np.float32))
-    figures = head.metrics(answers, np.array([0, 0, UNKNOWN]))
+    figures = measure(head, answers, np.array([0, 0, UNKNOWN]))
     # Of two males one is right: precision 1 and recall 1/2; nobody is female, who one was said to be.
     averages = {"precision": 1 / 2, "recall": 1 / 4, "f1": pytest.approx(2 / 3 / 2)}
     assert figures == {"accuracy": 0.5, "balanced_accuracy": 0.5, **averages, "n": 2}
 
 
 def test_metrics_of_nothing_known_are_nan() -> None:
-    figures = _group_head().metrics(_group_head().answers(softmax(LOGITS, -1)), np.full(40, UNKNOWN, np.int32))
+    figures = measure(_group_head(), _group_head().answers(softmax(LOGITS, -1)), np.full(40, UNKNOWN, np.int32))
     assert figures.pop("n") == 0
     assert all(math.isnan(figure) for figure in figures.values())
-    years = AgeYearsHead().metrics(AgeYearsHead().answers(softmax(YEARS_LOGITS, -1)), np.full(7, np.nan, np.float32))
+    years = measure(AgeYearsHead(), AgeYearsHead().answers(softmax(YEARS_LOGITS, -1)), np.full(7, np.nan, np.float32))
     assert years.pop("n") == 0
     assert all(math.isnan(figure) for figure in years.values())
 
@@ -332,7 +333,7 @@ def test_age_answers_and_metrics(decoding: str) -> None:
 
     known = ~np.isnan(AGES)
     years = answers["years"].astype(np.float64)[known]
-    assert head.metrics(answers, AGES) == {
+    assert measure(head, answers, AGES) == {
         "mae": pytest.approx(sk.mean_absolute_error(AGES[known], years)),
         "median_error": pytest.approx(sk.median_absolute_error(AGES[known], years)),
         "bias": pytest.approx(np.mean(years - AGES[known]), abs=1e-5),
@@ -343,4 +344,4 @@ def test_age_answers_and_metrics(decoding: str) -> None:
 
 def test_metrics_keep_ages_over_a_hundred() -> None:
     answers = {"years": np.array([100.0], np.float32)}
-    assert AgeYearsHead().metrics(answers, np.array([116.0], np.float32))["mae"] == 16.0  # only the loss clips
+    assert measure(AgeYearsHead(), answers, np.array([116.0], np.float32))["mae"] == 16.0  # only the loss clips

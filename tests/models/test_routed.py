@@ -19,7 +19,7 @@ from agegender_jax.labels import UNKNOWN, AgeGroups
 from agegender_jax.models.backbones import small_cnn, vgg
 from agegender_jax.models.backbones.routed import Routed
 from agegender_jax.models.backbones.small_cnn import ConvBlock, Variant
-from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, Head
+from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, Head, measure
 from agegender_jax.models.model import build_heads, build_model, model_structure, split_model
 from agegender_jax.models.routed import RoutedHead, check
 from agegender_jax.train.step import total_loss
@@ -66,7 +66,7 @@ LABEL = np.array([[MALE, 0], [MALE, 0], [FEMALE, 0], [UNKNOWN, 0], [MALE, UNKNOW
 
 
 def test_the_three_ways_are_measured_on_the_same_examples() -> None:
-    found = _groups().metrics(_groups().answers(DISTRIBUTION), LABEL)
+    found = measure(_groups(), _groups().answers(DISTRIBUTION), LABEL)
     averages = {
         f"{of}_{name}" for of in ("gender", "true", "predicted", "soft") for name in ("precision", "recall", "f1")
     }
@@ -92,11 +92,11 @@ def test_the_three_ways_are_measured_on_the_same_examples() -> None:
 def test_weights_count_examples_as_often() -> None:
     head, times = _groups(), np.array([2, 0, 3, 1, 1])
     said = head.answers(DISTRIBUTION)
-    found = head.metrics(said, LABEL, np.stack([times, np.ones(5)]))
+    found = measure(head, said, LABEL, np.stack([times, np.ones(5)]))
     rows = np.repeat(np.arange(5), times)
-    again = head.metrics({name: values[rows] for name, values in said.items()}, LABEL[rows])
+    again = measure(head, {name: values[rows] for name, values in said.items()}, LABEL[rows])
     assert {name: values[0] for name, values in found.items()} == pytest.approx(again)
-    assert {name: values[1] for name, values in found.items()} == pytest.approx(head.metrics(said, LABEL))
+    assert {name: values[1] for name, values in found.items()} == pytest.approx(measure(head, said, LABEL))
     assert head.known(LABEL).tolist() == [True, True, True, False, True]
 
 
@@ -117,7 +117,7 @@ def test_age_in_years_is_mixed_before_it_is_decoded() -> None:
     distribution = np.concatenate([[0.25, 0.75], one_hot[20], one_hot[40]])[None].astype(np.float32)
     said = head.answers(distribution)
     assert (said["years"], said["soft_years"], said["male_years"]) == (40, 35, 20)
-    found = head.metrics(said, np.array([[MALE, 21]], np.float32))
+    found = measure(head, said, np.array([[MALE, 21]], np.float32))
     assert {name: found[name] for name in ("true_mae", "predicted_mae", "soft_mae", "true_cs5", "n")} == {
         "true_mae": 1,
         "predicted_mae": 19,
@@ -208,7 +208,7 @@ def test_constant_is_the_best_of_gender_and_of_age() -> None:
     name, said = _groups().constant(train, 5)
     assert name == "always female, always old"
     assert said.keys() == _groups().answers(DISTRIBUTION).keys()
-    found = _groups().metrics(said, LABEL)
+    found = measure(_groups(), said, LABEL)
     assert found["gender_accuracy"] == 1 / 4
     assert found["true_accuracy"] == found["predicted_accuracy"] == found["soft_accuracy"] == 0
 
@@ -217,8 +217,8 @@ def test_it_comes_apart_into_two_heads_for_pictures() -> None:
     parts = _groups().apart("routed", _groups().answers(DISTRIBUTION), LABEL)
     assert list(parts) == ["gender", "age_group"]
     (gender, said, genders), (age, age_said, ages) = parts.values()
-    assert gender.metrics(said, genders)["n"] == 4
-    assert age.metrics(age_said, ages)["accuracy"] == pytest.approx(3 / 4)  # also where the gender is unknown
+    assert measure(gender, said, genders)["n"] == 4
+    assert measure(age, age_said, ages)["accuracy"] == pytest.approx(3 / 4)  # also where the gender is unknown
     assert (genders.dtype, ages.dtype) == (np.int32, np.int32)
 
 

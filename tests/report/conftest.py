@@ -13,6 +13,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.evaluate.evaluator import baseline_predictions, figures
 from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, portable, write_predictions
 from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.models.heads import metrics_table
 from agegender_jax.models.model import build_heads
 from agegender_jax.run import Run
 from agegender_jax.splits import make_split
@@ -102,6 +103,7 @@ def _make(
         **{"constant": figures(built, constant, test), "constant_names": names, "parameters": 12345, "steps": 40},
         **{"epochs": 4.0, "seconds": 185.0, "seconds_of": {"step": 170.0}, "images_per_second": 321.0},
         **{"first_step_seconds": 9.0, "peak_memory_bytes": 10**9},
+        "metrics": metrics_table(built),
         **environment,
         **changes,
     }

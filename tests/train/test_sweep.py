@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import Preempted, UserError
+from agegender_jax.metrics import ACCURACY
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train import command as package
 from agegender_jax.train import sweep as module
-from agegender_jax.train.loop import termination
+from agegender_jax.train.preemption import preemption
 from agegender_jax.train.sweep import expand_trials, report, run_sweep, summarize
 
 
@@ -38,6 +39,7 @@ def summary_of(member: Any, accuracy: float, constant: float = 0.5) -> dict[str,
         "subjects": {"known": 3, "in_several_parts": 0, "unidentified_examples": 0},
         "versions": {},
         "hardware": {},
+        "metrics": {"gender/accuracy": ACCURACY.metadata()},
         "test": {"gender/accuracy": accuracy, "n": 7},
         "constant": {"gender/accuracy": constant, "n": 7},
     }
@@ -198,7 +200,7 @@ def test_sigterm_between_two_runs_begins_no_other(
     whole = module.train
 
     def terminated(recipe: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:
-        with termination():  # a run's own handler, as it is installed while a run lasts
+        with preemption():  # a run's own handler, as it is installed while a run lasts
             os.kill(os.getpid(), signal.SIGTERM)
         return whole(recipe, workdir, **options)
 
