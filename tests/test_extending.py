@@ -12,7 +12,6 @@ import tfds_builders
 from agegender_jax.cli import main
 from agegender_jax.synthetic.faces import draw_face
 from agegender_jax.train.loop import train
-from tfds_builders import prepare
 
 PAGE = Path(__file__).parents[1] / "docs" / "EXTENDING.md"
 
@@ -22,12 +21,10 @@ def portraits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The builder of the page, found like any other, and a manual directory with 40 portraits of 20 people."""
     package = tmp_path / "builders" / "portraits"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert code is not None
     (package / "portraits_dataset_builder.py").write_text(code[1], encoding="utf-8")
     monkeypatch.setattr(tfds_builders, "__path__", [*tfds_builders.__path__, str(package.parent)])
-    monkeypatch.setattr(prepare, "NAMES", (*prepare.NAMES, "portraits"))
     folder = tmp_path / "manual" / "portraits"
     folder.mkdir(parents=True)
     lines = ["file,age,gender,person"]
@@ -45,7 +42,7 @@ def test_it_is_described_and_trained_on(
     page = tmp_path / "page.html"
     arguments = ["--manual_dir", str(portraits), "--data_dir", str(tmp_path / "data"), "--html", str(page)]
     assert main(["data", "describe", "portraits", *arguments]) == 0
-    assert "Say here what the owners of the photographs allow." in capsys.readouterr().out
+    assert "Write here what the owners of the photographs allow." in capsys.readouterr().out
     assert page.exists()
     small_recipe.dataset.name = "portraits"
     small_recipe.train.update(batch_size=8, epochs=0.01)

@@ -1,8 +1,8 @@
-"""Faces found in pictures by OpenCV's Haar cascade, and cut out: as builders prepare them and as predictions see them.
+"""Face detection with OpenCV's Haar cascade, and face crops: the same for builders and for predictions.
 
-The cascade is `haarcascade_frontalface_alt2`, as in Imamdin et al. (2024), section 3.4, who do not say with which
-settings; these are OpenCV's own. It looks for upright faces seen from the front and misses others, and not equally
-often in all groups of people: whoever prepares a dataset with it is told how many faces of each group are lost.
+The cascade is `haarcascade_frontalface_alt2`, as in Imamdin et al. (2024), section 3.4, who do not publish the
+settings; these are OpenCV's defaults. It detects upright faces seen from the front and misses others, and not equally
+often in all groups of people: a dataset prepared with it reports how many faces of each group are lost.
 """
 
 import collections
@@ -21,31 +21,31 @@ from tfds_builders.archive import DataError
 from tfds_builders.images import MAX_PIXELS, upright
 
 CROPS = ("", "haar")
-"""How a picture may be cut when a dataset is prepared; "" leaves it whole."""
+"""How images may be cropped when a dataset is prepared; "" leaves them whole."""
 
 MARGIN = 0.0
-"""Added on each side of the detector's box, as a share of the box. UTKFace's crops, which most runs learn from, show
-the whole head, and so does the box: where these crops get room around them, the median box is as wide as they are."""
+"""Added on each side of the detector's box, as a share of the box. UTKFace's crops show the whole head, and so does the
+box: where these crops are padded, the median box is as wide as they are."""
 
 DOWN = 0.1
-"""How far below the box's centre that of the crop lies, as a share of the box: its median on UTKFace's crops."""
+"""Shift of the crop's centre below the box's, as a share of the box: the median on UTKFace's crops."""
 
 MIN_SIZE = 40
-"""Smallest edge of the detector's box, pixels of the picture."""
+"""Smallest edge of the detector's box, in pixels of the image."""
 
 MAX_EDGE = 1280
-"""Larger pictures are searched at this length of their longer edge, pixels; the search takes time by the area."""
+"""Larger images are searched at this length of their longer edge, in pixels; the time is proportional to the area."""
 
 NO_FACE = "no face found"
-"""Reason why there is no crop."""
+"""Reason why an image has no crop."""
 
 _CASCADE = "haarcascade_frontalface_alt2.xml"
 _LOCAL = threading.local()  # a classifier must not be used by two threads at a time
-_SCALE, _NEIGHBOURS = 1.1, 3  # steps of the search, and how many boxes must agree; OpenCV's own
+_SCALE, _NEIGHBOURS = 1.1, 3  # ratio of successive scales, and boxes that must agree; OpenCV's defaults
 
 
 class Box(NamedTuple):
-    """Where a face is, in pixels of the picture as people see it, from its upper left corner."""
+    """Bounding box of a face, in pixels of the upright image, from its upper left corner."""
 
     x: int
     y: int
@@ -54,7 +54,7 @@ class Box(NamedTuple):
 
 
 def cropper() -> str:
-    """Names how faces are cut out, OpenCV's version and all: data that are cut in another way are other data."""
+    """Returns an identifier of the detector, its version and all settings that change a crop."""
     import cv2
 
     search = f"alt2-{_SCALE:g}-{_NEIGHBOURS}-min{MIN_SIZE}-edge{MAX_EDGE}"
@@ -62,16 +62,16 @@ def cropper() -> str:
 
 
 def find_faces(image: np.ndarray, min_size: int = MIN_SIZE) -> list[Box]:
-    """The faces in a picture, the largest first.
+    """Detects the faces in an image; returns their boxes, the largest first.
 
     Args:
       image: uint8 `[height, width, 3]`, RGB.
-      min_size: smallest edge of a box, pixels.
+      min_size: smallest edge of a box, in pixels.
 
     Raises:
-      DataError: OpenCV has no cascade here.
+      DataError: OpenCV comes without the cascade.
     """
-    import cv2  # a third of a second, and a megabyte of cascade, that only this needs
+    import cv2  # a third of a second, needed here alone
 
     cascade = getattr(_LOCAL, "cascade", None)
     if cascade is None:
@@ -81,21 +81,21 @@ def find_faces(image: np.ndarray, min_size: int = MIN_SIZE) -> list[Box]:
             raise DataError(f"OpenCV {cv2.__version__} has no {_CASCADE}; install opencv-python-headless below 5.")
         _LOCAL.cascade = cascade
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    shrunk = max(1.0, max(grey.shape) / MAX_EDGE)
-    if shrunk > 1:
-        size = [max(1, round(edge / shrunk)) for edge in grey.shape[::-1]]
+    reduction = max(1.0, max(grey.shape) / MAX_EDGE)
+    if reduction > 1:
+        size = [max(1, round(edge / reduction)) for edge in grey.shape[::-1]]
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    least = max(1, math.ceil(min_size / shrunk))
-    found = cascade.detectMultiScale(grey, _SCALE, _NEIGHBOURS, minSize=(least, least))
-    boxes = [Box(*(round(float(number) * shrunk) for number in box)) for box in found]
-    # OpenCV's threads have no order.
+    smallest = max(1, math.ceil(min_size / reduction))
+    detections = cascade.detectMultiScale(grey, _SCALE, _NEIGHBOURS, minSize=(smallest, smallest))
+    boxes = [Box(*(round(float(number) * reduction) for number in box)) for box in detections]
+    # The order of OpenCV's detections depends on its threads.
     return without_nested(sorted(boxes, key=lambda box: (-box.width * box.height, box)))
 
 
 def without_nested(boxes: Sequence[Box]) -> list[Box]:
-    """Leaves out boxes whose centre lies in the middle of one before them: some faces are found at two scales.
+    """Returns the boxes without those whose centre lies in the middle of an earlier one: a face found at two scales.
 
-    The middle is half as wide and half as high. A face elsewhere in a larger box stays: that box may be none.
+    The middle is half as wide and half as high. A box elsewhere in a larger one stays: the larger may be an error.
 
     >>> without_nested([Box(0, 0, 80, 80), Box(10, 20, 40, 40), Box(50, 0, 30, 30)])
     [Box(x=0, y=0, width=80, height=80), Box(x=50, y=0, width=30, height=30)]
@@ -111,7 +111,7 @@ def without_nested(boxes: Sequence[Box]) -> list[Box]:
 
 
 def _in_the_middle(box: Box, of: Box) -> bool:
-    """Whether the centre of a box lies in the middle of another."""
+    """Returns whether the centre of a box lies in the middle of another."""
     across = abs(2 * box.x + box.width - 2 * of.x - of.width)  # of the centres, doubled: whole numbers
     down = abs(2 * box.y + box.height - 2 * of.y - of.height)
     return 2 * across < of.width and 2 * down < of.height
@@ -154,21 +154,21 @@ def crop(image: np.ndarray, box: Box, margin: float = MARGIN) -> np.ndarray:
     return np.pad(np.asarray(face), (*pads, *[(0, 0)] * (image.ndim - 2)), mode="edge")
 
 
-def crop_largest(content: bytes) -> bytes:
-    """The largest face of an encoded picture with its margin, as PNG: nothing is lost by encoding it again.
+def crop_largest(content: bytes) -> bytes | None:
+    """Returns the largest face of an encoded image with its margin, encoded without loss as PNG; None without a face.
 
     Raises:
-      DataError: `NO_FACE`, or the picture cannot be decoded; holds the reason alone.
+      DataError: the image cannot be decoded. The message is a short reason without the file's name.
     """
     try:
         image = np.asarray(upright(Image.open(io.BytesIO(content))))
     except Exception as error:  # Pillow raises many kinds on damaged files
-        raise DataError(f"this is no image that can be decoded ({error}); remove or replace this file.") from error
-    found = find_faces(image)
-    if not found:
-        raise DataError(NO_FACE)
+        raise DataError("an image that cannot be decoded") from error
+    boxes = find_faces(image)
+    if not boxes:
+        return None
     stored = io.BytesIO()
-    Image.fromarray(crop(image, found[0])).save(stored, "PNG", compress_level=1)
+    Image.fromarray(crop(image, boxes[0])).save(stored, "PNG", compress_level=1)
     return stored.getvalue()
 
 
@@ -184,45 +184,45 @@ def check_crop(value: Any) -> None:
 
 @dataclasses.dataclass
 class Losses:
-    """How many faces the detector lost in each group of people.
+    """Counts images without a detected face in each group of people.
 
     >>> losses = Losses()
-    >>> for found in (True, True, False):
-    ...     losses.add({"gender": "female", "age": age_band(27, 27)}, found)
+    >>> for detected in (True, True, False):
+    ...     losses.add({"gender": "female", "age": age_band(27, 27)}, detected)
     >>> print(*losses.lines(), sep=chr(10))
-    no face found in 1 of 3 pictures (33.3 %)
+    no face found in 1 of 3 images (33.3 %)
       gender female: 1 of 3 (33.3 %)
       age 20-29: 1 of 3 (33.3 %)
 
     Attributes:
-      seen: pictures, by attribute and group.
-      lost: those of them without a face.
+      seen: number of images by attribute and group.
+      lost: number of them without a detected face.
     """
 
     seen: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
     lost: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
 
-    def add(self, groups: Mapping[str, str], found: bool) -> None:
-        """Counts a picture of these groups, by attribute."""
+    def add(self, groups: Mapping[str, str], detected: bool) -> None:
+        """Counts an image; `groups` are its groups by attribute."""
         for key in (("", ""), *groups.items()):
             self.seen[key] += 1
-            self.lost[key] += not found
+            self.lost[key] += not detected
 
     def counts(self) -> dict[str, list[int]]:
-        """`[lost, seen]` by group, as JSON values; nothing where nothing was cut."""
+        """Returns `[lost, seen]` by group, as JSON values; empty if no image was searched."""
         return {" ".join(key).strip() or "all": [self.lost[key], self.seen[key]] for key in self._sorted()}
 
     def lines(self) -> list[str]:
-        """The report's lines; none where nothing was cut."""
+        """Returns lines of text; none if no image was searched."""
         lines = []
         for key in self._sorted():
             lost, seen = self.lost[key], self.seen[key]
-            what = f"  {' '.join(key)}: {lost} of {seen}" if key[0] else f"{NO_FACE} in {lost} of {seen} pictures"
+            what = f"  {' '.join(key)}: {lost} of {seen}" if key[0] else f"{NO_FACE} in {lost} of {seen} images"
             lines.append(f"{what} ({lost / seen:.1%})".replace("%", " %"))
         return lines
 
     def _sorted(self) -> list[tuple[str, str]]:
-        """All of them first, then each attribute as they came first, ages in their order."""
+        """Returns the keys: first the total, then each attribute in the order of its first image, ages ascending."""
         attributes = list(dict.fromkeys(attribute for attribute, _ in self.seen))
 
         def place(key: tuple[str, str]) -> tuple[int, int, str]:
@@ -233,7 +233,7 @@ class Losses:
 
 
 def age_band(low: float, high: float) -> str:
-    """The ten years that the middle of an annotated range of ages lies in.
+    """Returns the ten years that the middle of a range of ages lies in.
 
     >>> age_band(25, 32), age_band(40, 40), age_band(math.nan, math.nan)
     ('20-29', '40-49', 'unknown')

@@ -15,10 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tfds_builders
 from tfds_builders.archive import DataError
 
-NAMES = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/*_dataset_builder.py")))
-"""Datasets that can be prepared: the folders of this package that hold a builder."""
+
+def dataset_names() -> list[str]:
+    """Returns the datasets that can be prepared: the folders NAME of this package with a NAME_dataset_builder.py."""
+    paths = [path for folder in tfds_builders.__path__ for path in Path(folder).glob("*/*_dataset_builder.py")]
+    return sorted(path.parent.name for path in paths)
 
 
 def builder_version(name: str) -> str:
@@ -38,19 +42,19 @@ def prepare(
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Packages a downloaded dataset as ArrayRecord files, which `tfds.data_source` reads without TensorFlow.
+    """Converts a downloaded dataset to ArrayRecord files, which `tfds.data_source` reads without TensorFlow.
 
-    The examples are those that `tfds build --file_format=array_record` writes. What was kept and skipped, and the
-    terms of use, are printed to stderr. After a failure nothing is left behind.
+    The examples are those that `tfds build --file_format=array_record` writes. The builder's report and the terms of
+    use are printed to stderr. After a failure no files are left behind.
 
     Args:
-      name: one of `NAMES`.
-      manual_dir: where the downloaded archive lies.
-      data_dir: where to put it: the result is `<data_dir>/<name>/<version>`, with the configuration's name between
-        where the dataset has several. What is prepared there already is kept.
+      name: one of `dataset_names()`.
+      manual_dir: the folder of the downloaded archive.
+      data_dir: the result is `<data_dir>/<name>/<version>`, with the configuration's name in between where the dataset
+        has several. A dataset that is prepared there already is kept.
       config: name of one of the builder's configurations; "" is the first.
-      options: fields of that configuration that shall have other values.
-      progress: whether to draw a progress bar, on a terminal.
+      options: values of fields of that configuration that replace its own.
+      progress: whether to show a progress bar, on a terminal.
 
     Returns:
       The version's directory, for `tfds.builder_from_directory`.
@@ -59,40 +63,40 @@ def prepare(
       DataError: an unknown name, configuration or option; a missing or bad archive; a directory that cannot be
         written; a full disk.
     """
-    if name not in NAMES:
-        raise DataError(f"unknown dataset {name!r}; choose one of: {', '.join(NAMES)}.")
-    import tensorflow_datasets as tfds  # a second of start-up that only preparation should pay
+    if name not in dataset_names():
+        raise DataError(f"unknown dataset {name!r}; choose one of: {', '.join(dataset_names())}.")
+    import tensorflow_datasets as tfds  # importing it takes a second
 
     module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
-    known = module.Builder.BUILDER_CONFIGS or ([module.OPTIONS] if options and hasattr(module, "OPTIONS") else [])
-    chosen = _configuration(name, known, config, options or {})
+    configs = module.Builder.BUILDER_CONFIGS or ([module.OPTIONS] if options and hasattr(module, "OPTIONS") else [])
+    builder_config = _configure(name, configs, config, options or {})
     manual_dir, data_dir = Path(manual_dir).expanduser(), Path(data_dir).expanduser()
-    version_dir = data_dir / name / (chosen.name if chosen else "") / str(module.Builder.VERSION)
+    version_dir = data_dir / name / (builder_config.name if builder_config else "") / str(module.Builder.VERSION)
     if version_dir.exists():
         _check_prepared(version_dir)
         print(f"{name} is already prepared in {version_dir}; delete that folder to prepare it again.", file=sys.stderr)
         return version_dir
-    module.find_source(manual_dir, chosen)  # raises before a directory is made
-    new = [folder for folder in (version_dir.parent, *version_dir.parent.parents) if not folder.exists()]
-    record = data_dir / name / ".config"  # where TFDS notes the configurations, before anything else
-    noted = record.exists()
+    module.find_source(manual_dir, builder_config)  # raises before a directory is made
+    new_folders = [folder for folder in (version_dir.parent, *version_dir.parent.parents) if not folder.exists()]
+    config_folder = data_dir / name / ".config"  # TFDS writes it before all other files
+    had_config_folder = config_folder.exists()
     show = progress and sys.stderr.isatty()
     absl = logging.getLogger("absl")
     try:
-        absl.addFilter(_worth_saying)
-        # TFDS insists on a download directory, and announces on stdout a download that does not take place.
+        absl.addFilter(_is_worth_logging)
+        # TFDS requires a download directory, and prints a line on a download that does not take place.
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
             if not show:
                 tfds.disable_progress_bar()
-            builder = module.Builder(data_dir=data_dir, file_format="array_record", config=chosen)
+            builder = module.Builder(data_dir=data_dir, file_format="array_record", config=builder_config)
             download = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
             builder.download_and_prepare(download_dir=downloads, download_config=download)
             return version_dir
     except BaseException as error:
-        if not noted:
-            shutil.rmtree(record, ignore_errors=True)
-        for folder in new:
-            with contextlib.suppress(OSError):  # not empty, or never made
+        if not had_config_folder:
+            shutil.rmtree(config_folder, ignore_errors=True)
+        for folder in new_folders:
+            with contextlib.suppress(OSError):  # not empty, or absent
                 folder.rmdir()
         reason = None if isinstance(error, DataError) else write_failure(error)
         if reason is None:
@@ -102,22 +106,22 @@ def prepare(
             "free some space or choose another directory."
         ) from error
     finally:
-        absl.removeFilter(_worth_saying)
+        absl.removeFilter(_is_worth_logging)
         if not show:
             tfds.enable_progress_bar()
 
 
-def _worth_saying(record: logging.LogRecord) -> bool:
-    return "custom data configuration" not in record.getMessage()  # its name would tell nobody anything
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    return "custom data configuration" not in record.getMessage()
 
 
-def _configuration(name: str, known: Sequence[Any], config: str, options: Mapping[str, Any]) -> Any:
-    """The builder's configuration of that name with those fields replaced, or None where it has none at all."""
-    by_name = {each.name: each for each in known}
+def _configure(name: str, configs: Sequence[Any], config: str, options: Mapping[str, Any]) -> Any:
+    """Returns the builder's configuration of that name with the options replaced; None if it has no configurations."""
+    by_name = {each.name: each for each in configs}
     if config and config not in by_name:
-        has = f"choose one of: {', '.join(by_name)}" if by_name else "it has none: leave it out"
-        raise DataError(f"{name} has no configuration {config!r}; {has}.")
-    chosen = by_name[config] if config else next(iter(known), None)
+        remedy = f"choose one of: {', '.join(by_name)}" if by_name else "it has none: leave it out"
+        raise DataError(f"{name} has no configuration {config!r}; {remedy}.")
+    chosen = by_name[config] if config else next(iter(configs), None)
     fields = {field.name for field in dataclasses.fields(chosen)} if chosen else set()
     if unknown := sorted(set(options) - fields):
         raise DataError(f"{name} has no option {unknown[0]!r}; leave it out.")
@@ -140,8 +144,8 @@ def _check_prepared(version_dir: Path) -> None:
 
 
 def write_failure(error: BaseException | None) -> str | None:
-    """The operating system's reason why something could not be written, from under what libraries wrapped around it."""
-    full = os.strerror(errno.ENOSPC)  # array_record and TensorStore raise errors of their own, with its words in them
+    """Returns the operating system's reason for a failed write, which libraries wrap in their own; None without."""
+    full = os.strerror(errno.ENOSPC)  # array_record and TensorStore raise their own errors that contain this message
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror

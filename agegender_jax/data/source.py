@@ -174,10 +174,10 @@ def locate(
     Raises:
       UserError: nothing is found, or it cannot be prepared; says where it looked and what to put there.
     """
-    from tfds_builders.prepare import NAMES, prepare
+    from tfds_builders.prepare import dataset_names, prepare
 
-    if name not in NAMES:
-        raise UserError(f"There is no dataset {name!r}; choose one of: {', '.join(NAMES)}.")
+    if name not in dataset_names():
+        raise UserError(f"There is no dataset {name!r}; choose one of: {', '.join(dataset_names())}.")
     if manual_dir is None:
         directory = _newest(data_dir / name / config)
         if directory is None:

@@ -18,7 +18,7 @@ from agegender_jax.progress import progress_bar
 from agegender_jax.synthetic.faces import draw_face
 from tfds_builders.adience.fold_files import COLUMNS, FILES, Row, parse_age, read_fold_files
 from tfds_builders.archive import DataError
-from tfds_builders.rejected import Rejected
+from tfds_builders.report import Rejected
 
 PREFIXES = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}
 """The authors' two layouts: the folder, and how the names in it begin."""

@@ -13,7 +13,7 @@ from agegender_jax.labels import DISCLAIMER
 from agegender_jax.synthetic import adience
 from agegender_jax.synthetic.adience import write_adience
 from tfds_builders.adience.fold_files import FILES, Row, parse_age, read_fold_files, row_counts, without_repeats
-from tfds_builders.rejected import Rejected
+from tfds_builders.report import Rejected
 
 
 def rows_of(folder: Path) -> list[Row]:

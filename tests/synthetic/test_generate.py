@@ -7,11 +7,11 @@ import pytest
 from agegender_jax.data.source import locate
 from agegender_jax.errors import UserError
 from agegender_jax.synthetic.generate import DRAWERS, builder_options, generate
-from tfds_builders.prepare import NAMES
+from tfds_builders.prepare import dataset_names
 
 
 def test_every_dataset_that_can_be_prepared_can_be_drawn() -> None:
-    assert set(DRAWERS) == set(NAMES)
+    assert set(DRAWERS) == set(dataset_names())
 
 
 @pytest.mark.parametrize("name", DRAWERS)

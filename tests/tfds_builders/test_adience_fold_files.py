@@ -8,7 +8,7 @@ import pytest
 from tfds_builders.adience import fold_files
 from tfds_builders.adience.fold_files import FILES, Row, parse_age, read_fold_files, row_counts, without_repeats
 from tfds_builders.archive import DataError
-from tfds_builders.rejected import Rejected
+from tfds_builders.report import Rejected
 
 REST = ["0", "414", "1086", "1383", "-115", "30", "17"]
 

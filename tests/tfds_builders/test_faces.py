@@ -1,7 +1,6 @@
 """Finding faces and cutting them out: where they were drawn, what is lost, and datasets that are prepared so."""
 
 import io
-import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("tensorflow_datasets")
-import tensorflow_datasets as tfds
-
 from agegender_jax import recipe as recipes
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.source import locate
 from agegender_jax.errors import UserError
 from agegender_jax.synthetic.faces import draw_face
+from tests.tfds_builders.files import metadata, pack, read
 from tfds_builders import faces
 from tfds_builders.adience.fold_files import COLUMNS, FILES
 from tfds_builders.archive import DataError
-from tfds_builders.faces import MARGIN, MAX_EDGE, NO_FACE, Box, Losses, crop, crop_largest, cropper, find_faces
+from tfds_builders.faces import MARGIN, MAX_EDGE, Box, Losses, crop, crop_largest, cropper, find_faces
 from tfds_builders.images import upright
 from tfds_builders.prepare import prepare
 
@@ -145,13 +142,10 @@ def test_a_turned_photograph_is_set_upright_first() -> None:
     assert is_inside(found, 60, 60, 200)
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [(encoded(np.full((60, 60, 3), 9, np.uint8)), NO_FACE), (b"text", "no image that can be decoded")],
-)
-def test_what_has_no_face_or_is_none_is_said(content: bytes, reason: str) -> None:
-    with pytest.raises(DataError, match=reason):
-        crop_largest(content)
+def test_an_image_without_a_face_has_no_crop_and_text_is_refused() -> None:
+    assert crop_largest(encoded(np.full((60, 60, 3), 9, np.uint8))) is None
+    with pytest.raises(DataError, match="decoded"):
+        crop_largest(b"text")
 
 
 def test_losses_are_shares_of_each_group() -> None:
@@ -161,20 +155,13 @@ def test_losses_are_shares_of_each_group() -> None:
                                ("male", "20-29", True)):  # fmt: skip
         losses.add({"gender": gender, "age": age}, found)
     assert losses.lines() == [
-        "no face found in 2 of 4 pictures (50.0 %)",
+        "no face found in 2 of 4 images (50.0 %)",
         "  gender female: 1 of 1 (100.0 %)",
         "  gender male: 1 of 3 (33.3 %)",
         "  age 20-29: 2 of 3 (66.7 %)",
         "  age 100-109: 0 of 1 (0.0 %)",
     ]
     assert losses.counts()["gender male"] == [1, 3]
-
-
-def read(version_dir: Path) -> dict[str, dict[str, Any]]:
-    source = tfds.builder_from_directory(version_dir).as_data_source(
-        split="all", decoders={"image": tfds.decode.SkipDecoding()}
-    )
-    return {example["key"].decode(): example for example in source}
 
 
 @pytest.fixture(scope="module")
@@ -189,11 +176,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
         f"29_1_1_{TIME}.jpg": nothing[0],
         f"80_0_{TIME}.jpg": nothing[1],
     }
-    with tarfile.open(folder / "UTKFace.tar.gz", "w:gz") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(f"UTKFace/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    pack(folder / "UTKFace.tar.gz", [(f"UTKFace/{name}", content) for name, content in files.items()])
     return folder, files
 
 
@@ -203,26 +186,25 @@ def test_utkface_is_prepared_with_its_faces_cut_out(
     manual, files = archive
     whole = read(prepare("utkface", manual, tmp_path))
     version_dir = prepare("utkface", manual, tmp_path, options={"crop": "haar"})
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for line in (
-        "no face found in 2 of 5 pictures (40.0 %)",
+        "no face found in 2 of 5 images (40.0 %)",
         "gender female: 1 of 3 (33.3 %)",
         "race Asian: 0 of 2 (0.0 %)",
         "race unknown: 1 of 1 (100.0 %)",
         "age 20-29: 1 of 2 (50.0 %)",
         "age 80-89: 1 of 1 (100.0 %)",
     ):
-        assert f"    {line}\n" in said or f"  {line}\n" in said
+        assert f"    {line}\n" in printed or f"  {line}\n" in printed
     found = read(version_dir)
     assert set(found) == set(list(files)[:3])
     for key, example in found.items():
         assert example["image"] == crop_largest(files[key])
         for column in ("age", "gender", "race", "sha256"):  # of the file, by which it is known again
             assert example[column] == whole[key][column]
-    info = tfds.builder_from_directory(version_dir).info
-    assert dict(info.metadata["without_face"])["all"] == [2, 5]
-    assert info.metadata["kept"] == 3
-    assert info.metadata["cropper"] == cropper()
+    about = metadata(version_dir)
+    assert dict(about["without_face"])["all"] == [2, 5]
+    assert (about["kept"], about["cropper"]) == (3, cropper())
 
 
 def test_cut_data_have_another_place_and_identity(archive: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
@@ -288,10 +270,10 @@ def test_adience_is_prepared_with_its_faces_cut_out(tmp_path: Path, capsys: pyte
     nothing = manual / "aligned" / "0@N01" / "landmark_aligned_face.9.b.jpg"
     nothing.write_bytes(encoded(np.full((90, 90, 3), 40, np.uint8)))
     version_dir = prepare("adience", manual, tmp_path / "data", options={"crop": "haar"})  # one in six is no face
-    said = capsys.readouterr().err
-    assert "no face found in 1 of 6 pictures (16.7 %)" in said
-    assert "gender u: 1 of 1 (100.0 %)" in said
-    assert "age 20-29: 0 of 5 (0.0 %)" in said
+    printed = capsys.readouterr().err
+    assert "no face found in 1 of 6 images (16.7 %)" in printed
+    assert "gender u: 1 of 1 (100.0 %)" in printed
+    assert "age 20-29: 0 of 5 (0.0 %)" in printed
     found = read(version_dir)
     assert len(found) == 5
     assert {example["image"] for example in found.values()} == {crop_largest(encoded(face()))}

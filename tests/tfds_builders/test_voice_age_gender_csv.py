@@ -1,59 +1,19 @@
 """CSV files that label recordings: every form that is read, and what is refused."""
 
-import hashlib
-import io
 import math
-import tarfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
-pytest.importorskip("tensorflow_datasets")
-import tensorflow_datasets as tfds
-
+from tests.tfds_builders.files import lay, metadata, pack, read, sound
 from tfds_builders.archive import DataError
+from tfds_builders.labels import identity
 from tfds_builders.prepare import prepare
 
 
-def sound(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    noise = 0.1 * np.random.default_rng(seed).standard_normal(800).clip(-3, 3)
-    soundfile.write(buffer, noise, 8_000, format="WAV")
-    return buffer.getvalue()
-
-
-def lay(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def pack(path: Path, files: list[tuple[str, bytes]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def read(version_dir: Path) -> dict[str, dict[str, Any]]:
-    source = tfds.builder_from_directory(version_dir).as_data_source(split="all")
-    return {example["key"].decode(): example for example in source}
-
-
 def left(data_dir: Path) -> list[Path]:
-    """What a failed preparation left behind, besides the note of TFDS on which configuration is the default."""
+    """Returns what a failed preparation left behind, besides TFDS's file on the default configuration."""
     return [path for path in data_dir.rglob("*") if path.is_file() and path.parent.name != ".config"]
-
-
-def identity(text: str) -> int:
-    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) >> 1
 
 
 ROWS = [
@@ -90,9 +50,9 @@ def test_a_csv_file_labels_the_recordings(tmp_path: Path, delimiter: str, form: 
         [0, pytest.approx(math.nan, nan_ok=True), b"male", b"ben", identity("ben")],
         [-1, 40, b"", b"", -1],
     ]
-    metadata = tfds.builder_from_directory(version_dir).info.metadata
-    assert (metadata["unlisted"], metadata["rejected"], metadata["classes"]) == (1, 0, 2)
-    assert "labels.csv" in metadata["labels"]
+    about = metadata(version_dir)
+    assert (about["unlisted"], about["rejected"], about["classes"]) == (1, {}, 2)
+    assert "labels.csv" in about["labels"]
 
 
 def test_bad_rows_are_counted_with_their_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,19 +81,19 @@ notes.txt,m,20,x,one
     examples = read(version_dir)
     assert set(examples) == {"a.wav"}
     assert examples["a.wav"]["group"] == identity("one")
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for expected in (
-        "rejected 13 of 14",
-        "1 missing\n               'gone.wav'",
-        "3 of a path that leaves its folder\n               '../outside.wav'\n               '/etc/passwd'",
-        "1 of a path that came before\n               'a.wav'",
-        "4 wrongly labelled\n               'b.wav'",
-        "1 without a path\n               'row 12'",
-        "2 with more or fewer cells than the first row",
-        "1 no readable sound\n               'notes.txt'",
+        "rejected 13",
+        "1: missing\n      'gone.wav'",
+        "3: of a path that leaves its folder\n      '../outside.wav'\n      '/etc/passwd'",
+        "1: of a path that came before\n      'a.wav'",
+        "4: wrongly labelled\n      'b.wav'",
+        "1: without a path\n      'row 12'",
+        "2: with more or fewer cells than the first row",
+        "1: no readable sound\n      'notes.txt'",
     ):
-        assert expected in said
-    with pytest.raises(DataError, match=r"12 of 14 files cannot be used"):
+        assert expected in printed
+    with pytest.raises(DataError, match=r"12 of 14 files"):
         prepare("voice_age_gender", manual, tmp_path / "other", options={"csv": "labels.csv"})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfds_builders.archive import DataError
-from tfds_builders.rejected import Rejected
+from tfds_builders.report import Rejected
 
 FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))
 """Names of the five files, in the order of the folds."""

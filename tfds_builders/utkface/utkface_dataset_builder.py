@@ -7,35 +7,35 @@ On the command line, in this folder and with the repository's root on PYTHONPATH
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DataError
-from tfds_builders.faces import NO_FACE, Losses, age_band, check_crop, crop_largest, cropper
-from tfds_builders.generation import Made, SpooledBuilder, Work, members
+from tfds_builders.archive import DataError, iter_members
+from tfds_builders.builder import DatasetBuilder
+from tfds_builders.faces import age_band, check_crop, crop_largest
 from tfds_builders.images import check_image
 from tfds_builders.labels import GENDERS, RACES
+from tfds_builders.report import Report
 from tfds_builders.utkface import VERSION
 
 MAX_AGE = 120
-"""Largest age accepted, in years; the dataset's own go from 0 to 116."""
+"""Largest accepted age, in years; the dataset's own range is 0 to 116."""
 
+HOMEPAGE = "https://susanqq.github.io/UTKFace/"
 TERMS = (
     "UTKFace is for non-commercial research only. The copyright of the images stays with their owners, who may ask "
-    "for their removal. Do not redistribute the images. See https://susanqq.github.io/UTKFace/."
+    f"for their removal. Do not redistribute the images. See {HOMEPAGE}."
 )
 IDENTITIES = "none: several photographs of one person cannot be kept together"
 LABELS = "perceived age, gender and race as annotated: estimated by an algorithm (DEX), then checked by an annotator"
 
 _ARCHIVES = ("UTKFace.tar.gz", "UTKFace.tgz", "UTKFace.tar")
-_NAMED = 5  # skipped names that the report lists
 
 # The optional space and the optional dot are for two files of the original:
 # `24_0_1_20170116220224657 .jpg.chip.jpg` and `55_0_0_20170116232725357jpg.chip.jpg`.
@@ -43,31 +43,31 @@ _NAME = re.compile(
     r"(?P<age>\d{1,3})_(?P<gender>[01])_(?:(?P<race>[0-4])_)?(?P<time>\d{8,20}) ?\.?jpg(?:\.chip\.jpg)?", re.ASCII
 )
 _RULE = f"AGE_GENDER_RACE_TIME.jpg with age 0 to {MAX_AGE}, gender 0 or 1, race 0 to 4 or left out"
+_OTHER_NAME, _REPEATED = f"names other than {_RULE}", "repeats of a file, with the same name and content"
 
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
-    """How the pictures are stored. The dataset as it is has no configuration; this is for the option.
+    """How the images are stored. By default the dataset has no configuration; this is for the option.
 
     Attributes:
-      crop: of `faces.CROPS`: "haar" stores the largest face that a detector finds, and leaves out where it finds none.
+      crop: one of `faces.CROPS`: "haar" stores the largest face that is detected, and leaves out images without one.
     """
 
     crop: str = ""
 
 
 OPTIONS = Config(name="faces")
-"""What `prepare` takes options of."""
+"""The configuration whose fields are the options of `prepare`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Label:
-    """What a file name says of a face: perceived age, gender and race as annotated.
+class Label(NamedTuple):
+    """Perceived age, gender and race as annotated.
 
     Attributes:
       age: years, 0 to `MAX_AGE`.
       gender: 0 male, 1 female.
-      race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 others, -1 where the name leaves it out.
+      race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 Others, -1 unknown.
     """
 
     age: int
@@ -76,7 +76,7 @@ class Label:
 
 
 def parse_name(name: str) -> Label | None:
-    """Reads the label in a file name, of the aligned (`.jpg.chip.jpg`) or the in-the-wild (`.jpg`) release.
+    """Parses the label in a file name of the aligned (`.jpg.chip.jpg`) or the in-the-wild (`.jpg`) release.
 
     >>> parse_name("UTKFace/26_1_2_20170116174525125.jpg.chip.jpg")
     Label(age=26, gender=1, race=2)
@@ -89,32 +89,23 @@ def parse_name(name: str) -> Label | None:
       name: the file's name; folders before it are ignored.
 
     Returns:
-      The label, or None if the name has another form or a value out of range.
+      The label, or None where the name has another form or a value is out of range.
     """
     match = _NAME.fullmatch(PurePosixPath(name).name)
     if match is None or int(match["age"]) > MAX_AGE:
         return None
-    return _label(int(match["age"]), int(match["gender"]), -1 if match["race"] is None else int(match["race"]))
-
-
-@functools.cache
-def _label(age: int, gender: int, race: int) -> Label:
-    """A label that all faces of its kind share."""
-    return Label(age, gender, race)
+    return Label(int(match["age"]), int(match["gender"]), -1 if match["race"] is None else int(match["race"]))
 
 
 def find_source(manual_dir: Path, config: Config | None = None) -> Path:
-    """Finds the dataset in a directory: the archive, else the folder `UTKFace`, else the images themselves.
+    """Returns the archive in a directory, else the folder `UTKFace`, else the directory itself if images lie in it.
 
     Args:
-      manual_dir: the directory to look in.
-      config: how the pictures are to be stored; None is as they are.
-
-    Returns:
-      The path of an archive or a folder, for `iter_members`.
+      manual_dir: the directory.
+      config: with the option `crop`.
 
     Raises:
-      DataError: there is none of them, or no such `config.crop`.
+      DataError: there is no dataset in the directory, or no such `config.crop`.
     """
     check_crop(config.crop if config else "")
     try:
@@ -129,41 +120,11 @@ def find_source(manual_dir: Path, config: Config | None = None) -> Path:
         raise DataError(f"{manual_dir}: cannot be read ({error.strerror}); check its permissions.") from error
     raise DataError(
         f"{manual_dir}: no UTKFace here; put UTKFace.tar.gz, an unpacked folder UTKFace or its .jpg files into this "
-        "directory (the archive is at https://susanqq.github.io/UTKFace/)."
+        f"directory (the archive is at {HOMEPAGE})."
     )
 
 
-def make_example(name: str, content: bytes, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Makes the example of one face.
-
-    Args:
-      name: the file's; folders before it are ignored.
-      content: the file's bytes.
-      options: `crop`, as in `Config`.
-
-    Returns:
-      (key, features).
-
-    Raises:
-      DataError: it is no whole JPEG file, or no face is found in it; holds the reason alone.
-    """
-    check_image(content, formats=("JPEG",))
-    key, label = PurePosixPath(name).name, parse_name(name)
-    if label is None:
-        raise DataError(f"the name is not {_RULE}")
-    digest = hashlib.sha256(content).hexdigest()
-    return key, {
-        "image": crop_largest(content) if options.get("crop") else content,
-        "key": key,
-        "age": float(label.age),
-        "gender": label.gender,
-        "race": label.race,
-        "subject": -1,
-        "sha256": digest,
-    }
-
-
-class Builder(SpooledBuilder):
+class Builder(DatasetBuilder):
     """The TFDS builder of `utkface`."""
 
     VERSION = tfds.core.Version(VERSION)
@@ -172,7 +133,7 @@ class Builder(SpooledBuilder):
         "1.0.0": "Encoded images; age, gender, race, subject and SHA-256 of every face.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Download UTKFace.tar.gz (aligned and cropped faces) from https://susanqq.github.io/UTKFace/ and put it, or "
+        f"Download UTKFace.tar.gz (aligned and cropped faces) from {HOMEPAGE} and put it, or "
         f"the folder UTKFace that it unpacks to, into the manual directory. {TERMS}"
     )
 
@@ -180,11 +141,11 @@ class Builder(SpooledBuilder):
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
-                    # Given as encoded bytes, which are stored as they are: nothing is decoded, so no TensorFlow.
+                    # Encoded bytes are stored as they are: nothing is decoded, so TensorFlow is not needed.
                     "image": tfds.features.Image(
                         shape=(None, None, 3),
                         encoding_format="png" if self._crop else "jpeg",
-                        doc="the largest face that was found" if self._crop else "the file's own bytes",
+                        doc="the largest detected face" if self._crop else "the file's own bytes",
                     ),
                     "key": tfds.features.Text(doc="file name, unique"),
                     "age": tfds.features.Scalar(np.float32, doc="perceived age as annotated, in years"),
@@ -192,13 +153,13 @@ class Builder(SpooledBuilder):
                         np.int32, doc="perceived gender as annotated: 0 male, 1 female, -1 unknown"
                     ),
                     "race": tfds.features.Scalar(
-                        np.int32, doc="as annotated: 0 White, 1 Black, 2 Asian, 3 Indian, 4 others, -1 unknown"
+                        np.int32, doc="as annotated: 0 White, 1 Black, 2 Asian, 3 Indian, 4 Others, -1 unknown"
                     ),
                     "subject": tfds.features.Scalar(np.int64, doc="-1: UTKFace has no identities"),
                     "sha256": tfds.features.Text(doc="SHA-256 of the file, in hexadecimal"),
                 }
             ),
-            homepage="https://susanqq.github.io/UTKFace/",
+            homepage=HOMEPAGE,
             supervised_keys=None,
             metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, identities=IDENTITIES),
         )
@@ -207,125 +168,77 @@ class Builder(SpooledBuilder):
     def _crop(self) -> str:
         return self.builder_config.crop if self.builder_config else ""
 
-    def _options(self) -> dict[str, Any]:
-        return {"crop": self._crop}
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        # TFDS reserves the name "all" for the sum of the splits, and calls the only split of a dataset "train".
+        return {"train": self._generate_examples(find_source(Path(dl_manager.manual_dir), self.builder_config))}
 
-    def _work(self, manual_dir: Path) -> Iterator[Work]:
-        source = find_source(manual_dir, self.builder_config)
-        self._report = Report(source)
-        for name, content in members(source):
-            if parse_name(name) is None:
-                self._report.skip(name)
-            else:
-                yield Work("train", name, name, content)
-
-    def _keep(self, made: Iterable[Made]) -> Iterator[Made]:
-        digests: dict[str, bytes] = {}  # of the keys so far
-        for face in made:
-            source = self._report.source
-            if self._crop and face.error in ("", NO_FACE):
-                self._report.search(face.item, not face.error)
-            if face.error == NO_FACE:
+    def _generate_examples(self, source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        self.report = report = UTKFaceReport("utkface", source, "with different ages or genders")
+        digests: dict[str, str] = {}  # by key
+        for name, content in iter_members(source):
+            key, label = PurePosixPath(name).name, parse_name(name)
+            if label is None:
+                report.rejected.add(name, _OTHER_NAME)
                 continue
-            if face.error:
-                raise DataError(f"{source}: {face.name}: {face.error}")
-            digest = bytes.fromhex(face.values["sha256"])
-            if face.key in digests:
-                if digests[face.key] != digest:
-                    raise DataError(f"{source}: two different files are named {face.key!r}; remove one of them.")
-                self._report.repeated += 1
+            digest = hashlib.sha256(content).hexdigest()
+            if key in digests:
+                if digests[key] != digest:
+                    raise DataError(f"{source}: two different files are named {key!r}; remove one of them.")
+                report.rejected.add(name, _REPEATED)
                 continue
-            digests[face.key] = digest
-            self._report.keep(digest, _label(*(int(face.values[name]) for name in ("age", "gender", "race"))))
-            yield face
-        report = self._report
-        if not report.first:
-            without = f", {report.losses.lines()[0]}" if report.losses.lines() else ""
-            raise DataError(
-                f"{report.source}: holds no usable face ({report.skipped} files with other names{without}); "
-                f"faces are named {_RULE}."
+            digests[key] = digest
+            try:
+                check_image(content, formats=("JPEG",))
+                face = crop_largest(content) if self._crop else content
+            except DataError as error:
+                raise DataError(f"{source}: {name}: {error}; remove or replace this file.") from error
+            if self._crop:
+                race = RACES[label.race] if label.race >= 0 else "unknown"
+                groups = {"gender": GENDERS[label.gender], "race": race, "age": age_band(label.age, label.age)}
+                report.losses.add(groups, detected=face is not None)
+            if face is None:
+                continue
+            report.keep(digest, (label.age, label.gender))
+            report.labels[label] += 1
+            yield (
+                key,
+                {
+                    "image": self.store(face),
+                    "key": key,
+                    "age": float(label.age),
+                    "gender": label.gender,
+                    "race": label.race,
+                    "subject": -1,
+                    "sha256": digest,
+                },
             )
+        if not report.kept:
+            reasons = "; ".join([*report.rejected.lines()[:1], *report.losses.lines()[:1]]) or "it is empty"
+            raise DataError(f"{source}: holds no usable face ({reasons}); faces are named {_RULE}.")
         self.info.metadata.update(report.counts())
 
 
 @dataclasses.dataclass
-class Report:
-    """What a preparation kept and skipped. It holds little of each face, so that memory hardly grows with them.
+class UTKFaceReport(Report):
+    """Counts examples by label as well."""
 
-    Attributes:
-      source: the archive or the folder that was read.
-      labels: how many faces were kept of each label.
-      first: the label of the first face of each content, by the content's SHA-256.
-      same: the labels of the others of a content.
-      skipped: files whose names do not parse.
-      named: the first of them.
-      repeated: files that came again with the same name and the same bytes.
-      losses: pictures in which a face was searched for and found or not, by group.
-    """
-
-    source: Path
     labels: collections.Counter[Label] = dataclasses.field(default_factory=collections.Counter)
-    first: dict[bytes, Label] = dataclasses.field(default_factory=dict)
-    same: dict[bytes, list[Label]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
-    skipped: int = 0
-    named: list[str] = dataclasses.field(default_factory=list)
-    repeated: int = 0
-    losses: Losses = dataclasses.field(default_factory=Losses)
-
-    def search(self, name: str, found: bool) -> None:
-        """Counts a picture in which a face was searched for."""
-        label = parse_name(name)
-        assert label is not None  # or it would not have been searched
-        race = RACES[label.race] if label.race >= 0 else "unknown"
-        groups = {"gender": GENDERS[label.gender], "race": race, "age": age_band(label.age, label.age)}
-        self.losses.add(groups, found)
-
-    def skip(self, name: str) -> None:
-        """Counts a file whose name does not parse."""
-        self.skipped += 1
-        if len(self.named) < _NAMED:
-            self.named.append(name)
-
-    def keep(self, digest: bytes, label: Label) -> None:
-        """Counts a face of that content."""
-        self.labels[label] += 1
-        if digest in self.first:
-            self.same[digest].append(label)
-        else:
-            self.first[digest] = label
 
     def counts(self) -> dict[str, Any]:
-        """The figures of the report, by name."""
+        """Returns all counts by name, as JSON values."""
         labels = self.labels
-        same = [[self.first[digest], *others] for digest, others in self.same.items()]
-        return {
-            "kept": labels.total(),
-            "skipped": self.skipped,
-            "repeated": self.repeated,
+        return super().counts() | {
             "male": sum(count for label, count in labels.items() if label.gender == 0),
             "female": sum(count for label, count in labels.items() if label.gender == 1),
             "without_race": sum(count for label, count in labels.items() if label.race == -1),
             "youngest": min(label.age for label in labels),
             "oldest": max(label.age for label in labels),
-            "identical_groups": len(same),
-            "identical_files": sum(map(len, same)),
-            "conflicting_groups": sum(len({(label.age, label.gender) for label in group}) > 1 for group in same),
-            **({"without_face": self.losses.counts(), "cropper": cropper()} if self.losses.seen else {}),
         }
 
-    def __str__(self) -> str:
-        """The report as lines of text."""
-        count = self.counts()
-        lines = [
-            f"utkface, from {self.source}:",
-            f"  kept     {count['kept']} faces: {count['male']} male, {count['female']} female, "
-            f"ages {count['youngest']} to {count['oldest']}; {count['without_race']} without race",
-            f"  skipped  {count['skipped']} files whose names are not {_RULE}",
-            *(f"             {name!r}" for name in self.named),
-            *([f"             and {self.skipped - _NAMED} more"] if self.skipped > _NAMED else []),
-            f"  skipped  {count['repeated']} files that came again under the same name with the same content",
-            f"  {count['identical_groups']} groups of identical files ({count['identical_files']} files), "
-            f"{count['conflicting_groups']} of them with different ages or genders",
-            *(f"  {line}" for line in self.losses.lines()),
+    def lines(self) -> list[str]:
+        """Returns lines of text on the examples that were kept."""
+        counts = self.counts()
+        return [
+            f"kept {self.kept} faces: {counts['male']} male, {counts['female']} female, "
+            f"ages {counts['youngest']} to {counts['oldest']}; {counts['without_race']} without race"
         ]
-        return "\n".join(lines)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, DataError, list_members
-from tfds_builders.rejected import Rejected
+from tfds_builders.report import Rejected
 from tfds_builders.sound import is_sound
 
 MAX_AGE = 120
@@ -107,7 +107,7 @@ class Listing:
     Attributes:
       items: the recordings that can be tried, by their names in the source.
       rejected: what cannot be used, so far.
-      looked_at: recordings, or rows of the CSV file, in all.
+      total: recordings, or rows of the CSV file, in all.
       others: files that are no recordings by name, by suffix.
       unlisted: recordings that no row of the CSV file names.
       spellings: how the folders of each class are spelled.
@@ -115,7 +115,7 @@ class Listing:
 
     items: dict[str, Item] = dataclasses.field(default_factory=dict)
     rejected: Rejected = dataclasses.field(default_factory=Rejected)
-    looked_at: int = 0
+    total: int = 0
     others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     unlisted: int = 0
     spellings: dict[str, set[str]] = dataclasses.field(default_factory=lambda: collections.defaultdict(set))
@@ -159,7 +159,7 @@ def list_folders(source: Path, patterns: Patterns) -> Listing:
     named = {part for name in sizes for part in name.split("/")[:-1]}
     labels = {part: parse_label(part, patterns.label) for part in named}
     shared = len(list(itertools.takewhile(lambda part: labels[part] is None, top)))
-    listing.looked_at += len(sizes)
+    listing.total += len(sizes)
     for name, size in sizes.items():
         parts = name.split("/")
         folders = [part for part in parts[:-1] if labels[part] is not None]
@@ -227,7 +227,7 @@ def _recordings(source: Path, listing: Listing, every: bool = False) -> tuple[di
         if not (every or is_sound(name)):
             listing.others[_suffix(name)] += 1
         elif name in sizes:
-            listing.looked_at += 1
+            listing.total += 1
             listing.rejected.add(text, "a name that came before")
         else:
             sizes[name] = size
@@ -294,8 +294,8 @@ def _read_table(table: Path, listing: Listing) -> dict[str, Item | None]:
     """The rows by path; None where the row is rejected and its file must not count as unlisted."""
     items: dict[str, Item | None] = {}
     for number, row in enumerate(_rows(table), start=2):
-        listing.looked_at += 1
-        if listing.looked_at > MAX_MEMBERS:
+        listing.total += 1
+        if listing.total > MAX_MEMBERS:
             raise DataError(f"{table}: has more than {MAX_MEMBERS} rows; is this the right file?")
         written = (row.get("path") or "").strip().replace("\\", "/")
         path, label = str(PurePosixPath(written)), _label(row["gender"], row["age"])

@@ -1,58 +1,48 @@
-"""What a preparation of recordings kept, left out and noticed."""
+"""Counts of a preparation of recordings."""
 
 import collections
-import dataclasses
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfds_builders.report import Report
 from tfds_builders.voice_age_gender.listing import Listing
 
 _CLASSES_LISTED = 60
-_NAMED = 5  # of a kind, in one line
+_LISTED = 5  # values in one line
 
 
-@dataclasses.dataclass
-class Report:
-    """Grows by a few bytes a recording: the first half of each digest is kept, to find identical files.
+class VoiceReport(Report):
+    """Counts recordings by class, speaker and sample rate.
 
     Attributes:
-      title: of the dataset, with its configuration.
-      source: the archive or the folder that was read.
-      listing: what was found there; its `rejected` goes on counting while recordings are read.
+      listing: the files of the source; its `rejected` is the report's.
       classes: recordings of each class; "" is the class of those whose gender is unknown.
-      speakers: the known speakers of each class.
+      speakers: known speakers of each class.
       without_speaker: recordings whose speaker is unknown.
       genders: recordings by gender.
-      youngest: age, in years; infinite where no age is known.
-      oldest: likewise.
-      seconds: duration of all together.
+      ages: the known ages, in years.
+      seconds: total duration.
       rates: recordings by sample rate.
-      first: the label that each content came with first.
-      again: how often it came after that, where it did.
-      conflicts: contents that came with several labels.
     """
 
-    title: str
-    source: Path
-    listing: Listing
-    classes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    speakers: dict[str, set[int]] = dataclasses.field(default_factory=lambda: collections.defaultdict(set))
-    without_speaker: int = 0
-    genders: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
-    youngest: float = math.inf
-    oldest: float = -math.inf
-    seconds: float = 0.0
-    rates: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
-    first: dict[bytes, str] = dataclasses.field(default_factory=dict)
-    again: collections.Counter[bytes] = dataclasses.field(default_factory=collections.Counter)
-    conflicts: set[bytes] = dataclasses.field(default_factory=set)
+    def __init__(self, title: str, source: Path, listing: Listing) -> None:
+        """Begins to count; see `Report` and the class's attributes."""
+        super().__init__(title, source, "with different ages or genders", rejected=listing.rejected)
+        self.listing = listing
+        self.classes: collections.Counter[str] = collections.Counter()
+        self.speakers: dict[str, set[int]] = collections.defaultdict(set)
+        self.without_speaker = 0
+        self.genders: collections.Counter[int] = collections.Counter()
+        self.ages: set[float] = set()
+        self.seconds = 0.0
+        self.rates: collections.Counter[int] = collections.Counter()
 
     def add(self, example: Mapping[str, Any]) -> None:
-        """Counts an example that is kept; its content is not looked at."""
-        name, age = example["class_name"], example["age"]
+        """Counts an example that is kept."""
+        self.keep(example["sha256"], f"{example['gender']} {example['age']}")
+        name = example["class_name"]
         self.classes[name] += 1
         self.genders[example["gender"]] += 1
         self.seconds += example["seconds"]
@@ -61,78 +51,55 @@ class Report:
             self.without_speaker += 1
         else:
             self.speakers[name].add(example["subject"])
-        if not math.isnan(age):
-            self.youngest, self.oldest = min(self.youngest, age), max(self.oldest, age)
-        digest, label = bytes.fromhex(example["sha256"])[:16], sys.intern(f"{example['gender']} {age}")
-        if digest not in self.first:
-            self.first[digest] = label
-            return
-        self.again[digest] += 1
-        if label != self.first[digest]:
-            self.conflicts.add(digest)
+        if not math.isnan(example["age"]):
+            self.ages.add(example["age"])
 
     def counts(self) -> dict[str, Any]:
-        """The figures of the report, by name."""
-        return {
-            "kept": self.classes.total(),
-            "rejected": len(self.listing.rejected),
+        """Returns all counts by name, as JSON values."""
+        return super().counts() | {
             "unlisted": self.listing.unlisted,
             "male": self.genders[0],
             "female": self.genders[1],
             "classes": len(self.classes.keys() - {""}),
             "speakers": len(set().union(*self.speakers.values())),
             "without_speaker": self.without_speaker,
-            "youngest": self.youngest if math.isfinite(self.youngest) else -1,
-            "oldest": self.oldest if math.isfinite(self.oldest) else -1,
+            "youngest": min(self.ages, default=-1),
+            "oldest": max(self.ages, default=-1),
             "seconds": round(self.seconds, 3),
-            "identical_groups": len(self.again),
-            "identical_files": len(self.again) + self.again.total(),
-            "conflicting_groups": len(self.conflicts),
         }
 
-    def __str__(self) -> str:
-        """The report as lines of text."""
-        count, rejected = self.counts(), self.listing.rejected
-        rates = _some(f"{rate} Hz ({files})" for rate, files in self.rates.most_common())
-        ages = f"ages {count['youngest']:g} to {count['oldest']:g}" if count["oldest"] >= 0 else "ages unknown"
+    def lines(self) -> list[str]:
+        """Returns lines of text on the recordings that were kept, and on what may be wrong with them."""
+        counts, listing = self.counts(), self.listing
+        rates = _first(f"{rate} Hz ({files})" for rate, files in self.rates.most_common())
+        ages = f"ages {counts['youngest']:g} to {counts['oldest']:g}" if self.ages else "ages unknown"
         lines = [
-            f"{self.title}, from {self.source}:",
-            f"  kept     {count['kept']} recordings: {count['male']} male, {count['female']} female, {ages}; "
-            f"{count['seconds']:.0f} s in all, {rates}",
-            f"  speakers {count['speakers']}",
-            f"  rejected {len(rejected)} of {self.listing.looked_at}",
-            *(f"             {line}" for line in rejected.lines()),
-            f"  {count['classes']} classes",
-            *(f"             {line}" for line in self._class_lines()),
+            f"kept {self.kept} of {listing.total} recordings: {counts['male']} male, {counts['female']} female, "
+            f"{ages}; {counts['seconds']:.0f} s in all, {rates}",
+            f"speakers {counts['speakers']}",
+            f"{counts['classes']} classes",
+            *(f"  {line}" for line in self._class_lines()),
         ]
         if self.without_speaker:
             lines.append(
-                f"  the speakers of {self.without_speaker} recordings are unknown: results of a random split are an "
+                f"the speakers of {self.without_speaker} recordings are unknown: results of a random split are an "
                 "upper bound, because a speaker may be on both sides of it"
             )
-        for what, few in (("file", self._lonely()), ("speaker", self._of_one_speaker())):
-            if few:
-                lines.append(f"  {len(few)} classes have one {what} only: {_some(few)}")
-        for name, spellings in sorted(self.listing.spellings.items()):
+        one_file = sorted(name for name, files in self.classes.items() if name and files == 1)
+        one_speaker = sorted(name for name, speakers in self.speakers.items() if name and len(speakers) == 1)
+        for what, names in (("file", one_file), ("speaker", one_speaker)):
+            if names:
+                lines.append(f"{len(names)} classes have one {what} only: {_first(names)}")
+        for name, spellings in sorted(listing.spellings.items()):
             if len(spellings) > 1:
-                lines.append(f"  {name} is spelled in {len(spellings)} ways, taken as one class: {_some(spellings)}")
-        lines.append(
-            f"  {count['identical_groups']} groups of identical files ({count['identical_files']} files), "
-            f"{count['conflicting_groups']} of them in conflict: with different ages or genders"
-        )
-        if self.listing.unlisted:
-            lines.append(f"  {self.listing.unlisted} recordings that no row of the CSV file names were left out")
-        if others := self.listing.others:
+                lines.append(f"{name} is spelled in {len(spellings)} ways, taken as one class: {_first(spellings)}")
+        if listing.unlisted:
+            lines.append(f"{listing.unlisted} recordings that no row of the CSV file names were left out")
+        if others := listing.others:
             ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-            found = _some(f"{number} {suffix or 'without suffix'}" for suffix, number in ranked)
-            lines.append(f"  {others.total()} files that are no recordings by name were left out: {found}")
-        return "\n".join(lines)
-
-    def _lonely(self) -> list[str]:
-        return sorted(name for name, files in self.classes.items() if name and files == 1)
-
-    def _of_one_speaker(self) -> list[str]:
-        return sorted(name for name, speakers in self.speakers.items() if name and len(speakers) == 1)
+            suffixes = _first(f"{number} {suffix or 'without suffix'}" for suffix, number in ranked)
+            lines.append(f"{others.total()} files that are not recordings by name were left out: {suffixes}")
+        return lines
 
     def _class_lines(self) -> list[str]:
         names = sorted(name for name in self.classes if name)
@@ -148,7 +115,7 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _some(texts: Iterable[str]) -> str:
-    texts = list(texts) if not isinstance(texts, set) else sorted(texts)
-    more = [f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else []
-    return ", ".join([*texts[:_NAMED], *more])
+def _first(values: Iterable[str]) -> str:
+    listed = sorted(values) if isinstance(values, set) else list(values)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more

@@ -11,28 +11,26 @@ two papers on voices did. Those papers give no parameters; `tfds_builders.sound.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DataError
-from tfds_builders.generation import Made, SpooledBuilder, Work, members
+from tfds_builders.archive import DataError, iter_members
+from tfds_builders.builder import DatasetBuilder
 from tfds_builders.labels import identity
 from tfds_builders.sound import MAX_SECONDS, PICTURE_SIDE, check_sound, is_sound, spectrogram_png
 from tfds_builders.voice_age_gender import VERSION
 from tfds_builders.voice_age_gender.listing import (
     LABEL_PATTERN,
-    Item,
-    Label,
     Patterns,
     list_folders,
     list_table,
     parse_label,
 )
-from tfds_builders.voice_age_gender.report import Report
+from tfds_builders.voice_age_gender.report import VoiceReport
 
 LABELS = "perceived age and gender as annotated: taken from {}; nothing was verified"
 """What the labels are; to be filled in with where they were found."""
@@ -185,38 +183,7 @@ def find_table(manual_dir: Path, config: VoiceConfig) -> Path:
     return found[0]
 
 
-def make_example(item: Item | list[Any], content: bytes, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Makes the example of one recording.
-
-    Args:
-      item: what is known of it; an `Item` that JSON turned into a list will do.
-      content: the file's bytes.
-      options: `max_seconds` and `png`, as in `VoiceConfig`.
-
-    Returns:
-      (key, features).
-
-    Raises:
-      DataError: it cannot be used; the message is a reason that many may share.
-    """
-    key, (gender, age), speaker, recording = item
-    info = check_sound(key, content, options["max_seconds"])
-    return key, {
-        **({"image": spectrogram_png(content)} if options["png"] else {"audio": content}),
-        "key": key,
-        "age": age,
-        "gender": gender,
-        "class_name": Label(gender, age).class_name,
-        "speaker": speaker,
-        "subject": identity(speaker),
-        "group": identity(recording),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "sample_rate": info.sample_rate,
-        "seconds": info.seconds,
-    }
-
-
-class Builder(SpooledBuilder):
+class Builder(DatasetBuilder):
     """The TFDS builder of `voice_age_gender`."""
 
     VERSION = tfds.core.Version(VERSION)
@@ -277,42 +244,53 @@ class Builder(SpooledBuilder):
             metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(found_in), identities=subjects),
         )
 
-    def _options(self) -> dict[str, Any]:
-        return {"max_seconds": self.builder_config.max_seconds, "png": self.builder_config.png}
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        manual_dir = Path(dl_manager.manual_dir)
+        # TFDS reserves the name "all" for the sum of the splits, and calls the only split of a dataset "train".
+        return {"train": self._generate_examples(manual_dir, find_source(manual_dir, self.builder_config))}
 
-    def _work(self, manual_dir: Path) -> Iterator[Work]:
+    def _generate_examples(self, manual_dir: Path, source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         config = self.builder_config
-        source, patterns = find_source(manual_dir, config), config.patterns()
+        patterns = config.patterns()
         if config.csv:
             listing = list_table(source, find_table(manual_dir, config), patterns)
         else:
             listing = list_folders(source, patterns)
-        listing.rejected.check(source, listing.looked_at, config.max_bad)  # before hours are spent on the rest
-        items = listing.items.values()
-        if config.speaker_pattern and not config.csv and items and not any(item.speaker for item in items):
+        items, rejected = listing.items, listing.rejected
+        rejected.check(source, listing.total, config.max_bad)  # before hours are spent on the rest
+        if config.speaker_pattern and not config.csv and items and not any(item.speaker for item in items.values()):
             raise DataError(
                 f"{source}: speaker_pattern {config.speaker_pattern} matches none of {len(items)} paths, such as "
-                f"{next(iter(items)).key!r}; correct it, or leave it out where nobody is known."
+                f"{next(iter(items.values())).key!r}; correct it, or leave it out if the speakers are unknown."
             )
-        self._report = Report(f"{self.name}/{config.name}", source, listing)
-        # What is too large was rejected when it was listed.
-        for name, content in members(source, oversized=lambda *_: None):
-            item = listing.items.pop(str(PurePosixPath(name)), None)
-            if item is not None:
-                yield Work("train", name, item, content)
-
-    def _keep(self, made: Iterable[Made]) -> Iterator[Made]:
-        for recording in made:
-            if recording.error:
-                self._report.listing.rejected.add(recording.name, recording.error)
-            else:
-                self._report.add(recording.values)
-                yield recording
-        report = self._report
-        source, rejected = report.source, report.listing.rejected
-        rejected.check(source, report.listing.looked_at, self.builder_config.max_bad)
-        if not report.classes:
-            raise DataError(f"{source}: holds no usable recording; {'; '.join(rejected.lines()[:3])}.")
+        self.report = report = VoiceReport(f"{self.name}/{config.name}", source, listing)
+        # Files that are too large were rejected when they were listed.
+        for name, content in iter_members(source, oversized=lambda *_: None):
+            item = items.pop(str(PurePosixPath(name)), None)
+            if item is None:
+                continue
+            try:
+                info = check_sound(item.key, content, config.max_seconds)
+                stored = spectrogram_png(content) if config.png else content
+            except DataError as error:
+                rejected.add(name, str(error))
+                continue
+            example = {
+                "image" if config.png else "audio": self.store(stored),
+                "key": item.key,
+                "age": item.label.age,
+                "gender": item.label.gender,
+                "class_name": item.label.class_name,
+                "speaker": item.speaker,
+                "subject": identity(item.speaker),
+                "group": identity(item.recording),
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "sample_rate": info.sample_rate,
+                "seconds": info.seconds,
+            }
+            report.add(example)
+            yield item.key, example
+        rejected.check(source, listing.total, config.max_bad)
         self.info.metadata.update(report.counts())
 
 

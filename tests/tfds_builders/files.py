@@ -1,0 +1,66 @@
+"""Files of small datasets, and what is read from a prepared one."""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import tensorflow_datasets as tfds
+from PIL import Image
+
+
+def jpeg(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 24), (shade, 0, 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def sound(seed: int, kind: str = "WAV", rate: int = 8_000, frames: int = 800) -> bytes:
+    buffer = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(frames).clip(-3, 3)
+    soundfile.write(buffer, noise, rate, format=kind)
+    return buffer.getvalue()
+
+
+def lay(folder: Path, files: dict[str, bytes]) -> Path:
+    """Writes files into a folder; returns the folder."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def pack(path: Path, files: list[tuple[str, bytes]]) -> Path:
+    """Writes files into an archive, which may hold a name twice; returns the archive."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def read(version_dir: Path, split: str = "all") -> dict[str, dict[str, Any]]:
+    """Returns the examples of a prepared dataset by key, in the order in which they are stored."""
+    builder = tfds.builder_from_directory(version_dir)
+    decoders = {"image": tfds.decode.SkipDecoding()} if "image" in builder.info.features else None
+    return {example["key"].decode(): example for example in builder.as_data_source(split=split, decoders=decoders)}
+
+
+def metadata(version_dir: Path) -> dict[str, Any]:
+    return dict(tfds.builder_from_directory(version_dir).info.metadata)
+
+
+def dtypes(version_dir: Path) -> dict[str, str]:
+    """Returns the dtypes of the numbers of an example by column."""
+    features = tfds.builder_from_directory(version_dir).info.features
+    names = {name: np.dtype(feature.np_dtype).name for name, feature in features.items() if name != "image"}
+    return {name: dtype for name, dtype in names.items() if dtype != "object"}
+
+
+def records(version_dir: Path) -> list[bytes]:
+    """Returns the bytes of the prepared files, without the metadata."""
+    return [path.read_bytes() for path in sorted(version_dir.glob("*array_record*"))]
