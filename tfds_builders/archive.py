@@ -1,4 +1,4 @@
-"""Reading a downloaded archive without trusting it: member by member, nothing extracted, every size bounded.
+"""Reading of untrusted archives and folders: file by file, without extraction, with limits on every size.
 
 Standard library only.
 """
@@ -19,18 +19,18 @@ SYNTHETIC_FILE = "SYNTHETIC.txt"
 MAX_FILE_BYTES = 64 * 2**20
 """Largest single file that is read, in bytes (64 MiB)."""
 
-MAX_PASSED_BYTES = 64 * MAX_FILE_BYTES
-"""Largest single file that is passed over unread where the caller wishes that, in bytes (4 GiB)."""
+MAX_SKIPPED_BYTES = 64 * MAX_FILE_BYTES
+"""Largest single file that is skipped unread where the caller accepts oversized files, in bytes (4 GiB)."""
 
 MAX_MEMBERS = 200_000
-"""Most members (files, folders and junk together) that an archive or a folder may hold."""
+"""Largest number of members (files, folders and junk) of an archive or a folder."""
 
 _HEADER_BYTES = 2**20  # what tar headers between two files may take; long names need a few hundred bytes
 _BLOCK = 512  # tar's block size; an archive ends with two blocks of zeros
 
 
 class DataError(ValueError):
-    """What is wrong with a dataset's files: one clear sentence (what, where, what to do)."""
+    """An error in a dataset's files. The message is one sentence: what, where, what to do."""
 
 
 def iter_members(
@@ -42,24 +42,24 @@ def iter_members(
 ) -> Iterator[tuple[str, bytes]]:
     """Reads the regular files of an archive or of an unpacked folder, one after the other.
 
-    An archive (`.tar.gz`, `.tgz` or `.tar`; told apart by content, not by name) is streamed once and never
-    extracted. A folder is walked recursively in sorted order. What macOS adds (`._x`, `__MACOSX`, `.DS_Store`) is
-    left out. Links are refused, even those that stay inside: following one may leave the folder, and skipping one
-    would lose an example in silence.
+    An archive (`.tar.gz`, `.tgz` or `.tar`, recognised by content) is streamed once and never extracted. A folder is
+    walked recursively in sorted order. Files that macOS adds (`._x`, `__MACOSX`, `.DS_Store`) are skipped. Links are
+    refused, even those that stay inside: following one may leave the folder, and skipping one would silently lose an
+    example.
 
     Args:
       path: the archive or the folder.
       max_file_bytes: largest file that is read.
-      max_members: most members that are looked at.
-      oversized: called with the name and the size of each file that is larger than `max_file_bytes`, in its turn,
-        instead of raising; the file is passed over unread, up to `MAX_PASSED_BYTES`.
+      max_members: largest number of members.
+      oversized: called with the name and the size of each file that is larger than `max_file_bytes`, instead of
+        raising; the file is skipped unread, up to `MAX_SKIPPED_BYTES`.
 
     Yields:
-      (name, content): the name inside the archive or relative to the folder, with `/` between its parts.
+      (name, content): the name inside the archive or relative to the folder, with `/` as separator.
 
     Raises:
-      DataError: `path` is missing, is no tar archive, is truncated or corrupt; or a member is absolute, climbs with
-        `..`, is a link or a device, or is too large; or there are too many members.
+      DataError: `path` is missing, not a tar archive, truncated or corrupt; or a member has an absolute path or one
+        with `..`, is a link or a device, or is too large; or there are too many members.
     """
     path = Path(path)
     if path.is_dir():
@@ -71,32 +71,32 @@ def iter_members(
 
 
 def list_members(path: Path, *, max_members: int = MAX_MEMBERS) -> list[tuple[str, int]]:
-    """Lists the regular files of an archive or of an unpacked folder without reading them.
+    """Lists the regular files of an archive or of an unpacked folder without keeping their content.
 
     Args:
-      path: the archive, which has to be unzipped for it, or the folder.
-      max_members: most members that are looked at.
+      path: the archive, which is decompressed once, or the folder.
+      max_members: largest number of members.
 
     Returns:
       (name, size in bytes) of each file, in the order of `iter_members`.
 
     Raises:
-      DataError: as `iter_members`; a file is too large only above `MAX_PASSED_BYTES`.
+      DataError: as `iter_members`; a file is too large only above `MAX_SKIPPED_BYTES`.
     """
     members: list[tuple[str, int]] = []
 
-    def note(name: str, size: int) -> None:
+    def add(name: str, size: int) -> None:
         members.append((name, size))
 
-    for name, _ in iter_members(path, max_file_bytes=0, max_members=max_members, oversized=note):
-        members.append((name, 0))  # only an empty file is not over a limit of 0
+    for name, _ in iter_members(path, max_file_bytes=0, max_members=max_members, oversized=add):
+        add(name, 0)  # only an empty file is within a limit of 0
     return members
 
 
 def _iter_folder(
     folder: Path, max_file_bytes: int, max_members: int, oversized: Callable[[str, int], object] | None
 ) -> Iterator[tuple[str, bytes]]:
-    limit = MAX_PASSED_BYTES if oversized else max_file_bytes
+    limit = MAX_SKIPPED_BYTES if oversized else max_file_bytes
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions.") from error
@@ -120,7 +120,7 @@ def _iter_folder(
                     oversized(name, status.st_size)
                     continue
                 with path.open("rb") as file:
-                    content = file.read(status.st_size)  # never more than was checked, should the file grow
+                    content = file.read(status.st_size)  # no more than was checked, even if the file grows
             except OSError as error:
                 fail(error)
             yield name, content
@@ -130,7 +130,7 @@ def _iter_archive(
     path: Path, max_file_bytes: int, max_members: int, oversized: Callable[[str, int], object] | None
 ) -> Iterator[tuple[str, bytes]]:
     last = "the start"
-    limit, passed = MAX_PASSED_BYTES if oversized else max_file_bytes, 0
+    limit, skipped = MAX_SKIPPED_BYTES if oversized else max_file_bytes, 0
     with contextlib.ExitStack() as stack:
         with _reading(path, last):
             raw: IO[bytes] = stack.enter_context(path.open("rb"))
@@ -138,25 +138,25 @@ def _iter_archive(
             raw.seek(0)
             # gzip.GzipFile checks length and CRC; tarfile's own gzip stream ("r|gz") does neither.
             source = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
-            metered = _Metered(source)
-            tar = stack.enter_context(tarfile.open(fileobj=metered, mode="r|"))  # type: ignore[call-overload]
+            limited = _Limited(source)
+            tar = stack.enter_context(tarfile.open(fileobj=limited, mode="r|"))  # type: ignore[call-overload]
         for count in range(1, max_members + 2):
             with _reading(path, last):
-                metered.budget = max_file_bytes + _HEADER_BYTES + passed
+                limited.budget = max_file_bytes + _HEADER_BYTES + skipped
                 info = tar.next()
-                tar.members.clear()  # tarfile keeps every header, which nothing here looks at again
+                tar.members.clear()  # tarfile keeps every header
             if info is None:
                 break
             _check_count(path, count, max_members)
-            last, passed = info.name, 0
+            last, skipped = info.name, 0
             if info.isdir() or _is_junk(info.name):
                 _check_member(path, info.name, True, info.size, limit)
-                passed = info.size
+                skipped = info.size
                 continue
             _check_member(path, info.name, info.isreg() and not info.issparse(), info.size, limit)
             if oversized and info.size > max_file_bytes:
                 oversized(info.name, info.size)
-                passed = info.size  # what the next step has to read and drop
+                skipped = info.size  # the next step reads and drops it
                 continue
             with _reading(path, last):
                 content = tar.extractfile(info).read(info.size)
@@ -165,11 +165,8 @@ def _iter_archive(
             _check_end(tar.fileobj)
 
 
-class _Metered:
-    """A source that refuses to give more than `budget` bytes.
-
-    tarfile reads long names and extended headers whole, whatever length they claim; this bounds them.
-    """
+class _Limited:
+    """A file of which at most `budget` bytes can be read: tarfile reads long names whole, whatever their length."""
 
     def __init__(self, source: IO[bytes] | gzip.GzipFile) -> None:
         self._source = source
@@ -185,20 +182,19 @@ class _Metered:
 
 @contextlib.contextmanager
 def _reading(path: Path, last: str) -> Iterator[None]:
-    """Turns what tarfile, gzip and zlib raise for damaged bytes into one sentence."""
+    """Converts the exceptions of tarfile, gzip and zlib on damaged bytes to a DataError."""
     try:
         yield
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
-            f"{path}: this is no tar archive, or it is truncated or corrupt after {last!r} ({error}); "
-            "download it again."
+            f"{path}: not a tar archive, or truncated or corrupt after {last!r} ({error}); download it again."
         ) from error
 
 
 def _check_end(stream: IO[bytes]) -> None:
-    """Reads what follows the last member: zeros to the end of the file, and with that gzip's checksum.
+    """Checks that only zeros follow the last member, and by reading to the end gzip's checksum.
 
-    tarfile takes a damaged header, or a file that stops between two members, for the end of the archive.
+    For tarfile a damaged header, or a file that stops between two members, is the end of the archive.
     """
     trailing = 0
     while chunk := stream.read(2**16):
@@ -206,7 +202,7 @@ def _check_end(stream: IO[bytes]) -> None:
         if chunk.strip(b"\0"):
             raise tarfile.ReadError("damaged header")
     if trailing < _BLOCK:
-        raise tarfile.ReadError("it stops before the end-of-archive marker")
+        raise tarfile.ReadError("no end-of-archive marker")
 
 
 def _check_count(path: Path, count: int, max_members: int) -> None:

@@ -1,4 +1,4 @@
-"""Recordings as bytes: checked before they are trusted, and drawn as pictures of their spectrograms."""
+"""Encoded recordings: checks of untrusted bytes, and images of spectrograms."""
 
 import dataclasses
 import io
@@ -12,42 +12,46 @@ from PIL import Image
 from tfds_builders.archive import MAX_FILE_BYTES, DataError
 
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Endings of file names that are taken for recordings."""
+"""Suffixes of recordings."""
 
 MIN_RATE, MAX_RATE = 1_000, 192_000
-"""Sample rates that are accepted, in Hz."""
+"""Accepted sample rates, in Hz."""
 
 MAX_SECONDS = 600.0
-"""Longest recording that is accepted."""
+"""Longest accepted recording, in seconds."""
 
 MAX_VALUES = 60_000_000
-"""Most samples of all channels together, as in 10 minutes of stereo at 48 kHz; bounds the memory of decoding."""
+"""Largest number of samples of all channels, as in 10 minutes of stereo at 48 kHz; bounds the memory of decoding."""
 
 MAX_CHANNELS = 16
-"""Most channels that are accepted."""
+"""Largest accepted number of channels."""
 
 SILENCE = 1e-4
-"""A recording whose samples stay within plus and minus this is silent (-80 dB of full scale, 3 steps of 16 bits)."""
+"""A recording is silent if no sample exceeds this in absolute value (-80 dB of full scale, 3 steps of 16 bits)."""
 
-PICTURE_SIDE = 224
-"""Side of a spectrogram picture, in pixels."""
+IMAGE_SIDE = 224
+"""Height and width of a spectrogram image, in pixels."""
 
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
-_UNKNOWN_LENGTH = 0xFFFFFFFF  # what a program writes that cannot go back to the header of a wav file
+_UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file that was written as a stream
 _BLOCK_VALUES = 2**20  # decoded at a time
-_UNREADABLE, _TRUNCATED, _ENDLESS = "no readable sound", "truncated or damaged", "of unknown length: write them again"
+_UNREADABLE, _TRUNCATED, _ENDLESS = (
+    "not a readable recording",
+    "truncated or damaged",
+    "of unknown length: write them again",
+)
 
-_PICTURE_RATE, _WINDOW, _OVERLAP, _RANGE_DB = 8_000, 455, 420, 80.0
+_IMAGE_RATE, _WINDOW, _OVERLAP, _RANGE_DB = 8_000, 455, 420, 80.0
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundInfo:
-    """What a recording's header says, found true.
+    """Verified properties of a recording.
 
     Attributes:
       sample_rate: in Hz.
-      channels: how many.
-      frames: samples of one channel.
+      channels: number of channels.
+      frames: number of samples of one channel.
       seconds: duration.
     """
 
@@ -58,7 +62,7 @@ class SoundInfo:
 
 
 def is_sound(name: str) -> bool:
-    """Whether a file is a recording by its name.
+    """Returns whether a file is a recording by its name.
 
     >>> is_sound("male_31/A.WAV"), is_sound("README.txt")
     (True, False)
@@ -67,19 +71,17 @@ def is_sound(name: str) -> bool:
 
 
 def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> SoundInfo:
-    """Checks a recording: first by its header, then by decoding it block by block.
+    """Checks a recording by its header, then by decoding it block by block.
 
     Args:
-      name: the file's name. What begins with a frame of MPEG audio and nothing else is looked at only if it is
-        named .mp3, because eleven bits are soon found in any file.
+      name: the file's name. A file that begins with a frame of MPEG audio is accepted only if it is named .mp3, because
+        the eleven bits that mark a frame occur in any file.
       content: the file: wav, flac, ogg (Vorbis or Opus) or mp3 of any rate and width.
-      max_seconds: longest recording accepted.
-
-    Returns:
-      What is known of it.
+      max_seconds: longest accepted recording.
 
     Raises:
-      DataError: it cannot be used. The message is a short reason that many files may share, without a name.
+      DataError: the recording cannot be used. The message is a short reason without the file's name, for
+        `Rejected.add`.
     """
     if not content:
         raise DataError("empty")
@@ -97,11 +99,11 @@ def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> 
     except DataError:
         raise
     except soundfile.LibsndfileError as error:
-        # A header that libsndfile accepts, and blocks that it does not: the codecs notice a cut as lost synchrony.
+        # libsndfile accepted the header but not the blocks: codecs lose their synchronisation where a file is cut.
         raise DataError(_UNREADABLE if "Error opening" in str(error) else _TRUNCATED) from error
-    except Exception as error:  # hostile bytes provoke whatever they can
+    except Exception as error:  # hostile bytes raise exceptions of any kind
         raise DataError(_UNREADABLE) from error
-    # Without a table of contents the length of an mp3 is libsndfile's guess.
+    # Without a table of contents the length of an mp3 is an estimate of libsndfile.
     if frames < info.frames and (file.format != "MP3" or _has_length(content)):
         raise DataError(_TRUNCATED)
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -112,30 +114,30 @@ def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> 
 
 
 def spectrogram_png(content: bytes) -> bytes:
-    """Draws a recording as a picture: time to the right, frequency upwards, level as colour.
+    """Renders the spectrogram of a recording: time to the right, frequency upwards, level as colour.
 
-    Two papers on voices turn each recording into a PNG picture and state none of the parameters. These are the ones
-    that were published with AudioMNIST (Becker et al., 2018): at 8 kHz a short-time Fourier transform with a Hann
-    window of 455 samples and an overlap of 420, in dB below its own maximum, cut off at 80 dB. Chosen here: the mean
-    of the channels, the whole recording instead of one second, the colour map viridis, 224x224 pixels.
+    Two papers on voices train on such images and publish no parameters. These are the ones of AudioMNIST (Becker et
+    al., 2018): at 8 kHz a short-time Fourier transform with a Hann window of 455 samples and an overlap of 420, in dB
+    below its own maximum, clipped at 80 dB. Chosen here: the mean of the channels, the whole recording instead of one
+    second, the colour map viridis, 224x224 pixels.
 
     Args:
       content: a recording that `check_sound` accepts.
 
     Returns:
-      An RGB picture of `PICTURE_SIDE` squared, encoded as PNG.
+      An RGB image of `IMAGE_SIDE` squared, encoded as PNG.
 
     Raises:
-      DataError: nothing is left below 4 kHz; the message is a short reason.
+      DataError: the recording is silent below 4 kHz; the message is a short reason.
     """
-    import matplotlib  # only who wants pictures should wait for these
+    import matplotlib  # slow to import, and needed here alone
     import scipy.signal
     import soxr
 
     samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    mono = soxr.resample(samples.mean(axis=1), rate, _PICTURE_RATE)
+    mono = soxr.resample(samples.mean(axis=1), rate, _IMAGE_RATE)
     mono = np.pad(mono, (0, max(0, _WINDOW - len(mono))))
-    _, _, transform = scipy.signal.stft(mono, _PICTURE_RATE, "hann", nperseg=_WINDOW, noverlap=_OVERLAP)
+    _, _, transform = scipy.signal.stft(mono, _IMAGE_RATE, "hann", nperseg=_WINDOW, noverlap=_OVERLAP)
     magnitude = np.abs(transform)
     peak = magnitude.max()
     if not peak > 0:
@@ -145,8 +147,7 @@ def spectrogram_png(content: bytes) -> bytes:
     colours = matplotlib.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
     pixels = colours[np.rint(255 * level[::-1]).astype(np.uint8)]
     buffer = io.BytesIO()
-    picture = Image.fromarray(pixels).resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BILINEAR)
-    picture.save(buffer, "PNG")
+    Image.fromarray(pixels).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -160,7 +161,7 @@ def _check_header(file: soundfile.SoundFile, max_seconds: float) -> SoundInfo:
         raise DataError(f"of a sample rate over {MAX_RATE} Hz")
     if channels > MAX_CHANNELS:
         raise DataError(f"of more than {MAX_CHANNELS} channels")
-    if frames == 2**63 - 1:  # libsndfile's mark for a flac that does not say
+    if frames == 2**63 - 1:  # libsndfile's value for a flac without a length
         raise DataError(_ENDLESS)
     if frames > max_seconds * rate:
         raise DataError(f"longer than {max_seconds:g} s")
@@ -172,7 +173,7 @@ def _check_header(file: soundfile.SoundFile, max_seconds: float) -> SoundInfo:
 
 
 def _check_container(name: str, content: bytes) -> None:
-    """Tells the formats apart by their first bytes, and checks what libsndfile passes over in silence."""
+    """Recognises the format by its first bytes, and checks what libsndfile silently accepts."""
     if content.startswith((b"RIFF", b"RF64")):
         _check_wav(content)
     elif content.startswith(b"OggS"):
@@ -186,7 +187,7 @@ def _check_container(name: str, content: bytes) -> None:
 
 
 def _check_wav(content: bytes) -> None:
-    """Compares what the chunks of a wav file promise with what is there; libsndfile shortens the promise instead."""
+    """Compares the size in the header of a wav file with its content; libsndfile silently shortens the size instead."""
     position, long_size = 12, None
     while position + 8 <= len(content):
         tag, size = struct.unpack_from("<4sI", content, position)
@@ -202,17 +203,17 @@ def _check_wav(content: bytes) -> None:
         elif tag == b"data":
             if size == _UNKNOWN_LENGTH and long_size is None:
                 raise DataError(_ENDLESS)
-            promised = size if long_size is None else long_size
-            if promised > len(content) - position:
+            expected = size if long_size is None else long_size
+            if expected > len(content) - position:
                 raise DataError(_TRUNCATED)
             return
         position += size + size % 2
-    # Neither samples nor their announcement: cut within the header, unless it is another kind of file altogether.
+    # No chunk of samples: truncated within the header, or another kind of file.
     raise DataError(_TRUNCATED if content[8:12] in (b"WAVE", b"") else _UNREADABLE)
 
 
 def _check_ogg(content: bytes) -> None:
-    """Follows the pages of an Ogg file (RFC 3533, section 6) to the last one, which a cut leaves incomplete."""
+    """Follows the pages of an Ogg file (RFC 3533, section 6) and checks that the last one is complete."""
     position = 0
     while content.startswith(b"OggS", position):
         segments = content[position + 26] if position + 27 <= len(content) else 255
@@ -222,8 +223,8 @@ def _check_ogg(content: bytes) -> None:
 
 
 def _has_length(content: bytes) -> bool:
-    """Whether the first frame of an mp3 is a table of contents, which holds the number of frames."""
+    """Returns whether the first frame of an mp3 is a table of contents, which holds the number of frames."""
     start = 0
     if content.startswith(b"ID3") and len(content) >= 10:  # its size: four bytes of seven bits
         start = 10 + sum(byte << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True))
-    return any(mark in content[start : start + 200] for mark in (b"Xing", b"Info"))
+    return any(tag in content[start : start + 200] for tag in (b"Xing", b"Info"))

@@ -13,31 +13,14 @@ import pytest
 from agegender_jax.synthetic.adience import write_adience
 from tests.tfds_builders import files
 from tests.tfds_builders.files import dtypes, jpeg, metadata, read, records
+from tests.tfds_builders.fold_files import ROWS, Labels, content
 from tfds_builders.adience import adience_dataset_builder, fold_files
 from tfds_builders.adience.adience_dataset_builder import CONFIGS, find_source
 from tfds_builders.adience.fold_files import FILES
 from tfds_builders.archive import MAX_FILE_BYTES, DataError, iter_members
 from tfds_builders.prepare import prepare
 
-REST = ["0", "414", "1086", "1383", "-115", "30", "17"]
 ALIGNED = CONFIGS[0]
-
-Labels = tuple[str, str, str, str, str]  # user_id, original_image, face_id, age, gender
-
-
-ROWS: list[list[Labels]] = [
-    [("1@N01", "a.jpg", "1", "(25, 32)", "f"), ("1@N01", "a.jpg", "2", "35", "m"),
-     ("1@N01", "b.jpg", "1", "(0, 2)", "u")],
-    [("2@N01", "c.jpg", "3", "None", ""), ("2@N01", "c.jpg", "3", "None", "")],
-    [("3@N01", "d.jpg", "4", "(25, 23)", "f")],
-    [("4@N01", "e.jpg", "5", "(60, 100)", "m")],
-    [("5@N01", "f.jpg", "6", "(8, 23)", "m")],
-]  # fmt: skip
-
-
-def content(rows: list[Labels], separator: str = "\t", end: str = "\n") -> bytes:
-    lines = [[*fold_files.COLUMNS], *([*row, *REST] for row in rows)]
-    return "".join(separator.join(line) + end for line in lines).encode()
 
 
 def lay(folder: Path, rows: list[list[Labels]] = ROWS, without: tuple[str, ...] = ()) -> Path:
@@ -74,8 +57,8 @@ def pack(folder: Path) -> None:
         (FILES[1], content(ROWS[1]).replace(b"face_id", b"face"), r"fold_1_data\.txt, line 1: .*no column 'face_id'"),
         (FILES[1], content(ROWS[1]).partition(b"\n")[2], r"fold_1_data\.txt, line 1: there is no column 'user_id'"),
         (FILES[1], bytes(5000), r"fold_1_data\.txt, line 1: there is no column 'user_id'"),
-        (FILES[4], content(ROWS[4]) + b"\xff\n", r"fold_4_data\.txt, line 3: this is not UTF-8; save it as UTF-8"),
-        (FILES[0], content(ROWS[0]).decode().encode("utf-16"), r"fold_0_data\.txt, line 1: this is not UTF-8"),
+        (FILES[4], content(ROWS[4]) + b"\xff\n", r"fold_4_data\.txt, line 3: not UTF-8"),
+        (FILES[0], content(ROWS[0]).decode().encode("utf-16"), r"fold_0_data\.txt, line 1: not UTF-8"),
         (FILES[0], bytes(fold_files.MAX_FILE_BYTES + 1), r"fold_0_data\.txt: has more than 16777216 bytes"),
     ],
     ids=["missing", "empty", "mark alone", "no rows", "no column", "no header", "zeros", "bytes", "utf-16", "huge"],

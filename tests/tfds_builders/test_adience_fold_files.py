@@ -1,32 +1,15 @@
-"""Adience's fold files: age labels, the published figures, other spellings, bad rows, repeated rows."""
+"""Adience's fold files: age labels, published counts, other spellings, bad rows, repeated rows."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.tfds_builders.fold_files import REST, ROWS, Labels, content
 from tfds_builders.adience import fold_files
 from tfds_builders.adience.fold_files import FILES, Row, parse_age, read_fold_files, row_counts, without_repeats
 from tfds_builders.archive import DataError
 from tfds_builders.report import Rejected
-
-REST = ["0", "414", "1086", "1383", "-115", "30", "17"]
-
-Labels = tuple[str, str, str, str, str]  # user_id, original_image, face_id, age, gender
-
-ROWS: list[list[Labels]] = [
-    [("1@N01", "a.jpg", "1", "(25, 32)", "f"), ("1@N01", "a.jpg", "2", "35", "m"),
-     ("1@N01", "b.jpg", "1", "(0, 2)", "u")],
-    [("2@N01", "c.jpg", "3", "None", ""), ("2@N01", "c.jpg", "3", "None", "")],
-    [("3@N01", "d.jpg", "4", "(25, 23)", "f")],
-    [("4@N01", "e.jpg", "5", "(60, 100)", "m")],
-    [("5@N01", "f.jpg", "6", "(8, 23)", "m")],
-]  # fmt: skip
-
-
-def content(rows: list[Labels], separator: str = "\t", end: str = "\n") -> bytes:
-    lines = [[*fold_files.COLUMNS], *([*row, *REST] for row in rows)]
-    return "".join(separator.join(line) + end for line in lines).encode()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +37,7 @@ def test_other_age_labels_are_refused(label: str) -> None:
         parse_age(label)
 
 
-def test_the_real_fold_files_give_the_published_figures(real_data: Path) -> None:
+def test_the_real_fold_files_give_the_published_counts(real_data: Path) -> None:
     rejected = Rejected()
     rows = read_fold_files(real_data / "adience", rejected)
     assert len(without_repeats(rows, rejected)) == 19_370
@@ -132,19 +115,19 @@ GOOD = ["9@N01", "z.jpg", "9", "(4, 6)", "m", *REST]
     [
         (GOOD[:7], "rows with too few fields"),
         ([*GOOD, "more"], "rows with too many fields"),
-        (["../x", *GOOD[1:]], "rows whose user_id or original_image is no plain file name"),
-        (["..", *GOOD[1:]], "rows whose user_id or original_image is no plain file name"),
-        ([".", *GOOD[1:]], "rows whose user_id or original_image is no plain file name"),
-        (["C:", *GOOD[1:]], "rows whose user_id or original_image is no plain file name"),
-        ([GOOD[0], "/etc/passwd", *GOOD[2:]], "rows whose user_id or original_image is no plain file name"),
-        ([GOOD[0], "..\\z.jpg", *GOOD[2:]], "rows whose user_id or original_image is no plain file name"),
-        ([GOOD[0], "z\0.jpg", *GOOD[2:]], "rows whose user_id or original_image is no plain file name"),
+        (["../x", *GOOD[1:]], "rows whose user_id or original_image is not a plain file name"),
+        (["..", *GOOD[1:]], "rows whose user_id or original_image is not a plain file name"),
+        ([".", *GOOD[1:]], "rows whose user_id or original_image is not a plain file name"),
+        (["C:", *GOOD[1:]], "rows whose user_id or original_image is not a plain file name"),
+        ([GOOD[0], "/etc/passwd", *GOOD[2:]], "rows whose user_id or original_image is not a plain file name"),
+        ([GOOD[0], "..\\z.jpg", *GOOD[2:]], "rows whose user_id or original_image is not a plain file name"),
+        ([GOOD[0], "z\0.jpg", *GOOD[2:]], "rows whose user_id or original_image is not a plain file name"),
         (["", *GOOD[1:]], "rows without a user_id or an original_image"),
-        ([*GOOD[:2], "nine", *GOOD[3:]], "rows whose face_id is no whole number"),
-        ([*GOOD[:2], "9" * 30, *GOOD[3:]], "rows whose face_id is no whole number"),
+        ([*GOOD[:2], "nine", *GOOD[3:]], "rows whose face_id is not a whole number"),
+        ([*GOOD[:2], "9" * 30, *GOOD[3:]], "rows whose face_id is not a whole number"),
         ([*GOOD[:3], "old", *GOOD[4:]], "rows whose age label cannot be read"),
         ([*GOOD[:4], "x", *GOOD[5:]], "rows whose gender is not f, m, u or empty"),
-        (["x" * 200_000, *GOOD[1:]], "rows that cannot be parted into fields"),
+        (["x" * 200_000, *GOOD[1:]], "rows that cannot be split into fields"),
     ],
 )
 def test_a_bad_row_is_left_out_with_its_reason(tmp_path: Path, fields: list[str], reason: str) -> None:

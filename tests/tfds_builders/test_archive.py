@@ -3,12 +3,15 @@
 import gzip
 import io
 import os
+import re
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tfds_builders.archive import MAX_PASSED_BYTES, DataError, iter_members, list_members
+from tests.tfds_builders.files import lay
+from tfds_builders.archive import MAX_SKIPPED_BYTES, DataError, iter_members, list_members
 
 
 def make_tar(path: Path, members: list[tuple[str | tarfile.TarInfo, bytes]], mode: str = "w:gz") -> Path:
@@ -44,56 +47,43 @@ def test_an_archive_gives_its_files_in_order(tmp_path: Path, name: str, mode: st
 
 
 def test_a_folder_gives_its_files_sorted(tmp_path: Path) -> None:
-    for name, content in FILES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    assert list(iter_members(tmp_path)) == sorted(FILES)
+    assert list(iter_members(lay(tmp_path, dict(FILES)))) == sorted(FILES)
 
 
 def test_what_macos_adds_is_left_out(tmp_path: Path) -> None:
     names = ["__MACOSX/UTKFace/._a.jpg", "UTKFace/._a.jpg", "UTKFace/.DS_Store", "UTKFace/a.jpg"]
     archive = make_tar(tmp_path / "x.tar.gz", [(name, b"x") for name in names])
-    folder = tmp_path / "folder"
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
+    folder = lay(tmp_path / "folder", dict.fromkeys(names, b"x"))
     assert list(iter_members(archive)) == list(iter_members(folder)) == [("UTKFace/a.jpg", b"x")]
-
-
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\x.jpg"])
-def test_a_member_that_points_outside_is_refused(tmp_path: Path, name: str) -> None:
-    archive = make_tar(tmp_path / "x.tar.gz", [("good.jpg", b"x"), (name, b"x")])
-    with pytest.raises(DataError, match=r"x\.tar\.gz: member .* points outside its folder"):
-        list(iter_members(archive))
 
 
 @pytest.mark.parametrize(
     "info",
     [
+        *map(tarfile.TarInfo, ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\x.jpg"]),
         member("a.jpg", tarfile.SYMTYPE, "/etc/passwd"),
         member("a.jpg", tarfile.SYMTYPE, "good.jpg"),
         member("a.jpg", tarfile.LNKTYPE, "../good.jpg"),
         member("a.jpg", tarfile.CHRTYPE),
         member("a.jpg", tarfile.FIFOTYPE),
     ],
-    ids=["symlink outside", "symlink inside", "hard link", "device", "pipe"],
+    ids=lambda info: f"{info.name} {info.type.decode()}",
 )
-def test_a_link_or_a_device_in_an_archive_is_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
+def test_a_path_outside_a_link_or_a_device_in_an_archive_is_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
     archive = make_tar(tmp_path / "x.tar.gz", [("good.jpg", b"x"), (info, b"")])
-    with pytest.raises(DataError, match=r"x\.tar\.gz: member 'a\.jpg' is a link"):
+    with pytest.raises(DataError, match=rf"x\.tar\.gz: member {re.escape(repr(info.name))}"):
         list(iter_members(archive))
 
 
-def test_a_link_or_a_pipe_in_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("x")
-    for number, make in enumerate(
-        (lambda p: p.symlink_to(tmp_path / "secret"), lambda p: p.symlink_to(tmp_path), os.mkfifo)
-    ):
-        folder = tmp_path / f"folder{number}"
-        folder.mkdir()
-        make(folder / "a.jpg")
-        with pytest.raises(DataError, match=r"folder\d: member 'a\.jpg' is a link"):
-            list(iter_members(folder))
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: p.symlink_to(__file__), lambda p: p.symlink_to(Path(__file__).parent), os.mkfifo],
+    ids=["link to a file", "link to a folder", "pipe"],
+)
+def test_a_link_or_a_pipe_in_a_folder_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"member 'a\.jpg'"):
+        list(iter_members(tmp_path))
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -105,7 +95,7 @@ def test_a_truncated_archive_is_refused_wherever_it_was_cut(tmp_path: Path, mode
     cuts = range(0, ends + 1, 256) if mode == "w" else range(0, len(whole), 97)
     for cut in cuts:
         (tmp_path / "cut").write_bytes(whole[:cut])
-        with pytest.raises(DataError, match=r"cut: .*truncated or corrupt.*download it again"):
+        with pytest.raises(DataError, match=r"cut: .*truncated or corrupt"):
             list(iter_members(tmp_path / "cut"))
 
 
@@ -136,26 +126,24 @@ def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["w", "w:gz", "folder"])
-def test_a_large_file_is_passed_over_where_that_is_wished(tmp_path: Path, layout: str) -> None:
+def test_a_large_file_is_skipped_unread_on_request(tmp_path: Path, layout: str) -> None:
     large = 3 * 2**20  # more than a header may take
     files = [("a/.DS_Store", b"x" * 101), ("a/large.wav", bytes(large)), ("a/one.wav", b"1" * 100), ("b/empty", b"")]
     source = tmp_path / "source"
     if layout == "folder":
-        for name, content in files:
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes(content)
+        lay(source, dict(files))
     else:
         make_tar(source, [*files], layout)
-    passed: list[tuple[str, int]] = []
-    read = list(iter_members(source, max_file_bytes=100, oversized=lambda *member: passed.append(member)))
+    skipped: list[tuple[str, int]] = []
+    read = list(iter_members(source, max_file_bytes=100, oversized=lambda *member: skipped.append(member)))
     assert read == files[2:]
-    assert passed == [("a/large.wav", large)]
+    assert skipped == [("a/large.wav", large)]
     assert list_members(source) == [("a/large.wav", large), ("a/one.wav", 100), ("b/empty", 0)]
 
 
-def test_passing_over_has_a_limit_and_notices_a_cut(tmp_path: Path) -> None:
+def test_skipping_has_a_limit_and_notices_a_truncation(tmp_path: Path) -> None:
     info = tarfile.TarInfo("huge.wav")
-    for size, message in ((MAX_PASSED_BYTES + 1, "at most 4294967296 are read"), (2**21, "truncated or corrupt")):
+    for size, message in ((MAX_SKIPPED_BYTES + 1, "4294967296"), (2**21, "truncated or corrupt")):
         info.size = size
         (tmp_path / "x.tar").write_bytes(info.tobuf() + bytes(2**20))
         with pytest.raises(DataError, match=message):
@@ -181,5 +169,5 @@ def test_too_many_members_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.tar: no such archive or folder"):
+    with pytest.raises(DataError, match=r"nowhere\.tar"):
         list(iter_members(tmp_path / "nowhere.tar"))

@@ -1,4 +1,4 @@
-"""Recordings that must be read, those that must be refused and why, and their pictures."""
+"""Recordings that must be read, those that must be refused and why, and their spectrograms."""
 
 import io
 import struct
@@ -62,7 +62,7 @@ def test_every_rate_is_accepted(rate: int) -> None:
     [
         (b"", "empty"),
         (encoded(NOISE[:0]), "empty"),
-        (encoded(NOISE[:0], kind="FLAC"), "empty|no readable sound|of unknown length"),
+        (encoded(NOISE[:0], kind="FLAC"), "empty|not a readable recording|of unknown length"),
         (encoded(0 * NOISE), "silent"),
         (encoded(0 * NOISE, kind="FLAC"), "silent"),
         (encoded(0 * NOISE, kind="OGG"), "silent"),
@@ -72,19 +72,19 @@ def test_every_rate_is_accepted(rate: int) -> None:
         (encoded(np.where(NOISE > 0.2, np.inf, NOISE), subtype="FLOAT"), "without finite samples"),
         (b"RIFF", "truncated or damaged"),
         (encoded()[:30], "truncated or damaged"),
-        (b"<html>Not found</html>" * 100, "no readable sound"),
-        (b"\xff\xd8\xff\xe0" + bytes(1000), "no readable sound"),
-        (b"RIFF\x00\x10\x00\x00AVI LIST" + bytes(1000), "no readable sound"),
-        (b"fLaC" + bytes(3), "no readable sound"),
-        (b"ID3" + bytes(2000), "no readable sound"),
-        (b"OggS" + bytes(2000), "no readable sound"),
-        (encoded(kind="AIFF"), "no readable sound"),
+        (b"<html>Not found</html>" * 100, "not a readable recording"),
+        (b"\xff\xd8\xff\xe0" + bytes(1000), "not a readable recording"),
+        (b"RIFF\x00\x10\x00\x00AVI LIST" + bytes(1000), "not a readable recording"),
+        (b"fLaC" + bytes(3), "not a readable recording"),
+        (b"ID3" + bytes(2000), "not a readable recording"),
+        (b"OggS" + bytes(2000), "not a readable recording"),
+        (encoded(kind="AIFF"), "not a readable recording"),
         (patched(24, "<I", 0), "of a sample rate of 0"),
         (flac(0, 16_000), "of a sample rate of 0"),
         (patched(24, "<I", 192_001), "of a sample rate over 192000 Hz"),
         (patched(24, "<I", 999), "of a sample rate under 1000 Hz"),
         (patched(24, "<I", 2**31 - 1), "of a sample rate over 192000 Hz"),
-        (patched(22, "<H", 0), "no readable sound"),
+        (patched(22, "<H", 0), "not a readable recording"),
         (patched(22, "<H", 17), "of more than 16 channels"),
         (patched(22, "<H", 65_535), "of more than 16 channels"),
         (patched(40, "<I", 32_001), "truncated or damaged"),
@@ -98,7 +98,7 @@ def test_every_rate_is_accepted(rate: int) -> None:
         (encoded(np.zeros(3 * 3600 * 1000, np.float32), 1000, "FLAC"), "longer than 600 s"),  # three hours
     ],
 )
-def test_what_cannot_be_used_gets_a_reason_to_count_by(content: bytes, reason: str) -> None:
+def test_an_unusable_recording_has_a_short_reason(content: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=f"^({reason})$"):
         check_sound("a.wav", content)
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_used_gets_a_reason_to_count_by(content: bytes, reason: s
 @pytest.mark.parametrize("share", [0.97, 0.5, 0.1])
 def test_a_file_cut_short_is_noticed(kind: str, subtype: str | None, share: float) -> None:
     content = encoded(NOISE, 16_000, kind, subtype)
-    with pytest.raises(DataError, match=r"^(truncated or damaged|no readable sound)$"):
+    with pytest.raises(DataError, match=r"^(truncated or damaged|not a readable recording)$"):
         check_sound(f"a.{kind.lower()}", content[: int(len(content) * share)])
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_flac_is_noticed() -> None:
         check_sound("a.flac", bytes(content))
 
 
-def test_what_follows_or_precedes_the_samples_does_no_harm() -> None:
+def test_chunks_beside_the_samples_are_ignored() -> None:
     wav = encoded()
     assert check_sound("a.wav", wav + b"LIST" + struct.pack("<I", 4) + b"INFO").frames == 16_000
     odd = wav[:12] + b"note" + struct.pack("<I", 3) + b"abc\0" + wav[12:]  # chunks begin at even positions
@@ -151,7 +151,7 @@ def test_an_mp3_without_a_table_of_contents_is_not_taken_for_a_cut_one() -> None
 
 def test_mpeg_frames_are_looked_for_by_name() -> None:
     assert check_sound("A.MP3", encoded(kind="MP3")).channels == 1
-    with pytest.raises(DataError, match=r"^no readable sound$"):
+    with pytest.raises(DataError, match=r"^not a readable recording$"):
         check_sound("a.wav", encoded(kind="MP3"))
 
 
@@ -173,18 +173,18 @@ def test_random_bytes_behind_each_beginning_raise_nothing_else() -> None:
                 assert len(str(error)) < 60  # noqa: PT017 - either way is right
 
 
-def test_recordings_are_told_by_name() -> None:
+def test_recordings_are_recognised_by_name() -> None:
     names = ["a.wav", "b/a.FLAC", "a.b.ogg", "a.mp3", "a.opus", "a.txt", "wav", ".wav", "a.wav.gz"]
     assert [is_sound(name) for name in names] == [True] * 5 + [False] * 4
 
 
-def test_a_picture_shows_what_scipy_computes() -> None:
+def test_a_spectrogram_shows_what_scipy_computes() -> None:
     # 1 kHz for half a second, then 3 kHz 40 dB below: at 8 kHz and 224 rows for 4 kHz, rows 168 and 56 from the top.
     time = np.arange(16_000) / 16_000
     tones = np.where(time < 0.5, np.sin(2e3 * np.pi * time), 0.01 * np.sin(6e3 * np.pi * time))
-    picture = Image.open(io.BytesIO(spectrogram_png(encoded(np.stack([tones, tones], axis=1), subtype="FLOAT"))))
-    assert (picture.size, picture.mode, picture.format) == ((224, 224), "RGB", "PNG")
-    pixels = np.asarray(picture).astype(int)
+    image = Image.open(io.BytesIO(spectrogram_png(encoded(np.stack([tones, tones], axis=1), subtype="FLOAT"))))
+    assert (image.size, image.mode, image.format) == ((224, 224), "RGB", "PNG")
+    pixels = np.asarray(image).astype(int)
     brightness = pixels.sum(axis=2)
     assert abs(int(brightness[:, 56].argmax()) - 168) <= 1
     assert abs(int(brightness[:, 168].argmax()) - 56) <= 1
@@ -194,7 +194,7 @@ def test_a_picture_shows_what_scipy_computes() -> None:
     assert np.abs(pixels[56, 168] - (33, 145, 140)).max() <= 25
 
 
-def test_a_picture_has_the_levels_of_the_published_transform() -> None:
+def test_a_spectrogram_has_the_levels_of_the_published_transform() -> None:
     samples = NOISE[:8_000].astype(np.float32)
     transform = np.abs(scipy.signal.stft(samples, 8_000, "hann", nperseg=455, noverlap=420)[2])
     level = np.clip(1 + 20 * np.log10(transform / transform.max()) / 80, 0, 1)[::-1]
@@ -202,11 +202,11 @@ def test_a_picture_has_the_levels_of_the_published_transform() -> None:
 
     coloured = (matplotlib.colormaps["viridis"](level)[..., :3] * 255).round().astype(np.uint8)
     expected = np.asarray(Image.fromarray(coloured).resize((224, 224), Image.Resampling.BILINEAR)).astype(int)
-    picture = np.asarray(Image.open(io.BytesIO(spectrogram_png(encoded(samples, 8_000, subtype="FLOAT"))))).astype(int)
-    assert np.abs(picture - expected).max() <= 6  # two ways of rounding to 256 colours
+    image = np.asarray(Image.open(io.BytesIO(spectrogram_png(encoded(samples, 8_000, subtype="FLOAT"))))).astype(int)
+    assert np.abs(image - expected).max() <= 6  # two ways of rounding to 256 colours
 
 
-def test_a_picture_of_little_or_of_nothing_below_4_khz() -> None:
+def test_a_spectrogram_of_little_or_of_nothing_below_4_khz() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert spectrogram_png(encoded(NOISE[:20])).startswith(b"\x89PNG")

@@ -117,9 +117,9 @@ def test_speakers_and_recordings_are_read_from_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"speaker_pattern": "("}, r"^speaker_pattern '\(' is no regular expression"),
-        ({"recording_pattern": "[a"}, r"^recording_pattern '\[a' is no regular expression"),
-        ({"label_pattern": "(?u)(?P<gender>m)"}, "^label_pattern .* is no regular expression"),
+        ({"speaker_pattern": "("}, r"^speaker_pattern '\(' is not a regular expression"),
+        ({"recording_pattern": "[a"}, r"^recording_pattern '\[a' is not a regular expression"),
+        ({"label_pattern": "(?u)(?P<gender>m)"}, "^label_pattern .* is not a regular expression"),
         ({"label_pattern": "(male|female)"}, r"^label_pattern .* has no group \(\?P<gender>"),
         ({"label_pattern": ""}, "^label_pattern '' has no group"),
         ({"speaker_pattern": "^.."}, r"^speaker_pattern '\^\.\.' has no group in parentheses"),
@@ -166,13 +166,13 @@ def test_every_bad_file_is_counted_with_its_reason(tmp_path: Path, capsys: pytes
         "male_20/empty.wav": (b"", "1: empty"),
         "male_20/rate.wav": (bytes(zero_rate), "1: of a sample rate of 0"),
         "male_20/hours.flac": (hours.getvalue(), "1: longer than 600 s"),
-        "male_20/page.wav": (b"<html>" * 100, "1: no readable sound"),
+        "male_20/page.wav": (b"<html>" * 100, "1: not a readable recording"),
         "male_20/large.wav": (b"", "1: larger than 64 MiB"),
-        "robot_20/a.wav": (sound(1), "4: wrongly labelled"),
-        "male_200/a.wav": (sound(1), "4: wrongly labelled"),
-        "male_20/female_20/a.wav": (sound(1), "4: wrongly labelled"),
-        "male_20/male_30/a.wav": (sound(1), "4: wrongly labelled"),
-        os.fsdecode(b"male_20/\xff.wav"): (sound(1), "1: named with bytes that are no text"),
+        "robot_20/a.wav": (sound(1), "4: a wrong label"),
+        "male_200/a.wav": (sound(1), "4: a wrong label"),
+        "male_20/female_20/a.wav": (sound(1), "4: a wrong label"),
+        "male_20/male_30/a.wav": (sound(1), "4: a wrong label"),
+        os.fsdecode(b"male_20/\xff.wav"): (sound(1), "1: a name that is not valid Unicode"),
     }
     good = {
         "Male-20/a.wav": sound(5), "male_20/b.wav": sound(6), "male_20/b2.wav": sound(6), "female_20/c.wav": sound(7),

@@ -84,13 +84,13 @@ notes.txt,m,20,x,one
     printed = capsys.readouterr().err
     for expected in (
         "rejected 13",
-        "1: missing\n      'gone.wav'",
-        "3: of a path that leaves its folder\n      '../outside.wav'\n      '/etc/passwd'",
-        "1: of a path that came before\n      'a.wav'",
-        "4: wrongly labelled\n      'b.wav'",
-        "1: without a path\n      'row 12'",
-        "2: with more or fewer cells than the first row",
-        "1: no readable sound\n      'notes.txt'",
+        "1: no such file\n      'gone.wav'",
+        "3: a path that leaves its folder\n      '../outside.wav'\n      '/etc/passwd'",
+        "1: a path that occurs twice\n      'a.wav'",
+        "4: a wrong label\n      'b.wav'",
+        "1: rows without a path\n      'row 12'",
+        "2: rows with more or fewer cells than the first row",
+        "1: not a readable recording\n      'notes.txt'",
     ):
         assert expected in printed
     with pytest.raises(DataError, match=r"12 of 14 files"):
@@ -104,8 +104,8 @@ notes.txt,m,20,x,one
         (b"file;gender;age;speaker\n", "has no column path;"),
         (b"", "has no column path, gender, age, speaker"),
         (b"path,gender,age,speaker,age\n", "two columns have one name"),
-        ("päth".encode("latin-1"), "is no UTF-8 text"),
-        (b"path,gender,age,speaker\n" + b"x" * 200_000, "is no CSV file"),
+        ("päth".encode("latin-1"), "is not UTF-8"),
+        (b"path,gender,age,speaker\n" + b"x" * 200_000, "is not a CSV file"),
     ],
 )
 def test_a_bad_csv_file_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:

@@ -1,7 +1,4 @@
-"""Adience's five fold files: which face is in which picture, how it was annotated, and in which fold it is.
-
-Standard library only, so that a builder, a test and the drawing of faces can all read them.
-"""
+"""Adience's five fold files: the face in each image, its annotations and its fold."""
 
 import collections
 import csv
@@ -32,10 +29,10 @@ PUBLISHED_GENDER = (4007, 3624, 3191, 3318, 3463)
 """Rows of each fold annotated m or f, repeats included, as published (Levi and Hassner 2015)."""
 
 GENDERS = {"m": 0, "f": 1, "u": 2, "": -1}
-"""Annotated gender as the builder stores it."""
+"""Stored gender by annotation."""
 
 MAX_AGE = 120
-"""Largest age accepted in a label, in years; the dataset's own go up to 100."""
+"""Largest accepted age, in years; the dataset's own reach 100."""
 
 MAX_FILE_BYTES = 16 * 2**20
 """Largest fold file that is read, in bytes; the real ones have 0.4 MB."""
@@ -43,7 +40,7 @@ MAX_FILE_BYTES = 16 * 2**20
 _NEEDED = COLUMNS[:5]
 _RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)", re.ASCII)
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)
-_UNSAFE = re.compile(r"[/\\:\x00-\x1f\x7f]|\.\.")  # what could lead a file name out of its folder
+_UNSAFE = re.compile(r"[/\\:\x00-\x1f\x7f]|\.\.")  # in a file name could lead out of its folder
 _SOURCE = "the five files are at https://talhassner.github.io/home/projects/Adience/Adience-data.html"
 
 
@@ -53,7 +50,7 @@ class Row(NamedTuple):
     Attributes:
       user: the Flickr user, `user_id`.
       image: the photograph, `original_image`.
-      subject: who is shown, `face_id`.
+      subject: the person, `face_id`.
       age_label: `age`, verbatim.
       gender: 0 male, 1 female, 2 annotated "u", -1 empty.
       fold: 0 to 4.
@@ -68,14 +65,14 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """`USER/FACE.IMAGE`: one face in one photograph."""
+        """Returns `USER/FACE.IMAGE`: one face in one photograph."""
         return f"{self.user}/{self.subject}.{self.image}"
 
 
 def parse_age(label: str) -> tuple[float, float] | None:
-    """Reads an age label as (low, high) in years, both the same for a single number; None where it is unknown.
+    """Parses an age label as (low, high) in years, both the same for a single number; None where it is unknown.
 
-    Nothing is repaired: labels that run backwards, such as (25, 23), stay as they are.
+    Nothing is corrected: reversed ranges, such as (25, 23), stay as they are.
 
     >>> parse_age("(25, 32)"), parse_age("35"), parse_age("(25, 23)"), parse_age("None")
     ((25.0, 32.0), (35.0, 35.0), (25.0, 23.0), None)
@@ -100,11 +97,11 @@ def read_fold_files(folder: Path, rejected: Rejected) -> list[Row]:
     """Reads the five fold files of a folder, repeated rows included.
 
     UTF-8 with or without a byte-order mark, any line ends, fields separated by tabs, commas or semicolons; columns are
-    found by their names, in any order, and others are ignored.
+    recognised by their names, in any order, and others are ignored.
 
     Args:
-      folder: where they lie.
-      rejected: takes the rows that cannot be used.
+      folder: of the five files.
+      rejected: the rows that cannot be used are added.
 
     Returns:
       The usable rows, in the files' order.
@@ -116,11 +113,11 @@ def read_fold_files(folder: Path, rejected: Rejected) -> list[Row]:
 
 
 def without_repeats(rows: Sequence[Row], rejected: Rejected) -> list[Row]:
-    """Keeps the first row of each face in a photograph.
+    """Returns the first row of each face in a photograph.
 
     Args:
       rows: all rows.
-      rejected: takes the repetitions that disagree with the first; `row_counts` counts them all.
+      rejected: the repetitions that differ from the first are added; `row_counts` counts all repetitions.
     """
     first: dict[str, Row] = {}
     for row in rows:
@@ -133,7 +130,7 @@ def without_repeats(rows: Sequence[Row], rejected: Rejected) -> list[Row]:
 
 
 def row_counts(rows: Sequence[Row]) -> dict[str, Any]:
-    """The figures of all rows, repeats included: JSON values by name."""
+    """Returns counts of all rows, repeats included: JSON values by name."""
     folds = range(len(FILES))
     times = collections.Counter(row.key for row in rows)
     ages = [parse_age(row.age_label) for row in rows]
@@ -198,14 +195,14 @@ def _read(path: Path, fold: int, rejected: Rejected) -> Iterator[Row]:
 
 
 def _row(fields: list[str], fold: int) -> Row:
-    """The row of these five fields; a DataError holds the reason, in words that rows may share."""
+    """Returns the row of these five fields; a DataError holds a reason that rows may share."""
     user, image, subject, age_label, gender = fields
     if not user or not image:
         raise DataError("rows without a user_id or an original_image")
     if _UNSAFE.search(user) or _UNSAFE.search(image) or user == ".":
-        raise DataError("rows whose user_id or original_image is no plain file name")
+        raise DataError("rows whose user_id or original_image is not a plain file name")
     if not re.fullmatch(r"\d{1,18}", subject, re.ASCII):
-        raise DataError("rows whose face_id is no whole number")
+        raise DataError("rows whose face_id is not a whole number")
     if gender.lower() not in GENDERS:
         raise DataError("rows whose gender is not f, m, u or empty")
     try:
@@ -216,16 +213,16 @@ def _row(fields: list[str], fold: int) -> Row:
 
 
 def _fields(line: str, separator: str) -> list[str]:
-    if separator == ",":  # a range holds a comma of its own, which is not always quoted
+    if separator == ",":  # a range has a comma of its own, which is not always quoted
         line = re.sub(rf'"?({_RANGE.pattern})"?', r'"\1"', line)
     try:
         return [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
     except csv.Error as error:
-        raise DataError("rows that cannot be parted into fields") from error
+        raise DataError("rows that cannot be split into fields") from error
 
 
 def _text(path: Path) -> str:
-    """The content of a fold file."""
+    """Returns the content of a fold file."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; {_SOURCE}.")
     try:
@@ -242,4 +239,4 @@ def _text(path: Path) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         number = 1 + len(re.findall(rb"\r\n|\r|\n", content[: error.start]))
-        raise DataError(f"{path}, line {number}: this is not UTF-8; save it as UTF-8 or download it again.") from error
+        raise DataError(f"{path}, line {number}: not UTF-8; save it as UTF-8 or download it again.") from error

@@ -31,7 +31,7 @@ COLUMNS = ("path", "gender", "age", "speaker")
 _GENDERS = dict.fromkeys(("m", "male", "males", "man", "men"), 0) | dict.fromkeys(
     ("f", "female", "females", "woman", "women"), 1
 )
-_WRONG, _MISSING = "wrongly labelled", "missing"
+_WRONG, _MISSING = "a wrong label", "no such file"
 
 
 class Label(NamedTuple):
@@ -58,13 +58,13 @@ class Label(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One recording to prepare: plain values, which JSON turns into lists of the same.
+    """One recording.
 
     Attributes:
       key: path inside the dataset, without the folders that all recordings share.
-      label: what is annotated.
-      speaker: who speaks, "" where unknown.
-      recording: what the file is a part of, "" where unknown.
+      label: the annotated label.
+      speaker: "" where unknown.
+      recording: the recording that the file was cut from, "" where unknown.
     """
 
     key: str
@@ -78,8 +78,8 @@ class Patterns:
     """The regular expressions of a configuration, compiled.
 
     Attributes:
-      label: for the whole name of a class folder, whatever its case.
-      speaker: searched in a recording's key; None where there is none.
+      label: of the whole name of a class folder, ignoring case.
+      speaker: searched in a recording's key; None if keys do not name speakers.
       recording: likewise.
     """
 
@@ -89,10 +89,10 @@ class Patterns:
 
     @classmethod
     def compiled(cls, label: str, speaker: str, recording: str) -> "Patterns":
-        """Compiles them; "" is none.
+        """Compiles the regular expressions; "" gives None.
 
         Raises:
-          DataError: one does not compile, or lacks the group that it is for.
+          DataError: one is invalid, or lacks its group.
         """
         names = _compiled("label_pattern", label, re.ASCII | re.IGNORECASE)
         if names is None or "gender" not in names.groupindex:
@@ -102,15 +102,15 @@ class Patterns:
 
 @dataclasses.dataclass
 class Listing:
-    """What a source holds.
+    """The content of a source.
 
     Attributes:
-      items: the recordings that can be tried, by their names in the source.
-      rejected: what cannot be used, so far.
-      total: recordings, or rows of the CSV file, in all.
-      others: files that are no recordings by name, by suffix.
-      unlisted: recordings that no row of the CSV file names.
-      spellings: how the folders of each class are spelled.
+      items: the accepted recordings by their names in the source.
+      rejected: recordings or rows that are left out.
+      total: number of recordings, or of rows of the CSV file.
+      others: number of files that are not recordings by name, by suffix.
+      unlisted: number of recordings that no row of the CSV file names.
+      spellings: spellings of each class in the names of folders.
     """
 
     items: dict[str, Item] = dataclasses.field(default_factory=dict)
@@ -122,7 +122,7 @@ class Listing:
 
 
 def parse_label(folder: str, pattern: re.Pattern[str]) -> Label | None:
-    """Reads the name of a class folder.
+    """Parses the name of a class folder.
 
     >>> pattern = Patterns.compiled(LABEL_PATTERN, "", "").label
     >>> parse_label("Female-31", pattern)
@@ -131,11 +131,11 @@ def parse_label(folder: str, pattern: re.Pattern[str]) -> Label | None:
     (True, True)
 
     Args:
-      folder: its name.
-      pattern: with the group `gender`, and `age` where ages are named.
+      folder: the folder's name.
+      pattern: with the group `gender`, and `age` if folders name ages.
 
     Returns:
-      The label, or None where the name does not match or a value is out of range.
+      The label, or None if the name does not match or a value is out of range.
     """
     match = pattern.fullmatch(folder)
     if match is None:
@@ -148,8 +148,8 @@ def list_folders(source: Path, patterns: Patterns) -> Listing:
     """Lists a source whose folders are the classes.
 
     Args:
-      source: an archive or a folder. A recording's class is the folder, of those it lies in, that is named like one.
-      patterns: how folders are named, and where keys name speakers and recordings.
+      source: an archive or a folder. Of the folders that a recording lies in, the one that matches names its class.
+      patterns: of the names of folders and keys.
 
     Raises:
       DataError: the source cannot be read, or holds no recording.
@@ -163,10 +163,10 @@ def list_folders(source: Path, patterns: Patterns) -> Listing:
     for name, size in sizes.items():
         parts = name.split("/")
         folders = [part for part in parts[:-1] if labels[part] is not None]
-        found = {labels[part] for part in folders}
-        aged = [label for label in found if label is not None and not math.isnan(label.age)]
-        label = aged[0] if aged else next(iter(found), None)
-        if label is None or len(aged) > 1 or len({each.gender for each in found if each is not None}) > 1:
+        candidates = {labels[part] for part in folders}
+        aged = [label for label in candidates if label is not None and not math.isnan(label.age)]
+        label = aged[0] if aged else next(iter(candidates), None)
+        if label is None or len(aged) > 1 or len({each.gender for each in candidates if each is not None}) > 1:
             listing.rejected.add(name, _WRONG)
             continue
         key = "/".join(parts[shared:])
@@ -183,9 +183,9 @@ def list_table(source: Path, table: Path, patterns: Patterns) -> Listing:
 
     Args:
       source: an archive or a folder.
-      table: with the columns `COLUMNS` and perhaps `recording`, parted by commas, semicolons or tabs. Paths are
-        relative to its own folder, or to the one that holds the recordings. What is empty is unknown.
-      patterns: `recording` serves where the file has no such column.
+      table: with the columns `COLUMNS` and optionally `recording`, separated by commas, semicolons or tabs. Paths are
+        relative to its own folder, or to the one that holds the recordings. Empty cells are unknown labels.
+      patterns: `recording` is used if the file has no such column.
 
     Raises:
       DataError: the source or the file cannot be read, or a column is missing.
@@ -217,18 +217,16 @@ def list_table(source: Path, table: Path, patterns: Patterns) -> Listing:
 
 
 def _recordings(source: Path, listing: Listing, every: bool = False) -> tuple[dict[str, int], list[str]]:
-    """The sizes of the recordings (or of every file) by path, and the folders that all recordings share."""
+    """Returns the sizes of the recordings (or of every file) by path, and the folders that all recordings share."""
     sizes: dict[str, int] = {}
     shared: list[str] | None = None
-    listed = list_members(source)[::-1]
-    while listed:  # its memory is given back as the sizes grow
-        text, size = listed.pop()
-        name = str(PurePosixPath(text))
+    for path, size in list_members(source):
+        name = str(PurePosixPath(path))
         if not (every or is_sound(name)):
             listing.others[_suffix(name)] += 1
         elif name in sizes:
             listing.total += 1
-            listing.rejected.add(text, "a name that came before")
+            listing.rejected.add(path, "a name that occurs twice")
         else:
             sizes[name] = size
             if is_sound(name):
@@ -236,9 +234,9 @@ def _recordings(source: Path, listing: Listing, every: bool = False) -> tuple[di
                 pairs = zip(folders if shared is None else shared, folders, strict=False)
                 shared = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
     if shared is None:
-        found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in listing.others.most_common(5))
+        others = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in listing.others.most_common(5))
         raise DataError(
-            f"{source}: holds no recording, only {found or 'nothing'}; recordings are wav, flac, ogg or mp3 files."
+            f"{source}: holds no recording, only {others or 'nothing'}; recordings are wav, flac, ogg or mp3 files."
         )
     return sizes, shared
 
@@ -250,8 +248,8 @@ def _suffix(name: str) -> str:
 def _accept(listing: Listing, name: str, size: int, item: Item) -> bool:
     if size > MAX_FILE_BYTES:
         listing.rejected.add(name, f"larger than {MAX_FILE_BYTES // 2**20} MiB")
-    elif item.key.encode(errors="ignore").decode() != item.key:  # a name of undecodable bytes
-        listing.rejected.add(name, "named with bytes that are no text")
+    elif item.key.encode(errors="ignore").decode() != item.key:
+        listing.rejected.add(name, "a name that is not valid Unicode")
     else:
         listing.items[name] = item
         return True
@@ -264,9 +262,9 @@ def _compiled(name: str, text: str, flags: int = 0) -> re.Pattern[str] | None:
     try:
         pattern = re.compile(text, flags)
     except (re.error, TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise DataError(f"{name} {text!r} is no regular expression ({error}); correct it.") from error
+        raise DataError(f"{name} {text!r} is not a regular expression ({error}); correct it.") from error
     if not pattern.groups:
-        raise DataError(f"{name} {text!r} has no group in parentheses, which would be the value; add one.")
+        raise DataError(f"{name} {text!r} has no group in parentheses for the value; add one.")
     return pattern
 
 
@@ -279,7 +277,7 @@ def _search(pattern: re.Pattern[str] | None, group: str, key: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _label(gender: str | None, age: str | None) -> Label | None:
-    """A label that many rows share; None where a value is neither empty nor understood."""
+    """Returns the label of two values; None if one is invalid. Cached, so that many rows share one object."""
     gender, age = (gender or "").strip().lower(), (age or "").strip()
     try:
         years = float(age.replace(",", ".")) if age else math.nan
@@ -291,25 +289,25 @@ def _label(gender: str | None, age: str | None) -> Label | None:
 
 
 def _read_table(table: Path, listing: Listing) -> dict[str, Item | None]:
-    """The rows by path; None where the row is rejected and its file must not count as unlisted."""
+    """Returns the rows by path; None for a rejected row, whose file must not count as unlisted."""
     items: dict[str, Item | None] = {}
     for number, row in enumerate(_rows(table), start=2):
         listing.total += 1
         if listing.total > MAX_MEMBERS:
             raise DataError(f"{table}: has more than {MAX_MEMBERS} rows; is this the right file?")
-        written = (row.get("path") or "").strip().replace("\\", "/")
-        path, label = str(PurePosixPath(written)), _label(row["gender"], row["age"])
+        cell = (row.get("path") or "").strip().replace("\\", "/")
+        path, label = str(PurePosixPath(cell)), _label(row["gender"], row["age"])
         if None in row or None in row.values():
-            listing.rejected.add(f"row {number}", "with more or fewer cells than the first row")
-        elif not written:
-            listing.rejected.add(f"row {number}", "without a path")
+            listing.rejected.add(f"row {number}", "rows with more or fewer cells than the first row")
+        elif not cell:
+            listing.rejected.add(f"row {number}", "rows without a path")
         elif path.startswith("/") or ".." in PurePosixPath(path).parts or re.match("[A-Za-z]:", path):
-            listing.rejected.add(written, "of a path that leaves its folder")
+            listing.rejected.add(cell, "a path that leaves its folder")
         elif path in items:
-            listing.rejected.add(written, "of a path that came before")
+            listing.rejected.add(cell, "a path that occurs twice")
         elif label is None or (label.gender == -1 and math.isnan(label.age)):
             items[path] = None
-            listing.rejected.add(written, _WRONG)
+            listing.rejected.add(cell, _WRONG)
         else:
             speaker, recording = row["speaker"].strip(), row.get("recording", "").strip()
             items[path] = Item(path, label, sys.intern(speaker), sys.intern(recording))
@@ -324,15 +322,15 @@ def _rows(table: Path) -> Iterator[dict[str | Any, str | Any]]:
     except OSError as error:
         raise DataError(f"{table}: cannot be read ({error.strerror}); check its permissions.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{table}: is no UTF-8 text; save it as CSV in UTF-8.") from error
+        raise DataError(f"{table}: is not UTF-8 text; save it as CSV in UTF-8.") from error
     best: list[str] = []
     for delimiter in ",;\t":
         try:
             cells = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
             header = [cell.strip().lower() for cell in next(cells, [])]
-            collections.deque(cells, maxlen=0)  # is the rest readable?
+            collections.deque(cells, maxlen=0)  # raises if the rest is not readable
         except csv.Error as error:
-            raise DataError(f"{table}: is no CSV file ({error}); save it as CSV in UTF-8.") from error
+            raise DataError(f"{table}: is not a CSV file ({error}); save it as CSV in UTF-8.") from error
         best = max(best, header, key=lambda cells: len(set(cells) & set(COLUMNS)))
         if set(COLUMNS) <= set(header):
             if len(set(header)) < len(header):

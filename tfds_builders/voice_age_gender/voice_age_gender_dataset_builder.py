@@ -5,8 +5,8 @@ On the command line, in this folder and with the repository's root on PYTHONPATH
 `tfds build --config=folders --manual_dir=<where the class folders lie> --file_format=array_record`.
 Both write the same examples.
 
-The configurations whose names end in `png` store a picture of each recording's spectrogram instead of its sound, as
-two papers on voices did. Those papers give no parameters; `tfds_builders.sound.spectrogram_png` says which are taken.
+The configurations whose names end in `png` store an image of each recording's spectrogram instead of its sound, as
+two papers on voices did; see `tfds_builders.sound.spectrogram_png`.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from tfds_builders.archive import DataError, iter_members
 from tfds_builders.builder import DatasetBuilder
 from tfds_builders.labels import identity
-from tfds_builders.sound import MAX_SECONDS, PICTURE_SIDE, check_sound, is_sound, spectrogram_png
+from tfds_builders.sound import IMAGE_SIDE, MAX_SECONDS, check_sound, is_sound, spectrogram_png
 from tfds_builders.voice_age_gender import VERSION
 from tfds_builders.voice_age_gender.listing import (
     LABEL_PATTERN,
@@ -33,28 +33,28 @@ from tfds_builders.voice_age_gender.listing import (
 from tfds_builders.voice_age_gender.report import VoiceReport
 
 LABELS = "perceived age and gender as annotated: taken from {}; nothing was verified"
-"""What the labels are; to be filled in with where they were found."""
+"""Description of the labels; the field is their source."""
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
 
 @dataclasses.dataclass(eq=False)
 class VoiceConfig(tfds.core.BuilderConfig):
-    """How a collection of recordings is laid out, and what is kept of it.
+    """The layout of a collection of recordings, and the limits of what is kept.
 
     Attributes:
       label_pattern: regular expression for the whole name of a class folder, whatever its case, with a group `gender`
         (m, male, man, f, female, woman or a plural) and perhaps a group `age` (years).
       speaker_pattern: regular expression, searched in a recording's path inside the dataset; the group `speaker`, else
-        the first group, is who speaks. "" where no path says that.
-      recording_pattern: likewise, with the group `recording`: what the file was cut from.
+        the first group, is the speaker. "" if paths do not name speakers.
+      recording_pattern: likewise, with the group `recording`: the recording that the file was cut from.
       csv: name of a CSV file in the manual directory, or in a folder there, that labels the recordings instead of
         their folders. See `listing.list_table`.
-      max_bad: largest share of unusable files that is borne, 0 to 1.
-      max_seconds: longest recording accepted.
-      png: whether to store pictures of spectrograms instead of the sound.
+      max_bad: largest accepted share of rejected files, 0 to 1.
+      max_seconds: longest accepted recording.
+      png: whether to store images of spectrograms instead of the sound.
       corpus: name of the archive or folder, for a published corpus.
-      terms: under which the recordings may be used.
+      terms: terms of use of the recordings.
     """
 
     label_pattern: str = LABEL_PATTERN
@@ -68,7 +68,7 @@ class VoiceConfig(tfds.core.BuilderConfig):
     terms: str = "The terms of your recordings apply."
 
     def patterns(self) -> Patterns:
-        """The regular expressions, compiled; DataError names one that is none."""
+        """Returns the regular expressions, compiled; raises DataError for an invalid one."""
         return Patterns.compiled(self.label_pattern, self.speaker_pattern, self.recording_pattern)
 
 
@@ -95,28 +95,23 @@ _RAVDESS = VoiceConfig(
 _FOLDERS = VoiceConfig(name="folders", description="one folder per class, named <gender> or <gender>_<age>")
 
 
-def _pictured(config: VoiceConfig, name: str) -> VoiceConfig:
-    return dataclasses.replace(
-        config, name=name, png=True, description=f"{config.description}; as spectrogram pictures"
-    )
+def _with_png(config: VoiceConfig, name: str) -> VoiceConfig:
+    return dataclasses.replace(config, name=name, png=True, description=f"{config.description}; as spectrogram images")
 
 
 def find_source(manual_dir: Path, config: VoiceConfig | None = None) -> Path:
-    """Finds the recordings in a directory.
+    """Returns the archive or the folder of recordings in a directory.
 
     With a CSV file: the archive or the folders beside it. For a corpus: its archive, else its folder, else the
-    directory itself where the class folders lie in it. Otherwise: the directory itself, else the only archive or
-    folder of class folders in it.
+    directory itself if it holds class folders. Otherwise: the directory itself, else the only archive or folder of
+    class folders in it.
 
     Args:
-      manual_dir: the directory to look in.
-      config: one of `Builder.BUILDER_CONFIGS` or like them; None is the first.
-
-    Returns:
-      The path of an archive or a folder, for `iter_members`.
+      manual_dir: the directory.
+      config: a configuration of the builder; None is the first.
 
     Raises:
-      DataError: there is none, or there are several; or the configuration is wrong.
+      DataError: there is none, or there are several; or the configuration is invalid.
     """
     config = config or _FOLDERS
     pattern = config.patterns().label
@@ -140,47 +135,47 @@ def find_source(manual_dir: Path, config: VoiceConfig | None = None) -> Path:
                 return manual_dir / config.corpus
         if manual_dir.is_dir() and has_classes(manual_dir):
             return manual_dir
-        found = []
+        candidates = []
         if manual_dir.is_dir() and not config.corpus:
-            found = _archives(manual_dir) + [path for path in _folders(manual_dir) if has_classes(path)]
+            candidates = _archives(manual_dir) + [path for path in _folders(manual_dir) if has_classes(path)]
     except OSError as error:
         raise DataError(f"{manual_dir}: cannot be read ({error.strerror}); check its permissions.") from error
-    if len(found) > 1:
-        names = ", ".join(sorted(path.name for path in found))
+    if len(candidates) > 1:
+        names = ", ".join(sorted(path.name for path in candidates))
         raise DataError(
             f"{manual_dir}: holds several sets of recordings ({names}); point manual_dir at a directory with one of "
             "them, or choose a configuration, such as emodb."
         )
-    if not found:
+    if not candidates:
         wanted = f"{config.corpus}.tar.gz, a folder {config.corpus}" if config.corpus else "an archive of them"
         raise DataError(
             f"{manual_dir}: no recordings here; put {wanted} or folders named <gender> or <gender>_<age> into it, or "
             "name a CSV file."
         )
-    return found[0]
+    return candidates[0]
 
 
 def find_table(manual_dir: Path, config: VoiceConfig) -> Path:
-    """Finds the CSV file of a configuration: in the directory, else in the only folder there that has it.
+    """Returns the CSV file of a configuration: in the directory, else in the only folder there that has it.
 
     Raises:
-      DataError: there is none, there are several, or its name leads elsewhere.
+      DataError: there is none, there are several, or its name has folders.
     """
     if PurePosixPath(config.csv).name != config.csv or "\\" in config.csv:
         raise DataError(f"csv is {config.csv!r}; give the name of a file in the manual directory, without folders.")
     try:
         folders = [manual_dir, *_folders(manual_dir)] if manual_dir.is_dir() else []
-        found = [folder / config.csv for folder in folders if (folder / config.csv).is_file()]
+        tables = [folder / config.csv for folder in folders if (folder / config.csv).is_file()]
     except OSError as error:
         raise DataError(f"{manual_dir}: cannot be read ({error.strerror}); check its permissions.") from error
-    if found and found[0].parent == manual_dir:
-        found = found[:1]
-    if len(found) != 1:
-        where = "in several folders" if found else "neither here nor in a folder here"
+    if tables and tables[0].parent == manual_dir:
+        tables = tables[:1]
+    if len(tables) != 1:
+        where = "in several folders" if tables else "neither here nor in a folder here"
         raise DataError(f"{manual_dir}: {config.csv} is {where}; point manual_dir at the directory that holds it.")
-    if found[0].is_symlink():
-        raise DataError(f"{found[0]}: is a link, which is not followed; put the file itself in its place.")
-    return found[0]
+    if tables[0].is_symlink():
+        raise DataError(f"{tables[0]}: is a link, which is not followed; put the file itself in its place.")
+    return tables[0]
 
 
 class Builder(DatasetBuilder):
@@ -194,24 +189,24 @@ class Builder(DatasetBuilder):
         _FOLDERS,
         _EMODB,
         _RAVDESS,
-        _pictured(_FOLDERS, "png"),
-        _pictured(_EMODB, "emodb_png"),
-        _pictured(_RAVDESS, "ravdess_png"),
+        _with_png(_FOLDERS, "png"),
+        _with_png(_EMODB, "emodb_png"),
+        _with_png(_RAVDESS, "ravdess_png"),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Put folders of recordings named <gender> or <gender>_<age>, or one archive of them, or recordings with a CSV "
-        "file (path, gender, age, speaker) into the manual directory; emodb.tar.gz and ravdess.tar.gz are found by "
-        "the configurations of these names."
+        "file (path, gender, age, speaker) into the manual directory; emodb.tar.gz and ravdess.tar.gz have "
+        "configurations of their names."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        found_in = f"the CSV file {config.csv}" if config.csv else "the names of the folders"
+        origin = f"the CSV file {config.csv}" if config.csv else "the names of the folders"
         if config.csv:
             subjects = f"the speaker, by the column speaker of {config.csv}"
         else:
             subjects = "the speaker, by the file's path" if config.speaker_pattern else "unknown"
-        side = PICTURE_SIDE
+        side = IMAGE_SIDE
         content = (
             {"image": tfds.features.Image(shape=(side, side, 3), encoding_format="png", doc="spectrogram")}
             if config.png
@@ -230,18 +225,20 @@ class Builder(DatasetBuilder):
                     "class_name": tfds.features.Text(
                         doc="such as female_31 or male; empty where the gender is unknown"
                     ),
-                    "speaker": tfds.features.Text(doc="who speaks; empty where unknown"),
+                    "speaker": tfds.features.Text(doc="the speaker; empty where unknown"),
                     "subject": tfds.features.Scalar(
                         np.int64, doc="the first 63 bits of the SHA-256 of `speaker`; -1 unknown"
                     ),
-                    "group": tfds.features.Scalar(np.int64, doc="likewise of what the file was cut from; -1 unknown"),
+                    "group": tfds.features.Scalar(
+                        np.int64, doc="likewise of the recording that the file was cut from; -1 unknown"
+                    ),
                     "sha256": tfds.features.Text(doc="SHA-256 of the recording's file, in hexadecimal"),
                     "sample_rate": tfds.features.Scalar(np.int32, doc="of the recording, in Hz"),
                     "seconds": tfds.features.Scalar(np.float32, doc="duration of the recording"),
                 }
             ),
             supervised_keys=None,
-            metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(found_in), identities=subjects),
+            metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(origin), identities=subjects),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -303,7 +300,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _beside_table(table: Path) -> Path:
-    """The folder of a CSV file, or the archive that lies there instead of recordings."""
+    """Returns the folder of a CSV file, or the archive in it if it holds no recordings."""
     folder = table.parent
     archives = _archives(folder)
     if not archives or _folders(folder) or any(is_sound(path.name) for path in folder.iterdir()):
