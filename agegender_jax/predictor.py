@@ -65,7 +65,7 @@ class Predictor:
         self._inputs = preprocessor_as_trained(run.recipe, metadata, str(run.directory))
         self._mesh = make_mesh()
         self._model_state, graphdef = evaluated_model(run, summary["evaluated_step"])
-        self._evaluator = Evaluator(graphdef, self.heads, run.recipe, self._inputs, self._mesh)
+        self._evaluator = Evaluator(graphdef, self.heads, run.recipe.evaluate.batch_size, self._inputs, self._mesh)
         devices = self._mesh.shape["data"]
         self.batch_size = -(-run.recipe.evaluate.batch_size // devices) * devices
         self._workers = DecodePool(self._inputs.decoding, self._inputs.shape, self._inputs.dtype)

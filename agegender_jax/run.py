@@ -48,29 +48,39 @@ class Run:
         self.directory, self.recipe = directory, recipe
 
     @classmethod
+    def find(cls, directory: Path, recipe: ConfigDict) -> "Run | None":
+        """Returns the run of this recipe that has begun in a directory; None where none has.
+
+        A run has begun once its split is saved. How it is computed (`compute.*`) may change on the way; `recipe.json`
+        keeps what it began with.
+
+        Raises:
+          UserError: the directory holds a run of another recipe.
+        """
+        if not (directory / "split.json").exists():
+            return None
+        differences = recipes.differences(cls.load(directory).recipe, recipe)
+        if changes := [change for change in differences if not change.startswith("compute.")]:
+            raise UserError(
+                f"{directory} holds a run of another recipe ({'; '.join(changes)}); "
+                "choose another --workdir, or start this one with the recipe it began with."
+            )
+        return cls(directory, recipe)
+
+    @classmethod
     def start(cls, directory: Path, recipe: ConfigDict) -> "Run":
         """Begins a run, or goes on with the one that lies in the directory.
 
         Raises:
           UserError: the directory holds a run of another recipe, or other files, or cannot be written.
         """
+        if run := cls.find(directory, recipe):
+            return run
         path = directory / "recipe.json"
-        begun = path.exists()
-        if begun:
-            # How a run is computed may change on the way; recipe.json keeps what it began with.
-            found = recipes.differences(cls.load(directory).recipe, recipe)
-            changes = [change for change in found if not change.startswith("compute.")]
-            if not changes:
-                return cls(directory, recipe)
-            if (directory / "split.json").exists():
-                raise UserError(
-                    f"{directory} holds a run of another recipe ({'; '.join(changes)}); "
-                    "choose another --workdir, or start this one with the recipe it began with."
-                )
         try:
             directory.mkdir(parents=True, exist_ok=True)
             # Where there is a recipe and no split, nothing has been learned: what the data refused may be corrected.
-            if not begun and any(not entry.name.startswith(".") for entry in directory.iterdir()):
+            if not path.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
                 raise UserError(f"{directory} is not empty and holds no run; choose another --workdir.")
             atomic.write_text(path, recipes.to_json(recipe))
         except OSError as error:

@@ -22,9 +22,10 @@ from agegender_jax.errors import quiet_libraries
 from agegender_jax.flags import read_recipe
 from agegender_jax.mesh import check_batch, replicated
 from agegender_jax.models.model import build_heads, model_structure
-from agegender_jax.train.experiment import environment
 from agegender_jax.train.model_profile import random_examples, random_values
 from agegender_jax.train.optimizer import make_optimizer
+from agegender_jax.train.options import OptimizerOptions, TrainOptions
+from agegender_jax.train.setup import environment
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
 from benchmarks.launch_runs import hardware
@@ -90,7 +91,7 @@ class Steps:
         self.outputs = {name: head.size for name, head in heads.items()}
         graphdef, *shapes = model_structure(recipe, heads)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
-        optimizer = make_optimizer(recipe.optimizer, 1_000_000, 1000.0)
+        optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 1_000_000, 1000.0)
         begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
         rng, examples = np.random.default_rng(0), 2 * recipe.train.batch_size
         pictures, columns = random_examples(examples, recipe.dataset.image_size, rng)
@@ -103,7 +104,9 @@ class Steps:
                 {name: head.column(columns) for name, head in heads.items()},
                 BatchSampler(np.arange(examples), recipe.train.batch_size, recipe.seed),
             )
-            self._train = jit_train_steps(graphdef, heads, optimizer, recipe, make_preprocessor(recipe, "image"), mesh)
+            self._train = jit_train_steps(
+                graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), make_preprocessor(recipe, "image"), mesh
+            )
         self.run(_WARM_UP)
 
     def dispatch(self) -> dict[str, jax.Array]:

@@ -100,7 +100,7 @@ def _evaluator(stack: ExitStack, opened: Opened, data: Dataset) -> Callable[[int
     """What evaluates the first rows; the examples stay where they are until the stack is left."""
     run, mesh = opened.run, make_mesh()
     state, graphdef = evaluated_model(run, opened.summary["evaluated_step"])
-    evaluator = Evaluator(graphdef, opened.heads, run.recipe, opened.inputs, mesh)
+    evaluator = Evaluator(graphdef, opened.heads, run.recipe.evaluate.batch_size, opened.inputs, mesh)
     feed = stack.enter_context(closing(make_loader(data, mesh)))
 
     def evaluate(count: int) -> Said:

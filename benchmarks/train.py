@@ -25,8 +25,8 @@ from ml_collections import ConfigDict
 
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.backbones import BACKBONES
-from agegender_jax.train.loop import train
-from agegender_jax.train.writers import Writers
+from agegender_jax.train.logging import Writers
+from agegender_jax.train.loop import train_recipe
 from benchmarks import bench_rows, jax_side, launch_runs
 from benchmarks.bench_rows import Row, make_row, paired, say
 
@@ -115,7 +115,7 @@ class Epochs:
         """Images a second of the second epoch, nothing but training."""
         workdir = Path(tempfile.mkdtemp(dir=self._folder))
         with contextlib.redirect_stderr(io.StringIO()):
-            train(
+            train_recipe(
                 self._recipe,
                 workdir,
                 manual_dir=self._arguments.manual_dir,

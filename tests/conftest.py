@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.synthetic.faces import write_utkface_archive
-from agegender_jax.train.loop import train
+from agegender_jax.train.loop import train_recipe
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
 # Many programs in flight on eight devices of few cores can wait for each other's threads until XLA aborts.
@@ -93,7 +93,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Finish
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        summary = train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, progress=False)
+        summary = train_recipe(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, progress=False).to_dict()
     return Finished(workdir, manual_dir, data_dir, recipe, summary, said.getvalue())
 
 

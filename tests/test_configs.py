@@ -18,7 +18,7 @@ from agegender_jax.models.backbones import BACKBONES, attention, densenet, resne
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.synthetic.adience import write_adience
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
-from agegender_jax.train import loop, measurement
+from agegender_jax.train import evaluation, setup
 from agegender_jax.train.command import command
 
 ROOT = Path(__file__).parents[1]
@@ -161,8 +161,8 @@ def test_a_shipped_recipe_trains(
     else:
         # Large nets on one device: the parts that eight devices add are those of the small ones, and cost minutes.
         mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-        monkeypatch.setattr(loop, "make_mesh", lambda _: mesh)
-        monkeypatch.setattr(measurement, "_draw", lambda *_: None)
+        monkeypatch.setattr(setup, "make_mesh", lambda _: mesh)
+        monkeypatch.setattr(evaluation, "_draw", lambda *_: None)
     manual_dir = manual_dirs[recipe.dataset.name]
     assert command(recipe, workdir=tmp_path / "run", manual_dir=manual_dir, data_dir=data_dir) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

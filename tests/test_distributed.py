@@ -111,26 +111,26 @@ import sys, time
 from pathlib import Path
 from agegender_jax import distributed, recipe
 from agegender_jax.errors import UserError
-from agegender_jax.train import command, loop
+from agegender_jax.train import command, loop, setup
 
 process = int(sys.argv[2])
 distributed.PATIENCE = 1.0
 
-def checked(*_):
+def checked(recipe, *_):
     if process == 1:
         raise UserError("no such weights")
-    return None, None
+    return recipe
 
 def train(*args, **options):
     try:
-        loop.train(*args, **options)
+        loop.train_recipe(*args, **options)
     except UserError as caught:
         print(caught, flush=True)
     if process == 1:
         raise UserError("a damaged picture")
     time.sleep(1000)  # as in a step, which needs both
 
-loop._checked, command.train = checked, train
+setup.check_recipe, command.train_recipe = checked, train
 processes = {"coordinator": sys.argv[1], "processes": 2, "process": process, "timeout": 30}
 sys.exit(command.command(recipe.base(), workdir=Path("nowhere"), data_dir=Path("nowhere"), processes=processes))
 """

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import tfds_builders
 from agegender_jax.cli import main
 from agegender_jax.synthetic.faces import draw_face
-from agegender_jax.train.loop import train
+from agegender_jax.train.loop import train_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "EXTENDING.md"
 
@@ -47,7 +47,9 @@ def test_it_is_described_and_trained_on(
     small_recipe.dataset.name = "portraits"
     small_recipe.train.update(batch_size=8, epochs=0.01)
     small_recipe.evaluate.batch_size = 8
-    summary = train(small_recipe, tmp_path / "run", manual_dir=portraits, data_dir=tmp_path / "data", progress=False)
+    summary = train_recipe(
+        small_recipe, tmp_path / "run", manual_dir=portraits, data_dir=tmp_path / "data", progress=False
+    ).to_dict()
     assert summary["test"]["n"] == 8
 
 

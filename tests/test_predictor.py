@@ -33,7 +33,7 @@ from agegender_jax.predictor import AHEAD, Detection, Predictor
 from agegender_jax.run import Run
 from agegender_jax.synthetic.faces import draw_face
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
-from agegender_jax.train.loop import train
+from agegender_jax.train.loop import train_recipe
 from tfds_builders.faces import crop, crop_largest, find_faces
 
 
@@ -306,7 +306,7 @@ def listener(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         spec = dataclasses.replace(BACKBONES["cnn180"], build=lambda options, rngs: Ear(rngs))
         patch.setitem(BACKBONES, "cnn180", spec)  # type: ignore[arg-type]
-        train(recipe, folder / "run", manual_dir=folder / "data", data_dir=data_dir, progress=False)
+        train_recipe(recipe, folder / "run", manual_dir=folder / "data", data_dir=data_dir, progress=False)
         yield Predictor.load(folder / "run"), folder / "data"
 
 

@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.mesh import make_mesh
-from agegender_jax.models.model import build_heads
+from agegender_jax.models.model import build_heads, define_model
 from agegender_jax.sharding import LEAST, bytes_per_device, split_axes, state_shardings, total_bytes
-from agegender_jax.train.log_messages import memory_message
+from agegender_jax.train.logging import memory_message
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.start import abstract_state
-from agegender_jax.train.state import TrainState
+from agegender_jax.train.options import OptimizerOptions
+from agegender_jax.train.state import TrainState, abstract_state
 
 VGG16_CONVS = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512)]
 VGG16_CONVS += [(512, 512)] * 5
@@ -24,8 +24,9 @@ HEADS = [(4096, 2), (4096, 8), (4096, 101)]  # gender, age group, age
 
 
 def abstract(recipe: ConfigDict) -> TrainState:
-    optimizer = make_optimizer(recipe.optimizer, 10, 10.0)
-    return abstract_state(recipe, build_heads(recipe), optimizer, make_mesh(recipe.compute.model))
+    optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 10, 10.0)
+    model, mesh = define_model(recipe, build_heads(recipe)), make_mesh(recipe.compute.model)
+    return abstract_state(model, optimizer, mesh, average=bool(recipe.train.ema_decay), fsdp=recipe.compute.fsdp)
 
 
 def vgg16(**compute: Any) -> TrainState:

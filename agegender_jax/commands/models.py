@@ -40,7 +40,7 @@ def _models(arguments: argparse.Namespace) -> int:
     prepare()
     from agegender_jax.models.backbones import BACKBONES
     from agegender_jax.train import model_profile
-    from agegender_jax.train.experiment import environment
+    from agegender_jax.train.setup import environment
 
     names = list(dict.fromkeys(arguments.names)) or list(BACKBONES)
     if unknown := [name for name in names if name not in BACKBONES]:

@@ -144,11 +144,11 @@ def _known(directory: Path) -> dict[str, Any]:
 def _progress(run: Any) -> str:
     """How far a run is that is not complete."""
     from agegender_jax.splits import Split
-    from agegender_jax.train.loop import schedule
+    from agegender_jax.train.options import Schedule
 
     if not (run.directory / "split.json").exists():
         return "not begun"
-    total, _ = schedule(run.recipe, len(Split.load(run.directory / "split.json").train))
+    total = Schedule.from_recipe(run.recipe, len(Split.load(run.directory / "split.json").train)).total
     last, path = 0, run.directory / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for line in reversed(lines):

@@ -281,7 +281,7 @@ def _distributions(opened: Opened, keys: np.ndarray) -> dict[str, np.ndarray]:
     recipe, mesh = opened.run.recipe, make_mesh()
     model_state, graphdef = evaluated_model(opened.run, opened.summary["evaluated_step"])
     with jax.set_mesh(mesh), closing(make_loader(opened.data, mesh)) as feed:
-        evaluator = Evaluator(graphdef, opened.heads, recipe, opened.inputs, mesh)
+        evaluator = Evaluator(graphdef, opened.heads, recipe.evaluate.batch_size, opened.inputs, mesh)
         return evaluator.distributions(model_state, feed, rows, flip=recipe.evaluate.flip)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from agegender_jax.data.loader import IN_FLIGHT, Contents, content_of
 from agegender_jax.data.preprocess import Preprocessor
@@ -26,23 +25,23 @@ class Evaluator:
     Args:
       graphdef: the model's structure, from `split_model`.
       heads: by name.
-      recipe: the run's.
+      batch_size: examples evaluated at once, rounded up to a multiple of the devices.
       inputs: how examples become what the network sees.
-      mesh: devices; the batch is rounded up to a multiple of them.
+      mesh: devices.
     """
 
     def __init__(
         self,
         graphdef: Any,
         heads: Mapping[str, Head],
-        recipe: ConfigDict,
+        batch_size: int,
         inputs: Preprocessor,
         mesh: jax.sharding.Mesh,
     ) -> None:
         self._heads = heads
         self._mesh = mesh
         devices = mesh.shape["data"]
-        self._batch_size = -(-recipe.evaluate.batch_size // devices) * devices
+        self._batch_size = -(-batch_size // devices) * devices
         sharding = by_batch(mesh)
 
         def distributions(model_state: Any, data: Any, batch: Any, mirrored: jax.Array) -> Any:

@@ -164,7 +164,7 @@ def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
     graphdef, _, _ = split_model(embedder)
     heads: Any = {"embedding": _AsItIs()}
     with jax.set_mesh(mesh), closing(make_loader(opened.data, mesh)) as feed:
-        evaluator = Evaluator(graphdef, heads, recipe, opened.inputs, mesh)
+        evaluator = Evaluator(graphdef, heads, recipe.evaluate.batch_size, opened.inputs, mesh)
         state = {"model": params}, ({"model": stats} if stats else {})
         return evaluator.distributions(state, feed, rows)["embedding"]
 

@@ -207,7 +207,9 @@ class Explainer:
             _check_attention(run, self._heads)
         self._model_state, self._graphdef = evaluated_model(run, summary["evaluated_step"])
         self._mesh = make_mesh()
-        self._evaluator = Evaluator(self._graphdef, self._heads, run.recipe, self.inputs, self._mesh)
+        self._evaluator = Evaluator(
+            self._graphdef, self._heads, run.recipe.evaluate.batch_size, self.inputs, self._mesh
+        )
         self._look = self._over_views(self._maps)
 
     def __call__(self, content: np.ndarray, *, progress: bool = False) -> Explained:

@@ -1,6 +1,7 @@
 """A model: a backbone and its heads, and how a recipe becomes one."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -151,7 +152,38 @@ def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelDef:
+    """A model before it has values, traced once.
+
+    Attributes:
+      graphdef: its structure; `nnx.merge(graphdef, params, stats)` is the model.
+      params: shapes of the parameters, a tree of `jax.ShapeDtypeStruct`.
+      stats: shapes of the normalisation statistics, likewise.
+      init: returns fresh `(params, stats)`; jitted, and traced already.
+    """
+
+    graphdef: Any
+    params: Any
+    stats: Any
+    init: Callable[[], tuple[Any, Any]]
+
+
+def define_model(recipe: ConfigDict, heads: Mapping[str, Head]) -> ModelDef:
+    """Traces a recipe's model and its initialisation; computes nothing."""
+    graphdefs: list[Any] = []
+
+    def init() -> tuple[Any, Any]:
+        graphdef, params, stats = split_model(build_model(recipe, heads))
+        graphdefs.append(graphdef)
+        return params, stats
+
+    jitted = jax.jit(init)  # which keeps the trace, also where it is called by another jitted function
+    params, stats = jax.eval_shape(jitted)
+    return ModelDef(graphdefs[0], params, stats, jitted)
+
+
 def model_structure(recipe: ConfigDict, heads: Mapping[str, Head]) -> tuple[Any, Any, Any]:
     """`split_model` of a recipe's model without computing anything: shapes and dtypes instead of arrays."""
-    model: Model = nnx.eval_shape(lambda: build_model(recipe, heads))
-    return split_model(model)
+    model = define_model(recipe, heads)
+    return model.graphdef, model.params, model.stats

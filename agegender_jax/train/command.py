@@ -1,4 +1,4 @@
-"""What `launch.py` runs; `loop.train` is what it does."""
+"""What `launch.py` runs; `loop.train_recipe` is what it does."""
 
 import sys
 import time
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
 from agegender_jax import distributed
@@ -14,8 +16,9 @@ from agegender_jax import recipe as recipes
 from agegender_jax.compilation import cache_compilations
 from agegender_jax.data.source import default_data_dir
 from agegender_jax.errors import EXIT_USER_ERROR, UserError, quiet_libraries
-from agegender_jax.train.loop import dry_run as dry_run_of
-from agegender_jax.train.loop import train
+from agegender_jax.train.logging import memory_message
+from agegender_jax.train.loop import train_recipe
+from agegender_jax.train.setup import build_setup
 from agegender_jax.train.sweep import expand_trials, run_sweep
 
 
@@ -62,7 +65,7 @@ def command(
             # One of each protocol: what the data cannot honour is then refused before anything is trained.
             each = {member.protocol: member.recipe for member in reversed(members)} or {"": recipe}
             for one in each.values():
-                text = dry_run_of(one, manual_dir=manual_dir, data_dir=data_dir)
+                text = describe_dry_run(one, manual_dir=manual_dir, data_dir=data_dir)
                 if distributed.is_primary():
                     print(text)
             if several and distributed.is_primary():
@@ -71,7 +74,7 @@ def command(
             result = run_sweep(members, workdir, manual_dir=manual_dir, data_dir=data_dir)
             return EXIT_USER_ERROR if result["refused"] else 0
         else:
-            train(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())
+            train_recipe(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())
     except UserError as error:
         print(f"{distributed.name()}{error}", file=sys.stderr, flush=True)
         distributed.exit_together(error.exit_code)
@@ -88,6 +91,24 @@ def command(
         distributed.exit_together(1)
         return 1
     return 0
+
+
+def describe_dry_run(recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, progress: bool = True) -> str:
+    """Describes what `train_recipe` would do; reads the data and makes the split, and leaves no run behind.
+
+    Raises:
+      UserError: as `train_recipe`.
+    """
+    shown = progress and distributed.is_primary()
+    setup = build_setup(recipe, manual_dir=manual_dir, data_dir=data_dir, progress=shown)
+    params, stats = setup.model.params, setup.model.stats
+    lines = [setup.recipe, setup.description, get_parameter_overview(params, include_stats=False)]
+    if setup.weights:
+        lines.append(f"weights  {setup.weights.load(params, stats)[2]['description']}")
+    lines += [setup.model_description, memory_message(setup.state)]
+    devices = f"{jax.device_count()} {jax.default_backend()} device(s)"
+    lines.append(f"on {devices}, evaluated and saved every {setup.schedule.every} steps")
+    return "\n".join(lines)
 
 
 def _check_same(recipe: ConfigDict, flags: Mapping[str, Any]) -> None:

@@ -1,59 +1,46 @@
-"""The training loop, top to bottom: set up, go on from the last checkpoint, train, evaluate, save, report."""
+"""Training, top to bottom: compile, decode, initialise or restore, loop, evaluate, write."""
 
 import resource
+import signal
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
-from agegender_jax import distributed
+from agegender_jax import atomic, distributed
 from agegender_jax import recipe as recipes
-from agegender_jax.checkpoints import Checkpoints
-from agegender_jax.data.loader import make_loader, shapes
-from agegender_jax.data.sampler import BatchSampler
-from agegender_jax.distributed import all_or_none, is_primary, log_primary, primary_first
-from agegender_jax.errors import Diverged, Preempted, UserError
-from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.data.loader import DeviceLoader
+from agegender_jax.distributed import all_or_none, from_primary, is_primary, log_primary, primary_first
+from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.predictions import KEPT_PARTS, write_predictions
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
 from agegender_jax.evaluate.report import summary_text
 from agegender_jax.evaluate.uncertainty import of_predictions
-from agegender_jax.mesh import check_batch, make_mesh
 from agegender_jax.models.heads import metrics_table
-from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import REPORT, Run
 from agegender_jax.splits import is_leaky
-from agegender_jax.train.experiment import Experiment, build_setup
-from agegender_jax.train.log_messages import memory_message, model_message, progress_message
-from agegender_jax.train.measurement import (
-    evaluate_baseline,
-    evaluate_part,
-    kept_predictions,
-    metrics_of,
-    selection_metric,
-    selection_score,
-)
-from agegender_jax.train.optimizer import check_freeze, learning_rate, make_optimizer
-from agegender_jax.train.preemption import preemption
-from agegender_jax.train.pretraining import load_pretrained, with_normalization
-from agegender_jax.train.program import compile_steps
-from agegender_jax.train.start import abstract_state, check_same, first_state
-from agegender_jax.train.step import check_parts, jit_train_steps
-from agegender_jax.train.throughput import RateLimiter, ThroughputMeter, TimeBreakdown
-from agegender_jax.train.writers import Progress, Writers
+from agegender_jax.summary import Summary
+from agegender_jax.train.evaluation import evaluate_baseline, evaluate_part, kept_predictions, metrics_of
+from agegender_jax.train.logging import TimeBreakdown, TrainingLog, Writers, memory_message
+from agegender_jax.train.measurement import selection_score
+from agegender_jax.train.setup import Setup, build_setup, check_recipe
+from agegender_jax.train.state import TrainState, init_or_restore
+from agegender_jax.train.step import compile_steps, jit_train_steps
 from tfds_builders.prepare import write_failure
 
-_PICTURES_SECONDS = 30.0  # drawing a confusion matrix takes as long as many steps on a fast device
+Stop = threading.Event | distributed.PreemptionNotice
 
 
-def train(
+def train_recipe(
     recipe: ConfigDict,
     workdir: Path,
     *,
@@ -63,8 +50,8 @@ def train(
     started: float | None = None,
     trace: Path | None = None,
     dispatches: int | None = None,
-) -> dict[str, Any]:
-    """Trains and evaluates a recipe, going on from whatever the directory holds of it.
+) -> Summary:
+    """Trains and evaluates a recipe, resuming whatever the directory holds of it.
 
     Args:
       recipe: from `configs/`.
@@ -85,32 +72,28 @@ def train(
       Diverged: the loss is not finite.
     """
     started = time.monotonic() if started is None else started
-    with all_or_none():
-        recipe, mesh = _checked(recipe, workdir)
+    progress = progress and is_primary()
+    if from_primary((workdir / "summary.json").exists()):
+        return _complete_summary(recipe, workdir)
     try:
-        with ExitStack() as stack:
-            with primary_first():
-                run = _start(workdir, recipe)
-                summary = run.summary()
-                if is_primary() and summary is None:
-                    stack.enter_context(run.locked())
-            if summary:
-                log_primary(f"{workdir} is complete:\n{summary_text(summary)}")
-                if not (run.directory / REPORT).exists():
-                    _write_report(run)
+        with preemption() as stop:
+            setup = build_setup(
+                recipe,
+                manual_dir=manual_dir,
+                data_dir=data_dir,
+                workdir=workdir,
+                progress=progress,
+                dispatches=dispatches,
+            )
+            with ExitStack() as stack:
+                with primary_first():
+                    run = _start_run(workdir, setup)
+                    if is_primary():
+                        stack.enter_context(run.locked())
+                log_primary(setup.description)
+                summary = train(setup, run, stop, started=started, trace=trace, cut_short=dispatches is not None)
+                _write_report(run, progress)
                 return summary
-            stop = stack.enter_context(preemption())
-            stack.enter_context(jax.set_mesh(mesh))
-            with primary_first():
-                shown = progress and is_primary()
-                experiment = build_setup(recipe, manual_dir=manual_dir, data_dir=data_dir, run=run, progress=shown)
-                check_same(experiment)
-            log_primary(experiment.describe())
-            # Closed whatever happens: a checkpoint that is being saved is then finished.
-            with closing(run.checkpoints()) as checkpoints:
-                summary = _train(run, experiment, mesh, checkpoints, stop, started, trace, dispatches)
-            _write_report(run, progress)
-            return summary
     except UserError:
         raise
     except Exception as error:
@@ -120,6 +103,222 @@ def train(
                 "from the last checkpoint."
             ) from error
         raise
+
+
+def train(
+    setup: Setup, run: Run, stop: Stop, *, started: float, trace: Path | None = None, cut_short: bool = False
+) -> Summary:
+    """Trains and evaluates a run, from its last checkpoint where there is one.
+
+    Args:
+      setup: from `build_setup`.
+      run: where everything is written.
+      stop: whether to save and stop.
+      started: `time.monotonic()` at the start of the command.
+      trace: folder for the profiler's trace of all that follows the first dispatch, or None.
+      cut_short: whether the run is too short to have learned anything, so that its metrics are not printed.
+
+    Returns:
+      The run's summary, which `summary.json` holds.
+
+    Raises:
+      UserError: a step does not fit into memory, an example cannot be decoded, or nothing can be written.
+      Preempted: `stop` was set; the state is saved.
+      Diverged: the loss is not finite.
+    """
+    options, schedule, split = setup.options, setup.schedule, setup.split
+    total, every, dispatch = schedule.total, schedule.every, schedule.dispatch
+    spent = TimeBreakdown()
+    with ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(setup.mesh))
+        # Closed whatever happens: a checkpoint that is being saved is then finished.
+        checkpoints = stack.enter_context(closing(run.checkpoints()))
+        baseline = evaluate_baseline(setup)
+
+        # Compile, from shapes alone: a step that does not fit is refused before anything is decoded.
+        log_primary(setup.model_description)
+        log_primary(memory_message(setup.state))
+        log_primary("         compiling: seconds, or minutes where the net is deep")
+        with spent.on("compilation"), all_or_none():  # the limit is each host's own
+            program, memory = compile_steps(_jit_steps(setup), setup.state, *setup.batch_shapes())
+        log_primary(memory)
+
+        # Decode what will be resident, the first time only; then the run has begun.
+        with spent.on("input"), primary_first():
+            setup = replace(setup, dataset=setup.dataset.ready())
+            if is_primary():
+                _write_beginning(setup, run)
+
+        # Initialise, or restore the newest checkpoint.
+        load_pretrained = partial(_load_pretrained, setup, run) if setup.weights else None
+        step, state = init_or_restore(setup.model, setup.optimizer, setup.state, checkpoints, load_pretrained)
+        if step:
+            log_primary(f"Going on from the checkpoint of step {step} of {total}.")
+        with spent.on("input"):
+            loader = stack.enter_context(closing(setup.make_loader(setup.dataset)))
+
+        # SIGTERM came in place of that evaluation, or the metrics of the checkpoint were damaged.
+        missed = bool(step) and (step % every == 0 or step == total) and not checkpoints.evaluated(step)
+        writers = stack.enter_context(Writers(run.directory if is_primary() else None, step, evaluated=not missed))
+        if not step:
+            writers.text("recipe", "```json\n" + setup.recipe + "\n```")
+            writers.text("experiment", "```\n" + setup.description + "\n```")
+        log = TrainingLog(setup, writers, checkpoints, spent, step=step, started=started, cut_short=cut_short)
+
+        # Do not change the order: evaluate the state, save it, and only then go on.
+        # Nothing moves between host and device that is not named here.
+        with jax.transfer_guard("disallow"), ExitStack() as tracing:
+            if missed:
+                checkpoints.rate(step, _validate(setup, state, loader, log, step))
+                log.restart()
+            first = step
+            while step < total:
+                if trace is not None and step > first:  # the first dispatch is not typical of the others
+                    log.collect()
+                    tracing.enter_context(jax.profiler.trace(trace, create_perfetto_trace=True))
+                    trace = None
+                with spent.on("input"):
+                    batches = loader.batches(step, dispatch)
+                with spent.on("step"):
+                    state, metrics = program(state, loader.data, batches)
+                step += dispatch
+                log.dispatched(step, metrics)
+                stopping = stop.is_set()
+                if step % every and step < total and not stopping:
+                    continue
+                log.collect()
+                # Whoever sent SIGTERM waits for seconds alone.
+                score = None if stopping else _validate(setup, state, loader, log, step)
+                writers.flush()
+                with spent.on("checkpoint"), jax.transfer_guard("allow"):  # the saver copies in its own way
+                    checkpoints.save(step, state, state.evaluated, score)
+                log.restart()
+                if stopping:
+                    checkpoints.wait()
+                    log.close()
+                    raise Preempted(
+                        f"Stopped by SIGTERM; step {step} of {total} is saved in {run.directory}. "
+                        "The same command goes on from there."
+                    )
+            with spent.on("checkpoint"), jax.transfer_guard("allow"):
+                checkpoints.wait()
+            seconds_of = spent.seconds  # without the time that writing the trace takes
+        log.close()
+
+        # Evaluate the last checkpoint, or the best one, on validation and test.
+        best = checkpoints.best if options.use_best else None
+        evaluated_step = total if best is None else best
+        model_state = state.evaluated
+        if evaluated_step != total:
+            model_state = checkpoints.restore(evaluated_step, "model", setup.state.evaluated)
+        distributions = {
+            part: setup.evaluator.distributions(model_state, loader, getattr(split, part), flip=options.flip)
+            for part in KEPT_PARTS
+        }
+        predictions = kept_predictions(run, setup, distributions, evaluated_step)
+        summary = Summary(
+            run=run.name,
+            dataset=setup.dataset_name,
+            synthetic=setup.synthetic,
+            protocol=split.protocol,
+            leaky=is_leaky(split),
+            train_examples=len(split.train),
+            subjects=setup.metadata["subjects"],
+            data_sha256=setup.metadata["data_sha256"],
+            split_sha256=split.sha256,
+            age_groups=setup.age_groups,
+            flip_averaged=options.flip,
+            test=metrics_of("test", distributions["test"], setup, pictures=is_primary(), at=(writers, total)),
+            validation=metrics_of("validation", distributions["validation"], setup),
+            metrics=metrics_table(setup.heads),
+            intervals={"test": of_predictions(predictions.of("test")) if is_primary() else {}},
+            **baseline,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(setup.model.params)),
+            steps=total,
+            evaluated_step=evaluated_step,
+            epochs=total / schedule.steps_per_epoch,
+            seconds=writers.seconds,
+            seconds_of=seconds_of,
+            images_per_second=log.images_per_second,
+            first_step_seconds=log.first_step_seconds,
+            peak_memory_bytes=_peak_memory(),
+            versions=setup.metadata["versions"],
+            hardware=setup.metadata["hardware"],
+        )
+    with all_or_none():
+        if is_primary():
+            write_predictions(run.directory / PREDICTIONS, predictions)
+            run.write("summary.json", summary.to_dict())
+    if not cut_short:
+        log_primary(summary_text(summary.to_dict()))
+    return summary
+
+
+def _complete_summary(recipe: ConfigDict, workdir: Path) -> Summary:
+    """Returns the summary of a complete run, and writes its report where that is missing."""
+    run = Run.start(workdir, check_recipe(recipe, workdir))
+    summary = run.summary()
+    assert summary is not None
+    log_primary(f"{workdir} is complete:\n{summary_text(summary)}")
+    if not (run.directory / REPORT).exists():
+        _write_report(run)
+    return Summary.from_dict(summary)
+
+
+def _validate(setup: Setup, state: TrainState, loader: DeviceLoader, log: TrainingLog, step: int) -> float:
+    """Evaluates the validation part, logs it, and returns what checkpoints are chosen by."""
+    with log.spent.on("evaluation"):
+        at = (log.writers, step)
+        metrics = evaluate_part("validation", setup, state.evaluated, loader, pictures=log.images_due(), at=at)
+    log.validation(step, metrics)
+    return selection_score(setup.options.select, setup.heads, metrics)
+
+
+def _jit_steps(setup: Setup) -> jax.stages.Wrapped:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.state)
+    return jit_train_steps(
+        setup.model.graphdef, setup.heads, setup.optimizer, setup.options, setup.preprocessor, setup.mesh, shardings
+    )
+
+
+def _start_run(workdir: Path, setup: Setup) -> Run:
+    """Returns the run, which the primary process begins and the others find."""
+    if not is_primary() and not (workdir / "recipe.json").exists():
+        raise UserError(
+            f"Process {jax.process_index()} does not see {workdir}, which process 0 began; choose a --workdir in a "
+            "folder that all processes share."
+        )
+    return Run.start(workdir, recipes.from_json(setup.recipe))
+
+
+def _write_beginning(setup: Setup, run: Run) -> None:
+    """Writes what the run has seen, its metadata and its split, where it is new."""
+    if (run.directory / "split.json").exists():
+        return
+    # Content hashes of what the run learns and chooses from, so that other archives can be checked for it.
+    columns, seen = setup.dataset.columns, np.concatenate([setup.split.train, setup.split.validation])
+    hashes, subjects = columns["sha256"][seen], np.unique(columns["subject"][seen])
+    atomic.write_text(run.directory / "seen_sha256.txt", "\n".join(sorted(set(hashes.tolist()))) + "\n")
+    atomic.write_text(run.directory / "seen_subjects.txt", "".join(f"{n}\n" for n in subjects[subjects >= 0].tolist()))
+    run.write("run.json", dict(setup.metadata))
+    setup.split.save(run.directory / "split.json")  # last: where it is, the others are
+
+
+def _load_pretrained(setup: Setup, run: Run, params: Any, stats: Any) -> tuple[Any, Any]:
+    """Puts the weights that the run starts from into a fresh model, and writes down where they came from."""
+    assert setup.weights is not None
+    with all_or_none():
+        params, stats, origin = setup.weights.load(params, stats)
+    if is_primary():
+        run.write("run.json", run.metadata() | {"pretrained": origin})
+    log_primary(f"weights  {origin['description']}")
+    return params, stats
+
+
+def _peak_memory() -> int:
+    """Returns bytes, of this start of the run."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _write_report(run: Run, progress: bool = False) -> None:
@@ -134,266 +333,27 @@ def _write_report(run: Run, progress: bool = False) -> None:
         log_primary(f"There is no report: {error}")
 
 
-def _start(workdir: Path, recipe: ConfigDict) -> Run:
-    """The run, which the primary process begins and the others find."""
-    if not is_primary() and not (workdir / "recipe.json").exists():
-        raise UserError(
-            f"Process {jax.process_index()} does not see {workdir}, which process 0 began; choose a --workdir in a "
-            "folder that all processes share."
-        )
-    return Run.start(workdir, recipe)
+@contextmanager
+def preemption() -> Iterator[threading.Event | distributed.PreemptionNotice]:
+    """An event that SIGTERM sets, and those around it; with several processes, JAX's notice that one got it."""
+    if distributed.is_multiprocess():  # whose handler would be replaced by the one below
+        yield distributed.PreemptionNotice()
+        return
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be installed
+        yield stop
+        return
 
+    def note(number: int, frame: Any) -> None:
+        stop.set()
+        if callable(before):  # of a study, which then begins no other run
+            before(number, frame)
+        else:
+            log_primary("SIGTERM: stopping once what is running is saved.")
 
-def _checked(recipe: ConfigDict, workdir: Path | None = None) -> tuple[ConfigDict, jax.sharding.Mesh]:
-    """The recipe whole, and the devices, once all is checked that can be without data: what is refused leaves no trace.
-
-    A run that has begun in `workdir` needs its pretrained weights no more.
-    """
-    recipes.check(recipe)
-    recipe = with_normalization(recipe, workdir)
-    mesh = make_mesh(recipe.compute.model)
-    check_batch(mesh, recipe.train.batch_size)
-    check_parts(recipe, mesh.shape["data"])
-    heads = build_heads(recipe)
-    _, params, stats = model_structure(recipe, heads)
-    check_freeze(recipe.optimizer, params)
-    selection_metric(recipe.evaluate.select, heads)
-    if recipe.model.pretrained and not (workdir is not None and (workdir / "split.json").exists()):
-        load_pretrained(recipe, params, stats)
-    return recipe, mesh
-
-
-def dry_run(recipe: ConfigDict, *, manual_dir: Path | None = None, data_dir: Path, progress: bool = True) -> str:
-    """What `train` would do, as text; reads the data and makes the split, and leaves no run behind.
-
-    Raises:
-      UserError: as `train`.
-    """
-    with all_or_none():
-        recipe, mesh = _checked(recipe)
-    with primary_first():
-        shown = progress and is_primary()
-        experiment = build_setup(recipe, manual_dir=manual_dir, data_dir=data_dir, run=None, progress=shown)
-        check_same(experiment)
-    _, params, stats = model_structure(recipe, experiment.heads)
-    examples = len(experiment.split.train)
-    total, every = schedule(recipe, examples)
-    lines = [recipes.to_json(recipe), experiment.describe(), get_parameter_overview(params, include_stats=False)]
-    if recipe.model.pretrained:
-        origin = load_pretrained(recipe, params, stats, experiment.metadata["class_names"])[2]
-        lines.append(f"weights  {origin['description']}")
-    lines.append(model_message(recipe, params, total, examples))
-    optimizer = make_optimizer(recipe.optimizer, total, examples / recipe.train.batch_size)
-    lines.append(memory_message(abstract_state(recipe, experiment.heads, optimizer, mesh)))
-    lines.append(f"on {jax.device_count()} {jax.default_backend()} device(s), evaluated and saved every {every} steps")
-    return "\n".join(lines)
-
-
-def schedule(recipe: ConfigDict, examples: int) -> tuple[int, int]:
-    """Steps in all and steps between evaluations, both whole multiples of `steps_per_dispatch`.
-
-    So every dispatch has one shape and is compiled once, and a resumed run cuts its steps where the first one did.
-    """
-    steps = recipe.train.steps_per_dispatch
-    epoch = examples / recipe.train.batch_size / steps  # in dispatches
-    total = max(1, round(recipe.train.epochs * epoch))
-    return total * steps, max(1, min(total, round(recipe.evaluate.every_epochs * epoch))) * steps
-
-
-def _train(
-    run: Run,
-    experiment: Experiment,
-    mesh: jax.sharding.Mesh,
-    checkpoints: Checkpoints,
-    stop: threading.Event | distributed.PreemptionNotice,
-    started: float,
-    trace: Path | None,
-    dispatches: int | None,
-) -> dict[str, Any]:
-    spent = TimeBreakdown()
-    recipe, heads, split, labels = run.recipe, experiment.heads, experiment.split, experiment.labels
-    constant = evaluate_baseline(experiment)
-    total, every = schedule(recipe, len(split.train))
-    if dispatches is not None:
-        total = min(total, dispatches * recipe.train.steps_per_dispatch)
-    batch_size, dispatch = recipe.train.batch_size, recipe.train.steps_per_dispatch
-
-    optimizer = make_optimizer(recipe.optimizer, total, len(split.train) / batch_size)
-    rates = np.asarray(jax.vmap(learning_rate(recipe.optimizer, total))(np.arange(total)))  # to be logged
-    graphdef, _, _ = model_structure(recipe, heads)
-    # Shapes first: what is restored, or else initialised, is laid out on the devices from the start.
-    abstract = abstract_state(recipe, heads, optimizer, mesh)
-    log_primary(model_message(recipe, abstract.params, total, len(split.train)))
-    log_primary(memory_message(abstract))
-    log_primary("         compiling: seconds, or minutes where the net is deep")
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    expected = shapes(experiment.data, experiment.inputs, labels, mesh, batch_size, dispatch)
-    with spent.on("compilation"), all_or_none():  # the limit is each host's own
-        train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, experiment.inputs, mesh, shardings)
-        program, memory = compile_steps(train_steps, abstract, *expected)
-    log_primary(memory)
-
-    with spent.on("input"), primary_first():
-        experiment = experiment.begin(run if is_primary() else None)
-    step, state = first_state(run, experiment, optimizer, abstract, checkpoints)
-    if step:
-        log_primary(f"Going on from the checkpoint of step {step} of {total}.")
-    evaluator = Evaluator(graphdef, heads, recipe, experiment.inputs, mesh)
-    with spent.on("input"):
-        feed = make_loader(experiment.data, mesh, labels, BatchSampler(split.train, batch_size, recipe.seed), total)
-
-    # SIGTERM came in place of that evaluation, or the figure of the checkpoint was damaged.
-    missed = bool(step) and (step % every == 0 or step == total) and not checkpoints.evaluated(step)
-
-    with closing(feed), Writers(run.directory if is_primary() else None, step, evaluated=not missed) as writers:
-        if not step:
-            writers.text("recipe", "```json\n" + recipes.to_json(recipe) + "\n```")
-            writers.text("experiment", "```\n" + experiment.describe() + "\n```")
-        bar = Progress(total, step, batch_size, shown=is_primary())
-        pace, album = ThroughputMeter(), RateLimiter(_PICTURES_SECONDS)
-        pending: tuple[int, Any] | None = None
-        first_step: float | None = None
-        begun = step
-
-        def record() -> None:
-            """Logs what the last dispatch gave; waits for it to end."""
-            nonlocal pending, first_step
-            if pending is None:
-                return
-            (at, values), pending = pending, None
-            with spent.on("step"):
-                values = jax.device_get(values)
-            seconds = pace.lap()
-            _check_finite(values, at, checkpoints)
-            if first_step is None:
-                first_step = time.monotonic() - started
-                bar.line(f"first {dispatch} steps done {first_step:.1f} s after the start")
-            pace_now = {"learning_rate": float(rates[at - 1]), "images_per_second": dispatch * batch_size / seconds}
-            writers.scalars(at, {f"train/{k}": float(v.mean()) for k, v in values.items()} | pace_now)
-            bar.update(at, seconds, dispatch, float(values["loss"].mean()))
-
-        def evaluate() -> float:
-            """Logs what the state scores on the validation part, and returns what checkpoints are chosen by."""
-            with spent.on("evaluation"):
-                pictures = is_primary() and album.due()
-                found = evaluate_part(
-                    "validation", evaluator, experiment, state.evaluated, feed, pictures=pictures, at=(writers, step)
-                )
-            if dispatches is None:  # what is cut short has learned nothing
-                bar.line(
-                    progress_message(
-                        step, total, batch_size, len(split.train), pace.median, dispatch, found, experiment.heads
-                    )
-                )
-            return selection_score(recipe.evaluate.select, experiment.heads, found)
-
-        # Do not change the order: evaluate the state, save it, and only then go on.
-        # Nothing moves between host and device that is not named here.
-        with jax.transfer_guard("disallow"), ExitStack() as tracing:
-            figure: float | None
-            if missed:
-                figure = evaluate()
-                writers.flush()
-                checkpoints.rate(step, figure)
-                pace.restart()
-            while step < total:
-                if trace is not None and step > begun:  # the first dispatch is no example of the others
-                    record()
-                    tracing.enter_context(jax.profiler.trace(trace, create_perfetto_trace=True))
-                    trace = None
-                with spent.on("input"):
-                    batches = feed.batches(step, dispatch)
-                with spent.on("step"):
-                    state, values = program(state, feed.data, batches)
-                record()  # of the dispatch before: the device already has the next one
-                step += dispatch
-                pending = (step, values)
-                stopping = stop.is_set()
-                if step % every and step < total and not stopping:
-                    continue
-                record()
-                figure = None if stopping else evaluate()  # whoever sent SIGTERM waits for seconds
-                writers.flush()
-                with spent.on("checkpoint"), jax.transfer_guard("allow"):  # the saver copies in its own way
-                    checkpoints.save(step, state, state.evaluated, figure)
-                pace.restart()
-                if stopping:
-                    checkpoints.wait()
-                    bar.close()
-                    raise Preempted(
-                        f"Stopped by SIGTERM; step {step} of {total} is saved in {run.directory}. "
-                        "The same command goes on from there."
-                    )
-            with spent.on("checkpoint"), jax.transfer_guard("allow"):
-                checkpoints.wait()
-            seconds_of = spent.seconds  # without the time that writing the trace takes
-        bar.close()
-
-        used = checkpoints.best if recipe.evaluate.use == "best" else None
-        used = total if used is None else used
-        model_state = state.evaluated
-        if used != total:
-            model_state = checkpoints.restore(used, "model", abstract.evaluated)
-        flip = recipe.evaluate.flip
-        found = {
-            part: evaluator.distributions(model_state, feed, getattr(split, part), flip=flip) for part in KEPT_PARTS
-        }
-        predictions = kept_predictions(run, experiment, found, used)
-        test = metrics_of("test", found["test"], experiment, pictures=is_primary(), at=(writers, total))
-        summary = {
-            "run": run.name,
-            "dataset": recipe.dataset.name,
-            "synthetic": experiment.prepared.synthetic,
-            "protocol": split.protocol,
-            "train_examples": len(split.train),
-            "leaky": is_leaky(split),
-            "subjects": experiment.metadata["subjects"],
-            "data_sha256": experiment.metadata["data_sha256"],
-            "age_groups": recipe.age_groups,
-            "split_sha256": split.sha256,
-            "flip_averaged": flip,
-            "test": test,
-            "validation": metrics_of("validation", found["validation"], experiment),
-            "metrics": metrics_table(experiment.heads),
-            "intervals": {"test": of_predictions(predictions.of("test")) if is_primary() else {}},
-            **constant,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
-            "steps": total,
-            "evaluated_step": used,
-            "epochs": total * batch_size / len(split.train),
-            "seconds": writers.seconds,
-            "seconds_of": seconds_of,
-            "images_per_second": batch_size * dispatch / pace.median if pace.median else None,
-            "first_step_seconds": first_step,
-            "peak_memory_bytes": _peak_memory(),
-            "versions": experiment.metadata["versions"],
-            "hardware": experiment.metadata["hardware"],
-        }
-    with all_or_none():
-        if is_primary():
-            write_predictions(run.directory / PREDICTIONS, predictions)
-            run.write("summary.json", summary)
-    if dispatches is None:
-        log_primary(summary_text(summary))
-    return summary
-
-
-def _peak_memory() -> int:
-    """Bytes, of this start of the run."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _check_finite(values: dict[str, np.ndarray], at: int, checkpoints: Checkpoints) -> None:
-    # The gradient too: a loss is of the parameters before its step, and these are saved after it.
-    losses = values["loss"]
-    bad = np.flatnonzero(~np.isfinite(losses) | ~np.isfinite(values["gradient_norm"]))
-    if len(bad):
-        checkpoints.wait()
-        good = checkpoints.steps
-        raise Diverged(
-            f"The loss of step {at - len(losses) + int(bad[0]) + 1} is {losses[bad[0]]}, the norm of its gradient "
-            f"{values['gradient_norm'][bad[0]]}; "
-            + (f"the last good checkpoint is that of step {good[-1]}. " if good else "there is no checkpoint yet. ")
-            + "Lower config.optimizer.learning_rate or set config.optimizer.clip_norm, in a new --workdir."
-        )
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield stop
+    finally:
+        with suppress(TypeError):
+            signal.signal(signal.SIGTERM, before)

@@ -21,6 +21,7 @@ from agegender_jax.models.backbones import find_backbone
 from agegender_jax.models.convolution import direct_form
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.train.optimizer import make_optimizer
+from agegender_jax.train.options import OptimizerOptions, TrainOptions
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
 
@@ -153,7 +154,7 @@ def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
     everywhere = replicated(mesh)
     heads = build_heads(recipe)
     graphdef, *shapes = model_structure(recipe, heads)
-    optimizer = make_optimizer(recipe.optimizer, WARM_UP + repeats, 1.0)
+    optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), WARM_UP + repeats, 1.0)
     begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
     rng = np.random.default_rng(recipe.seed)
     pictures, columns = random_examples(recipe.train.batch_size, recipe.dataset.image_size, rng)
@@ -164,7 +165,9 @@ def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
         del params, stats
         data = jax.device_put({"content": pictures, "labels": labels}, everywhere)
         rows = jax.device_put(np.arange(recipe.train.batch_size, dtype=np.int32)[None], by_batch(mesh, axis=1))
-        train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, make_preprocessor(recipe, "image"), mesh)
+        train_steps = jit_train_steps(
+            graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), make_preprocessor(recipe, "image"), mesh
+        )
         seconds = []
         for _ in range(WARM_UP + repeats):
             start = time.perf_counter()

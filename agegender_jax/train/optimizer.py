@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, built from a recipe's `optimizer` section."""
+"""Optimizers and learning-rate schedules, built from `OptimizerOptions`."""
 
 import re
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
+from agegender_jax.train.options import OptimizerOptions
 
 
-def learning_rate(options: ConfigDict, total_steps: int) -> optax.Schedule:
+def learning_rate(options: OptimizerOptions, total_steps: int) -> optax.Schedule:
     """The learning rate by step: a linear warm-up from zero, then `constant`, `cosine` to zero, or `step`.
 
     `step` is a tenth after each fifth of the steps that follow (Levi and Hassner 2015: 10,000 of 50,000).
@@ -44,7 +44,7 @@ def weight_decay_mask(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def make_optimizer(options: ConfigDict, total_steps: int, steps_per_epoch: float) -> optax.GradientTransformation:
+def make_optimizer(options: OptimizerOptions, total_steps: int, steps_per_epoch: float) -> optax.GradientTransformation:
     """The gradient transformation of a recipe: `adam` (the papers), `adamw` or `sgd` (momentum 0.9, Nesterov).
 
     What is frozen stays exactly as it is, also under weight decay. Its moments gather all the while, as they do in a
@@ -89,7 +89,7 @@ class _ByParameterState(NamedTuple):
 
 
 def _by_parameter(
-    rule: optax.GradientTransformation, options: ConfigDict, steps_per_epoch: float
+    rule: optax.GradientTransformation, options: OptimizerOptions, steps_per_epoch: float
 ) -> optax.GradientTransformation:
     """A rule whose updates each parameter takes by its own factor, and not at all while it is frozen."""
     unfreeze_step = max(1, round(options.unfreeze_epoch * steps_per_epoch)) if options.unfreeze_epoch else None
@@ -122,7 +122,7 @@ def _clipped(gradient: Any, frozen: Any, clip_norm: float) -> Any:
     return jax.tree.map(lambda g, frozen: g * jnp.where(frozen, together, alone), gradient, frozen)
 
 
-def check_freeze(options: ConfigDict, params: Any) -> None:
+def check_freeze(options: OptimizerOptions, params: Any) -> None:
     """Checks what is to be frozen.
 
     Args:
@@ -156,7 +156,7 @@ def check_freeze(options: ConfigDict, params: Any) -> None:
         )
 
 
-def frozen_parameters(options: ConfigDict, params: Any) -> int:
+def frozen_parameters(options: OptimizerOptions, params: Any) -> int:
     """How many numbers `freeze` keeps as they are, of a model's parameters or their shapes."""
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(_matched(options.freeze, params)), strict=True)
     return sum(leaf.size for leaf, frozen in pairs if frozen)

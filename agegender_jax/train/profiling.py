@@ -3,11 +3,13 @@
 import argparse
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.flags import read_recipe
+from agegender_jax.summary import Summary
 from agegender_jax.text import Table, plain
 
 EXAMPLES = """examples:
@@ -68,8 +70,8 @@ def command(arguments: argparse.Namespace) -> int:
         raise UserError(f"{out} is there already, and nothing is overwritten; choose another --out.")
     data_dir = (arguments.data_dir or default_data_dir()).expanduser()
     summary = profile(recipe, out, dispatches=arguments.dispatches, manual_dir=arguments.manual_dir, data_dir=data_dir)
-    print(time_table(summary))
-    traced = summary["steps"] // recipe.train.steps_per_dispatch - 1
+    print(time_table(summary.seconds_of))
+    traced = summary.steps // recipe.train.steps_per_dispatch - 1
     path = next(out.rglob("perfetto_trace.json.gz"), out)
     print(f"{path}: the trace of {traced} dispatch{'es' if traced > 1 else ''}.")
     print(f"Open it in https://ui.perfetto.dev, or {out} in TensorBoard, if that has its profile plugin.")
@@ -78,7 +80,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 def profile(
     recipe: Any, out: Path, *, dispatches: int = _SHORT, manual_dir: Path | None = None, data_dir: Path
-) -> dict[str, Any]:
+) -> Summary:
     """Trains a recipe for a few dispatches with a trace of all but the first.
 
     Args:
@@ -89,31 +91,30 @@ def profile(
       data_dir: where prepared datasets and caches lie.
 
     Returns:
-      The summary of the run, as `loop.train` returns it.
+      The summary of the run.
 
     Raises:
-      UserError: as `loop.train`.
+      UserError: as `loop.train_recipe`.
     """
-    from agegender_jax.train.loop import train
+    from agegender_jax.train.loop import train_recipe
 
     recipe = recipe.copy_and_resolve_references()
     recipe.evaluate.report = False
     with tempfile.TemporaryDirectory() as folder:
-        return train(
+        return train_recipe(
             recipe, Path(folder) / "run", manual_dir=manual_dir, data_dir=data_dir, trace=out, dispatches=dispatches
         )
 
 
-def time_table(summary: dict[str, Any]) -> str:
-    """Returns where the time of a training went, from its summary: seconds and shares.
+def time_table(seconds: Mapping[str, float]) -> str:
+    """Formats `Summary.seconds_of`: where the time went after the data were opened, in seconds and shares.
 
-    >>> print(time_table({"seconds_of": {"step": 3.0, "idle": 1.0}}))
+    >>> print(time_table({"step": 3.0, "idle": 1.0}))
            seconds    share
     step      3.00   75.0 %
     idle      1.00   25.0 %
     total     4.00  100.0 %
     """
-    seconds = summary["seconds_of"]
     total = sum(seconds.values())
     rows = [*seconds.items(), ("total", total)]
     cells = [(name, f"{spent:.2f}", f"{100 * spent / total:.1f} %") for name, spent in rows]

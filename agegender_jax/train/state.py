@@ -1,11 +1,17 @@
-"""What training carries from step to step, as a plain pytree of arrays."""
+"""What training carries from step to step, as a plain pytree of arrays; and its first value, restored or fresh."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from agegender_jax.checkpoints import Checkpoints
+from agegender_jax.models.model import ModelDef
+from agegender_jax.sharding import state_shardings
 
 
 @jax.tree_util.register_dataclass
@@ -34,7 +40,7 @@ class TrainState:
 
 
 def initial_state(params: Any, stats: Any, optimizer: optax.GradientTransformation, *, average: bool) -> TrainState:
-    """The state before the first step."""
+    """Returns the state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -42,3 +48,53 @@ def initial_state(params: Any, stats: Any, optimizer: optax.GradientTransformati
         opt_state=optimizer.init(params),
         average=jax.tree.map(jnp.copy, (params, stats)) if average else None,
     )
+
+
+def abstract_state(
+    model: ModelDef, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, *, average: bool, fsdp: bool
+) -> TrainState:
+    """Computes the shapes of the training state, and where each array lies (`compute.fsdp`, `compute.model`).
+
+    Returns:
+      A state of `jax.ShapeDtypeStruct` with shardings; nothing is computed on the devices.
+    """
+    shapes = jax.eval_shape(partial(initial_state, optimizer=optimizer, average=average), model.params, model.stats)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh, fsdp=fsdp),
+    )
+
+
+def init_or_restore(
+    model: ModelDef,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    checkpoints: Checkpoints,
+    load_pretrained: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+) -> tuple[int, TrainState]:
+    """Restores the newest checkpoint that can be read, or else initialises the state.
+
+    Args:
+      model: from `define_model`.
+      optimizer: from `make_optimizer`.
+      abstract: from `abstract_state`: what is restored or initialised is laid out like that from the start.
+      checkpoints: of the run.
+      load_pretrained: takes fresh parameters and statistics, and returns them with pretrained values; None keeps them.
+
+    Returns:
+      Steps done, and the state.
+
+    Raises:
+      UserError: no checkpoint can be read, or the pretrained weights cannot.
+    """
+    if restored := checkpoints.restore_newest("training", abstract):
+        return restored
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    # Pretrained weights are put into a model that every process has whole.
+    where = shardings.step if load_pretrained else (shardings.params, shardings.stats)
+    params, stats = jax.jit(model.init, out_shardings=where)()
+    if load_pretrained:
+        params, stats = load_pretrained(params, stats)
+    begin = partial(initial_state, optimizer=optimizer, average=abstract.average is not None)
+    return 0, jax.jit(begin, out_shardings=shardings)(params, stats)

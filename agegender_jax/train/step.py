@@ -1,4 +1,4 @@
-"""The training step: one for all systems."""
+"""The training step, one for all systems: its function, its compilation, and the memory that it takes."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,16 +9,21 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from agegender_jax.data.loader import content_of
+from agegender_jax.data.loader import content_of, memory
 from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, replicated
 from agegender_jax.models.convolution import CONVOLVED
 from agegender_jax.models.heads import Head
-from agegender_jax.sharding import fsdp_loss
+from agegender_jax.sharding import bytes_per_device, fsdp_loss
+from agegender_jax.train.options import TrainOptions
 from agegender_jax.train.state import TrainState
+
+_MEND = (
+    "Lower config.train.batch_size, raise config.train.microbatches, set config.compute.remat=True or "
+    "config.compute.loader=stream, or take more devices and config.compute.fsdp=True."
+)
 
 Data = Mapping[str, Any]
 """What lies on the devices all the time: `labels`, a dictionary of `[n]` arrays by head, and, where the dataset is
@@ -49,7 +54,7 @@ def make_train_steps(
     graphdef: Any,
     heads: Mapping[str, Head],
     optimizer: optax.GradientTransformation,
-    recipe: ConfigDict,
+    options: TrainOptions,
     inputs: Preprocessor,
     constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
     loss_wrapper: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda loss_of: loss_of,
@@ -71,17 +76,13 @@ def make_train_steps(
       graphdef: the model's structure, from `split_model`.
       heads: by name.
       optimizer: from `make_optimizer`.
-      recipe: the run's.
+      options: how to train.
       inputs: how examples become what the network sees.
       constrain: puts a batch's sharding on an array whose first axis is the batch.
       loss_wrapper: makes the loss that is differentiated from that of whole parameters, its first argument.
-
-    Raises:
-      UserError: the batch cannot be taken in so many parts.
     """
-    key = jax.random.key(recipe.seed)
-    parts = recipe.train.microbatches
-    check_parts(recipe)
+    key = jax.random.key(options.seed)
+    parts = options.microbatches
 
     def loss_of(
         params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array, part: jax.Array | None = None
@@ -91,7 +92,7 @@ def make_train_steps(
         loss, losses = total_loss(heads, outputs if part is None else scatter_microbatch(outputs, part, parts), labels)
         return loss, (losses, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), outputs)
 
-    if recipe.compute.remat:
+    if options.remat:
         loss_of = jax.checkpoint(loss_of, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED))
     gradient_of = jax.value_and_grad(loss_wrapper(loss_of), has_aux=True)
 
@@ -127,7 +128,7 @@ def make_train_steps(
         average = state.average
         if average is not None:
             # Short at first, so that the average forgets the initial parameters (as TensorFlow's does).
-            decay = jnp.minimum(recipe.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            decay = jnp.minimum(options.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, (params, stats))
         figures = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         figures |= {f"{name}/loss": value for name, value in losses.items()}
@@ -153,22 +154,17 @@ def scatter_microbatch(outputs: Mapping[str, jax.Array], part: jax.Array, parts:
     }
 
 
-def check_parts(recipe: ConfigDict, devices: int = 1) -> None:
-    """Checks that a batch can be taken in `train.microbatches` parts of equal size, each dealt out evenly.
-
-    Args:
-      recipe: the run's.
-      devices: that a batch is dealt out to.
+def check_microbatches(batch_size: int, microbatches: int, devices: int = 1) -> None:
+    """Checks that a batch can be processed in microbatches of equal size, each divided evenly among the devices.
 
     Raises:
       UserError: it cannot.
     """
-    parts, batch = recipe.train.microbatches, recipe.train.batch_size
-    if batch % (parts * devices):
+    if batch_size % (microbatches * devices):
         where = f" of which each of {devices} devices has an equal share" if devices > 1 else ""
         raise UserError(
-            f"config.train.microbatches={parts} does not divide the batch size {batch} into equal parts{where}; choose "
-            f"a batch size that is a multiple of {parts * devices}."
+            f"config.train.microbatches={microbatches} does not divide the batch size {batch_size} into equal parts"
+            f"{where}; choose a batch size that is a multiple of {microbatches * devices}."
         )
 
 
@@ -176,7 +172,7 @@ def jit_train_steps(
     graphdef: Any,
     heads: Mapping[str, Head],
     optimizer: optax.GradientTransformation,
-    recipe: ConfigDict,
+    options: TrainOptions,
     inputs: Preprocessor,
     mesh: Mesh,
     layout: Any = None,
@@ -190,9 +186,54 @@ def jit_train_steps(
         graphdef,
         heads,
         optimizer,
-        recipe,
+        options,
         inputs,
         lambda x: jax.lax.with_sharding_constraint(x, by_batch(mesh)),
-        loss_wrapper=partial(fsdp_loss, mesh=mesh) if recipe.compute.fsdp else lambda loss_of: loss_of,
+        loss_wrapper=partial(fsdp_loss, mesh=mesh) if options.fsdp else lambda loss_of: loss_of,
     )
     return jax.jit(steps, donate_argnums=0, out_shardings=(layout or replicated(mesh), replicated(mesh)))
+
+
+def compile_steps(train_steps: jax.stages.Wrapped, abstract: TrainState, data: Any, batches: Any) -> tuple[Any, str]:
+    """Compiles the steps for the shapes that they will be called with; nothing is placed on a device for that.
+
+    Args:
+      train_steps: from `jit_train_steps`.
+      abstract: shapes of the state, from `state.abstract_state`.
+      data: shapes of what lies on the devices all the time, from `loader.shapes`.
+      batches: shapes of the batches of a dispatch, likewise.
+
+    Returns:
+      The program, to be called as `train_steps` is, and a line on the memory that it takes.
+
+    Raises:
+      UserError: it takes more than a device has.
+    """
+    try:
+        program = train_steps.lower(abstract, data, batches).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"A step does not fit into the memory of a device. {_MEND}") from error
+    return program, memory_of(program, data, abstract)
+
+
+def memory_of(program: Any, data: Any, abstract: TrainState) -> str:
+    """What a compiled program needs of each device's memory, in a line; "" where the compiler does not say.
+
+    Raises:
+      UserError: it is more than a device has.
+    """
+    usage = program.memory_analysis()
+    if usage is None:
+        return ""
+    limit, where = memory()
+    needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes + usage.output_size_in_bytes
+    needed -= usage.alias_size_in_bytes  # the new state lies where the old one did
+    text = (
+        f"{needed / 1e9:.2f} GB of {where}, {limit / 1e9:.2f} GB: {bytes_per_device(data) / 1e9:.2f} of data, "
+        f"{bytes_per_device(abstract) / 1e9:.2f} of state, {usage.temp_size_in_bytes / 1e9:.2f} while it computes"
+    )
+    if needed > limit:
+        raise UserError(f"A step needs {text}. {_MEND}")
+    return f"         a step takes {text}"

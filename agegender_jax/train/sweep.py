@@ -22,8 +22,7 @@ from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run
 from agegender_jax.splits import PROTOCOLS, marked
 from agegender_jax.text import by_row, duration, plain
-from agegender_jax.train.loop import train
-from agegender_jax.train.preemption import preemption
+from agegender_jax.train.loop import preemption, train_recipe
 from agegender_jax.train.pretraining import with_normalization
 
 _MAX_REPEATS = 100
@@ -115,7 +114,7 @@ def run_sweep(
       What `study.json` holds; see `summarize`.
 
     Raises:
-      UserError: as `loop.train`; the directory holds something else; every protocol is refused.
+      UserError: as `loop.train_recipe`; the directory holds something else; every protocol is refused.
     """
     with preemption() as stop:
         return _train_all(members, workdir, stop, manual_dir, data_dir, progress)
@@ -148,7 +147,10 @@ def _train_all(
             assert summary is not None
         else:
             try:
-                summary = train(member.recipe, directory, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+                trained = train_recipe(
+                    member.recipe, directory, manual_dir=manual_dir, data_dir=data_dir, progress=progress
+                )
+                summary = trained.to_dict()
             except Refused as error:
                 refused[member.protocol] = str(error)
                 log_primary(f"{marked(member.protocol)} is refused: {error}")

@@ -14,7 +14,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.flags import read_recipe
 from agegender_jax.run import Run
-from agegender_jax.train.loop import train
+from agegender_jax.train.loop import train_recipe
 from benchmarks import launch_runs
 from benchmarks.reproduce import collect, running, tables
 from benchmarks.reproduce.__main__ import main
@@ -211,7 +211,7 @@ def _train_here(command: list[str], workdir: Path) -> launch_runs.Finished:
             group, name = key.removeprefix("config.").rpartition(".")[::2]
             of = recipe[group] if group else recipe
             of[name] = type(of[name])(value)
-    train(recipe, workdir, manual_dir=None, data_dir=Path(flags["data_dir"]), progress=False)
+    train_recipe(recipe, workdir, manual_dir=None, data_dir=Path(flags["data_dir"]), progress=False)
     return launch_runs.read(workdir)
 
 

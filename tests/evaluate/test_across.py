@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.run import Run
 from agegender_jax.synthetic.adience import write_adience
-from agegender_jax.train.loop import train
+from agegender_jax.train.loop import train_recipe
 
 RANGES = ((0, 2), (4, 6), (8, 12), (15, 20), (25, 32), (38, 43), (48, 53), (60, 200))
 
@@ -60,7 +60,7 @@ def test_a_run_on_ranges_is_measured_on_years(
 ) -> None:
     small_recipe.dataset.name, small_recipe.age_groups = "adience", "levi_hassner"
     small_recipe.train.epochs = 0.1
-    train(small_recipe, tmp_path / "run", manual_dir=adience, data_dir=tmp_path, progress=False)
+    train_recipe(small_recipe, tmp_path / "run", manual_dir=adience, data_dir=tmp_path, progress=False)
     result = evaluate_runs(
         Run.load(tmp_path / "run"),
         dataset="utkface", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False,

@@ -27,7 +27,7 @@ from agegender_jax.models.routed import RoutedHead
 from agegender_jax.run import Run
 from agegender_jax.splits import Split, make_split
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
-from agegender_jax.train.loop import train
+from agegender_jax.train.loop import train_recipe
 
 
 def members(manual_dir: Path) -> dict[str, bytes]:
@@ -164,7 +164,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         spec = dataclasses.replace(BACKBONES["cnn180"], build=lambda options, rngs: Tiny(rngs))
         patch.setitem(BACKBONES, "cnn180", spec)  # type: ignore[arg-type]
-        train(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
+        train_recipe(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
         yield Run.load(folder / "run"), folder / "here", folder / "there"
 
 

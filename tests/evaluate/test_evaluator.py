@@ -53,7 +53,7 @@ def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, DeviceLoader]:
     graphdef, params, stats = split_model(Linear(heads))
     state = jax.device_put((params, stats), replicated(mesh))
     feed = make_loader(Dataset(IMAGES, {}, terms=""), mesh)
-    return Evaluator(graphdef, heads, recipe, ImagePreprocessor(recipe), mesh), state, feed
+    return Evaluator(graphdef, heads, recipe.evaluate.batch_size, ImagePreprocessor(recipe), mesh), state, feed
 
 
 def by_numpy(recipe: ConfigDict, state: Any, images: np.ndarray) -> dict[str, np.ndarray]:

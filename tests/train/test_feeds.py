@@ -30,9 +30,10 @@ from agegender_jax.mesh import replicated
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
-from agegender_jax.train.experiment import build_setup
-from agegender_jax.train.loop import train
+from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.optimizer import make_optimizer
+from agegender_jax.train.options import OptimizerOptions, TrainOptions
+from agegender_jax.train.setup import build_setup
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
 
@@ -75,7 +76,7 @@ class Two:
 def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir: Path) -> Two:
     folder, said = tmp_path_factory.mktemp("runs"), io.StringIO()
     options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir, "progress": False}
-    train(make_recipe("resident"), folder / "resident", **options)
+    train_recipe(make_recipe("resident"), folder / "resident", **options)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
         batches, asked = stream.StreamingLoader.batches, 0
 
@@ -88,9 +89,9 @@ def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir:
 
         patch.setattr(stream.StreamingLoader, "batches", counted)
         with pytest.raises(Preempted):
-            train(make_recipe("stream"), folder / "streamed", **options)
+            train_recipe(make_recipe("stream"), folder / "streamed", **options)
     stopped_at = saved(folder / "streamed")[0]
-    summary = train(make_recipe("stream"), folder / "streamed", **options)
+    summary = train_recipe(make_recipe("stream"), folder / "streamed", **options).to_dict()
     return Two(folder / "resident", folder / "streamed", summary, stopped_at, said.getvalue())
 
 
@@ -144,18 +145,20 @@ def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_
     ended = []
     for feed in ("resident", "stream"):
         recipe = make_recipe(feed)
-        experiment = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
-        optimizer = make_optimizer(recipe.optimizer, 8, 10.0)
-        graphdef, *shapes = model_structure(recipe, experiment.heads)
+        setup = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+        optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 8, 10.0)
+        graphdef, *shapes = model_structure(recipe, setup.heads)
         # Not the model's own values: their initialisation takes longer to compile than all the rest.
         params, stats = jax.tree.map(
             lambda leaf: np.linspace(0, 0.1, leaf.size, dtype=leaf.dtype).reshape(leaf.shape), shapes
         )
         begin = partial(initial_state, optimizer=optimizer, average=True)
         state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
-        steps = jit_train_steps(graphdef, experiment.heads, optimizer, recipe, experiment.inputs, mesh)
-        order = BatchSampler(experiment.split.train, 16, recipe.seed)
-        source = make_loader(experiment.data, mesh, experiment.labels, order, 8)
+        steps = jit_train_steps(
+            graphdef, setup.heads, optimizer, TrainOptions.from_recipe(recipe), setup.preprocessor, mesh
+        )
+        order = BatchSampler(setup.split.train, 16, recipe.seed)
+        source = make_loader(setup.dataset, mesh, setup.labels, order, 8)
         with jax.set_mesh(mesh):
             for step in (0, 4):
                 state, figures = steps(state, source.data, source.batches(step, 4))
@@ -170,18 +173,18 @@ def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
     synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe("stream")
-    experiment = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
-    bad = str(experiment.data.columns["key"][BatchSampler(experiment.split.train, 16, recipe.seed).batches(5, 1)[0, 3]])
+    setup = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+    bad = str(setup.dataset.columns["key"][BatchSampler(setup.split.train, 16, recipe.seed).batches(5, 1)[0, 3]])
 
     contents = Source.contents
 
     def damaged(source: Source, rows: Sequence[int]) -> list[bytes]:
-        names = experiment.data.columns["key"][rows]
+        names = setup.dataset.columns["key"][rows]
         return [b"\xff\xd8" if n == bad else c for n, c in zip(names, contents(source, rows), strict=True)]
 
     monkeypatch.setattr(Source, "contents", damaged)
     with pytest.raises(UserError, match=f"{bad}: is no image that can be decoded") as caught:
-        train(recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+        train_recipe(recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert "\n" not in str(caught.value)
 
 
@@ -204,8 +207,8 @@ def test_a_damaged_picture_that_is_decoded_first_leaves_no_trace_in_the_run(
     recipe.train.epochs = 0.4
     options: dict[str, Any] = {"manual_dir": tmp_path / "in", "data_dir": tmp_path / "data", "progress": False}
     with pytest.raises(UserError, match=f"{picture.name}: is no image that can be decoded"):
-        train(recipe, tmp_path / "run", **options)
+        train_recipe(recipe, tmp_path / "run", **options)
     assert {path.name for path in (tmp_path / "run").iterdir()} & {"split.json", "run.json", "seen_sha256.txt"} == set()
     picture.write_bytes(sound)
-    assert train(recipe, tmp_path / "run", **options)["steps"] == 4
+    assert train_recipe(recipe, tmp_path / "run", **options).to_dict()["steps"] == 4
     assert (tmp_path / "run" / "split.json").exists()

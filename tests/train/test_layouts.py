@@ -14,10 +14,10 @@ from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.model import build_model, model_structure, split_model
 from agegender_jax.sharding import bytes_per_device, total_bytes
-from agegender_jax.train.experiment import Experiment, build_setup
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.start import abstract_state
-from agegender_jax.train.state import initial_state
+from agegender_jax.train.options import OptimizerOptions, TrainOptions
+from agegender_jax.train.setup import Setup, build_setup
+from agegender_jax.train.state import abstract_state, initial_state
 from agegender_jax.train.step import jit_train_steps
 
 STEPS = 4
@@ -34,39 +34,41 @@ def recipe_with(**compute: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def experiment(synthetic_dir: Path, data_dir: Path) -> Experiment:
-    return build_setup(recipe_with(), manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
+def setup(synthetic_dir: Path, data_dir: Path) -> Setup:
+    return build_setup(recipe_with(), manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
 
 
 @pytest.fixture(scope="module")
-def begin(experiment: Experiment) -> Any:
+def begin(setup: Setup) -> Any:
     """The state before the first step, on the host."""
-    _, params, stats = split_model(build_model(recipe_with(), experiment.heads))
+    _, params, stats = split_model(build_model(recipe_with(), setup.heads))
     optimizer = make_optimizer(recipe_with().optimizer, 50, 10.0)
     return jax.tree.map(np.asarray, initial_state(params, stats, optimizer, average=True))
 
 
-def trained(experiment: Experiment, begin: Any, **compute: Any) -> tuple[np.ndarray, Any, str]:
+def trained(setup: Setup, begin: Any, **compute: Any) -> tuple[np.ndarray, Any, str]:
     """The losses of some steps on eight devices, the state after them, and the program."""
-    recipe, heads = recipe_with(**compute), experiment.heads
+    recipe, heads = recipe_with(**compute), setup.heads
     mesh = make_mesh(recipe.compute.model)
-    optimizer = make_optimizer(recipe.optimizer, 50, 10.0)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, heads, optimizer, mesh))
-    graphdef, _, _ = model_structure(recipe, heads)
-    feed = make_loader(
-        experiment.data, mesh, experiment.labels, BatchSampler(experiment.split.train, recipe.train.batch_size, 0)
+    optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 50, 10.0)
+    shardings = jax.tree.map(
+        lambda leaf: leaf.sharding, abstract_state(setup.model, optimizer, mesh, average=True, fsdp=recipe.compute.fsdp)
     )
+    graphdef, _, _ = model_structure(recipe, heads)
+    feed = make_loader(setup.dataset, mesh, setup.labels, BatchSampler(setup.split.train, recipe.train.batch_size, 0))
     with jax.set_mesh(mesh):
         state = jax.device_put(begin, shardings)
-        steps = jit_train_steps(graphdef, heads, optimizer, recipe, experiment.inputs, mesh, shardings)
+        steps = jit_train_steps(
+            graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), setup.preprocessor, mesh, shardings
+        )
         lowered = steps.lower(state, feed.data, feed.batches(0, STEPS))
         state, figures = lowered.compile()(state, feed.data, feed.batches(0, STEPS))
     return np.asarray(figures["loss"]), state, lowered.as_text()
 
 
 @pytest.fixture(scope="module")
-def copied(experiment: Experiment, begin: Any) -> tuple[np.ndarray, Any, str]:
-    return trained(experiment, begin)
+def copied(setup: Setup, begin: Any) -> tuple[np.ndarray, Any, str]:
+    return trained(setup, begin)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +78,9 @@ def copied(experiment: Experiment, begin: Any) -> tuple[np.ndarray, Any, str]:
     ids=["fsdp", "model", "both"],
 )
 def test_losses_are_those_of_a_state_that_is_copied(
-    experiment: Experiment, begin: Any, copied: tuple[np.ndarray, Any, str], compute: dict[str, Any], part: float
+    setup: Setup, begin: Any, copied: tuple[np.ndarray, Any, str], compute: dict[str, Any], part: float
 ) -> None:
-    losses, state, program = trained(experiment, begin, **compute)
+    losses, state, program = trained(setup, begin, **compute)
     expected, whole, _ = copied
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):

@@ -26,8 +26,9 @@ from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
 from agegender_jax.train import command as training
-from agegender_jax.train import loop
-from agegender_jax.train.loop import schedule, train
+from agegender_jax.train import loop, setup
+from agegender_jax.train.loop import train_recipe
+from agegender_jax.train.options import Schedule
 from agegender_jax.train.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ class Stopped(Exception):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, calls: int, act: Callable[[], None]) -> None:
     """Lets `act` happen at the given number of requests for a batch, each of which starts a dispatch."""
-    batches, count = loop.BatchSampler.batches, 0
+    batches, count = setup.BatchSampler.batches, 0
 
     def counted(self: Any, start: int, steps: int) -> np.ndarray:
         nonlocal count
@@ -94,7 +95,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, calls: int, act: Callable[[], No
             act()
         return batches(self, start, steps)
 
-    monkeypatch.setattr(loop.BatchSampler, "batches", counted)
+    monkeypatch.setattr(setup.BatchSampler, "batches", counted)
 
 
 def power_cut() -> None:
@@ -167,7 +168,7 @@ def test_class_weights_are_printed_and_kept(finished: Any) -> None:
 def test_a_complete_run_says_so_and_gives_the_same(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")}
     arguments = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
-    assert train(finished.recipe, finished.workdir, **arguments) == finished.summary
+    assert train_recipe(finished.recipe, finished.workdir, **arguments).to_dict() == finished.summary
     assert "is complete" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")} == before
 
@@ -176,7 +177,7 @@ def test_another_recipe_is_refused_with_the_difference(finished: Any) -> None:
     recipe = finished.recipe.copy_and_resolve_references()
     recipe.optimizer.learning_rate = 3e-3
     with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.002 -> 0\.003.*another --workdir"):
-        train(recipe, finished.workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir)
+        train_recipe(recipe, finished.workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def short(finished: Any) -> ConfigDict:
 @pytest.fixture(scope="module")
 def uninterrupted(short: ConfigDict, finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    train(short, workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+    train_recipe(short, workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
     return workdir
 
 
@@ -215,7 +216,7 @@ def test_a_resumed_run_ends_in_the_same_bits(
             # Heard after that dispatch: between two evaluations, or in place of one.
             stop_after(patch, last // 4, terminate)
             with pytest.raises(Preempted, match=rf"step {last} of 24 is saved"):
-                train(short, workdir, **options)
+                train_recipe(short, workdir, **options)
         else:
 
             def cut_once_saved() -> None:  # the saver's thread outlives the exception, as it would not a power cut
@@ -225,12 +226,12 @@ def test_a_resumed_run_ends_in_the_same_bits(
 
             stop_after(patch, 4, cut_once_saved)  # three dispatches done, the second of them saved
             with pytest.raises(Stopped):
-                train(short, workdir, **options)
+                train_recipe(short, workdir, **options)
     checkpoints = Checkpoints(workdir / "checkpoints")
     assert checkpoints.steps[-1] == last
     checkpoints.close()
     assert not (workdir / "summary.json").exists()
-    train(short, workdir, **options)
+    train_recipe(short, workdir, **options)
     (step, arrays), (expected_step, expected) = saved(workdir), saved(uninterrupted)
     assert step == expected_step == 24
     assert arrays.keys() == expected.keys()
@@ -252,11 +253,11 @@ def test_killed_between_the_last_checkpoint_and_the_summary(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "metrics_of", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
-            train(short, tmp_path / "run", **options)
+            train_recipe(short, tmp_path / "run", **options)
     assert not (tmp_path / "run" / "summary.json").exists()
     with monkeypatch.context() as patch:
         stop_after(patch, 1, power_cut)  # nothing is left to train
-        summary = train(short, tmp_path / "run", **options)
+        summary = train_recipe(short, tmp_path / "run", **options).to_dict()
     assert summary["evaluated_step"] == summary["steps"] == 24
     assert summary["test"]["n"] == 120
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test"] == summary["test"]
@@ -269,7 +270,7 @@ def test_a_report_ends_the_run(
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     recipe = short.copy_and_resolve_references()
     recipe.evaluate.report = True
-    summary = train(recipe, tmp_path / "run", **options)
+    summary = train_recipe(recipe, tmp_path / "run", **options).to_dict()
     page = tmp_path / "run" / "report" / "index.html"
     assert str(page) in capsys.readouterr().err
     assert f"{summary['test']['age/mae']:.2f}" in page.read_text()
@@ -277,11 +278,11 @@ def test_a_report_ends_the_run(
     assert low <= summary["test"]["gender/accuracy"] <= high
 
     page.unlink()  # as if it had been killed while it wrote the page
-    train(recipe, tmp_path / "run", **options)
+    train_recipe(recipe, tmp_path / "run", **options)
     assert page.exists()
     page.write_text("mine")
     (tmp_path / "run" / "summary.json").unlink()
-    train(recipe, tmp_path / "run", **options)  # the run is complete without it
+    train_recipe(recipe, tmp_path / "run", **options)  # the run is complete without it
     assert page.read_text() == "mine"
     assert "There is no report: " in capsys.readouterr().err
 
@@ -298,7 +299,7 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
     recipe.checkpoint.keep = 1
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps(bias=lambda n: jnp.where(n <= 8, common, 1 - common)))
     options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
-    summary = train(recipe, tmp_path / "run", **options)
+    summary = train_recipe(recipe, tmp_path / "run", **options).to_dict()
     assert (summary["evaluated_step"], summary["steps"]) == (8, 24)
     expected = share["test"] if common else 1 - share["test"]
     assert summary["test"]["gender/accuracy"] == pytest.approx(expected) != pytest.approx(0.5)
@@ -323,13 +324,13 @@ def test_an_evaluation_that_was_missed_is_made_up_for(
         with monkeypatch.context() as patch:
             stop_after(patch, calls, terminate)
             with pytest.raises(Preempted, match=rf"step {step} of 24 is saved"):
-                train(recipe, tmp_path / "run", **options)
+                train_recipe(recipe, tmp_path / "run", **options)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "metrics_of", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
-            train(recipe, tmp_path / "run", **options)
+            train_recipe(recipe, tmp_path / "run", **options)
     (tmp_path / "run" / "checkpoints" / "24" / "metrics" / "metrics").write_text("damaged")
-    summary = train(recipe, tmp_path / "run", **options)
+    summary = train_recipe(recipe, tmp_path / "run", **options).to_dict()
     assert summary["evaluated_step"] == 8
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     found = {event["step"]: event["validation/gender/accuracy"] for event in events if "validation/n" in event}
@@ -343,7 +344,9 @@ def test_a_loss_that_is_no_number_ends_the_run(
 ) -> None:
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps(lambda number: jnp.where(number == 14, jnp.nan, 1.0 / number)))
     with pytest.raises(Diverged, match=r"loss of step 14 is nan, .*; the last good checkpoint is that of step 8\."):
-        train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+        train_recipe(
+            short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False
+        )
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints.steps == [8]
     checkpoints.close()
@@ -372,7 +375,9 @@ def test_a_head_of_weight_zero_is_left_out(
     small_recipe.heads.age.weight = 0.0
     small_recipe.train.epochs = 0.1
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
-    summary = train(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+    summary = train_recipe(
+        small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False
+    ).to_dict()
     assert {key.split("/")[0] for key in summary["test"]} == {"gender", "age_group", "n"}
     assert not [name for name in saved(tmp_path / "run")[1] if "'age'" in name]
 
@@ -389,7 +394,9 @@ def test_other_splits(
     small_recipe.split.update(split)
     small_recipe.train.epochs = 0.1
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
-    summary = train(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+    summary = train_recipe(
+        small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False
+    ).to_dict()
     assert summary["protocol"] == split.get("protocol", "disjoint")
     # A quarter of the 160 less the files with conflicting labels, or a fifth of all.
     conflicting = json.loads((tmp_path / "run" / "run.json").read_text())["identical_files"]["conflicting_files"]
@@ -401,7 +408,7 @@ def test_a_mistyped_figure_to_select_by_is_refused_before_training(
 ) -> None:
     small_recipe.evaluate.select = "age/accuracy"
     with pytest.raises(UserError, match=r"evaluate\.select='age/accuracy' is no figure; choose one of: .*age/mae"):
-        train(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+        train_recipe(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -424,7 +431,8 @@ def test_schedule(
             "evaluate": {"every_epochs": every},
         }
     )
-    assert schedule(recipe, examples) == expected
+    schedule = Schedule.from_recipe(recipe, examples)
+    assert (schedule.total, schedule.every) == expected
 
 
 def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path: Path) -> None:
@@ -467,7 +475,9 @@ def test_a_gradient_that_is_no_number_is_not_saved(
     fake = fake_steps(norm=lambda number: jnp.where(number == 16, jnp.inf, 1.0))
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake)
     with pytest.raises(Diverged, match=r"loss of step 16 is 1\.0, the norm of its gradient inf; .*of step 8\."):
-        train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+        train_recipe(
+            short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False
+        )
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints.steps == [8]
     checkpoints.close()
@@ -480,9 +490,9 @@ def test_a_refused_recipe_may_be_corrected_in_the_same_directory(
     small_recipe.train.epochs = 0.1
     options: dict[str, Any] = {"data_dir": data_dir, "progress": False}
     with pytest.raises(UserError, match="nowhere"):
-        train(small_recipe, tmp_path / "run", manual_dir=tmp_path / "nowhere", **options)
+        train_recipe(small_recipe, tmp_path / "run", manual_dir=tmp_path / "nowhere", **options)
     small_recipe.train.epochs = 0.2
-    assert train(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, **options)["run"] == "run"
+    assert train_recipe(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, **options).to_dict()["run"] == "run"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -500,7 +510,9 @@ def test_a_full_disk_is_a_sentence(
     with pytest.raises(
         UserError, match=r"cannot be written \(No space left on device\); free some space, and run the same"
     ):
-        train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+        train_recipe(
+            short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False
+        )
 
 
 def test_other_files_under_the_same_names_are_noticed(
@@ -511,10 +523,12 @@ def test_other_files_under_the_same_names_are_noticed(
     metadata = json.loads((workdir / "run.json").read_text())
     (workdir / "run.json").write_text(json.dumps(metadata | {"data_sha256": "0" * 64}))
     with pytest.raises(UserError, match=r"are not those that .* began with, though named alike"):
-        train(short, workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+        train_recipe(short, workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
 
 
 def test_a_directory_is_trained_in_by_one_process_at_a_time(short: ConfigDict, finished: Any, tmp_path: Path) -> None:
     run = Run.start(tmp_path / "run", short)
     with run.locked(), pytest.raises(UserError, match="being trained by another process"):
-        train(short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+        train_recipe(
+            short, tmp_path / "run", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False
+        )

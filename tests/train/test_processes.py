@@ -20,7 +20,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.run import Run
-from agegender_jax.train import loop, start
+from agegender_jax.train import command, loop, setup
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,21 +85,21 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
     paths = {"manual_dir": synthetic_dir, "data_dir": data_dir}
     one = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_mesh", lambda _: one)
-        expected = loop.train(recipe, tmp_path / "stayed", progress=False, **paths)
+        patch.setattr(setup, "make_mesh", lambda _: one)
+        expected = loop.train_recipe(recipe, tmp_path / "stayed", progress=False, **paths).to_dict()
     moved = tmp_path / "moved"
 
     recipe.compute.update(fsdp=True, model=2)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "termination", lambda: contextlib.nullcontext(Stop(3)))
+        patch.setattr(loop, "preemption", lambda: contextlib.nullcontext(Stop(3)))
         with pytest.raises(Preempted, match="step 3 of 8"):
-            loop.train(recipe, moved, progress=False, **paths)
+            loop.train_recipe(recipe, moved, progress=False, **paths)
     recipe.compute.update(fsdp=False, model=1)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_mesh", lambda _: one)
-        patch.setattr(loop, "termination", lambda: contextlib.nullcontext(Stop(2)))
+        patch.setattr(setup, "make_mesh", lambda _: one)
+        patch.setattr(loop, "preemption", lambda: contextlib.nullcontext(Stop(2)))
         with pytest.raises(Preempted, match="step 5 of 8"):
-            loop.train(recipe, moved, progress=False, **paths)
+            loop.train_recipe(recipe, moved, progress=False, **paths)
     recipe.compute.update(fsdp=True, loader="stream")  # of which each process decodes its part
     first, second = (process.communicate(timeout=200)[1] for process in start_two(recipe, moved, paths, devices=2))
     assert "Going on from the checkpoint of step 5 of 8" in first, first + second
@@ -122,13 +122,13 @@ def test_other_data_than_the_primary_process_has_are_refused(
 ) -> None:
     """Before anything is compiled: each would train on its own."""
     paths = {"manual_dir": synthetic_dir, "data_dir": data_dir}
-    monkeypatch.setattr(start, "from_primary", lambda mine: "f" * 64)
+    monkeypatch.setattr(setup, "from_primary", lambda mine: "f" * 64)
     with pytest.raises(UserError, match=r"Process 0 has other files of utkface than process 0 .*, not ffffffffffff"):
-        loop.train(recipe, tmp_path / "run", progress=False, **paths)
+        loop.train_recipe(recipe, tmp_path / "run", progress=False, **paths)
     metadata = iter([True, False])
-    monkeypatch.setattr(start, "from_primary", lambda mine: mine if next(metadata) else "f" * 64)
+    monkeypatch.setattr(setup, "from_primary", lambda mine: mine if next(metadata) else "f" * 64)
     with pytest.raises(UserError, match="has another split of utkface"):
-        loop.dry_run(recipe, progress=False, **paths)
+        command.describe_dry_run(recipe, progress=False, **paths)
 
 
 def test_two_processes_stop_at_the_same_step(

@@ -23,12 +23,12 @@ def test_a_profile_says_where_the_time_went(
     tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summaries = []
-    train = loop.train
-    monkeypatch.setattr(loop, "train", lambda *a, **k: summaries.append(train(*a, **k)) or summaries[-1])
+    train = loop.train_recipe
+    monkeypatch.setattr(loop, "train_recipe", lambda *a, **k: summaries.append(train(*a, **k)) or summaries[-1])
     assert _command(tmp_path, "--dispatches=2", data_dir=data_dir) == 0
     (summary,) = summaries
-    assert summary["steps"] == 2
-    assert all(seconds > 0 for seconds in summary["seconds_of"].values())
+    assert summary.steps == 2
+    assert all(seconds > 0 for seconds in summary.seconds_of.values())
     printed, said = capsys.readouterr()
     assert "gender/accuracy" not in printed + said  # nothing was learned
     for name in ("compilation", "input", "step", "evaluation", "checkpoint", "idle"):

@@ -1,6 +1,7 @@
 """The training step: its loss, its arithmetic, and one device against eight."""
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
@@ -20,16 +21,25 @@ from agegender_jax.data.preprocess import ImagePreprocessor
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
-from agegender_jax.mesh import by_batch, replicated
+from agegender_jax.mesh import by_batch, make_mesh, replicated
 from agegender_jax.models import convolution, layers
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
 from agegender_jax.models.model import build_model, split_model
 from agegender_jax.models.routed import RoutedHead
-from agegender_jax.train.experiment import Experiment, build_setup
-from agegender_jax.train.loop import train
+from agegender_jax.train import step as step_module
+from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.optimizer import make_optimizer
+from agegender_jax.train.options import TrainOptions
+from agegender_jax.train.setup import Setup, build_setup
 from agegender_jax.train.state import TrainState, initial_state
-from agegender_jax.train.step import check_parts, jit_train_steps, make_train_steps, total_loss
+from agegender_jax.train.step import (
+    check_microbatches,
+    compile_steps,
+    jit_train_steps,
+    make_train_steps,
+    memory_of,
+    total_loss,
+)
 
 BATCH = 16
 
@@ -63,7 +73,7 @@ def test_a_head_without_a_known_label_costs_nothing() -> None:
 
 
 @dataclasses.dataclass
-class Setup:
+class Steps:
     """Jitted steps on some devices, and all that they need."""
 
     mesh: jax.sharding.Mesh
@@ -89,23 +99,23 @@ def plain(**model: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def experiment(synthetic_dir: Path, data_dir: Path) -> Experiment:
-    return build_setup(plain(), manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
+def setup(synthetic_dir: Path, data_dir: Path) -> Setup:
+    return build_setup(plain(), manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
 
 
-def make_setup(recipe: ConfigDict, experiment: Experiment, devices: int = 8, average: bool = False) -> Setup:
+def make_steps(recipe: ConfigDict, setup: Setup, devices: int = 8, average: bool = False) -> Steps:
     mesh = jax.make_mesh(
         (devices, 1), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto), devices=jax.devices()[:devices]
     )
     optimizer = make_optimizer(recipe.optimizer, 50, 10.0)
-    graphdef, params, stats = split_model(build_model(recipe, experiment.heads))
+    graphdef, params, stats = split_model(build_model(recipe, setup.heads))
     everywhere, traces = replicated(mesh), []
     function = make_train_steps(
         graphdef,
-        experiment.heads,
+        setup.heads,
         optimizer,
-        recipe,
-        experiment.inputs,
+        TrainOptions.from_recipe(recipe),
+        setup.preprocessor,
         lambda x: jax.lax.with_sharding_constraint(x, by_batch(mesh)),
     )
 
@@ -113,33 +123,33 @@ def make_setup(recipe: ConfigDict, experiment: Experiment, devices: int = 8, ave
         traces.append(1)
         return function(*arguments)
 
-    return Setup(
+    return Steps(
         mesh,
         jax.jit(traced, out_shardings=(everywhere, everywhere)),
         jax.device_put(initial_state(params, stats, optimizer, average=average), everywhere),
         make_loader(
-            experiment.data,
+            setup.dataset,
             mesh,
-            experiment.labels,
-            BatchSampler(experiment.split.train, recipe.train.batch_size, recipe.seed),
+            setup.labels,
+            BatchSampler(setup.split.train, recipe.train.batch_size, recipe.seed),
         ),
         traces,
     )
 
 
 @pytest.fixture(scope="module")
-def eight(experiment: Experiment) -> Setup:
+def eight(setup: Setup) -> Steps:
     """The plain recipe with an average, on eight devices."""
     recipe = plain()
     recipe.train.ema_decay = 0.5
-    return make_setup(recipe, experiment, average=True)
+    return make_steps(recipe, setup, average=True)
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-def test_one_compiled_function_serves_every_step(eight: Setup) -> None:
+def test_one_compiled_function_serves_every_step(eight: Steps) -> None:
     state = eight.state
     for start in range(0, 12, 4):
         state, _ = eight.run(state, start, 4)
@@ -147,7 +157,7 @@ def test_one_compiled_function_serves_every_step(eight: Setup) -> None:
     assert len(eight.traces) == 1 == eight.steps._cache_size()
 
 
-def test_the_same_seed_and_step_give_the_same_figures_bit_for_bit(eight: Setup) -> None:
+def test_the_same_seed_and_step_give_the_same_figures_bit_for_bit(eight: Steps) -> None:
     first, figures = eight.run(eight.state, 0, 4)
     again, same = eight.run(eight.state, 0, 4)
     for name, values in figures.items():
@@ -160,7 +170,7 @@ def test_the_same_seed_and_step_give_the_same_figures_bit_for_bit(eight: Setup) 
     assert abs(other["loss"][0] - figures["loss"][0]) > 1e-3
 
 
-def test_eight_steps_at_once_are_two_times_four(eight: Setup) -> None:
+def test_eight_steps_at_once_are_two_times_four(eight: Steps) -> None:
     """The same arithmetic in a loop of another length: equal but for how the compiler orders sums, 1e-6 of a loss."""
     at_once, figures = eight.run(eight.state, 0, 8)
     state, first = eight.run(eight.state, 0, 4)
@@ -171,7 +181,7 @@ def test_eight_steps_at_once_are_two_times_four(eight: Setup) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # 1 % of one Adam step of 1e-4
 
 
-def test_the_average_is_the_exponential_moving_average(eight: Setup) -> None:
+def test_the_average_is_the_exponential_moving_average(eight: Steps) -> None:
     """Against NumPy: decay min(0.5, (1 + t) / (10 + t)), from parameters that single steps gave."""
     state, average = eight.state, [leaf.astype(np.float64) for leaf in leaves(eight.state.average)]
     for step in range(4):
@@ -186,10 +196,10 @@ def test_the_average_is_the_exponential_moving_average(eight: Setup) -> None:
     assert max(moved) > 1e-4  # it does move
 
 
-def test_bfloat16_is_for_the_arithmetic_alone(experiment: Experiment, eight: Setup) -> None:
+def test_bfloat16_is_for_the_arithmetic_alone(setup: Setup, eight: Steps) -> None:
     recipe = plain(dtype="bfloat16")
-    setup = make_setup(recipe, experiment)
-    state, figures = setup.run(setup.state, 0, 1)
+    steps = make_steps(recipe, setup)
+    state, figures = steps.run(steps.state, 0, 1)
     floating = [leaf for leaf in leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert floating
     assert {leaf.dtype for leaf in floating} == {np.dtype(np.float32)}
@@ -199,23 +209,23 @@ def test_bfloat16_is_for_the_arithmetic_alone(experiment: Experiment, eight: Set
     assert 0 < difference[0] < 0.02  # it is in use: 8 bits of mantissa, not 24
 
 
-def losses_of(setup: Setup, steps: int = 50) -> np.ndarray:
+def losses_of(steps: Steps, count: int = 50) -> np.ndarray:
     """The losses of so many steps, one after the other, float64 `[steps]`."""
-    state, losses = setup.state, []
-    for step in range(steps):
-        state, figures = setup.run(state, step, 1)
+    state, losses = steps.state, []
+    for step in range(count):
+        state, figures = steps.run(state, step, 1)
         losses.append(float(figures["loss"][0]))
     return np.array(losses)
 
 
-def test_one_device_and_eight_find_the_same_loss_at_each_of_fifty_states(experiment: Experiment, eight: Setup) -> None:
+def test_one_device_and_eight_find_the_same_loss_at_each_of_fifty_states(setup: Setup, eight: Steps) -> None:
     """Training on one device, and at every step the eight are given the one's state: loss and gradient agree.
 
     Left to themselves the two drift apart in float32, and must: see the next test.
     """
     recipe = plain()
     recipe.train.ema_decay = 0.5
-    one = make_setup(recipe, experiment, devices=1, average=True)
+    one = make_steps(recipe, setup, devices=1, average=True)
     state, losses, norms = one.state, [], []
     for step in range(50):
         _, many = eight.run(state, step, 1)
@@ -227,9 +237,7 @@ def test_one_device_and_eight_find_the_same_loss_at_each_of_fifty_states(experim
     assert single_loss[-10:].mean() < 0.8 * single_loss[:10].mean()  # it trained meanwhile
 
 
-def test_one_device_and_eight_give_the_same_fifty_losses(
-    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_device_and_eight_give_the_same_fifty_losses(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty free steps of the plain recipe to 1e-5, of a net without kinks.
 
     The gradient of ReLU and of max-pooling jumps where an activation crosses zero or two pixels tie. Sums over eight
@@ -241,7 +249,7 @@ def test_one_device_and_eight_give_the_same_fifty_losses(
     """
     monkeypatch.setattr(nnx, "relu", nnx.silu)
     monkeypatch.setattr(layers, "max_pool", average_pool)
-    one, many = (losses_of(make_setup(plain(), experiment, devices)) for devices in (1, 8))
+    one, many = (losses_of(make_steps(plain(), setup, devices)) for devices in (1, 8))
     np.testing.assert_allclose(many, one, rtol=1e-5)
     assert one[-10:].mean() < 0.9 * one[:10].mean()
 
@@ -301,7 +309,9 @@ def train_small(
     labels = {name: head.column(columns) for name, head in heads.items()}
     data = make_loader(examples, mesh, labels).data
     state = jax.device_put(initial_state(params, stats, optimizer, average=False), replicated(mesh))
-    train_steps = jit_train_steps(graphdef, heads, optimizer, recipe, ImagePreprocessor(recipe), mesh)
+    train_steps = jit_train_steps(
+        graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), ImagePreprocessor(recipe), mesh
+    )
     rows = jax.device_put(np.tile(np.arange(32, dtype=np.int32), (steps, 1)), by_batch(mesh, axis=1))
     with jax.set_mesh(mesh):
         state, figures = train_steps(state, data, {"rows": rows})
@@ -345,27 +355,25 @@ def test_batch_statistics_are_those_of_each_part_in_turn() -> None:
     ],
 )
 def test_a_batch_that_cannot_be_taken_in_parts_is_refused(parts: int, devices: int, message: str) -> None:
-    recipe = plain()
-    recipe.train.microbatches = parts
     with pytest.raises(UserError, match=message):
-        check_parts(recipe, devices)
+        check_microbatches(16, parts, devices)
 
 
 def test_parts_that_do_not_fit_the_devices_are_refused_before_anything(synthetic_dir: Path, tmp_path: Path) -> None:
     recipe = plain()
     recipe.train.microbatches = 4  # of 16, on eight devices
     with pytest.raises(UserError, match="microbatches=4"):
-        train(recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=tmp_path / "data", progress=False)
+        train_recipe(recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=tmp_path / "data", progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_remat_is_done_where_the_recipe_asks_for_it(experiment: Experiment, remat: bool) -> None:
+def test_remat_is_done_where_the_recipe_asks_for_it(setup: Setup, remat: bool) -> None:
     recipe = plain()
     recipe.compute.remat = remat
-    setup = make_setup(recipe, experiment, devices=1)
-    with jax.set_mesh(setup.mesh):
-        program = str(jax.make_jaxpr(setup.steps)(setup.state, setup.feed.data, setup.feed.batches(0, 2)))
+    steps = make_steps(recipe, setup, devices=1)
+    with jax.set_mesh(steps.mesh):
+        program = str(jax.make_jaxpr(steps.steps)(steps.state, steps.feed.data, steps.feed.batches(0, 2)))
     assert ("saveable_names=frozenset({'convolved'})" in program) == remat
 
 
@@ -388,3 +396,52 @@ def test_remat_keeps_only_what_convolutions_give_and_finds_the_same_gradient(
     assert kept, "nothing is kept"
     assert all("[2,8,8,16]" in line and "convolved" in line for line in kept), kept
     assert len(kept) == 3
+
+
+# ---------------------------------------------------------------------------------------- memory
+
+
+def _program() -> types.SimpleNamespace:
+    """One whose step takes 1 GB of arguments, of which 0.4 are given back, and 2 GB on the way."""
+    figures = types.SimpleNamespace(
+        argument_size_in_bytes=10**9, temp_size_in_bytes=2 * 10**9, output_size_in_bytes=5 * 10**8,
+        alias_size_in_bytes=4 * 10**8,
+    )  # fmt: skip
+    return types.SimpleNamespace(memory_analysis=lambda: figures)
+
+
+def _array(count: int, *axes: str) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((count,), np.float32, sharding=NamedSharding(make_mesh(), PartitionSpec(*axes)))
+
+
+def test_what_a_step_takes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "memory", lambda: (4e9, "a card's memory"))
+    text = memory_of(_program(), {"content": _array(10**8)}, [_array(16 * 10**7, "data")])
+    assert text.strip() == (
+        "a step takes 3.10 GB of a card's memory, 4.00 GB: 0.40 of data, 0.08 of state, 2.00 while it computes"
+    )  # 1 + 2 + 0.5 - 0.4; the state is split over eight devices
+
+
+def test_a_compiler_that_does_not_say_is_believed() -> None:
+    assert memory_of(types.SimpleNamespace(memory_analysis=lambda: None), {}, []) == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "error"), [("RESOURCE_EXHAUSTED: no", UserError), ("else", jax.errors.JaxRuntimeError)]
+)
+def test_what_the_compiler_refuses_is_a_sentence(message: str, error: type[Exception]) -> None:
+    def lower(*_: object) -> object:
+        raise jax.errors.JaxRuntimeError(message)
+
+    steps: Any = types.SimpleNamespace(lower=lower)
+    state: Any = None
+    with pytest.raises(error):
+        compile_steps(steps, state, {}, {})
+
+
+def test_a_step_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "memory", lambda: (3e9, "a card's memory"))
+    with pytest.raises(
+        UserError, match=r"needs 3\.10 GB of a card's memory, 3\.00 GB.*Lower config\.train\.batch_size"
+    ):
+        memory_of(_program(), {}, [])

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from agegender_jax.metrics import ACCURACY
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train import command as package
 from agegender_jax.train import sweep as module
-from agegender_jax.train.preemption import preemption
+from agegender_jax.train.loop import preemption
 from agegender_jax.train.sweep import expand_trials, report, run_sweep, summarize
 
 
@@ -140,30 +141,30 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for training: names the runs that it is asked for, and leaves the summary of each."""
     names: list[str] = []
 
-    def train(recipe: ConfigDict, workdir: Path, **_: Any) -> dict[str, Any]:
+    def train(recipe: ConfigDict, workdir: Path, **_: Any) -> Any:
         names.append(workdir.name)
         summary = summary_of(None, 0.5 + recipe.split.fold / 10) | {"split_sha256": f"{recipe.split.fold}"}
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "recipe.json").write_text(recipes.to_json(recipe))
         (workdir / "summary.json").write_text(json.dumps(summary))
-        return summary
+        return SimpleNamespace(to_dict=lambda: summary)
 
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "train_recipe", train)
     return names
 
 
 def test_what_is_complete_is_not_trained_again(
     trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = module.train
+    whole = module.train_recipe
 
-    def stopped(recipe: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:
+    def stopped(recipe: ConfigDict, workdir: Path, **options: Any) -> Any:
         if workdir.name == "disjoint-fold_2" and trained == ["disjoint-fold_0", "disjoint-fold_1"]:
             trained.append("stopped")
             raise Preempted("stopped")
         return whole(recipe, workdir, **options)
 
-    monkeypatch.setattr(module, "train", stopped)
+    monkeypatch.setattr(module, "train_recipe", stopped)
     members = expand_trials(recipe(4), (), "all")
     with pytest.raises(Preempted):
         run_sweep(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
@@ -197,14 +198,14 @@ def test_runs_on_different_data_are_not_put_into_one_table(trained: list[str], t
 def test_sigterm_between_two_runs_begins_no_other(
     trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = module.train
+    whole = module.train_recipe
 
-    def terminated(recipe: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:
+    def terminated(recipe: ConfigDict, workdir: Path, **options: Any) -> Any:
         with preemption():  # a run's own handler, as it is installed while a run lasts
             os.kill(os.getpid(), signal.SIGTERM)
         return whole(recipe, workdir, **options)
 
-    monkeypatch.setattr(module, "train", terminated)
+    monkeypatch.setattr(module, "train_recipe", terminated)
     with pytest.raises(Preempted, match="before run 2 of 3"):
         run_sweep(expand_trials(recipe(3), (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
     assert trained == ["disjoint-fold_0"]

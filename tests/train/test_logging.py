@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from agegender_jax.train.writers import Progress, Writers
+from agegender_jax.train import logging
+from agegender_jax.train.logging import Progress, TimeBreakdown, Writers
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:
@@ -176,3 +178,24 @@ def test_processes_that_are_not_the_primary_one_write_and_print_nothing(
     bar.close()
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_spent_counts_what_it_is_told_and_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(logging.time, "monotonic", lambda: now)
+    spent = TimeBreakdown()
+    for what, seconds in (("input", 2.0), ("step", 5.0), ("input", 1.0)):
+        with spent.on(what):
+            now += seconds
+        now += 0.5
+    with suppress(ZeroDivisionError), spent.on("checkpoint"):
+        now += 4.0
+        _ = 1 / 0
+    assert spent.seconds == {
+        "compilation": 0.0, "input": 3.0, "step": 5.0, "evaluation": 0.0, "checkpoint": 4.0, "idle": 1.5
+    }  # fmt: skip
+
+
+def test_spent_knows_its_kinds() -> None:
+    with pytest.raises(KeyError), TimeBreakdown().on("coffee"):
+        pass

@@ -7,12 +7,18 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
+from agegender_jax.models import model as model_module
 from agegender_jax.run import Run
-from agegender_jax.train.experiment import build_setup
+from agegender_jax.train import setup as building
+from agegender_jax.train.loop import _write_beginning, train_recipe
+from agegender_jax.train.options import OptimizerOptions, Schedule, TrainOptions
+from agegender_jax.train.setup import _describe_model, build_setup
 
 
 def contents(manual_dir: Path) -> dict[str, str]:
@@ -84,18 +90,16 @@ def test_the_paper_s_protocol_says_that_it_leaks(small_recipe: ConfigDict, finis
     small_recipe.split.protocol = "paper"
     for seed in range(20):  # some seed puts one of the few identical pairs on both sides
         small_recipe.split.seed = seed
-        experiment = build_setup(
-            small_recipe, manual_dir=finished.manual_dir, data_dir=finished.data_dir, run=None, progress=False
-        )
+        setup = build_setup(small_recipe, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
         subjects = [
-            set(experiment.data.columns["sha256"][rows].tolist())
-            for rows in (experiment.split.train, experiment.split.validation, experiment.split.test)
+            set(setup.dataset.columns["sha256"][rows].tolist())
+            for rows in (setup.split.train, setup.split.validation, setup.split.test)
         ]
         shared = (subjects[0] & subjects[1]) | (subjects[0] & subjects[2]) | (subjects[1] & subjects[2])
         if leaks := len(shared):
-            assert f"leaky: {leaks} groups that belong together lie in several parts" in experiment.describe()
+            assert f"leaky: {leaks} groups that belong together lie in several parts" in setup.description
             return
-        assert "leaky: " not in experiment.describe()
+        assert "leaky: " not in setup.description
     pytest.fail("no seed of twenty leaked: the test data hold too few identical files")
 
 
@@ -103,8 +107,8 @@ def test_drawn_faces_are_said_to_be_drawn(small_recipe: ConfigDict, data_dir: Pa
     small_recipe.dataset.synthetic = 60
     small_recipe.age_groups = "five_year"
     small_recipe.split.update(folds=3, fold=2)
-    experiment = build_setup(small_recipe, manual_dir=None, data_dir=data_dir, run=None, progress=False)
-    text = experiment.describe()
+    setup = build_setup(small_recipe, manual_dir=None, data_dir=data_dir, progress=False)
+    text = setup.description
     assert "60 pictures (drawn: proves the pipeline and says nothing about people)" in text
     assert "terms" not in text
     assert "fold 2 of 3" in text
@@ -115,16 +119,20 @@ def test_a_split_is_read_back_and_never_drawn_anew(
     small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    first = build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, run=run, progress=False)
-    first.begin(run)
+    first = build_setup(
+        small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, workdir=run.directory, progress=False
+    )
+    _write_beginning(first, run)
     files = {path: path.read_bytes() for path in run.directory.iterdir()}
     other = small_recipe.copy_and_resolve_references()
-    other.split.seed = 7  # not asked: the saved split is there
-    again = build_setup(other, manual_dir=synthetic_dir, data_dir=data_dir, run=run, progress=False)
-    again.begin(run)
+    other.split.seed = 7
+    again = build_setup(
+        small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, workdir=run.directory, progress=False
+    )
+    _write_beginning(again, run)
     assert again.split.sha256 == first.split.sha256
     assert {path: path.read_bytes() for path in run.directory.iterdir()} == files
-    fresh = build_setup(other, manual_dir=synthetic_dir, data_dir=data_dir, run=None, progress=False)
+    fresh = build_setup(other, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert fresh.split.sha256 != first.split.sha256
 
 
@@ -132,6 +140,42 @@ def test_other_data_than_the_run_began_with_are_refused(
     small_recipe: ConfigDict, synthetic_dir: Path, finished: Any, data_dir: Path, tmp_path: Path
 ) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, run=run, progress=False).begin(run)
+    setup = build_setup(
+        small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, workdir=run.directory, progress=False
+    )
+    _write_beginning(setup, run)
     with pytest.raises(UserError, match="split is of another dataset"):
-        build_setup(small_recipe, manual_dir=finished.manual_dir, data_dir=data_dir, run=run, progress=False)
+        build_setup(
+            small_recipe, manual_dir=finished.manual_dir, data_dir=data_dir, workdir=run.directory, progress=False
+        )
+
+
+@pytest.mark.parametrize(("epochs", "total", "hint"), [
+    (0.2, 20, True),  # 12.8 steps were asked for
+    (8.0, 40, False),  # 512: cut short, and no other size of a dispatch would do
+    (8.0, 520, False),
+])  # fmt: skip
+def test_blocks_of_steps_are_named_where_they_are_the_cause(epochs: float, total: int, hint: bool) -> None:
+    recipe = recipes.base()
+    recipe.train.update(epochs=epochs, batch_size=10, steps_per_dispatch=20)
+    options, optimizer = TrainOptions.from_recipe(recipe), OptimizerOptions.from_recipe(recipe)
+    line = _describe_model("small_cnn", {"kernel": np.zeros((2, 3))}, options, optimizer, Schedule(total, 20, 20, 64.0))
+    assert f"6 parameters; {total} steps of 10 ({total / 64:.1f} epochs" in line
+    assert ("comes closest" in line) == hint
+
+
+def test_a_start_builds_the_heads_once_and_traces_the_initialiser_once(
+    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def count(module: Any, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: calls.append(name) or function(*a, **k))
+
+    count(building, "build_heads")
+    count(model_module, "build_model")
+    small_recipe.model.variant = "gender_four"
+    small_recipe.train.epochs = 0.1
+    train_recipe(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+    assert sorted(calls) == ["build_heads", "build_model"]

@@ -1,0 +1,88 @@
+"""The summary of a complete run: its final metrics, and how it came to them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What `summary.json` holds.
+
+    Attributes:
+      run: name of the run.
+      dataset: name of the dataset.
+      synthetic: whether the dataset is synthetic.
+      protocol: of the split.
+      leaky: whether somebody, or a file, may be both learned from and tested on.
+      train_examples: how many.
+      subjects: counts of identified subjects, see `setup.build_setup`.
+      data_sha256: hash of which files the examples are.
+      split_sha256: hash of which example is in which part.
+      age_groups: name of the scheme.
+      flip_averaged: whether the metrics average over each image and its mirror image.
+      test: metrics by `head/metric`.
+      validation: likewise.
+      metrics: what each metric is, by `head/metric`; see `Metric.metadata`.
+      intervals: 95 % intervals by part and metric.
+      constant: metrics of the best constant predictors on the test part.
+      constant_names: what they predict, by head.
+      baseline_predictions: their predictions for any one example, by head.
+      parameters: of the model, how many numbers.
+      steps: optimizer steps in all.
+      evaluated_step: of the checkpoint that the metrics are of.
+      epochs: of training.
+      seconds: of all starts together.
+      seconds_of: seconds since the last start, by what they went to.
+      images_per_second: median over dispatches; None with fewer than two.
+      first_step_seconds: from the command to the end of the first dispatch; None where nothing was left to train.
+      peak_memory_bytes: of the host, since the last start.
+      versions: of packages.
+      hardware: that the last start ran on.
+    """
+
+    run: str
+    dataset: str
+    synthetic: bool
+    protocol: str
+    leaky: bool
+    train_examples: int
+    subjects: Mapping[str, int]
+    data_sha256: str
+    split_sha256: str
+    age_groups: str
+    flip_averaged: bool
+    test: Mapping[str, float]
+    validation: Mapping[str, float]
+    metrics: Mapping[str, Any]
+    intervals: Mapping[str, Any]
+    constant: Mapping[str, float]
+    constant_names: Mapping[str, str]
+    baseline_predictions: Mapping[str, Any]
+    parameters: int
+    steps: int
+    evaluated_step: int
+    epochs: float
+    seconds: float
+    seconds_of: Mapping[str, float]
+    images_per_second: float | None
+    first_step_seconds: float | None
+    peak_memory_bytes: int
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Summary":
+        """Reads the values of `to_dict`.
+
+        Raises:
+          ValueError: one is missing, or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names != values.keys():
+            raise ValueError(f"it lacks or adds {', '.join(sorted(names ^ values.keys()))}")
+        return cls(**values)
