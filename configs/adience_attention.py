@@ -2,8 +2,8 @@
 
   python launch.py --config configs/adience_attention.py --manual_dir DIR --workdir runs/ensemble --folds all
   python launch.py --config configs/adience_attention.py:cpu --manual_dir DIR --workdir runs/ensemble_cpu --folds all
-  python launch.py --config configs/adience_attention.py:synthetic --workdir runs/ensemble_drawn
-  agegender explain runs/ensemble_drawn --method attention --out maps
+  python launch.py --config configs/adience_attention.py:synthetic --workdir runs/ensemble_synthetic
+  agegender explain runs/ensemble_synthetic --method attention --out maps
 
 DIR holds fold_0_data.txt to fold_4_data.txt and aligned/ (or faces/, with --config.dataset.config=faces).
 
@@ -21,8 +21,8 @@ Without an argument it is the ensemble. `attention` and `residual` are its nets 
   python launch.py --config configs/adience_attention.py:residual --manual_dir DIR --workdir runs/residual
   agegender evaluate runs/attention runs/residual
 
-averages two nets that were trained apart. `cpu` is for two cores: small nets on 64x64 pixels. `drawn` is `cpu` on
-2,000 drawn faces: it proves the pipeline and says nothing about people.
+averages two nets that were trained apart. `cpu` is for two cores: small nets on 64x64 pixels. `synthetic` is `cpu` on
+2,000 synthetic faces: it proves the pipeline and says nothing about people.
 
 The published size was not run whole: it wants a GPU and the photographs.
 """
@@ -62,11 +62,9 @@ def get_config(argument: str = "ensemble") -> ConfigDict:
 
 
 def _two_cores(config: ConfigDict) -> None:
+    recipe.for_two_cores(config)
     config.dataset.image_size = 64
     config.model.variant = "small"
-    config.augment.update(shift=0.06, zoom=0.1, brightness=0.1, contrast=0.2, saturation=0.2, erase=0.25)
-    config.optimizer.update(
-        name="adamw", learning_rate=1.5e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
-    )
-    config.train.update(batch_size=64, epochs=20.0, ema_decay=0.995)
-    config.evaluate.update(every_epochs=4.0, batch_size=128)
+    config.augment.erase = 0.25
+    config.train.update(epochs=20.0, ema_decay=0.995)
+    config.evaluate.every_epochs = 4.0

@@ -1,10 +1,10 @@
-"""The whole path in a few minutes, on faces drawn from a seed: nothing to download.
+"""The whole path in a few minutes, on synthetic faces: nothing to download.
 
   python launch.py --config configs/quickstart.py --workdir runs/quickstart      (or: make demo)
 
-Two CPU cores: 1 to 2.5 minutes after 30 seconds of drawing and decoding; gender 0.964, age group (nearest) 0.717, age
-MAE 3.70 years, where the best constant guess has 0.519, 0.363 and 15.52.
-The drawings prove that the pipeline works and say nothing about people.
+Two CPU cores: 1 to 2.5 minutes after 30 seconds of generating and decoding; gender 0.964, age group (nearest) 0.717,
+age MAE 3.70 years, where the best constant guess has 0.519, 0.363 and 15.52.
+Synthetic faces prove that the pipeline works and say nothing about people.
 """
 
 from ml_collections import ConfigDict

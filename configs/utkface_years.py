@@ -54,9 +54,7 @@ def get_config(argument: str = "paper") -> ConfigDict:
 
 
 def _two_cores(config: ConfigDict) -> None:
-    config.augment.update(flip=True, shift=0.06, zoom=0.1, brightness=0.1, contrast=0.2, saturation=0.2)
-    config.optimizer.update(
-        name="adamw", learning_rate=1.5e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
-    )
-    config.train.update(batch_size=64, ema_decay=0.99)
-    config.evaluate.update(every_epochs=2.0, flip=True, batch_size=128)
+    recipe.for_two_cores(config)
+    config.augment.flip = True
+    config.train.ema_decay = 0.99
+    config.evaluate.update(every_epochs=2.0, flip=True)

@@ -5,14 +5,14 @@
       --folds all --protocols paper,disjoint --repeats 3
   python launch.py --config configs/voice_small.py:classes --manual_dir DIR --workdir runs/classes \
       --protocols paper,disjoint
-  python launch.py --config configs/voice_small.py:synthetic --workdir runs/drawn_voices --protocols paper,disjoint
+  python launch.py --config configs/voice_small.py:synthetic --workdir runs/synthetic_voices --protocols paper,disjoint
 
 DIR holds a folder for each class, `<gender>` or `<gender>_<age>`. Say who speaks, or nothing can keep speakers apart:
 --config.dataset.speaker_pattern='/([^_/]+)_' takes it from the beginning of a file's name, for example.
 `emodb` and `ravdess` know their speakers, and are cut into five folds of speakers. `classes` and `emodb_classes` learn
-the folders themselves instead of gender; so does `drawn`, on 1,280 drawn voices of 32 speakers: it proves the pipeline
-and says nothing about people. `png` learns gender from pictures that are rendered when the data are prepared, as two
-papers did, instead of in the step.
+the folders themselves instead of gender; so does `synthetic`, on 1,280 synthetic voices of 32
+speakers: it proves the pipeline and says nothing about people. `png` learns gender from images that
+are rendered when the data are prepared, as two papers did, instead of in the step.
 """
 
 from ml_collections import ConfigDict
