@@ -30,7 +30,8 @@ EXAMPLES = """examples:
   python -m benchmarks.step --nets vgg16 resnet50 --image_size 224 --batch_size 32 --dtype bfloat16
 """
 _NETS = ("small_cnn:thin", "small_cnn:a", "resnet18")
-_PEER_NETS = ("small_cnn", "resnet18", "resnet34", "resnet50", "resnet101", "vgg11", "vgg16", "densenet161")
+_PEER_NETS = ("small_cnn", "alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18", "resnet34", "resnet50")
+_PEER_NETS += ("resnet101", "densenet161")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

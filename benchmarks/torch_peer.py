@@ -1,6 +1,6 @@
 """The peer: PyTorch on the same net, batch, precision, augmentation and optimizer, and its DataLoader.
 
-`python -m benchmarks.torch_peer` answers questions, see `pipe_rpc.serve`. It needs PyTorch, NumPy and Pillow, and
+`python -m benchmarks.torch_peer` answers questions, see `pipe_rpc.serve`. It needs PyTorch, torchvision and Pillow, and
 nothing of this project's, so it may run in an environment of its own.
 """
 
@@ -295,7 +295,7 @@ def answer(do: str, **options: Any) -> Any:
         if options["device"] == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("PyTorch finds no CUDA device here")
         return {"torch": torch.__version__, "torch's python": platform.python_version()} | {
-            f"torch's {package}": importlib.metadata.version(package) for package in ("numpy", "pillow")
+            f"torch's {package}": importlib.metadata.version(package) for package in ("torchvision", "numpy", "pillow")
         }
     if do == "peak":
         return matmul_peak(**options)

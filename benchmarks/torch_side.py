@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--peer_python",
         default=sys.executable,
         metavar="PATH",
-        help="interpreter of an environment with the peer: PyTorch, NumPy and Pillow [this one]",
+        help="interpreter of an environment with the peer: PyTorch, torchvision and Pillow [this one]",
     )
 
 
@@ -38,7 +38,7 @@ def available(arguments: argparse.Namespace) -> bool:
     if jax.default_backend() not in _DEVICES:
         say(f"No peer on {jax.default_backend()}: its columns stay empty.")
         return False
-    command = [arguments.peer_python, "-c", "import numpy, PIL, torch"]
+    command = [arguments.peer_python, "-c", "import numpy, PIL, torch, torchvision"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -46,8 +46,8 @@ def available(arguments: argparse.Namespace) -> bool:
     if found.returncode:
         reason = (found.stderr.strip().splitlines() or ["it failed"])[-1]
         say(
-            f"No peer with {command[0]} ({reason}): its columns stay empty. Install PyTorch there "
-            "(pip install -e '.[peers]'), or name an interpreter that has it with --peer_python."
+            f"No peer with {command[0]} ({reason}): its columns stay empty. Install PyTorch and torchvision there "
+            "(pip install -e '.[peers]'), or name an interpreter that has them with --peer_python."
         )
     return not found.returncode
 

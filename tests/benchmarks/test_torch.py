@@ -17,11 +17,13 @@ from agegender_jax.data.augment import augment
 from agegender_jax.data.decode_image import decode_image
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.pretrained.matching import TORCH_LEAVES, flatten
 from agegender_jax.train.model_profile import random_values, recipe_of
 from benchmarks import jax_side, step
 
 pytestmark = pytest.mark.parity
-torch = pytest.importorskip("torch", reason="needs the extra peers")
+torch = pytest.importorskip("torch", reason="needs the extra `peers`")
+pytest.importorskip("torchvision", reason="needs the extra `peers`")
 
 SIZE = 64
 NETS = [
@@ -29,8 +31,10 @@ NETS = [
     "small_cnn:b",
     "small_cnn:plain",
     "small_cnn:thin",
+    "alexnet",
     "resnet18",
     "resnet50",
+    "vgg11_bn",
     "vgg16",
     "densenet161",
 ]
@@ -52,24 +56,26 @@ def _peer(recipe: ConfigDict, outputs: dict[str, int]) -> Any:
     return build(told["net"], told["outputs"], told["image_size"], told["dropout"], told["layout"])
 
 
-def _copied(params: Any, stats: Any, net: Any) -> dict[str, Any]:
-    """Our arrays under PyTorch's names, in its layouts."""
-    found = {}
-    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+def _copied(params: Any, stats: Any, net: str, peer: Any) -> dict[str, Any]:
+    """Our arrays under the peer's names, in its layouts."""
+    wanted, copied = peer.state_dict(), {}
     for tree in (params, stats):
-        for path, array in jax.tree.leaves_with_path(tree):
-            *parts, last = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-            name = ".".join([*parts, names[last]])
+        for path, array in flatten(tree).items():
+            module, *layer, last = path
+            files = BACKBONES[net].torch if module == "backbone" else None
+            layers = files.layer_names(tuple(layer)) if files else [".".join(layer)]
+            names = [f"{module}.{layer}.{TORCH_LEAVES[last]}" for layer in layers]
+            name = next(name for name in names if name in wanted)
             if array.ndim == 4:
                 array = array.transpose(3, 2, 0, 1)
-            elif array.ndim == 2 and name.endswith("dense.0.weight"):  # behind a map, which we flatten channels last
-                channels = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)][-1].out_channels
+            elif array.ndim == 2 and layer[-2:] == ["dense", "0"]:  # behind a map, which we flatten channels last
+                channels = [m for m in peer.modules() if isinstance(m, torch.nn.Conv2d)][-1].out_channels
                 edge = round((len(array) / channels) ** 0.5)
                 array = array.reshape(edge, edge, channels, -1).transpose(3, 2, 0, 1).reshape(-1, len(array))
             elif array.ndim == 2:
                 array = array.T
-            found[name] = torch.from_numpy(np.ascontiguousarray(array))
-    return found
+            copied[name] = torch.from_numpy(np.ascontiguousarray(array))
+    return copied
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -82,7 +88,7 @@ def test_nets_give_our_logits_with_our_parameters(net: str) -> None:
     params, stats = random_values(shapes, rng)
     stats = jax.tree.map(lambda leaf: leaf * rng.uniform(0.5, 2.0, leaf.shape).astype(np.float32), stats)
     peer = _peer(recipe, outputs)
-    missing = peer.load_state_dict(_copied(params, stats, peer), strict=False)
+    missing = peer.load_state_dict(_copied(params, stats, recipe.model.backbone, peer), strict=False)
     assert not missing.unexpected_keys
     assert all(name.endswith("num_batches_tracked") for name in missing.missing_keys)
     images = rng.standard_normal((4, SIZE, SIZE, 3), np.float32)
