@@ -1,135 +1,107 @@
-"""Speed of the spectrogram pictures, beside librosa and Pillow on the same clips in the same run.
+"""Spectrogram images on the device, beside librosa and Pillow on the same clips.
 
-Every window makes the same pictures both ways, one way after the other, and gives one ratio. What is compiled, loaded
-or cached at the first call is done before the first window.
+A window makes the same images both ways, one after the other; what is compiled, loaded or cached at the first call is
+done before. The peer is librosa's stft, mel filters made once, power_to_db and Pillow's resize, one clip after another.
+Both must give the same images, to a grey level.
 """
 
 import argparse
 import functools
 import importlib.metadata
-import json
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
-import librosa
 import numpy as np
 from PIL import Image
 
-from agegender_jax import atomic
-from agegender_jax.data.spectrogram import RECIPES, SpectrogramRecipe, spectrogram_image
+from agegender_jax.data.spectrogram import RECIPES, spectrogram_image
+from agegender_jax.errors import UserError
+from benchmarks import bench_rows, jax_side
+from benchmarks.bench_rows import Row, make_row, paired
 
 EXAMPLES = """examples:
-  python benchmarks/spectrogram.py
-  python benchmarks/spectrogram.py --windows 9 --json spectrogram.json
-  python benchmarks/spectrogram.py --batch 256 --size 224 --clips 1024
+  python -m benchmarks.spectrogram
+  python -m benchmarks.spectrogram --batch_size 256 --image_size 224 --clips 1024 --json spectrogram.json
 """
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "librosa", "pillow")
+_RECIPE = RECIPES["log_mel"]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--windows", type=int, default=7, help="paired windows of a row [7]")
-    parser.add_argument("--clips", type=int, default=256, help="clips of 2 s in a window, at least a batch [256]")
-    parser.add_argument("--batch", type=int, nargs="+", default=[32, 256], help="clips a call of ours [32 256]")
-    parser.add_argument("--size", type=int, nargs="+", default=[224, 64], help="edges of the picture [224 64]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too; must not exist")
-    arguments = parser.parse_args()
-    if min(arguments.windows, arguments.clips, *arguments.batch, *arguments.size) < 1:
-        parser.error("--windows, --clips, --batch and --size are 1 or more")
-    if arguments.json and (arguments.json.exists() or not arguments.json.resolve().parent.is_dir()):
-        print(f"{arguments.json} exists, or its folder does not; choose another --json.", file=sys.stderr)
-        return 2
-    rows = []
-    print(f"{'clips per second':34}{'ours':>9}{'peer':>9}{'ratio':>8}   range of the ratio", flush=True)
-    for size in arguments.size:
-        for batch in arguments.batch:
-            row = measure(size, batch, arguments.clips, arguments.windows)
-            rows.append(row)
-            print(
-                f"{row['name']:34}{row['ours']:9.0f}{row['peer']:9.0f}{row['ratio_median']:8.2f}   "
-                f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}",
-                flush=True,
-            )
-    print(f"Medians of {arguments.windows} windows; {hardware()}.")
-    print("The peer: librosa's stft, mel filters made once, power_to_db, Pillow's resize; one clip after another.")
-    if arguments.json:
-        atomic.write_text(arguments.json, json.dumps(rows, indent=1) + "\n")
-    return 0
+def build_parser() -> argparse.ArgumentParser:
+    parser = bench_rows.parser("benchmarks.spectrogram", __doc__, EXAMPLES)
+    whole = bench_rows.at_least(1)
+    parser.add_argument("--clips", type=whole, default=256, help="clips of 2 s in a window [256]")
+    parser.add_argument("--batch_size", type=whole, nargs="+", default=[32, 256], help="clips a call of ours [32 256]")
+    parser.add_argument("--image_size", type=whole, nargs="+", default=[224, 64], help="pixels [224 64]")
+    bench_rows.add_options(parser)
+    return parser
 
 
-def measure(size: int, batch: int, clips: int, windows: int) -> dict[str, Any]:
-    """One row of the table.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return bench_rows.run(measure, build_parser().parse_args(arguments))
+
+
+def measure(arguments: argparse.Namespace) -> list[Row]:
+    """The rows, one for each size and batch.
 
     Raises:
-      RuntimeError: the pictures of the two ways differ by a grey level or more.
+      UserError: librosa is missing, or the images differ.
     """
-    recipe = RECIPES["log_mel"]
-    waves = drawn_clips(max(1, clips // batch) * batch, recipe)
-    batches = [jax.device_put(part) for part in np.split(waves, len(waves) // batch)]
-    picture = jax.jit(functools.partial(spectrogram_image, recipe=recipe, size=size))
-    mel = librosa.filters.mel(sr=recipe.sample_rate, n_fft=recipe.fft, n_mels=recipe.mels)
+    try:
+        import librosa
+    except ImportError as error:
+        raise UserError("The peer is librosa, which is not installed: pip install -e '.[test]'.") from error
+    if arguments.smoke:
+        arguments.clips, arguments.batch_size, arguments.image_size = 2, [2], [16]
+        arguments.windows = bench_rows.LEAST_WINDOWS
+    jax_side.prepare()
+    about = jax_side.about()
+    about["versions"] |= {package: importlib.metadata.version(package) for package in ("librosa", "pillow")}
+    mel = librosa.filters.mel(sr=_RECIPE.sample_rate, n_fft=_RECIPE.fft, n_mels=_RECIPE.mels)
 
-    def ours() -> list[jax.Array]:
-        return jax.block_until_ready([picture(part) for part in batches])
+    def peer_image(wave: np.ndarray, size: int) -> np.ndarray:
+        transform = librosa.stft(wave, n_fft=_RECIPE.fft, hop_length=_RECIPE.hop, win_length=_RECIPE.window)
+        level = librosa.power_to_db(mel @ np.abs(transform) ** 2, ref=np.max, top_db=_RECIPE.range_db)
+        grey = Image.fromarray((level[::-1] + _RECIPE.range_db) * np.float32(255.0 / _RECIPE.range_db))
+        resized = np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
+        return np.repeat(resized[:, :, None], 3, axis=-1)
 
-    def peer() -> list[np.ndarray]:
-        return [peer_picture(wave, recipe, mel, size) for wave in waves]
-
-    difference = np.abs(np.concatenate(ours()) - np.stack(peer())).max()
-    if difference >= 1.0:
-        raise RuntimeError(f"The pictures differ by {difference:.2f} of 255 grey levels.")
-    seconds = np.array([(timed(ours), timed(peer)) for _ in range(windows)])
-    ratios = seconds[:, 1] / seconds[:, 0]
-    return {
-        "name": f"log_mel, 2 s to {size}x{size}x3, batch {batch}",
-        "ours": float(np.median(len(waves) / seconds[:, 0])),
-        "peer": float(np.median(len(waves) / seconds[:, 1])),
-        "ratio_median": float(np.median(ratios)),
-        "ratio_min": float(ratios.min()),
-        "ratio_max": float(ratios.max()),
-        "unit": "clips/s",
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-        "hardware": hardware(),
-    }
+    rows = []
+    for size in arguments.image_size:
+        image = jax.jit(functools.partial(spectrogram_image, recipe=_RECIPE, size=size))
+        for batch in arguments.batch_size:
+            waves = synthetic_clips(max(1, arguments.clips // batch) * batch)
+            batches = [jax.device_put(clips) for clips in np.split(waves, len(waves) // batch)]
+            ours = functools.partial(_each, image, batches)
+            peer = functools.partial(_each, functools.partial(peer_image, size=size), waves)
+            difference = np.abs(np.concatenate(ours()) - np.stack(peer())).max()
+            if difference >= 1.0:
+                raise UserError(f"The images differ by {difference:.2f} of 255 grey levels: a bug; please report it.")
+            rates = paired(*(functools.partial(_rate, len(waves), side) for side in (ours, peer)), arguments.windows)
+            rows.append(make_row(f"log_mel, 2 s to {size}x{size}x3, batch {batch}", *rates, "clips/s", about))
+    return rows
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that a piece of work takes."""
+def _each(function: Callable, inputs: Sequence) -> list:
+    return jax.block_until_ready([function(one) for one in inputs])
+
+
+def _rate(clips: int, work: Callable[[], object]) -> float:
+    """Clips a second."""
     began = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return clips / (time.perf_counter() - began)
 
 
-def drawn_clips(clips: int, recipe: SpectrogramRecipe) -> np.ndarray:
+def synthetic_clips(clips: int) -> np.ndarray:
     """Harmonic tones of different pitch in some noise: float32 `[clips, samples]`."""
     random = np.random.default_rng(0)
-    phase = 2 * np.pi * np.arange(recipe.samples) / recipe.sample_rate
+    phase = 2 * np.pi * np.arange(_RECIPE.samples) / _RECIPE.sample_rate
     pitch = random.uniform(80, 300, (clips, 1))
     waves = sum(0.2 / harmonic * np.sin(harmonic * pitch * phase) for harmonic in range(1, 6))
     return (waves + random.normal(0, 0.01, waves.shape)).astype(np.float32)
-
-
-def peer_picture(wave: np.ndarray, recipe: SpectrogramRecipe, mel: np.ndarray, size: int) -> np.ndarray:
-    """What `spectrogram_image` makes, of one clip: float32 `[size, size, 3]`."""
-    transform = librosa.stft(wave, n_fft=recipe.fft, hop_length=recipe.hop, win_length=recipe.window)
-    level = librosa.power_to_db(mel @ np.abs(transform) ** 2, ref=np.max, top_db=recipe.range_db)
-    grey = Image.fromarray((level[::-1] + recipe.range_db) * np.float32(255.0 / recipe.range_db))
-    resized = np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
-    return np.repeat(resized[:, :, None], 3, axis=-1)
-
-
-def hardware() -> str:
-    """The device ours runs on, and the processor the peer runs on."""
-    device = jax.devices()[0]
-    return f"{device.platform} {device.device_kind} x{jax.device_count()}, {platform.machine()} {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

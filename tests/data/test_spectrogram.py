@@ -1,10 +1,8 @@
 """Spectrograms against SciPy, librosa and Pillow; augmentation against what it promises."""
 
 import dataclasses
-import importlib.util
 import io
 import json
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -353,38 +351,3 @@ def test_masks_depend_on_key_and_row_alone_and_the_axes_are_drawn_apart() -> Non
     each = [np.asarray(_mask(images, ROWS, key, **{axis: 0.5})) for axis in ("time_mask", "frequency_mask")]
     np.testing.assert_array_equal(np.minimum(*each), whole)
     assert len({picture.tobytes() for picture in whole}) > 4
-
-
-def test_benchmark_prints_a_table_and_writes_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = Path(__file__).parents[2] / "benchmarks" / "spectrogram.py"
-    spec = importlib.util.spec_from_file_location("benchmark_spectrogram", path)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    command = [
-        "spectrogram.py",
-        "--windows=2",
-        "--clips=2",
-        "--batch=2",
-        "--size=16",
-        f"--json={tmp_path / 'rows.json'}",
-    ]
-    monkeypatch.setattr(sys, "argv", command)
-    assert benchmark.main() == 0
-    (row,) = json.loads((tmp_path / "rows.json").read_text())
-    assert set(row) == {
-        "name",
-        "ours",
-        "peer",
-        "ratio_median",
-        "ratio_min",
-        "ratio_max",
-        "unit",
-        "versions",
-        "hardware",
-    }
-    assert row["ratio_min"] <= row["ratio_median"] <= row["ratio_max"]
-    assert row["name"] in capsys.readouterr().out
-    assert benchmark.main() == 2  # the file is there
-    assert "rows.json" in capsys.readouterr().err
