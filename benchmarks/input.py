@@ -1,13 +1,13 @@
-"""Decoding and the pipeline alone: pictures a second, streamed by ours and by PyTorch's DataLoader.
+"""Decoding and the pipeline alone: images a second, streamed by ours and by PyTorch's DataLoader.
 
-Ours is the feed that trains what does not fit on the device: from array_record, decoded by as many processes as there
-are cores, to batches that lie on the device. The peer is a DataLoader with as many processes and the usual recipe
+Ours is the loader of datasets that do not fit on the device: from array_record, decoded by as many processes as there
+are cores, to batches on the device. The peer is a DataLoader with as many processes and the usual recipe
 (Pillow's open, RGB, resize, a uint8 tensor, the default collate), which ends with batches in host memory. It is given
 the very same encoded bytes from memory, which is kinder than files: nothing is opened or read. A window is one pass
-over all pictures, shuffled, from asking for the first batch to the last; the first pass of each is not counted.
+over all images, shuffled, from asking for the first batch to the last; the first pass of each is not counted.
 
-Of JPEG pictures at least twice as large as they are wanted ours decodes a reduced scale (Pillow's `draft`), which is
-much less work and part of the ratio. The usual recipe does not; in the second row (`peer drafts`) the peer does.
+Ours decodes JPEG images at least twice as large as needed at a reduced scale (Pillow's `draft`), which is much less
+work and part of the ratio. The usual recipe does not; in the second row (`peer drafts`) the peer does.
 """
 
 import argparse
@@ -36,13 +36,18 @@ EXAMPLES = """examples:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.input", __doc__, EXAMPLES)
     launch_runs.add_options(parser, "configs/quickstart.py")
     torch_side.add_options(parser)
     bench_rows.add_options(parser)
-    return bench_rows.run(measure, parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return bench_rows.run(measure, build_parser().parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
@@ -62,15 +67,15 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
         steps = recipe.train.steps_per_dispatch
         blocks = len(examples) // (batch * steps)
         if not blocks:
-            raise UserError(f"{len(examples)} pictures do not fill {steps} batches of {batch}; --set fewer or smaller.")
+            raise UserError(f"{len(examples)} images do not fill {steps} batches of {batch}; --set fewer or smaller.")
         order = BatchSampler(np.arange(len(examples)), batch, recipe.seed)
-        feed = make_loader(examples, jax_side.one_device(), {}, order, blocks * steps)
+        loader = make_loader(examples, jax_side.one_device(), {}, order, blocks * steps)
 
         def pass_over() -> float:
-            feed.close()
+            loader.close()
             began = time.perf_counter()
             for block in range(blocks):
-                jax.block_until_ready(feed.batches(block * steps, steps))
+                jax.block_until_ready(loader.batches(block * steps, steps))
             return blocks * steps * batch / (time.perf_counter() - began)
 
         name = f"{recipe.dataset.name} to {size}x{size}, batch {batch}, {cores()} workers"
@@ -79,21 +84,21 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             if not with_peer:
                 return [make_row(name, *paired(pass_over, None, arguments.windows), "images/s", about)]
             about["versions"] |= torch_side.versions(arguments)
-            path = _write(folder / "pictures.npz", prepared, len(examples))
-            found = []
+            path = _write(folder / "images.npz", prepared, len(examples))
+            rows = []
             for draft in (False, True):
                 with torch_side.started(arguments) as child:
                     child.ask("input", path=str(path), size=size, batch_size=batch, workers=cores(), draft=draft)
-                    figures = paired(pass_over, partial(child.ask, "pass"), arguments.windows)
-                found.append(make_row(name + (", peer drafts" if draft else ""), *figures, "images/s", about))
-            return found
+                    rates = paired(pass_over, partial(child.ask, "pass"), arguments.windows)
+                rows.append(make_row(name + (", peer drafts" if draft else ""), *rates, "images/s", about))
+            return rows
         finally:
-            feed.close()
+            loader.close()
 
 
 def _write(path: Path, prepared: Any, count: int) -> Path:
-    """The pictures' encoded bytes, as the peer reads them."""
-    say("writing the pictures for the peer ...")
+    """Writes the encoded bytes of the images as the peer reads them; returns the path."""
+    say("writing the images for the peer ...")
     source = prepared.open()
     contents = [source[row]["content"] for row in range(count)]
     ends = np.cumsum([len(content) for content in contents])

@@ -39,7 +39,7 @@ AUGMENTATION = {
     "saturation": 0.2,
     "erase": 0.25,
 }
-"""That of `configs/utkface_small.py:cpu`."""
+"""The augmentation of `configs/utkface_small.py:cpu`."""
 
 _WARM_UP = 2  # dispatches that are not timed: the first compiles, the second may find cold memory
 _MATRIX = {"cpu": 2048}  # edge of the peak's matrices, by backend; larger is no faster there
@@ -47,7 +47,7 @@ _ACCELERATOR_MATRIX = 8192
 
 
 def prepare(*, share: bool = False) -> None:
-    """Before JAX is used: compiled programs are kept, and with `share` memory of the device is left for the peer."""
+    """Keeps compiled programs and, with `share`, leaves device memory to the peer; to be called before JAX is used."""
     if share:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
     quiet_libraries()
@@ -55,13 +55,13 @@ def prepare(*, share: bool = False) -> None:
 
 
 def about() -> dict[str, Any]:
-    """Our versions, and the hardware as a line of text."""
+    """Returns our `versions`, and `hardware` as a line of text."""
     metadata = environment()
     return {"versions": dict(metadata["versions"]), "hardware": hardware(metadata["hardware"])}
 
 
 def load_recipe(config: str, settings: Sequence[str]) -> ConfigDict:
-    """A recipe as `launch.py` reads it, checked.
+    """Returns a recipe as `launch.py` reads it, checked.
 
     Args:
       config: `FILE.py` or `FILE.py:ARGUMENT`.
@@ -76,10 +76,10 @@ def load_recipe(config: str, settings: Sequence[str]) -> ConfigDict:
 
 
 class Steps:
-    """Training steps of a recipe on random pictures that lie on the devices, several a dispatch: what training does.
+    """Training steps of a recipe on random images that lie on the devices, several a dispatch: what training does.
 
     Args:
-      recipe: pictures of `dataset.image_size`, `train.batch_size` and `train.steps_per_dispatch`.
+      recipe: its `dataset.image_size`, `train.batch_size` and `train.steps_per_dispatch`.
       mesh: of devices.
     """
 
@@ -94,12 +94,12 @@ class Steps:
         optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 1_000_000, 1000.0)
         begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
         rng, examples = np.random.default_rng(0), 2 * recipe.train.batch_size
-        pictures, columns = random_examples(examples, recipe.dataset.image_size, rng)
+        images, columns = random_examples(examples, recipe.dataset.image_size, rng)
         with jax.set_mesh(mesh):
             params, stats = jax.device_put(random_values(shapes, rng), replicated(mesh))
             self._state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
-            self._feed = ResidentLoader(
-                Dataset(pictures, columns, ""),
+            self._loader = ResidentLoader(
+                Dataset(images, columns, ""),
                 mesh,
                 {name: head.column(columns) for name, head in heads.items()},
                 BatchSampler(np.arange(examples), recipe.train.batch_size, recipe.seed),
@@ -110,29 +110,29 @@ class Steps:
         self.run(_WARM_UP)
 
     def dispatch(self) -> dict[str, jax.Array]:
-        """Gives the devices the next steps, and returns what their figures will be."""
+        """Gives the devices the next steps; returns their metrics, which may not be computed yet."""
         with jax.set_mesh(self._mesh):
-            batches = self._feed.batches(self._step, self._count)
-            self._state, figures = self._train(self._state, self._feed.data, batches)
+            batches = self._loader.batches(self._step, self._count)
+            self._state, metrics = self._train(self._state, self._loader.data, batches)
         self._step += self._count
-        return figures
+        return metrics
 
     def run(self, dispatches: int) -> float:
-        """Seconds of so many dispatches, each given to the devices while they work on the one before."""
+        """Returns the seconds of so many dispatches, each given to the devices while they work on the one before."""
         began = time.perf_counter()
         for _ in range(dispatches):
-            figures = self.dispatch()
-        jax.block_until_ready((self._state, figures))
+            metrics = self.dispatch()
+        jax.block_until_ready((self._state, metrics))
         return time.perf_counter() - began
 
 
 def one_device() -> Mesh:
-    """A mesh of the first device alone."""
+    """Returns a mesh of the first device alone."""
     return jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
 
 
 def matmul_peak(dtype: str, edge: int = 0) -> float:
-    """Floating-point operations a second of a product of two square matrices, the best of several tries.
+    """Measures the floating-point operations a second of a product of two square matrices, the best of several tries.
 
     Args:
       dtype: of the matrices, and of the result.
@@ -151,5 +151,5 @@ def matmul_peak(dtype: str, edge: int = 0) -> float:
 
 
 def matrix_edge() -> int:
-    """Of the matrices whose product is called the peak."""
+    """Returns the edge of the matrices whose product is called the peak."""
     return _MATRIX.get(jax.default_backend(), _ACCELERATOR_MATRIX)

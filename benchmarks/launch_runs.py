@@ -21,11 +21,11 @@ from benchmarks.pipe_rpc import ROOT
 
 LAUNCH = ROOT / "launch.py"
 SETTINGS = {"evaluate.report": False}
-"""Of every run's recipe: nobody looks at its page."""
+"""Settings of every run: its report is not looked at."""
 
 
 def add_options(parser: argparse.ArgumentParser, config: str) -> None:
-    """Adds what says which run: `--config`, `--set`, `--manual_dir`, `--data_dir`."""
+    """Adds the options that choose a run: `--config`, `--set`, `--manual_dir`, `--data_dir`."""
     parser.add_argument("--config", default=config, help=f"recipe, FILE.py or FILE.py:ARGUMENT [{config}]")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="values of the recipe, such as train.batch_size=32"
@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser, config: str) -> None:
 
 @contextmanager
 def folder(arguments: argparse.Namespace) -> Iterator[Path]:
-    """A temporary folder, for runs; `--data_dir` is in it unless given, and paths are made absolute."""
+    """Yields a temporary folder for runs; `--data_dir` is in it unless given, and paths are made absolute."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         arguments.data_dir = arguments.data_dir.resolve() if arguments.data_dir else Path(name, "data")
         arguments.manual_dir = arguments.manual_dir.resolve() if arguments.manual_dir else None
@@ -64,7 +64,7 @@ class Finished:
 
 
 def command(arguments: argparse.Namespace, workdir: Path, settings: Sequence[str] = (), *more: str) -> list[str]:
-    """The command of a run.
+    """Returns the command of a run.
 
     Args:
       arguments: see `add_options`.
@@ -83,17 +83,17 @@ def command(arguments: argparse.Namespace, workdir: Path, settings: Sequence[str
 def run(
     command: Sequence[str], workdir: Path, *, processes: int = 1, stop_at: int | None = None, **environment: str
 ) -> Finished:
-    """Runs a command of `command` to its end, or to where it is told to stop.
+    """Runs a command of `command` to its end, or stops it at a step.
 
     Args:
-      command: what is run.
+      command: of the run.
       workdir: of the run.
-      processes: so many, which compute together.
+      processes: the number of processes, which compute together.
       stop_at: the step from which on they are sent SIGTERM; the summary is then empty.
       **environment: variables to set.
 
     Raises:
-      UserError: it failed (the message is its own last line), or ended before it was told to stop.
+      UserError: it failed (the message is its own last line), or ended before that step.
     """
     commands = [list(command)]
     if processes > 1:
@@ -101,10 +101,10 @@ def run(
         commands = [[*command, address, f"--processes={processes}", f"--process={i}"] for i in range(processes)]
     began = time.monotonic()
     with contextlib.ExitStack() as files:
-        said = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in commands]
+        errors = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in commands]
         started = [
             subprocess.Popen(one, cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=file)
-            for one, file in zip(commands, said, strict=True)
+            for one, file in zip(commands, errors, strict=True)
         ]
         try:
             if stop_at is not None:
@@ -121,7 +121,7 @@ def run(
                 process.wait()
         seconds = time.monotonic() - began
         wanted = 0 if stop_at is None else EXIT_PREEMPTED
-        for process, file in zip(started, said, strict=True):
+        for process, file in zip(started, errors, strict=True):
             if process.returncode not in (wanted, -signal.SIGKILL):
                 file.seek(0)
                 lines = file.read().strip().splitlines()
@@ -149,25 +149,25 @@ def _free_port() -> int:
 
 
 def read(workdir: Path, seconds: float = 0.0) -> Finished:
-    """What a run left in its directory."""
+    """Reads what a run left in its directory."""
     summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
     return Finished(summary, read_lines(workdir), seconds)
 
 
 def read_lines(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, also of a run that has not ended; none before there is a file."""
+    """Reads the lines of `metrics.jsonl`, also of a run that has not ended; none before there is a file."""
     path = workdir / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def about(finished: Finished) -> dict[str, Any]:
-    """Versions and hardware of a run, as rows have them."""
+    """Returns `versions` and `hardware` of a run, as rows have them."""
     return {"versions": finished.summary["versions"], "hardware": hardware(finished.summary["hardware"])}
 
 
 def hardware(metadata: Mapping[str, Any]) -> str:
-    """The device and the processor in a line, from what a run's summary holds.
+    """Describes the device and the processor in a line, from a run's summary.
 
     >>> hardware({"backend": "cpu", "devices": 8, "device": "cpu", "processor": "Z80", "cores": 2})
     'cpu cpu x8, Z80, 2 cores'

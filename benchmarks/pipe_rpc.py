@@ -1,4 +1,4 @@
-"""A second process that works when it is asked: one question, one answer, each a line of JSON on a pipe.
+"""A second process that works on request: one request, one reply, each a line of JSON on a pipe.
 
 The two never compute at the same time, and neither's threads, memory or libraries are the other's.
 """
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class ChildFailed(Exception):
-    """The process could not be started, has ended, or could not answer; the message is its own reason."""
+    """The process could not be started, has ended, or failed; the message is its own reason."""
 
 
 class Child:
@@ -40,7 +40,7 @@ class Child:
             raise ChildFailed(f"{python} cannot be started ({error.strerror})") from error
 
     def ask(self, do: str, **options: Any) -> Any:
-        """The answer to a question."""
+        """Sends a request and returns the result."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -50,10 +50,10 @@ class Child:
             line = ""
         if not line:
             raise ChildFailed(f"its process ended with {self._process.wait()}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise ChildFailed(answer["error"])
-        return answer["answer"]
+        reply = json.loads(line)
+        if "error" in reply:
+            raise ChildFailed(reply["error"])
+        return reply["result"]
 
     def close(self) -> None:
         """Ends the process."""
@@ -69,17 +69,17 @@ class Child:
         self._process.stdout.close()
 
 
-def serve(answer: Callable[..., Any]) -> None:
-    """The other side: answers questions until there are no more.
+def serve(handle: Callable[..., Any]) -> None:
+    """Handles requests until there are no more.
 
     Args:
-      answer: called with a question's `do` and options.
+      handle: called with the `do` and the options of a request; what it returns is the result.
     """
     with os.fdopen(os.dup(1), "w") as channel:
-        os.dup2(2, 1)  # what libraries print must not stand among the answers
+        os.dup2(2, 1)  # what libraries print must not stand among the replies
         for line in sys.stdin:
             try:
-                said = {"answer": answer(**json.loads(line))}
+                reply = {"result": handle(**json.loads(line))}
             except Exception as error:
-                said = {"error": f"{type(error).__name__}: {error}"}
-            print(json.dumps(said), file=channel, flush=True)
+                reply = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(reply), file=channel, flush=True)

@@ -1,9 +1,9 @@
 """`agegender predict` on all examples of a run's own dataset, beside the evaluator, which reads them prepared.
 
-`predict` opens and decodes a file an example, checks each, and makes answers of what the net says. The evaluator
+`predict` opens and decodes a file an example, checks each, and makes predictions of the outputs. The evaluator
 streams the same examples from array_record and decodes them; where the dataset is resident they were decoded before,
 and it does nothing but compute. A window is all examples once by each way, one right after another, in one process; who
-begins changes. All ways must say the same, to the last bit. The files are the prepared ones, written to a temporary
+begins changes. All must give the same bits. The files are the prepared ones, written to a temporary
 folder, and are read from the system's cache.
 `whole command` is run once in a process of its own, from its start to a CSV. The memory is the sum of what each of its
 processes ever held at once, pages that they share counted twice.
@@ -40,18 +40,23 @@ EXAMPLES = """examples:
 """
 _WARM_UP = 200  # examples, once by each way: compiling, and starting the processes that decode
 
-Said = Mapping[str, np.ndarray]
+Distributions = Mapping[str, np.ndarray]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.predict", __doc__, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="a complete run's directory")
     parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the dataset lies [as the run had it]")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as the run had them]")
     parser.add_argument("--examples", type=bench_rows.at_least(1), metavar="N", help="only the first so many [all]")
     bench_rows.add_options(parser, windows=5)
-    return bench_rows.run(measure, parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return bench_rows.run(measure, build_parser().parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
@@ -65,11 +70,11 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     about, name = jax_side.about(), f"{run.recipe.dataset.name}, {count} files"
     with launch_runs.folder(arguments) as folder:
         files = _write(folder / "files", opened, count)
-        found = _windows(opened, files, arguments.windows)
+        rates = _windows(opened, files, arguments.windows)
         result = [
-            make_row(f"{name}: {feed} evaluator", found["predict"], found[feed], "images/s", about)
-            for feed in found
-            if feed != "predict"
+            make_row(f"{name}: {way} evaluator", rates["predict"], rates[way], "images/s", about)
+            for way in rates
+            if way != "predict"
         ]
         say("the command ...")
         seconds, mebibytes = _command(run.directory, files, folder)
@@ -79,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     return result
 
 
-def _feeds(data: Dataset) -> dict[str, Dataset]:
+def _loaders(data: Dataset) -> dict[str, Dataset]:
     """The dataset streamed, and where it is not streamed anyway also resident."""
     streamed = {"streamed": dataclasses.replace(data, decode=None)}
     return streamed if data.streamed else {**streamed, "resident": data}
@@ -96,56 +101,56 @@ def _write(folder: Path, opened: Opened, count: int) -> list[Path]:
     return files
 
 
-def _evaluator(stack: ExitStack, opened: Opened, data: Dataset) -> Callable[[int], Said]:
+def _evaluator(stack: ExitStack, opened: Opened, data: Dataset) -> Callable[[int], Distributions]:
     """What evaluates the first rows; the examples stay where they are until the stack is left."""
     run, mesh = opened.run, make_mesh()
     state, graphdef = evaluated_model(run, opened.summary["evaluated_step"])
     evaluator = Evaluator(graphdef, opened.heads, run.recipe.evaluate.batch_size, opened.inputs, mesh)
-    feed = stack.enter_context(closing(make_loader(data, mesh)))
+    loader = stack.enter_context(closing(make_loader(data, mesh)))
 
-    def evaluate(count: int) -> Said:
+    def evaluate(count: int) -> Distributions:
         with jax.set_mesh(mesh):
-            return evaluator.distributions(state, feed, np.arange(count), flip=run.recipe.evaluate.flip)
+            return evaluator.distributions(state, loader, np.arange(count), flip=run.recipe.evaluate.flip)
 
     return evaluate
 
 
 def _windows(opened: Opened, files: Sequence[Path], windows: int) -> dict[str, list[float]]:
-    """Dataset a second by each way, a figure a window.
+    """Measures the examples a second of each way, a number a window.
 
     Raises:
-      UserError: two ways say something else.
+      UserError: two ways differ.
     """
     predictor = Predictor.load(opened.run.directory)
-    ways: dict[str, Callable[[int], Said]] = {"predict": lambda count: _predicted(predictor, files[:count])}
+    ways: dict[str, Callable[[int], Distributions]] = {"predict": lambda count: _predicted(predictor, files[:count])}
     with ExitStack() as stack:
-        for feed, data in _feeds(opened.data).items():
-            ways[feed] = _evaluator(stack, opened, data)
+        for name, data in _loaders(opened.data).items():
+            ways[name] = _evaluator(stack, opened, data)
         for way in ways.values():
             way(min(len(files), _WARM_UP))
-        names, found = list(ways), {name: [] for name in ways}
+        names, rates = list(ways), {name: [] for name in ways}
         for window in range(windows):
-            said: dict[str, Said] = {}
+            outputs: dict[str, Distributions] = {}
             turn = window % len(names)
             for name in names[turn:] + names[:turn]:
                 began = time.perf_counter()
-                said[name] = ways[name](len(files))
-                found[name].append(len(files) / (time.perf_counter() - began))
-            _check_same(said)
-            paces = ", ".join(f"{name} {found[name][-1]:.0f}" for name in names)
+                outputs[name] = ways[name](len(files))
+                rates[name].append(len(files) / (time.perf_counter() - began))
+            _check_same(outputs)
+            paces = ", ".join(f"{name} {rates[name][-1]:.0f}" for name in names)
             say(f"window {window + 1} of {windows}: {paces}; the same bits")
-    return found
+    return rates
 
 
-def _predicted(predictor: Predictor, files: Sequence[Path]) -> Said:
+def _predicted(predictor: Predictor, files: Sequence[Path]) -> Distributions:
     return predictor.predict(files, detect=False).distributions  # prepared files are cut already
 
 
-def _check_same(said: Mapping[str, Said]) -> None:
-    first, *others = said
+def _check_same(outputs: Mapping[str, Distributions]) -> None:
+    first, *others = outputs
     for name in others:
-        for head, values in said[first].items():
-            if not np.array_equal(values, said[name][head]):
+        for head, values in outputs[first].items():
+            if not np.array_equal(values, outputs[name][head]):
                 raise UserError(f"{first} and {name} differ in {head}: a bug; please report it.")
 
 
@@ -155,7 +160,7 @@ def _command(run: Path, files: Sequence[Path], folder: Path) -> tuple[float, flo
     Raises:
       UserError: it failed.
     """
-    listed, out = folder / "list", folder / "answers.csv"
+    listed, out = folder / "list", folder / "predictions.csv"
     listed.write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
     command = [sys.executable, "-m", "agegender_jax.cli", "predict", str(run.resolve()), f"--list={listed}"]
     if Run.load(run).recipe.dataset.crop:
@@ -163,15 +168,15 @@ def _command(run: Path, files: Sequence[Path], folder: Path) -> tuple[float, flo
     peaks: dict[int, int] = {}
     began = time.perf_counter()
     with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen([*command, f"--out={out}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said) as process,
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen([*command, f"--out={out}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors) as process,
     ):
         while process.poll() is None:
             peaks |= _peaks(process.pid)
             time.sleep(0.1)
         seconds = time.perf_counter() - began
-        said.seek(0)
-        lines = said.read().strip().splitlines()
+        errors.seek(0)
+        lines = errors.read().strip().splitlines()
     if process.returncode:
         raise UserError(lines[-1] if lines else f"agegender predict ended with {process.returncode}.")
     return seconds, sum(peaks.values()) / 1024
@@ -179,17 +184,17 @@ def _command(run: Path, files: Sequence[Path], folder: Path) -> tuple[float, flo
 
 def _peaks(process: int) -> dict[int, int]:
     """The most KiB that a process and its children have held so far, by process."""
-    found = {}
+    peaks = {}
     try:
         threads = Path(f"/proc/{process}/task").iterdir()
         children = [child for thread in threads for child in (thread / "children").read_text().split()]
         for number in (process, *map(int, children)):
             for line in Path(f"/proc/{number}/status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
-                    found[number] = int(line.split()[1])
+                    peaks[number] = int(line.split()[1])
     except OSError:  # it just ended, or this is not Linux
         pass
-    return found
+    return peaks
 
 
 if __name__ == "__main__":

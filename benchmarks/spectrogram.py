@@ -29,6 +29,7 @@ _RECIPE = RECIPES["log_mel"]
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.spectrogram", __doc__, EXAMPLES)
     whole = bench_rows.at_least(1)
     parser.add_argument("--clips", type=whole, default=256, help="clips of 2 s in a window [256]")
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Runs the command; returns its exit code."""
     return bench_rows.run(measure, build_parser().parse_args(arguments))
 
 

@@ -1,8 +1,8 @@
 """From the command to the first step, with nothing compiled yet and with the compiled program in its cache.
 
-Runs `launch.py` on prepared and decoded data (by default drawn ones) again and again, each time in a new directory. The
-figures are the run's own `first_step_seconds`, which end with the first dispatch, and the seconds of the whole command,
-which trains one dispatch and measures the test part after it. There is no peer.
+Runs `launch.py` on prepared and decoded data (by default synthetic) again and again, each time in a new directory.
+Measured are the run's own `first_step_seconds`, which end with the first dispatch, and the seconds of the whole
+command, which trains one dispatch and evaluates the test part after it. There is no peer.
 """
 
 import argparse
@@ -19,13 +19,18 @@ EXAMPLES = """examples:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.startup", __doc__, EXAMPLES)
     launch_runs.add_options(parser, "configs/quickstart.py")
     parser.add_argument("--repeats", type=bench_rows.at_least(1), default=5, help="starts of each kind [5]")
     bench_rows.add_options(parser, windows=None)
-    return bench_rows.run(measure, parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return bench_rows.run(measure, build_parser().parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
@@ -36,12 +41,12 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     with launch_runs.folder(arguments) as folder:
         say("preparing the data, and filling the cache ...")
         _start(arguments, folder / "prepare", folder / "kept")
-        found = {
+        runs = {
             "cold": [_start(arguments, folder / f"cold{i}", folder / f"new{i}") for i in range(arguments.repeats)],
             "cached": [_start(arguments, folder / f"cached{i}", folder / "kept") for i in range(arguments.repeats)],
         }
     result = []
-    for kind, finished in found.items():
+    for kind, finished in runs.items():
         name = f"{Path(arguments.config).name}, {kind}"
         about = launch_runs.about(finished[0])
         first = [run.summary["first_step_seconds"] for run in finished]

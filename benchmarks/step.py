@@ -34,14 +34,14 @@ _PEER_NETS = ("small_cnn", "alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", 
 _PEER_NETS += ("resnet101", "densenet161")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.step", __doc__, EXAMPLES)
     whole = bench_rows.at_least(1)
     add = parser.add_argument
     add("--nets", nargs="+", default=_NETS, metavar="NET", help=f"BACKBONE or BACKBONE:VARIANT [{' '.join(_NETS)}]")
     add("--image_size", type=bench_rows.at_least(32), default=64, help="pixels [64]")
-    add("--batch_size", type=whole, default=64, help="pictures in a step [64]")
+    add("--batch_size", type=whole, default=64, help="images in a step [64]")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic [float32]")
     add("--steps_per_dispatch", type=whole, default=20, help="of ours [20]")
     add("--seconds", type=float, default=2.0, help="about how long a window takes ours [2]")
@@ -55,7 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     torch_side.add_options(parser)
     bench_rows.add_options(parser)
-    return bench_rows.run(measure, parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return bench_rows.run(measure, build_parser().parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
@@ -72,15 +77,15 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     peaks = _peaks(arguments, with_peer)
     name = f"matrix product, {peaks['edge']}x{peaks['edge']} {arguments.dtype}"
     theirs = [peaks["peer"] / 1e9] if with_peer else None
-    found = [make_row(name, [peaks["ours"] / 1e9], theirs, "GFLOP/s", about)]
+    rows = [make_row(name, [peaks["ours"] / 1e9], theirs, "GFLOP/s", about)]
     for net, recipe in recipes.items():
         say(f"{net} ...")
         if with_peer and recipe.model.backbone in _PEER_NETS:
             with torch_side.started(arguments) as child:
-                found += _measure_net(net, recipe, arguments, child, peaks, about)
+                rows += _measure_net(net, recipe, arguments, child, peaks, about)
         else:
-            found += _measure_net(net, recipe, arguments, None, peaks, about)
-    return found
+            rows += _measure_net(net, recipe, arguments, None, peaks, about)
+    return rows
 
 
 def _recipe(net: str, arguments: argparse.Namespace) -> ConfigDict:
@@ -134,12 +139,12 @@ def _measure_net(
 
 def _set_up(child: Child, recipe: ConfigDict, steps: jax_side.Steps, modes: Sequence[str]) -> dict[str, str]:
     """Has the peer make the same step; returns how it does."""
-    said = child.ask("steps", **specification(recipe, steps.outputs), device=torch_side.device(), modes=modes)
-    if said["parameters"] != steps.parameters:
-        raise UserError(f"The peer's net has {said['parameters']:,} parameters, and ours {steps.parameters:,}: a bug.")
-    say(f"  the peer: {', '.join(f'{mode} {result}' for mode, result in said['tried'].items())}")
-    mode = {"eager": "not used", "compile": "used", "graphs": "used, with CUDA graphs"}[said["mode"]]
-    return {"torch.compile": mode, "torch's fused optimizer": "used" if said["fused"] else "not used"}
+    made = child.ask("steps", **specification(recipe, steps.outputs), device=torch_side.device(), modes=modes)
+    if made["parameters"] != steps.parameters:
+        raise UserError(f"The peer's net has {made['parameters']:,} parameters, and ours {steps.parameters:,}: a bug.")
+    say(f"  the peer: {', '.join(f'{mode} {result}' for mode, result in made['tried'].items())}")
+    mode = {"eager": "not used", "compile": "used", "graphs": "used, with CUDA graphs"}[made["mode"]]
+    return {"torch.compile": mode, "torch's fused optimizer": "used" if made["fused"] else "not used"}
 
 
 def specification(recipe: ConfigDict, outputs: Mapping[str, int]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The peer: PyTorch on the same net, batch, precision, augmentation and optimizer, and its DataLoader.
 
-`python -m benchmarks.torch_peer` answers questions, see `pipe_rpc.serve`. It needs PyTorch, torchvision and Pillow, and
+`python -m benchmarks.torch_peer` works on request, see `pipe_rpc.serve`. It needs PyTorch, torchvision and Pillow, and
 nothing of this project's, so it may run in an environment of its own.
 """
 
@@ -28,7 +28,7 @@ _CHOOSING = 3  # steps that each mode is timed for
 
 
 class Steps:
-    """Training steps on random pictures that lie on the device.
+    """Training steps on random images that lie on the device.
 
     Channels-last, a fused optimizer, autocast where `dtype` is bfloat16, TF32 where the device has it (so has ours).
     Of the modes the fastest is taken: `eager`, `compile` (torch.compile of the net with its loss, and of the
@@ -39,12 +39,12 @@ class Steps:
       outputs: logits of each head.
       layout: of small_cnn.
       image_size: pixels.
-      batch_size: pictures in a step.
+      batch_size: images in a step.
       dropout: rate.
       dtype: of the arithmetic.
       augmentation: strengths by name, as ours.
-      mean: of the pictures' channels, in units of full scale.
-      std: likewise.
+      mean: of the images' channels, in units of full scale.
+      std: their standard deviation.
       learning_rate: of Adam.
       device: `cpu` or `cuda`.
       modes: to be tried.
@@ -94,7 +94,7 @@ class Steps:
         self.mode = self._choose(modes)
 
     def run(self, count: int) -> float:
-        """Seconds of so many steps."""
+        """Returns the seconds of so many steps."""
         self._wait()
         began = time.perf_counter()
         self._steps(count)
@@ -111,20 +111,20 @@ class Steps:
             self._optimizer.zero_grad(set_to_none=True)
 
     def _choose(self, modes: Sequence[str]) -> str:
-        """Makes the fastest of the modes that work here the one that is used; `tried` says what each gave."""
-        plain, found = self._functions, {}
+        """Chooses the fastest of the modes that work here; `tried` holds the outcome of each."""
+        plain, working = self._functions, {}
         for mode in modes:
             try:
                 self._functions = plain if mode == "eager" else self._compiled(plain, mode)
                 self._steps(_WARM_UP)
-                found[mode] = self.run(_CHOOSING) / _CHOOSING, self._functions
-                self.tried[mode] = f"{1000 * found[mode][0]:.1f} ms a step"
+                working[mode] = self.run(_CHOOSING) / _CHOOSING, self._functions
+                self.tried[mode] = f"{1000 * working[mode][0]:.1f} ms a step"
             except Exception as error:  # what a missing or broken compiler raises depends on what is missing
                 self.tried[mode] = f"failed ({(str(error).strip().splitlines() or [type(error).__name__])[0][:100]})"
-        if not found:
+        if not working:
             raise RuntimeError(f"no mode works: {self.tried}")
-        fastest = min(found, key=lambda mode: found[mode][0])
-        self._functions = found[fastest][1]
+        fastest = min(working, key=lambda mode: working[mode][0])
+        self._functions = working[fastest][1]
         return fastest
 
     def _compiled(self, plain: Sequence[Callable], mode: str) -> Any:
@@ -151,7 +151,7 @@ def _adam(net: torch.nn.Module, learning_rate: float) -> tuple[torch.optim.Optim
 
 
 def augment(x: Tensor, draws: Mapping[str, Tensor] | None = None, **options: Any) -> Tensor:
-    """A random view of each picture, as `agegender_jax.data.augment.augment` makes it.
+    """Makes a random view of each image, as `agegender_jax.data.augment.augment` makes it.
 
     Args:
       x: float32 `[batch, 3, size, size]`, 0 to 255.
@@ -160,7 +160,7 @@ def augment(x: Tensor, draws: Mapping[str, Tensor] | None = None, **options: Any
       **options: the strengths, as there.
     """
     batch, _, size, _ = x.shape
-    draws = _drawn(batch, x.device) if draws is None else draws
+    draws = _draw(batch, x.device) if draws is None else draws
     if options["shift"] or options["zoom"]:
         centre = (size - 1) / 2
         scale = (1 + options["zoom"]) ** -draws["zoom"]
@@ -200,7 +200,7 @@ def _each(value: Tensor) -> Tensor:
     return value[:, None, None, None]
 
 
-def _drawn(batch: int, device: torch.device) -> dict[str, Tensor]:
+def _draw(batch: int, device: torch.device) -> dict[str, Tensor]:
     uniform = torch.rand((12, batch), device=device)
     symmetric = dict(
         zip(("shift_y", "shift_x", "zoom", "light", "contrast", "saturation"), 2 * uniform[:6] - 1, strict=True)
@@ -215,12 +215,12 @@ def _drawn(batch: int, device: torch.device) -> dict[str, Tensor]:
 
 
 class Encoded(Dataset):
-    """Encoded pictures in memory, decoded as recipes for PyTorch do: uint8 `[3, size, size]`.
+    """Encoded images in memory, decoded as recipes for PyTorch do: uint8 `[3, size, size]`.
 
     Args:
-      path: of an .npz: `content` (all bytes, one picture after the other) and `ends` (where each ends).
-      size: edge of the pictures, pixels.
-      draft: whether large JPEG pictures are decoded at a reduced scale, as ours are.
+      path: of an .npz: `content` (all bytes, one image after the other) and `ends` (where each ends).
+      size: edge of the images, pixels.
+      draft: whether large JPEG images are decoded at a reduced scale, as ours are.
     """
 
     def __init__(self, path: str, size: int, draft: bool = False) -> None:
@@ -241,12 +241,12 @@ class Encoded(Dataset):
 
 
 class Input:
-    """Passes of a DataLoader over encoded pictures; its workers live on from pass to pass.
+    """Passes of a DataLoader over encoded images; its workers live on from pass to pass.
 
     Args:
       path: see `Encoded`.
-      size: likewise.
-      batch_size: pictures in a batch.
+      size: edge of the images, pixels.
+      batch_size: images in a batch.
       workers: processes.
       draft: see `Encoded`.
     """
@@ -263,14 +263,14 @@ class Input:
         self.pass_over()  # the first starts the workers
 
     def pass_over(self) -> float:
-        """Pictures a second of one pass, from asking for it to its last batch."""
+        """Returns the images a second of one pass, from asking for it to its last batch."""
         began = time.perf_counter()
         seen = sum(len(batch) for batch in self._loader)
         return seen / (time.perf_counter() - began)
 
 
 def matmul_peak(dtype: str, edge: int, device: str) -> float:
-    """Floating-point operations a second of a product of two square matrices, the best of several tries."""
+    """Measures the floating-point operations a second of a square matrix product, the best of several tries."""
     _allow_tf32(device)
     left, right = (torch.randn(edge, edge, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -286,11 +286,11 @@ def matmul_peak(dtype: str, edge: int, device: str) -> float:
     return 2 * edge**3 / min(seconds)
 
 
-_working: dict[str, Any] = {}  # what the last question of its kind has set up
+_working: dict[str, Any] = {}  # what the last request of its kind has set up
 
 
-def answer(do: str, **options: Any) -> Any:
-    """Answers a question of the side that measures."""
+def handle(do: str, **options: Any) -> Any:
+    """Handles a request of the side that measures."""
     if do == "versions":
         if options["device"] == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("PyTorch finds no CUDA device here")
@@ -310,9 +310,9 @@ def answer(do: str, **options: Any) -> Any:
         return None
     if do == "pass":
         return _working["input"].pass_over()
-    raise ValueError(f"there is no question {do!r}")
+    raise ValueError(f"there is no request {do!r}")
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    pipe_rpc.serve(answer)
+    pipe_rpc.serve(handle)

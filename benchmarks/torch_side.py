@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def available(arguments: argparse.Namespace) -> bool:
-    """Whether the peer is asked for and there; where it is not, says what is missing.
+    """Tells whether the peer is asked for and installed; prints what is missing.
 
     Raises:
       UserError: the interpreter that is named cannot be started.
@@ -40,26 +40,26 @@ def available(arguments: argparse.Namespace) -> bool:
         return False
     command = [arguments.peer_python, "-c", "import numpy, PIL, torch, torchvision"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        check = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise UserError(f"--peer_python={command[0]}: cannot be started ({error.strerror}); name another.") from error
-    if found.returncode:
-        reason = (found.stderr.strip().splitlines() or ["it failed"])[-1]
+    if check.returncode:
+        reason = (check.stderr.strip().splitlines() or ["it failed"])[-1]
         say(
             f"No peer with {command[0]} ({reason}): its columns stay empty. Install PyTorch and torchvision there "
             "(pip install -e '.[peers]'), or name an interpreter that has them with --peer_python."
         )
-    return not found.returncode
+    return not check.returncode
 
 
 def device() -> str:
-    """PyTorch's name of the kind of device that ours uses."""
+    """Returns PyTorch's name of the kind of device that ours uses."""
     return _DEVICES[jax.default_backend()]
 
 
 @contextmanager
 def started(arguments: argparse.Namespace) -> Iterator[Child]:
-    """The peer's process.
+    """Starts and ends the peer's process.
 
     Raises:
       UserError: it failed.
@@ -75,6 +75,6 @@ def started(arguments: argparse.Namespace) -> Iterator[Child]:
 
 
 def versions(arguments: argparse.Namespace) -> dict[str, str]:
-    """Of the peer's packages."""
+    """Returns the versions of the peer's packages."""
     with started(arguments) as child:
         return child.ask("versions", device=device())

@@ -38,20 +38,25 @@ EXAMPLES = """examples:
 _HOST_DISPATCHES = 20
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.train", __doc__, EXAMPLES)
     launch_runs.add_options(parser, "configs/quickstart.py")
-    feeds = ("resident", "stream")
-    parser.add_argument("--feeds", nargs="+", choices=feeds, default=feeds, help="how the data come [both]")
+    loaders = ("resident", "stream")
+    parser.add_argument("--loaders", nargs="+", choices=loaders, default=loaders, help="compute.loader [both]")
     parser.add_argument("--seconds", type=float, default=2.0, help="about how long a window of the bare step takes [2]")
     parser.add_argument("--cold", type=int, default=1, help="how many cold epochs are run [1]")
     bench_rows.add_options(parser, windows=5)
-    return bench_rows.run(measure, parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return bench_rows.run(measure, build_parser().parse_args(arguments))
 
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
-    """The rows: of each feed an epoch without and with the evaluation; cold; and the host's time."""
+    """The rows: of each loader an epoch without and with the evaluation; cold; and the host's time."""
     if arguments.smoke:
         arguments.set += ["dataset.synthetic=160", "dataset.image_size=32", "train.batch_size=8"]
         arguments.set += ["train.steps_per_dispatch=2", "augment.shift=0.0", "augment.zoom=0.0"]
@@ -72,15 +77,15 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             return dispatches * steps.images / steps.run(dispatches)
 
         result, bare = [], []
-        for feed in arguments.feeds:
-            say(f"{feed} ...")
-            recipe.compute.loader = feed
+        for loader in arguments.loaders:
+            say(f"{loader} ...")
+            recipe.compute.loader = loader
             epochs = Epochs(recipe, arguments, folder)
             mine, theirs = paired(epochs.run, bare_step, arguments.windows)
             assert theirs is not None
             bare += theirs
-            result.append(make_row(f"{name}, {feed}: epoch", mine, theirs, "images/s", about))
-            result.append(make_row(f"{name}, {feed}: with evaluation", epochs.whole, theirs, "images/s", about))
+            result.append(make_row(f"{name}, {loader}: epoch", mine, theirs, "images/s", about))
+            result.append(make_row(f"{name}, {loader}: with evaluation", epochs.whole, theirs, "images/s", about))
         if cold:
             theirs = [statistics.median(bare)] * len(cold)
             result.append(make_row(f"{name}, cold: first epoch", cold, theirs, "images/s", about))
@@ -155,7 +160,7 @@ def _cold(arguments: argparse.Namespace, folder: Path) -> list[float]:
     """Images a second of the first epoch of new processes that find prepared data, and nothing decoded or compiled."""
     say("preparing the data ...")
     launch_runs.run(launch_runs.command(arguments, folder / "prepare", ["train.epochs=1e-6"]), folder / "prepare")
-    found = []
+    rates = []
     for number in range(arguments.cold):
         say("a cold epoch ...")
         data = folder / f"data{number}"
@@ -167,8 +172,8 @@ def _cold(arguments: argparse.Namespace, folder: Path) -> list[float]:
         workdir = folder / f"cold{number}"
         command = launch_runs.command(changed, workdir, ["train.epochs=1.0", "evaluate.every_epochs=1.0"])
         run = launch_runs.run(command, workdir, JAX_COMPILATION_CACHE_DIR=str(folder / f"compiled{number}"))
-        found.append(first_epoch(run))
-    return found
+        rates.append(first_epoch(run))
+    return rates
 
 
 def first_epoch(run: launch_runs.Finished) -> float:
@@ -184,9 +189,9 @@ def _host(steps: jax_side.Steps) -> tuple[list[float], list[float]]:
     with tempfile.TemporaryDirectory() as name, Writers(Path(name), 0) as writers:
         for number in range(_HOST_DISPATCHES):
             began = time.perf_counter()
-            figures = steps.dispatch()
+            metrics = steps.dispatch()
             given = time.perf_counter()
-            values = jax.device_get(figures)
+            values = jax.device_get(metrics)
             done = time.perf_counter()
             writers.scalars(number, {key: float(value.mean()) for key, value in values.items()})
             logged = time.perf_counter()

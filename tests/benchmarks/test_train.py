@@ -38,7 +38,7 @@ def test_a_cold_epoch_begins_with_the_command() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_smoke(measured: Callable[..., Any], data_dir: Path) -> None:
-    found = measured(train.main, "--feeds=stream", f"--data_dir={data_dir}")
+    found = measured(train.main, "--loaders=stream", f"--data_dir={data_dir}")
     name = "small_cnn:thin 32x32, batch 8"
     assert list(found) == [
         f"{name}, stream: epoch",
