@@ -4,12 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from agegender_jax.commands import classical, compare, evaluate, explain, features, models, predict, report, runs
-from agegender_jax.describe import commands as data_commands
+from agegender_jax.commands import classical, compare, data, evaluate, explain, features, models, predict, report, runs
 from agegender_jax.errors import UserError
 from agegender_jax.train import profiling
 
-_COMMANDS = (evaluate, compare, runs, report, predict, explain, features, classical, models, profiling)
+_COMMANDS = (evaluate, compare, runs, report, predict, explain, features, classical, models, profiling, data)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,17 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    examples = [module.EXAMPLES for module in (*_COMMANDS, data_commands)]
+    examples = [module.EXAMPLES for module in _COMMANDS]
     parser = argparse.ArgumentParser(
         prog="agegender",
-        description="Measures and explains finished runs, lists models, profiles trainings, describes and draws data.",
+        description="Evaluates and explains runs, lists models, profiles trainings, describes and synthesizes data.",
         epilog="examples:\n" + "".join(each.partition("\n")[2] for each in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for module in _COMMANDS:
         module.add_parser(commands)
-    data_commands.add_parsers(commands)
     return parser
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """Characters at the start of a cell that make a spreadsheet take it for a formula."""
 
-_NUMBER = re.compile(r"[-+−<±]?\s?\d|[-–]$|nan$")
+_NUMBER = re.compile(r"[-+−<±]?\s?\d[^:]*$|[-–]$|nan$")
 _MAX_CELL = 66  # characters of a cell in a terminal; longer ones are wrapped
 
 

@@ -238,9 +238,9 @@ def test_models_prints_a_table_and_writes_it(tmp_path: Path, capsys: pytest.Capt
     # 11,689,512 with 1,000 outputs (torchvision), of which the last layer is 513 x 1,000; here 513 x (2 + 8 + 101).
     assert rows["resnet18"][1:3] == ["11,233,455", "11,176,512"]
     assert rows["small_cnn"][1] == "a"
-    assert "one picture of 32x32" in printed.out
+    assert "one image of 32x32" in printed.out
     assert f"jax {jax.__version__}" in printed.out
-    assert "ms a step" not in printed.out
+    assert "ms/step" not in printed.out
     assert "small_cnn (2 of 2) ..." in printed.err
     written = json.loads(file.read_text())
     assert list(written["models"]) == ["resnet18", "small_cnn"]
@@ -255,8 +255,8 @@ def test_models_times_a_step_and_names_the_machine(
     monkeypatch.setattr(seconds, lambda recipe: 0.004 if recipe.train.batch_size == 16 else 9.0)
     assert cli.main(["models", "small_cnn", "--image_size", "32", "--batch_size", "16"]) == 0
     printed = capsys.readouterr().out
-    assert printed.splitlines()[1].split()[-2:] == ["4.0", "4000"]  # 16 pictures in 4 ms
-    assert "training on 16 such pictures in float32" in printed
+    assert printed.splitlines()[1].split()[-2:] == ["4.0", "4000"]  # 16 images in 4 ms
+    assert "trains on 16 such images in float32" in printed
     assert f"{jax.device_count()} {jax.default_backend()} device(s)" in printed
 
 
@@ -292,11 +292,11 @@ def test_describe_prints_and_writes_a_page(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_voice_dataset_is_drawn_described_and_not_drawn_again(
+def test_a_voice_dataset_is_synthesized_described_and_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "my voices"
-    assert cli.main(["data", "draw", "voice_age_gender", "--out", str(folder), "--count", "32"]) == 0
+    assert cli.main(["data", "synthesize", "voice_age_gender", "--out", str(folder), "--count", "32"]) == 0
     printed = capsys.readouterr().out
     assert "says nothing about people" in printed
     line = next(line for line in printed.splitlines() if line.startswith("  describe: agegender "))
@@ -307,15 +307,15 @@ def test_a_voice_dataset_is_drawn_described_and_not_drawn_again(
     assert "32 recordings" in printed
     assert "class" in printed
     assert page.read_text().count("<audio ") == 32
-    assert cli.main(["data", "draw", "voice_age_gender", "--out", str(folder)]) == 2
+    assert cli.main(["data", "synthesize", "voice_age_gender", "--out", str(folder)]) == 2
     assert "exists already" in capsys.readouterr().err
 
 
-def test_adience_is_drawn_with_the_labels_of_fold_files(tmp_path: Path) -> None:
+def test_adience_is_synthesized_with_the_labels_of_fold_files(tmp_path: Path) -> None:
     made = tmp_path / "made"
-    assert cli.main(["data", "draw", "adience", "--out", str(made), "--count", "60", "--seed", "3"]) == 0
+    assert cli.main(["data", "synthesize", "adience", "--out", str(made), "--count", "60", "--seed", "3"]) == 0
     again = tmp_path / "again"
-    assert cli.main(["data", "draw", "adience", "--out", str(again), "--fold_files", str(made)]) == 0
+    assert cli.main(["data", "synthesize", "adience", "--out", str(again), "--fold_files", str(made)]) == 0
 
     def labels(folder: Path) -> list[list[str]]:
         rows = [row.split("\t") for row in (folder / "fold_0_data.txt").read_text().splitlines()]
@@ -331,12 +331,12 @@ def test_adience_is_drawn_with_the_labels_of_fold_files(tmp_path: Path) -> None:
         (["describe", "utkface", "--data_dir", "nowhere"], "nowhere holds no prepared utkface"),
         (["describe", "utkface", "--manual_dir", "nowhere"], "check the path of --manual_dir"),
         (["describe", "utkface", "--csv", "labels.csv"], "give its --manual_dir"),
-        (["describe", "utkface", "--html", "taken.html"], "taken.html is there and is no page"),
+        (["describe", "utkface", "--html", "taken.html"], "taken.html exists"),
         (["describe", "utkface", "--manual_dir", "DRAWN", "--config", "big"], "has no configuration 'big'"),
-        (["draw", "cats", "--out", "new"], "Nothing draws 'cats'"),
-        (["draw", "utkface", "--out", "new", "--fold_files", "DRAWN"], "--fold_files is for adience"),
-        (["draw", "adience", "--out", "new", "--fold_files", "DRAWN"], "fold_0_data.txt"),
-        (["draw", "adience", "--out", "new", "--count", "3"], "at least 20"),
+        (["synthesize", "cats", "--out", "new"], "Nothing draws 'cats'"),
+        (["synthesize", "utkface", "--out", "new", "--fold_files", "DRAWN"], "--fold_files is for adience"),
+        (["synthesize", "adience", "--out", "new", "--fold_files", "DRAWN"], "fold_0_data.txt"),
+        (["synthesize", "adience", "--out", "new", "--count", "3"], "at least 20"),
     ],
 )
 def test_what_is_wrong_with_data_is_one_sentence(
@@ -362,7 +362,7 @@ def test_what_is_wrong_with_data_is_one_sentence(
     ("arguments", "example"),
     [
         ([], "agegender evaluate runs/cpu --split validation"),
-        ([], "agegender data synthesize adience --out drawn/adience"),
+        ([], "agegender data synthesize adience --out synthetic/adience"),
         (["evaluate"], "agegender evaluate runs/cpu --split validation"),
         (["evaluate"], "agegender evaluate runs/small runs/resnet"),
         (["features"], "agegender features runs/cpu --out features.npz"),
@@ -374,7 +374,7 @@ def test_what_is_wrong_with_data_is_one_sentence(
         (["models"], "agegender models --no_step_time --json models.json"),
         (["data"], "agegender data describe utkface --manual_dir DIR"),
         (["data", "describe"], "agegender data describe adience --age_groups levi_hassner"),
-        (["data", "draw"], "agegender data synthesize utkface --out drawn/utkface --count 600"),
+        (["data", "synthesize"], "agegender data synthesize utkface --out synthetic/utkface --count 600"),
     ],
 )
 def test_help_shows_examples(arguments: list[str], example: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,8 +395,8 @@ def test_help_shows_examples(arguments: list[str], example: str, capsys: pytest.
         ["models", "--batch_size", "0"],
         ["models", "--dtype", "float64"],
         ["classical", "file", "--only", "svm,tree"],
-        ["data", "draw", "utkface", "--out", "x", "--count", "0"],
-        ["data", "draw", "utkface", "--out", "x", "--seed", "-1"],
+        ["data", "synthesize", "utkface", "--out", "x", "--count", "0"],
+        ["data", "synthesize", "utkface", "--out", "x", "--seed", "-1"],
         ["data", "describe", "utkface", "--max_bad", "2"],
         ["data", "describe", "utkface", "--age_groups", "decades"],
         ["data"],

@@ -9,32 +9,31 @@ import pytest
 
 from agegender_jax import page
 from agegender_jax.errors import UserError
-from agegender_jax.page import Html
+from agegender_jax.text import Table
 
 
-def test_text_is_escaped_and_html_is_not() -> None:
-    assert page.escape('<b>"&') == "&lt;b&gt;&quot;&amp;"
-    assert page.escape(Html("<b>")) == "<b>"
-    assert page.paragraph("a < b") == "<p>a &lt; b</p>\n"
+def _macro(name: str, *arguments: Any) -> str:
+    return str(getattr(page._environment().get_template("macros.html").module, name)(*arguments))
 
 
-def test_what_turns_the_order_of_letters_or_is_no_character_of_html_is_replaced() -> None:
-    assert page.escape("photo\u202egpj.exe\x00\x1b[2J") == "photo\ufffdgpj.exe\ufffd\ufffd[2J"
+def _page(title: str = "x", generator: str = "a test") -> str:
+    values = {"audio": False, "voices": False, "count": 0, "origin": "made", "terms": "none"}
+    return page.render("dataset.html", generator=generator, title=title, sections=[], **values)
 
 
 def test_a_table_escapes_marks_numbers_and_lets_long_cells_wrap() -> None:
-    rows = [("<i>", "1", "x" * 41), (Html("<b>a</b>"), "2", "y")]
-    found = page.table(("name", "files", ""), rows, caption="a & b", numbers=[1])
-    assert "<td>&lt;i&gt;</td>" in found
-    assert "<td><b>a</b></td>" in found
-    assert found.count('class="number"') == 3  # the header and two rows
-    assert found.count('class="long"') == 1
-    assert "<caption>a &amp; b</caption>" in found
-    xml.etree.ElementTree.fromstring(found)
+    rows = [("<i>", "1", "x" * 41), ("part <b>",), ("b", "2", "y")]
+    html = _macro("table", Table(("name", "files", ""), rows, caption="a & b"))
+    assert "<td>&lt;i&gt;</td>" in html
+    assert '<th colspan="3" scope="rowgroup">part &lt;b&gt;</th>' in html
+    assert html.count('class="number"') == 3  # the header and two rows
+    assert html.count('class="long"') == 1
+    assert "<caption>a &amp; b</caption>" in html
+    xml.etree.ElementTree.fromstring(html)
 
 
 def test_a_page_forbids_to_load_anything() -> None:
-    text = page.document("<title>", "<p>body</p>", generator="a test", style=".own { color: red }")
+    text = _page("<title>photo\u202egpj.exe\x00\x1b[2J")
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
     assert policy is not None
     rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
@@ -42,42 +41,47 @@ def test_a_page_forbids_to_load_anything() -> None:
     assert {name: rules[name] for name in ("img-src", "media-src")} == dict.fromkeys(("img-src", "media-src"), "data:")
     assert "script-src" not in rules
     assert text.index("Content-Security-Policy") < text.index("<style>")
-    assert "<title>&lt;title&gt;</title>" in text
-    assert ".own { color: red }</style>" in text
+    assert r"<title>&lt;title&gt;photo\u202egpj.exe\x00\x1b[2J</title>" in text
+    assert "max-width: 68rem" in text  # page.css
 
 
-def test_a_figure_says_what_it_shows() -> None:
-    found = page.figure("data:image/jpeg;base64,AA", 'a "face"', title="<key>")
-    assert 'alt="a &quot;face&quot;"' in found
-    assert 'title="&lt;key&gt;"' in found
-    assert "cannot be decoded" in page.figure("", "x", title="y")
+def test_a_figure_has_texts_in_place_of_what_is_not_seen() -> None:
+    html = _macro("figure", "data:image/jpeg;base64,AA", 'a "face"', "<key>")
+    assert 'alt="a &#34;face&#34;"' in html
+    assert 'title="&lt;key&gt;"' in html
+    assert "cannot be decoded" in _macro("figure", "", "x", "y")
 
 
 def test_plots_share_no_ids_and_take_the_page_s_colour() -> None:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1])
+        axes.plot([0, 1], [0, 1], marker="o")
         axes.set_title(page.literal("$x$ <\x00>"))
 
     plots = [page.plot(draw, name, 'up & "away"', width=3, height=2) for name in ("one", "two")]
-    ids = [re.findall(r' id="([^"]+)"', found) for found in plots]
+    ids = [re.findall(r' id="([^"]+)"', plot.svg) for plot in plots]
     assert ids[0]
+    assert len(set(ids[0])) == len(ids[0])
     assert not set(ids[0]) & set(ids[1])
+    assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', plots[0].svg)) <= set(ids[0])
     assert plots[0] == page.plot(draw, "one", 'up & "away"', width=3, height=2)
-    for found in plots:
-        xml.etree.ElementTree.fromstring(found)
-        assert 'aria-label="up &amp; &quot;away&quot;"' in found
-        assert "currentColor" in found
-        assert page.INK not in found
-        assert "$x$ &lt;\ufffd&gt;" in found  # as it stands, and no formula
+    for plot in plots:
+        html = _macro("plot", plot)
+        xml.etree.ElementTree.fromstring(html)
+        assert 'aria-label="up &amp; &#34;away&#34;"' in html
+        assert "currentColor" in html
+        assert page.INK not in html
+        assert r"$x$ &lt;\x00&gt;" in html  # as it stands, and no formula
 
 
 def test_only_pages_of_the_same_command_may_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     page.check_path(path, "a test", "--out")
-    path.write_text(page.document("x", "", generator="a test"))
+    page.write(path, _page(), "--out")
     page.check_path(path, "a test", "--out")
-    with pytest.raises(UserError, match="is no page of this command; choose another --out"):
+    with pytest.raises(UserError, match=r"page\.html.*--out"):
         page.check_path(path, "another", "--out")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be read"):
         page.check_path(tmp_path, "a test", "--out")
+    with pytest.raises(UserError, match=r"page\.html.*--html"):
+        page.write(path / "page.html", "", "--html")

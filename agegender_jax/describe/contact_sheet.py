@@ -1,8 +1,6 @@
 """A contact sheet: a few examples from all over the labels, small."""
 
-import base64
 import dataclasses
-import io
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,6 +13,7 @@ from agegender_jax.describe.reading import Contents
 from agegender_jax.describe.statistics import GENDER_NAMES, Columns, grouped
 from agegender_jax.errors import UserError
 from agegender_jax.labels import RACES
+from agegender_jax.page import data_uri, jpeg
 
 COUNT = 40
 """Examples on a sheet."""
@@ -95,7 +94,7 @@ def make_sheet(contents: Contents, scheme: str, count: int = COUNT) -> list[Exam
     for row, key, content, picture in zip(rows, keys, stored, pictures, strict=True):
         player = ""
         if sounds and len(content) <= min(MAX_PLAYER_BYTES, left):
-            player, left = _uri(_sound_type(content), content), left - len(content)
+            player, left = data_uri(_sound_type(content), content), left - len(content)
         examples.append(Example(key, caption(contents.columns, row), picture, player))
     return examples
 
@@ -117,7 +116,10 @@ def caption(columns: Columns, row: int) -> str:
 
 
 def _thumbnails(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
-    return [_jpeg(pixels) for pixels in _decoded(partial(decode_image, size=SIDE), stored, keys)]
+    return [
+        jpeg(pixels) if pixels is not None else ""
+        for pixels in _decoded(partial(decode_image, size=SIDE), stored, keys)
+    ]
 
 
 def _spectrograms(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
@@ -126,8 +128,8 @@ def _spectrograms(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
     inputs = make_preprocessor(recipe, "audio")
     waves = _decoded(inputs.decode, stored, keys)
     good = [wave for wave in waves if wave is not None]
-    drawn = iter(inputs.pictures(np.stack(good)) if good else ())  # at once: every call compiles
-    return [_jpeg(None if wave is None else next(drawn)) for wave in waves]
+    images = iter(inputs.pictures(np.stack(good)) if good else ())  # at once: every call compiles
+    return ["" if wave is None else jpeg(next(images)) for wave in waves]
 
 
 def _decoded(
@@ -143,16 +145,6 @@ def _decoded(
     return arrays
 
 
-def _jpeg(pixels: np.ndarray | None) -> str:
-    from PIL import Image
-
-    if pixels is None:
-        return ""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=80)
-    return _uri("image/jpeg", file.getvalue())
-
-
 def _sound_type(content: bytes) -> str:
     """The MIME type of a recording by its first bytes."""
     for start, kind in (
@@ -164,7 +156,3 @@ def _sound_type(content: bytes) -> str:
         if content.startswith(start):
             return kind
     return "audio/mpeg"
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

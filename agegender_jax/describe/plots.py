@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax import page
 from agegender_jax.describe import statistics
 from agegender_jax.describe.reading import Contents
 from agegender_jax.labels import AGE_GROUPS
-from agegender_jax.page import BLUE, COLOURS, INK, literal
-from agegender_jax.page import plot as drawn
+from agegender_jax.page import BLUE, COLOURS, INK, Plot, literal
 
 _WIDTH = 5.0  # inches: text keeps its size on a phone
 _CLASSES = 60  # bars in a plot
 _SUBJECTS = 60  # up to so many have a bar each
 
 
-def plot(name: str, contents: Contents, scheme: str) -> str:
-    """Draws a plot as an `<svg>` element.
+def plot(name: str, contents: Contents, scheme: str) -> Plot:
+    """Returns a plot.
 
     Args:
       name: one that `sections.describe` gives.
@@ -25,7 +25,7 @@ def plot(name: str, contents: Contents, scheme: str) -> str:
       scheme: of age groups.
     """
     draw, label = _PLOTS[name]
-    return drawn(lambda figure: draw(figure, contents, scheme), name, label, width=_WIDTH, height=3.0)
+    return page.plot(lambda figure: draw(figure, contents, scheme), name, label, width=_WIDTH, height=3.0)
 
 
 def _ages(figure: Any, contents: Contents, scheme: str) -> None:

@@ -9,6 +9,7 @@ from agegender_jax.describe.divisions import divisions
 from agegender_jax.describe.reading import Contents
 from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
 from agegender_jax.splits import PARTS, marked
+from agegender_jax.text import Table
 from tfds_builders.adience.fold_files import PUBLISHED_AGE, PUBLISHED_GENDER
 
 DEFAULT_SCHEME = "nearest"
@@ -19,21 +20,6 @@ _LISTED = 25  # ranges, sizes and rates that are listed; the others are counted
 _GROUPS = 10  # age groups that are listed even where they are empty
 _TOLD_APART = ("terms", "labels", "identities")  # of the builder's metadata: not among its counts
 _SIDE_BY_SIDE = ("levi_hassner", "literal", "nearest")  # age groups that are compared fold by fold
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of texts: the first column names a row, the others hold numbers.
-
-    Attributes:
-      header: names of the columns.
-      rows: each as long as the header.
-      caption: what it is, "" where the section says it.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

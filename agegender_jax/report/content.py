@@ -1,6 +1,8 @@
-"""What the report of a run says, as plain values: the page shows these alone, and `report.json` holds them."""
+"""What the report of a run holds, as plain values: the page shows these alone, and `report.json` holds them."""
 
+import dataclasses
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,73 +23,173 @@ from agegender_jax.splits import PARTS, Split
 GENERATOR = "agegender report"
 """Stands in both files: only such files are replaced."""
 
-_NAMES = ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups", "flip_averaged", "versions", "hardware")
-_NEEDED = (*_NAMES, "split_sha256", "evaluated_step", "train_examples", "constant", "constant_names")
-_FACTS = ("dataset_version", "kind", "data_sha256", "terms", "identical_files", "subjects", "spectrogram")
-_COSTS = (
-    "parameters",
-    "steps",
-    "evaluated_step",
-    "epochs",
-    "seconds",
-    "seconds_of",
-    "images_per_second",
-    "first_step_seconds",
-    "peak_memory_bytes",
-)
+_NEEDED = ("run", "dataset", "split_sha256", "evaluated_step", "train_examples", "constant", "constant_names")
 
 
-def gather(run: Run, predictions: Predictions) -> dict[str, Any]:
-    """All that the report says, ready for JSON.
+@dataclasses.dataclass(frozen=True)
+class TargetInfo:
+    """What is predicted: `kind` is `classes` or `years`; of classes their `names`, and whether they are `ordered`."""
+
+    kind: str
+    names: list[str] = dataclasses.field(default_factory=list)
+    ordered: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A key of the recipe whose value is not the default."""
+
+    key: str
+    default: Any
+    value: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What the training cost; the last four are of the time since the last start, None where not measured."""
+
+    parameters: int
+    steps: int
+    evaluated_step: int
+    epochs: float
+    seconds: float
+    seconds_of: dict[str, float] | None
+    images_per_second: float | None
+    first_step_seconds: float | None
+    peak_memory_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """The dataset: `kind` is `image` or `audio`; the counts are those of `run.json`, None where it has none."""
+
+    dataset_version: str | None
+    kind: str
+    data_sha256: str | None
+    terms: str | None
+    identical_files: dict[str, int] | None
+    subjects: dict[str, int] | None
+    spectrogram: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+    """The split: `examples` by part, and `strata`, for each class that it is stratified by examples by part."""
+
+    protocol: str
+    seed: int
+    fold: int
+    folds: int
+    test_fraction: float
+    validation_fraction: float
+    sha256: str
+    examples: dict[str, int]
+    groups: int
+    groups_in_several_parts: int
+    stratified_by: str
+    strata: dict[str, dict[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A value that was measured during the training, and at which steps; both are equally long."""
+
+    step: list[float]
+    value: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a report holds, ready for JSON.
+
+    Attributes:
+      selected_by: the validation metric that chose the checkpoint, None for the last one.
+      command: which repeats the training in a shell, "" where it was not kept.
+      baseline: the metrics of the same prediction for every example, by `target/metric`.
+      baseline_names: which prediction that is, by head.
+      test: of `analysis.analyse`, as `validation`.
+      mistakes: of the test part, see `mistakes.mistakes`.
+      around_18: of the test part, see `mistakes.around_18`.
+    """
+
+    run: str
+    dataset: str
+    synthetic: bool
+    protocol: str
+    leaky: bool
+    age_groups: str
+    flip_averaged: bool
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    backbone: str
+    pretrained: str
+    image_size: int
+    command: str
+    differences: list[Difference]
+    selected_by: str | None
+    costs: Costs
+    data: DataInfo
+    split: SplitInfo
+    curves: dict[str, Curve]
+    steps_per_epoch: float
+    targets: dict[str, TargetInfo]
+    baseline: dict[str, float | None]
+    baseline_names: dict[str, str]
+    test: dict[str, Any]
+    validation: dict[str, Any]
+    mistakes: dict[str, dict[str, list[dict[str, Any]]]]
+    around_18: dict[str, Any] | None
+
+    def to_json(self) -> str:
+        """Returns the content as the text of `report.json`."""
+        return json.dumps({"generator": GENERATOR} | dataclasses.asdict(self), indent=1, allow_nan=False)
+
+
+def gather(run: Run, predictions: Predictions) -> Content:
+    """Returns all that the report of a complete run holds.
 
     Args:
       run: a complete run.
       predictions: its own, see `own_predictions`.
 
-    Returns:
-      Of the run `run`, `dataset`, `drawn`, `protocol`, `leaky`, `age_groups`, `flip_averaged`, `versions`, `hardware`,
-      `backbone`, `pretrained`, `image_size`, `chosen_by` (the validation figure that chose the checkpoint, or None),
-      `command`, `differences` (`key`, `base`, `run`) and `costs`; `data` and `split`; `curves` by name (`step`,
-      `value`) and `steps_per_epoch`; `things` by name (`kind`, `names`, `ordered`); `constant` by figure and
-      `constant_names`; `test` and `validation`, each of `analysis.analyse`; `mistakes` and `around_18` of the test
-      part.
-
     Raises:
       UserError: the run is not complete, or one of its files is damaged.
     """
     summary, metadata, recipe = complete(run), run.metadata(), run.recipe
-    things = predictions.things()
-    content = {
-        "generator": GENERATOR,
-        **{name: summary[name] for name in _NAMES},
-        "backbone": " ".join(filter(None, (recipe.model.backbone, recipe.model.variant))),
-        "pretrained": recipe.model.pretrained,
-        "image_size": recipe.dataset.image_size,
-        "command": "python " + shlex.join(map(str, metadata.get("command", []))) if metadata.get("command") else "",
-        "differences": _differences(recipe),
-        "chosen_by": recipe.evaluate.select if recipe.evaluate.use == "best" else None,
-        "costs": {name: summary.get(name) for name in _COSTS},
-        "data": {name: metadata.get(name) for name in _FACTS},
-        "split": _split(run, metadata),
-        "curves": _curves(run.directory / "metrics.jsonl"),
-        "steps_per_epoch": summary["train_examples"] / recipe.train.batch_size,
-        "things": {
-            name: {"kind": "classes", "names": list(thing.head.names), "ordered": thing.head.ordered}
-            if isinstance(thing.head, ClassHead)
-            else {"kind": "years"}
-            for name, thing in things.items()
+    info: dict[str, Any] = {field.name: metadata.get(field.name) for field in dataclasses.fields(DataInfo)}
+    targets, test = predictions.things(), predictions.of("test")
+    command = metadata.get("command")
+    return Content(
+        **{name: summary[name] for name in ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups")},
+        **{name: summary[name] for name in ("flip_averaged", "versions", "hardware")},
+        backbone=" ".join(filter(None, (recipe.model.backbone, recipe.model.variant))),
+        pretrained=recipe.model.pretrained,
+        image_size=recipe.dataset.image_size,
+        command="python " + shlex.join(map(str, command)) if command else "",
+        differences=_differences(recipe),
+        selected_by=recipe.evaluate.select if recipe.evaluate.use == "best" else None,
+        costs=Costs(**{field.name: without_nan(summary.get(field.name)) for field in dataclasses.fields(Costs)}),
+        data=DataInfo(**info),
+        split=_split(run, metadata),
+        curves=_curves(run.directory / "metrics.jsonl"),
+        steps_per_epoch=summary["train_examples"] / recipe.train.batch_size,
+        targets={
+            name: TargetInfo("classes", list(target.head.names), target.head.ordered)
+            if isinstance(target.head, ClassHead)
+            else TargetInfo("years")
+            for name, target in targets.items()
         },
-        "constant": by_thing(summary["constant"], list(things)),
-        "constant_names": summary["constant_names"],
-        **{part: analyse(predictions, part=part) for part in ("test", "validation")},
-        "mistakes": mistakes(predictions.of("test")),
-        "around_18": around_18(predictions.of("test")),
-    }
-    return without_nan(content)  # type: ignore[no-any-return]
+        baseline=without_nan(by_target(summary["constant"], list(targets))),
+        baseline_names=summary["constant_names"],
+        test=without_nan(analyse(predictions, part="test")),
+        validation=without_nan(analyse(predictions, part="validation")),
+        mistakes=without_nan(mistakes(test)),
+        around_18=without_nan(around_18(test)),
+    )
 
 
 def complete(run: Run) -> dict[str, Any]:
-    """The run's summary.
+    """Returns the run's summary.
 
     Raises:
       UserError: there is none, or it is damaged or of another version.
@@ -102,60 +204,62 @@ def complete(run: Run) -> dict[str, Any]:
 
 
 def own_predictions(run: Run) -> Predictions:
-    """The predictions that the run's figures are of.
+    """Returns the predictions that the run's metrics were computed from.
 
     Raises:
       UserError: there are none, or they are damaged or of another training.
     """
     summary, path = complete(run), run.directory / NAME
-    found = read_predictions(path)
+    predictions = read_predictions(path)
     for name in ("split_sha256", "evaluated_step", "flip_averaged"):
-        if found.metadata[name] != summary[name]:
+        if predictions.metadata[name] != summary[name]:
             raise UserError(
-                f"{path} is not what summary.json is of (its {name} is another); remove it, and `agegender evaluate "
+                f"{path} does not belong to summary.json (its {name} differs); remove it, and `agegender evaluate "
                 f"{run.directory}` writes it again."
             )
-    return found
+    return predictions
 
 
 def leaves(recipe: ConfigDict) -> dict[str, Any]:
-    """Every value of a recipe by its key, such as `train.epochs`."""
+    """Returns every value of a recipe by its key, such as `train.epochs`."""
 
     def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, value in tree.items():
-            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return found
+            values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return values
 
     return flat(json.loads(recipes.to_json(recipe)), "")
 
 
-def _differences(recipe: ConfigDict) -> list[dict[str, Any]]:
+def _differences(recipe: ConfigDict) -> list[Difference]:
     base, own = leaves(recipes.base()), leaves(recipe)
-    return [{"key": key, "base": base.get(key), "run": own[key]} for key in sorted(own) if own[key] != base.get(key)]
+    return [Difference(key, base.get(key), own[key]) for key in sorted(own) if own[key] != base.get(key)]
 
 
-def _split(run: Run, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Who is where, in numbers."""
+def _split(run: Run, metadata: Mapping[str, Any]) -> SplitInfo:
     split, by = Split.load(run.directory / "split.json"), run.recipe.split.stratify
-    fields = ("protocol", "seed", "fold", "folds", "test_fraction", "validation_fraction", "sha256")
-    counts = {part: len(getattr(split, part)) for part in PARTS}
     names = {
         "age_group": AGE_GROUPS[run.recipe.age_groups].names,
         "gender": (*GENDERS, UNDEFINED_GENDER),
         "class": tuple(metadata.get("class_names", ())),
     }[by]
-    strata = {
-        names[int(number)] if 0 <= int(number) < len(names) else "unknown": found
-        for number, found in split.report["strata"].items()
-    }
-    report = {name: value for name, value in split.report.items() if name != "strata"}
-    return {name: getattr(split, name) for name in fields} | counts | report | {"stratified_by": by, "strata": strata}
+    return SplitInfo(
+        **{name: getattr(split, name) for name in ("protocol", "seed", "fold", "folds", "sha256")},
+        **{name: getattr(split, name) for name in ("test_fraction", "validation_fraction")},
+        examples={part: len(getattr(split, part)) for part in PARTS},
+        **{name: split.report[name] for name in ("groups", "groups_in_several_parts")},
+        stratified_by=by,
+        strata={
+            names[int(number)] if 0 <= int(number) < len(names) else "unknown": counts
+            for number, counts in split.report["strata"].items()
+        },
+    )
 
 
-def _curves(path: Path) -> dict[str, dict[str, list[float]]]:
-    """What was measured on the way, by name: `step` and `value`, each as long as the other."""
-    curves: dict[str, dict[str, list[float]]] = {}
+def _curves(path: Path) -> dict[str, Curve]:
+    """Returns what was measured during the training, by name; the test part is left out."""
+    curves: dict[str, Curve] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     except OSError as error:
@@ -164,30 +268,32 @@ def _curves(path: Path) -> dict[str, dict[str, list[float]]]:
         try:
             event = json.loads(line)
             step = float(event["step"])
-        except (ValueError, KeyError, TypeError):  # not a line that a whole write left
+        except (ValueError, KeyError, TypeError):  # not a line that was written whole
             continue
         for name, value in event.items():
-            if name not in ("step", "seconds") and isinstance(value, int | float) and not name.startswith("test/"):
-                curve = curves.setdefault(name, {"step": [], "value": []})
-                curve["step"].append(step)
-                curve["value"].append(float(value))
+            if name in ("step", "seconds") or name.startswith("test/"):
+                continue
+            if isinstance(value, int | float) and math.isfinite(value):
+                curve = curves.setdefault(name, Curve([], []))
+                curve.step.append(step)
+                curve.value.append(float(value))
     return curves
 
 
-def by_thing(figures: Mapping[str, Any], things: Sequence[str]) -> dict[str, Any]:
-    """A summary's figures by thing: a head of several things names them in its own way (`models/routed.py`).
+def by_target(metrics: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+    """Returns a summary's metrics by target: a head of several targets names them in its own way (`models/routed.py`).
 
-    >>> by_thing({"routed/gender_accuracy": 0.9, "routed/predicted_mae": 5.0, "n": 3}, ["gender", "age"])
+    >>> by_target({"routed/gender_accuracy": 0.9, "routed/predicted_mae": 5.0, "n": 3}, ["gender", "age"])
     {'gender/accuracy': 0.9, 'age/mae': 5.0}
     """
-    found: dict[str, Any] = {}
-    for figure, value in figures.items():
-        head, _, metric = figure.partition("/")
-        if head in things:
-            found[figure] = value
+    by_name: dict[str, Any] = {}
+    for name, value in metrics.items():
+        head, _, metric = name.partition("/")
+        if head in targets:
+            by_name[name] = value
         elif metric.startswith("gender_"):
-            found[f"gender/{metric.removeprefix('gender_')}"] = value
+            by_name[f"gender/{metric.removeprefix('gender_')}"] = value
         elif metric.startswith("predicted_"):
-            inner = next((thing for thing in things if thing != "gender"), head)
-            found[f"{inner}/{metric.removeprefix('predicted_')}"] = value
-    return found
+            inner = next((target for target in targets if target != "gender"), head)
+            by_name[f"{inner}/{metric.removeprefix('predicted_')}"] = value
+    return by_name

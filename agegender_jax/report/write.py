@@ -1,22 +1,23 @@
 """Writing the report of a run: one page that needs nothing but itself, and its numbers beside it."""
 
 import json
-import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from agegender_jax import atomic, page
+from agegender_jax import page
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import Opened, open_run
-from agegender_jax.report import card, examples, results, subgroups
-from agegender_jax.report.components import STYLE
-from agegender_jax.report.content import GENERATOR, gather, own_predictions
+from agegender_jax.evaluate.evaluate_run import open_run
+from agegender_jax.evaluate.report import identities
+from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
+from agegender_jax.report import format as fmt
+from agegender_jax.report.content import GENERATOR, Content, Costs, gather, own_predictions
+from agegender_jax.report.images import Images, load_images
+from agegender_jax.report.sections import sections, tiles
 from agegender_jax.run import REPORT, Run
-
-_HEADING = re.compile(r'<h2 id="([^"]+)">(.*?) <a')
+from agegender_jax.splits import marked
+from agegender_jax.text import duration
 
 
 def write_report(
@@ -34,11 +35,11 @@ def write_report(
 
     Args:
       run: complete, with its `predictions.npz`.
-      out: of the page; None is `report/index.html` in the run's directory.
-      with_images: embed pictures: of the mistakes, and of some examples with their saliency.
-      manual_dir: where the run's own data lie now; of use with pictures alone, as is the next.
+      out: the page; None is `report/index.html` in the run's directory.
+      with_images: embed images: of the mistakes, and of some examples with their saliency.
+      manual_dir: where the run's own data lie now; used for images alone, as is the next.
       data_dir: where prepared data and caches lie; None is where the run had them.
-      progress: whether to draw progress bars on a terminal.
+      progress: whether to print what takes time.
 
     Returns:
       The path of the page.
@@ -55,69 +56,81 @@ def write_report(
         if opened.split is None:
             raise UserError(f"{manual_dir} does not hold the files of {run.directory}; give where its own data lie.")
     if progress:
-        print("Drawing test parts for the intervals, and the page: seconds ...", file=sys.stderr, flush=True)
+        print("Computing the intervals and writing the report ...", file=sys.stderr, flush=True)
     content = gather(run, predictions)
-    text = render(content, opened)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(numbers, json.dumps(content, indent=1, allow_nan=False))
-        atomic.write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --out.") from error
+    text = render(content, load_images(opened, content) if opened else None)
+    page.write(path, text, "--out")
+    page.write(numbers, content.to_json(), "--out")
     return path
 
 
-def render(content: dict[str, Any], opened: Opened | None = None) -> str:
-    """The page as HTML.
+def render(content: Content, images: Images | None = None) -> str:
+    """Returns the page as HTML.
 
     Args:
       content: of `content.gather`.
-      opened: the run with its data, to embed pictures; None embeds none.
+      images: to embed; None embeds none.
     """
-    thumbnails: dict[str, str] = {}
-    panels: dict[str, np.ndarray] = {}
-    rows = np.array([], np.int64)
-    if opened is not None and opened.split is not None:
-        thumbnails = examples.make_thumbnails(opened, examples.keys(content))
-        test = opened.split.test
-        rows = test[np.linspace(0, len(test) - 1, min(examples.SAMPLE, len(test))).round().astype(int)]
-        panels = examples.saliency_panels(opened, rows)
-    sections = (
-        results.results(content),
-        card.limits(content),
-        subgroups.groups(content),
-        results.confusions(content),
-        results.calibration(content),
-        results.selective(content),
-        results.ages(content),
-        results.learning(content),
-        examples.mistakes(content, thumbnails),
-        examples.saliency(panels, len(rows)),
-        card.card(content),
-        card.data(content),
-        card.origin(content),
+    images = images or Images()
+    hardware = content.hardware
+    kind = f" ({hardware['device']})" if hardware["device"] != hardware["backend"] else ""
+    return page.render(
+        "report.html",
+        generator=GENERATOR,
+        title=f"{content.run}: report",
+        sections=sections(content, images.thumbnails, images.panels),
+        tiles=tiles(content),
+        content=content,
+        shown=len(images.thumbnails) + images.sample,
+        sample=images.sample,
+        device=f"{hardware['devices']} {hardware['backend']}{kind}",
+        since_start=_since_start(content.costs),
+        terms=_terms(content),
+        age_groups=AGE_GROUPS[content.age_groups].description,
+        disclaimer=DISCLAIMER,
+        fmt=fmt,
+        spaced=fmt.spaced,
+        joined=_joined,
+        marked=marked,
+        duration=duration,
+        identities=identities,
     )
-    titles = [match.groups() for each in sections if (match := _HEADING.search(each))]
-    body = "".join(
-        (
-            card.top(content, len(thumbnails) + (len(rows) if panels else 0)),
-            results.tiles(content),
-            examples.contents_of([(anchor, page.Html(title)) for anchor, title in titles]),
-            *sections,
-        )
-    )
-    return page.document(f"{content['run']}: report", body, generator=GENERATOR, style=STYLE)
+
+
+def _joined(values: Mapping[str, Any], form: str) -> str:
+    """Returns names and values in one line, each as `form` says."""
+    return ", ".join(form.format(fmt.spaced(name), value) for name, value in values.items())
+
+
+def _since_start(costs: Costs) -> str:
+    texts = []
+    if costs.images_per_second:
+        texts.append(f"{costs.images_per_second:,.0f} images/s while training")
+    if costs.first_step_seconds:
+        texts.append(f"first step after {costs.first_step_seconds:.0f} s")
+    if costs.seconds_of:
+        spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in costs.seconds_of.items())
+        texts.append(f"training spent on {spent}")
+    if costs.peak_memory_bytes:
+        texts.append(f"peak memory {costs.peak_memory_bytes / 1e9:.2f} GB")
+    return "; ".join(texts)
+
+
+def _terms(content: Content) -> str:
+    if content.synthetic:
+        return "none: the data are synthetic, and the terms of the original do not apply."
+    return content.data.terms or "not stated by the dataset's builder: find out before you use or share anything."
 
 
 def _paths(run: Run, out: Path | None) -> tuple[Path, Path]:
-    """Of the page and of the numbers, where nothing else lies."""
+    """Returns the paths of the page and of the numbers, where nothing else lies."""
     if out is None:
         path = run.directory / REPORT
         numbers = path.with_name("report.json")
     else:
         path, numbers = out, out.with_suffix(".json")
         if out.suffix not in (".html", ".htm"):
-            raise UserError(f"{out} is no name of a page; choose an --out that ends in .html.")
+            raise UserError(f"{out} does not end in .html; choose another --out.")
     page.check_path(path, GENERATOR, "--out")
     _check_numbers(numbers, run.name)
     return path, numbers
@@ -129,10 +142,10 @@ def _check_numbers(path: Path, run: str) -> None:
         return
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        ours = isinstance(content, dict) and content.get("generator") == GENERATOR
+        written_by_us = isinstance(content, dict) and content.get("generator") == GENERATOR
     except (OSError, ValueError):
-        ours = False
-    if not ours:
-        raise UserError(f"{path} is there and holds no numbers of a report; choose another --out.")
+        written_by_us = False
+    if not written_by_us:
+        raise UserError(f"{path} exists and does not hold the numbers of a report; choose another --out.")
     if content.get("run") != run:
-        raise UserError(f"{path} is there and holds the numbers of another run; choose another --out.")
+        raise UserError(f"{path} exists and holds the numbers of another run; choose another --out.")

@@ -25,7 +25,7 @@ def test_a_run_explains_itself(finished: Any, tmp_path: Path, capsys: pytest.Cap
     numbers = json.loads((tmp_path / "page.json").read_text())
     for figure in ("gender/accuracy", "age_group/one_off", "age/mae"):
         assert numbers["test"]["figures"][figure]["value"] == pytest.approx(finished.summary["test"][figure])
-        assert numbers["constant"][figure] == finished.summary["constant"][figure]
+        assert numbers["baseline"][figure] == finished.summary["constant"][figure]
     assert numbers["split"]["sha256"] == finished.summary["split_sha256"]
     text = target.read_text()
     assert "<img" not in text
@@ -37,9 +37,7 @@ def test_pictures_come_only_when_they_are_asked_for(
     finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "page.html"
-    monkeypatch.setattr(
-        "agegender_jax.report.examples.saliency_panels", lambda opened, rows: {}
-    )  # has tests of its own
+    monkeypatch.setattr("agegender_jax.report.images.saliency_panels", lambda opened, rows: {})  # has tests of its own
     assert cli.main(["report", str(finished.workdir), "--with-images", "--out", str(target)]) == 0
     text = target.read_text()
     mistakes = json.loads((tmp_path / "page.json").read_text())["mistakes"]
@@ -53,7 +51,7 @@ def test_pictures_come_only_when_they_are_asked_for(
     [
         (["nowhere"], "holds no run"),
         (["RUN", "--manual_dir", "x"], "are for --with-images; leave them out"),
-        (["RUN", "--out", "report.txt"], "choose an --out that ends in .html"),
+        (["RUN", "--out", "report.txt"], "report.txt does not end in .html"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(

@@ -15,6 +15,7 @@ from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, porta
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.heads import metrics_table
 from agegender_jax.models.model import build_heads
+from agegender_jax.report.content import Content, gather, own_predictions
 from agegender_jax.run import Run
 from agegender_jax.splits import make_split
 
@@ -147,8 +148,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def content(run: Run) -> dict[str, Any]:
-    """What its report says. Read only."""
-    from agegender_jax.report.content import gather, own_predictions
+def content(run: Run) -> Content:
+    """What its report holds. Read only."""
 
     return gather(run, own_predictions(run))

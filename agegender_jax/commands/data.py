@@ -1,17 +1,17 @@
-"""`agegender data`: describing a dataset, and drawing one. Imports nothing heavy until a command runs."""
+"""`agegender data`: describing a dataset, and making a synthetic one."""
 
 import argparse
-import os
 import shlex
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.errors import UserError, quiet_libraries
+from agegender_jax.commands.common import add, at_least, prepare
+from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
 
 EXAMPLES = """examples:
   agegender data describe utkface --manual_dir DIR
-  agegender data synthesize adience --out drawn/adience
+  agegender data synthesize adience --out synthetic/adience
 """
 
 _DESCRIBE_EXAMPLES = r"""examples:
@@ -21,10 +21,10 @@ _DESCRIBE_EXAMPLES = r"""examples:
   agegender data describe voice_age_gender --manual_dir DIR --speaker_pattern '/(s\d+)_' --no_html
 """
 
-_DRAW_EXAMPLES = """examples:
-  agegender data synthesize utkface --out drawn/utkface --count 600
-  agegender data synthesize voice_age_gender --out drawn/voices --count 320 --seed 1
-  agegender data synthesize adience --out drawn/adience --fold_files DIR
+_SYNTHESIZE_EXAMPLES = """examples:
+  agegender data synthesize utkface --out synthetic/utkface --count 600
+  agegender data synthesize voice_age_gender --out synthetic/voices --count 320 --seed 1
+  agegender data synthesize adience --out synthetic/adience --fold_files DIR
 """
 
 _PATTERNS = {
@@ -38,31 +38,26 @@ _CONFIGS = {
     "utkface": "utkface_small.py:cpu",
     "adience": "adience_cnn.py:cpu",
     "voice_age_gender": "voice_small.py",
-}  # recipes that train on a drawn dataset on any machine
+}  # recipes that train on a synthetic dataset on any machine
 
 
-def add_parsers(commands: Any) -> None:
-    """Adds `data describe` and `data synthesize`; each sets `function`: arguments to exit code.
-
-    Args:
-      commands: what `ArgumentParser.add_subparsers` returned.
-    """
-    form = argparse.RawDescriptionHelpFormatter
-    data = commands.add_parser(
+def add_parser(commands: Any) -> None:
+    """Adds `data describe` and `data synthesize`; each sets `function`, which takes the arguments."""
+    data = add(
+        commands,
         "data",
-        help="describe or draw a dataset",
-        description="Describes datasets, and draws them where there are none.",
-        epilog=EXAMPLES,
-        formatter_class=form,
+        "describe a dataset, or make a synthetic one",
+        "Describes datasets, and makes synthetic ones where there are none.",
+        EXAMPLES,
     )
     actions = data.add_subparsers(dest="action", required=True)
-    parser = actions.add_parser(
+    parser = add(
+        actions,
         "describe",
-        help="say what a dataset holds",
-        description="Says what a dataset holds: labels, people, folds, identical files, and what a split of it would "
-        "be. Prepares it first where that has not been done. Also writes a page with plots and a few examples.",
-        epilog=_DESCRIBE_EXAMPLES,
-        formatter_class=form,
+        "list what a dataset contains",
+        "Lists what a dataset contains: labels, subjects, folds, identical files, and the splits of it under each "
+        "protocol. Prepares it first where that has not been done. Also writes a page with plots and a few examples.",
+        _DESCRIBE_EXAMPLES,
     )
     parser.add_argument("dataset", help="utkface, adience or voice_age_gender")
     parser.add_argument("--config", default="", metavar="NAME", help="configuration of its builder [the first]")
@@ -78,37 +73,36 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--no_html", action="store_true", help="write no page")
     parser.set_defaults(function=describe)
 
-    parser = actions.add_parser(
-        "draw",
-        help="draw a dataset",
-        description="Draws a dataset from a seed, in the layout of the original: it proves the pipeline and says "
-        "nothing about people.",
-        epilog=_DRAW_EXAMPLES,
-        formatter_class=form,
+    parser = add(
+        actions,
+        "synthesize",
+        "make a synthetic dataset",
+        "Makes a synthetic dataset from a seed, in the layout of the original: it tests the pipeline and shows nothing "
+        "about people.",
+        _SYNTHESIZE_EXAMPLES,
     )
     parser.add_argument("dataset", help="utkface, adience or voice_age_gender")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
-    parser.add_argument("--count", type=_count, help=f"about how many examples [{_DEFAULT_COUNT}]")
-    parser.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same [0]")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--count", type=at_least(1), help=f"about how many examples [{_DEFAULT_COUNT}]")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed makes the same data [0]")
     parser.add_argument(
-        "--fold_files", type=Path, metavar="DIR", help="adience: take labels and people from these; draws all rows"
+        "--fold_files", type=Path, metavar="DIR", help="adience: take labels and subjects from these, all rows"
     )
-    parser.set_defaults(function=draw)
+    parser.set_defaults(function=synthesize)
 
 
 def describe(arguments: argparse.Namespace) -> int:
     """Runs `data describe`."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    prepare()
     from agegender_jax.data.source import default_data_dir, locate
-    from agegender_jax.describe import page, reading, sections, text
+    from agegender_jax.describe import reading, render, sections
 
-    quiet_libraries()
     target = arguments.html or Path("-".join(filter(None, ("describe", arguments.dataset, arguments.config))) + ".html")
     options: dict[str, Any] = {name: value for name in (*_PATTERNS, "max_bad") if (value := getattr(arguments, name))}
     if options and arguments.manual_dir is None:
         raise UserError(f"--{next(iter(options))} is for preparing a dataset; give its --manual_dir=DIR too.")
     if not arguments.no_html:
-        page.check_path(target)  # before minutes of preparing
+        render.check_path(target)  # before minutes of preparing
     prepared = locate(
         arguments.dataset,
         manual_dir=arguments.manual_dir.expanduser() if arguments.manual_dir else None,
@@ -117,15 +111,16 @@ def describe(arguments: argparse.Namespace) -> int:
         options=options,
     )
     contents = reading.read(prepared)
-    found = sections.describe(contents, arguments.age_groups)
-    print(text.render(sections.title(contents), found))
+    described = sections.describe(contents, arguments.age_groups)
+    print(render.render_text(sections.title(contents), described))
     if not arguments.no_html:
-        page.write_page(target, contents, found, arguments.age_groups)
-        print(f"\nPage with plots and examples: {target} (it holds people's data: mind the terms)")
+        render.write_page(target, contents, described, arguments.age_groups)
+        terms = "" if prepared.synthetic else " (it contains people's data: mind the terms)"
+        print(f"\nPage with plots and examples: {target}{terms}")
     return 0
 
 
-def draw(arguments: argparse.Namespace) -> int:
+def synthesize(arguments: argparse.Namespace) -> int:
     """Runs `data synthesize`."""
     from agegender_jax.labels import DISCLAIMER
     from agegender_jax.synthetic import generate
@@ -144,23 +139,9 @@ def draw(arguments: argparse.Namespace) -> int:
     print(f"  describe: agegender data describe {name} --manual_dir {place}{flags}")
     print(
         f"  train:    python launch.py --config configs/{_CONFIGS[name]}{settings} --manual_dir {place} "
-        f"--workdir runs/drawn_{name}"
+        f"--workdir runs/synthetic_{name}"
     )
     return 0
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or not least <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
-    return int(text)
 
 
 def _share(text: str) -> float:
@@ -169,5 +150,5 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return share

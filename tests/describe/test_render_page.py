@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agegender_jax.describe import contact_sheet, page, sections
+from agegender_jax.describe import contact_sheet, sections
 from agegender_jax.describe.plots import plot
+from agegender_jax.describe.render import render_page, write_page
 from agegender_jax.errors import UserError
 
 Make = Callable[..., dict[str, np.ndarray]]
@@ -69,7 +70,7 @@ def voices(columns: Make, contents: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def text(voices: Any) -> str:
-    return page.page(voices, sections.describe(voices), contact_sheet.make_sheet(voices, "nearest", 6))
+    return render_page(voices, sections.describe(voices), contact_sheet.make_sheet(voices, "nearest", 6))
 
 
 def test_the_page_is_well_formed_and_needs_nothing_but_itself(text: str) -> None:
@@ -91,8 +92,8 @@ def test_all_text_is_escaped(text: str) -> None:
 
 
 def test_it_says_what_it_is_before_anything_else(text: str) -> None:
-    top = text[: text.index("<h2>")]
-    assert "recordings of people's voices. Do not publish" in top
+    top = text[: text.index("<h2")]
+    assert "recordings of people&#39;s voices. Do\nnot publish" in top
     assert "perceived age and gender as annotated" in top
     assert "Terms: &lt;img" in top
 
@@ -106,7 +107,7 @@ def test_examples_have_pictures_players_and_captions(text: str) -> None:
 
 
 def test_the_same_data_give_the_same_bytes(voices: Any, text: str) -> None:
-    assert page.page(voices, sections.describe(voices), contact_sheet.make_sheet(voices, "nearest", 6)) == text
+    assert render_page(voices, sections.describe(voices), contact_sheet.make_sheet(voices, "nearest", 6)) == text
 
 
 @pytest.mark.parametrize("subjects", [np.arange(300) // 4, np.sqrt(np.arange(300) * 40).astype(int)])
@@ -114,10 +115,10 @@ def test_plots_of_faces_with_folds(columns: Make, contents: Callable[..., Any], 
     n = 300
     made = columns(n, age=np.arange(n) % 90, gender=np.arange(n) % 3, subject=subjects, fold=np.arange(n) % 5)
     for name in ("folds", "age_groups", "subjects", "ages"):
-        drawn = plot(name, contents(made), "five_year")
-        assert _Page(drawn).open == []
-        assert "currentColor" in drawn
-        assert "#123456" not in drawn
+        svg = plot(name, contents(made), "five_year").svg
+        assert _Page(svg).open == []
+        assert "currentColor" in svg
+        assert "#123456" not in svg
 
 
 def test_examples_are_spread_over_the_labels_whatever_the_order(columns: Make) -> None:
@@ -159,14 +160,14 @@ def test_captions(columns: Make) -> None:
 
 def test_only_a_page_of_its_own_is_overwritten(columns: Make, contents: Callable[..., Any], tmp_path: Path) -> None:
     faces = contents(columns(4, age=[1, 2, 3, 4]))
-    found, target = sections.describe(faces), tmp_path / "new" / "page.html"
-    page.write_page(target, faces, found, None)
+    described, target = sections.describe(faces), tmp_path / "new" / "page.html"
+    write_page(target, faces, described, None)
     first = target.read_bytes()
-    page.write_page(target, faces, found, None)
+    write_page(target, faces, described, None)
     assert target.read_bytes() == first
-    assert "pictures of people. Do not publish" in first.decode()
+    assert "images of people. Do\nnot publish" in first.decode()
     assert [path.name for path in target.parent.iterdir()] == ["page.html"]
     target.write_text("my thesis")
-    with pytest.raises(UserError, match="is no page of this command"):
-        page.write_page(target, faces, found, None)
+    with pytest.raises(UserError, match=r"page\.html.*--html"):
+        write_page(target, faces, described, None)
     assert target.read_text() == "my thesis"

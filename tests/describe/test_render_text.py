@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.describe import sections
-from agegender_jax.describe.text import render, sentence, table
+from agegender_jax.describe.render import render_text
 
 Make = Callable[..., dict[str, np.ndarray]]
 
@@ -29,7 +29,7 @@ def test_every_section_of_a_dataset_with_everything(columns: Make, contents: Cal
     described = contents(
         made, terms="Mind the gap.", labels="guessed", kept=1234, levi_hassner_age=[1, 2, 3, 4, 5], seconds=12.0
     )
-    shown = render(sections.title(described), sections.describe(described))
+    shown = render_text(sections.title(described), sections.describe(described))
     assert shown.startswith("made_up tiny 1.0.0\n")
     for part in (
         "100 pictures",
@@ -52,7 +52,7 @@ def test_every_section_of_a_dataset_with_everything(columns: Make, contents: Cal
 
 def test_one_scheme_can_be_chosen(columns: Make, contents: Callable[..., Any]) -> None:
     described = contents(columns(40, age=range(40), gender=[0, 1] * 20))
-    shown = render("", sections.describe(described, "five_year"))
+    shown = render_text("", sections.describe(described, "five_year"))
     assert "24 groups of five years" in shown
     assert "nearest" not in shown
     assert "15-19 2 3 5" in _words(shown)  # of 15 to 19, the odd ones are female
@@ -60,7 +60,7 @@ def test_one_scheme_can_be_chosen(columns: Make, contents: Callable[..., Any]) -
 
 def test_voices_without_ages(columns: Make, contents: Callable[..., Any]) -> None:
     made = columns(12, gender=[0, 1] * 6, class_name=["male", "female"] * 6, subject=[0, 1, 0, 3] * 3)
-    shown = render("", sections.describe(contents(made, "audio", identities="who speaks")))
+    shown = render_text("", sections.describe(contents(made, "audio", identities="who speaks")))
     assert "Subjects: who speaks." in shown
     assert "No file has an age group." in shown
     assert "12 recordings" in shown
@@ -70,17 +70,13 @@ def test_voices_without_ages(columns: Make, contents: Callable[..., Any]) -> Non
 
 
 def test_nobody_identified(columns: Make, contents: Callable[..., Any]) -> None:
-    shown = render("", sections.describe(contents(columns(30, age=range(30), subject=[-1] * 30))))
+    shown = render_text("", sections.describe(contents(columns(30, age=range(30), subject=[-1] * 30))))
     assert "Nobody is identified: figures are an upper bound for people who are new." in shown
     assert "Terms: not stated by the builder" in shown
 
 
-def test_long_cells_are_wrapped_inside_their_column() -> None:
-    lines = table(sections.Table(("name", "value"), [("odd", "word " * 30), ("n", "3")])).splitlines()
-    assert max(map(len, lines)) <= 72
-    assert all(line.startswith(("name", "odd ", "n   ", "      word")) for line in lines)
-
-
-def test_what_would_steer_a_terminal_is_not_printed() -> None:
-    assert "\x1b" not in sentence("male\x1b[2J")
-    assert "\x1b" not in table(sections.Table(("class",), [("male\x1b[2J",)]))
+def test_control_characters_are_not_printed(columns: Make, contents: Callable[..., Any]) -> None:
+    made = columns(4, gender=[0, 1] * 2, class_name=["male\x1b[2J", "female"] * 2)
+    shown = render_text("a\x1b[2J", sections.describe(contents(made, "audio", terms="\x1b[2J")))
+    assert "\x1b" not in shown
+    assert "male\\x1b[2J" in shown

@@ -1,0 +1,79 @@
+"""The images of a report, where these are asked for: of its mistakes, and of some examples with their saliency."""
+
+import dataclasses
+
+import numpy as np
+
+from agegender_jax.evaluate.evaluate_run import Opened
+from agegender_jax.evaluate.explain import saliency_sheet
+from agegender_jax.evaluate.saliency import things
+from agegender_jax.page import jpeg
+from agegender_jax.report.content import Content
+
+THUMBNAIL = 112
+"""Edge of a mistake's image, pixels."""
+
+SAMPLE = 8
+"""Examples whose saliency is shown."""
+
+_METHOD = "layer_cam"  # which the report's text names
+_QUALITY = 78  # of JPEGs
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images as data URIs.
+
+    Attributes:
+      thumbnails: of the mistakes, by key.
+      panels: saliency sheets by target, each of `sample` examples.
+      sample: how many examples the panels show.
+    """
+
+    thumbnails: dict[str, str] = dataclasses.field(default_factory=dict)
+    panels: dict[str, str] = dataclasses.field(default_factory=dict)
+    sample: int = 0
+
+
+def load_images(opened: Opened, content: Content) -> Images:
+    """Returns the images of a report; of recordings their spectrograms.
+
+    Args:
+      opened: the run with its data and its split.
+      content: of the report.
+    """
+    assert opened.split is not None
+    test = opened.split.test
+    rows = test[np.linspace(0, len(test) - 1, min(SAMPLE, len(test))).round().astype(int)]
+    panels = saliency_panels(opened, rows)
+    sheets = {target: jpeg(panel, quality=_QUALITY) for target, panel in panels.items()}
+    return Images(_thumbnails(opened, keys(content)), sheets, len(rows) if panels else 0)
+
+
+def keys(content: Content) -> list[str]:
+    """Returns the keys of all mistakes, each once."""
+    every = (row["key"] for kinds in content.mistakes.values() for rows in kinds.values() for row in rows)
+    return list(dict.fromkeys(every))
+
+
+def _thumbnails(opened: Opened, names: list[str]) -> dict[str, str]:
+    if not names:
+        return {}
+    place = {key: row for row, key in enumerate(opened.data.columns["key"].tolist())}
+    rows = np.array([place[name] for name in names], np.int64)
+    images = opened.inputs.pictures(np.asarray(opened.data.content[rows]))
+    return {name: jpeg(image, side=THUMBNAIL, quality=_QUALITY) for name, image in zip(names, images, strict=True)}
+
+
+def saliency_panels(opened: Opened, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns for each target some examples beside their saliency maps: uint8 `[H, W, 3]` by target.
+
+    Args:
+      opened: the run with its data.
+      rows: int `[n]`, of the data.
+    """
+    content, names = np.asarray(opened.data.content[rows]), opened.data.columns["key"][rows].tolist()
+    return {
+        target: saliency_sheet(opened.run, content, names, method=_METHOD, head=target, columns=2)
+        for target in things(opened.heads)
+    }
