@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: rows of one shape, figures of paired windows, and the options they share."""
+"""What every benchmark prints and writes: rows measured in paired windows, and shared options."""
 
 import argparse
 import dataclasses
@@ -13,20 +13,21 @@ from typing import Any
 
 from agegender_jax import atomic
 from agegender_jax.errors import UserError
+from agegender_jax.text import Table, plain
 
 LEAST_WINDOWS = 5
-_QUIET = 0.3  # load of each core from which on it is said that the machine is in use
+_QUIET = 0.3  # load of each core from which on a warning is printed
 _SETTLE_SECONDS = 0.1  # after a turn, some threads of a pool still spin for a while
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One measurement.
 
     Attributes:
       name: what was measured.
       ours: median over the windows, in `unit`.
-      peer: likewise of what it is compared with; None where there is nothing.
+      peer: the same of what it is compared with; None where there is nothing.
       ratio_median: of the windows' own ratios, ours / peer; None where there is no peer.
       ratio_min: the smallest of them.
       ratio_max: the largest.
@@ -49,13 +50,13 @@ class Row:
 def make_row(
     name: str, ours: Sequence[float], peer: Sequence[float] | None, unit: str, about: Mapping[str, Any]
 ) -> Row:
-    """The row of a series of windows; with a peer, `ours[i]` and `peer[i]` were measured one right after the other.
+    """Returns the row of some windows; with a peer, `ours[i]` and `peer[i]` were measured one right after the other.
 
     Args:
       name: what was measured.
-      ours: a figure a window.
-      peer: likewise, or None.
-      unit: of the figures.
+      ours: a number a window.
+      peer: the same, or None.
+      unit: of the numbers.
       about: `versions` and `hardware`.
 
     >>> row = make_row("x", [2.0, 6.0, 3.0], [1.0, 2.0, 3.0], "images/s", {"versions": {}, "hardware": "none"})
@@ -79,58 +80,69 @@ def make_row(
 def paired(
     ours: Callable[[], float], peer: Callable[[], float] | None, windows: int
 ) -> tuple[list[float], list[float] | None]:
-    """Measures both again and again, in turns: who begins changes from window to window, so that a drift hits both.
+    """Measures both, in turns: who begins changes from window to window, so that a drift hits both.
 
     Args:
-      ours: measures once, and returns the figure.
-      peer: likewise, or None.
+      ours: measures once, and returns the number.
+      peer: the same, or None.
       windows: how often.
     """
     if peer is None:
         return [ours() for _ in range(windows)], None
-    found: dict[Callable[[], float], list[float]] = {ours: [], peer: []}
+    measured: dict[Callable[[], float], list[float]] = {ours: [], peer: []}
     for window in range(windows):
         for measure in (ours, peer) if window % 2 == 0 else (peer, ours):
             time.sleep(_SETTLE_SECONDS)
-            found[measure].append(measure())
-    return found[ours], found[peer]
+            measured[measure].append(measure())
+    return measured[ours], measured[peer]
+
+
+def _table(rows: Sequence[Row], empty: str) -> Table:
+    cells = []
+    for row in rows:
+        peer = empty if row.peer is None else _number(row.peer)
+        ratio = empty if row.ratio_median is None else f"{row.ratio_median:.3f}"
+        spread = "" if row.ratio_min is None else f"{row.ratio_min:.3f} to {row.ratio_max:.3f}"
+        cells.append((row.name, _number(row.ours), peer, ratio, spread, row.unit))
+    return Table(("", "ours", "peer", "ratio, median", "of the windows", "unit"), cells)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text, and below them what they were measured on."""
-    width = max([len(row.name) for row in rows] + [4])
-    lines = [f"{'':{width}}  {'ours':>10} {'peer':>10} {'ratio':>7}  {'of the windows':15}  unit"]
-    for row in rows:
-        peer = "-" if row.peer is None else _number(row.peer)
-        ratio = "-" if row.ratio_median is None else f"{row.ratio_median:.3f}"
-        spread = "" if row.ratio_min is None else f"{row.ratio_min:.3f} to {row.ratio_max:.3f}"
-        lines.append(f"{row.name:{width}}  {_number(row.ours):>10} {peer:>10} {ratio:>7}  {spread:15}  {row.unit}")
+    """Returns the rows as text, and below them what they were measured on."""
+    lines = [plain(_table(rows, "-"))]
     for hardware in dict.fromkeys(row.hardware for row in rows):
-        found: dict[str, dict[str, None]] = {}
+        merged: dict[str, dict[str, None]] = {}
         for row in rows:
             for package, version in row.versions.items() if row.hardware == hardware else ():
-                found.setdefault(package, {})[version] = None
-        versions = ", ".join(f"{package} {' / '.join(versions)}" for package, versions in found.items())
+                merged.setdefault(package, {})[version] = None
+        versions = ", ".join(f"{package} {' / '.join(versions)}" for package, versions in merged.items())
         lines.append(f"{hardware}; {versions}")
     return "\n".join(lines)
 
 
-def markdown(found: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of a file of `--json` as a table for the page of results."""
-    rows = [Row(**row) for row in found]
-    lines = ["| | ours | peer | ratio, median | of the windows | unit |", "| --- | --- | --- | --- | --- | --- |"]
-    for row in rows:
-        peer = "" if row.peer is None else _number(row.peer)
-        ratio = "" if row.ratio_median is None else f"{row.ratio_median:.3f}"
-        spread = "" if row.ratio_min is None else f"{row.ratio_min:.3f} to {row.ratio_max:.3f}"
-        lines.append(f"| {row.name} | {_number(row.ours)} | {peer} | {ratio} | {spread} | {row.unit} |")
+def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows of a file of `--json` as a table for the page of results."""
+    rows = [Row(**row) for row in kept]
+    lines = [markdown_table(_table(rows, ""))]
     for about in dict.fromkeys((row.hardware, tuple(row.versions.items())) for row in rows):
         lines += ["", f"{about[0]}; {', '.join(f'{package} {version}' for package, version in about[1])}."]
     return "\n".join(lines)
 
 
+def markdown_table(table: Table) -> str:
+    """Returns a table in Markdown.
+
+    >>> print(markdown_table(Table(("", "n"), [("male", "9")])))
+    |  | n |
+    | --- | --- |
+    | male | 9 |
+    """
+    lines = [table.header, ["---"] * len(table.header), *table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _number(value: float) -> str:
-    """Four digits or all before the point, and no exponent where it can be read without."""
+    """Formats with four digits, or all before the point, and no exponent where it can be read without."""
     if value and not 1e-3 <= abs(value) < 1e7:
         return f"{value:.2e}"
     before = len(str(int(abs(value)))) if abs(value) >= 1 else 0
@@ -138,7 +150,7 @@ def _number(value: float) -> str:
 
 
 def parser(program: str, text: str | None, examples: str) -> argparse.ArgumentParser:
-    """The parser of a benchmark's command; `--help` keeps the lines of its text and of its examples."""
+    """Returns the parser of a benchmark's command; `--help` keeps the lines of its text and of its examples."""
     return argparse.ArgumentParser(
         prog=program, description=text, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -151,11 +163,11 @@ def add_options(parser: argparse.ArgumentParser, *, windows: int | None = 7) -> 
             "--windows", type=at_least(LEAST_WINDOWS), default=windows, help=f"measured windows [{windows}]"
         )
     parser.add_argument("--json", type=Path, metavar="FILE", help="new file: write the rows there, too")
-    parser.add_argument("--smoke", action="store_true", help="tiny, only to see that it runs: its figures mean nothing")
+    parser.add_argument("--smoke", action="store_true", help="tiny, only to see that it runs: its numbers mean nothing")
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number from `least` on."""
+    """Returns the type of an option that is a whole number from `least` on."""
 
     def whole(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -218,5 +230,5 @@ def _load() -> float:
 
 
 def say(text: str) -> None:
-    """How far it is, for whoever waits."""
+    """Prints the progress."""
     print(text, file=sys.stderr, flush=True)

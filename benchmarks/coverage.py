@@ -1,7 +1,7 @@
 """How often 95 % intervals hold the truth, in simulated tests whose truth is known.
 
 Every simulated test draws examples anew from a population and asks whether the interval that this project would print
-covers the population's figure. Of 1,000 tests a method that is right covers 93.6 to 96.4 % (the 95 % range of the
+covers the population's value. Of 1,000 tests a method that is right covers 93.6 to 96.4 % (the 95 % range of the
 binomial). `naive` takes every example for independent of all others, where they come in clusters. `none` is the share
 of tests that get no interval, since all clusters are alike; the others are of the tests that have one.
 """
@@ -33,21 +33,21 @@ _SHARES = np.array([0.08, 0.04, 0.05, 0.05, 0.3, 0.26, 0.12, 0.1])  # of eight a
 _RECALL = np.array([0.85, 0.5, 0.5, 0.3, 0.75, 0.55, 0.5, 0.7])
 _REPEAT = 0.01  # standard deviation of the accuracy over repeats
 
-Drawn = tuple[list[Thing], np.ndarray]
+Sample = tuple[list[Thing], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A population: its figure, what that is in truth, and how a test of it is drawn.
+    """A population: its metric, the true value, and how a test of it is sampled.
 
-    `test` returns things and the cluster of each example; of several things the first half are repeats of one run, the
-    second half of another, and the figure is the difference of their means.
+    `test` returns predictions and the cluster of each example. Of several predictions the first half are repeats of one
+    run, the second half of another, and the value is the difference of their means.
     """
 
     name: str
-    figure: str
+    metric: str
     truth: float
-    test: Callable[[np.random.Generator], Drawn]
+    test: Callable[[np.random.Generator], Sample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,21 +65,21 @@ class Covered:
 
 
 def binary(right: np.ndarray) -> Thing:
-    """Answers of two classes that are right or not, bool `[n]`; all labels are class 0."""
+    """Returns predictions of two classes that are right or not, bool `[n]`; all labels are class 0."""
     label = np.zeros(len(right), np.int32)
     return Thing(ClassHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
 
 
 def years(errors: np.ndarray) -> Thing:
-    """Answers in years that are off by so much."""
+    """Returns predictions in years that are off by so much."""
     label = np.full(len(errors), 50.0)
     return Thing(AgeYearsHead(), {"years": label + errors}, label)
 
 
-def _accuracy(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random.Generator], Drawn]:
+def _accuracy(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random.Generator], Sample]:
     """Right nine times of ten; `spread` is the standard deviation of that over speakers."""
 
-    def test(rng: np.random.Generator) -> Drawn:
+    def test(rng: np.random.Generator) -> Sample:
         share = np.full(speakers, _RIGHT)
         if spread:
             both = _RIGHT * (1 - _RIGHT) / spread**2 - 1
@@ -90,10 +90,10 @@ def _accuracy(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.ran
     return test
 
 
-def _years(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random.Generator], Drawn]:
+def _years(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random.Generator], Sample]:
     """Errors of Laplace's distribution; `spread` is the deviation over speakers of the logarithm of their scale."""
 
-    def test(rng: np.random.Generator) -> Drawn:
+    def test(rng: np.random.Generator) -> Sample:
         scale = _ERROR * np.exp(spread * rng.normal(size=speakers) - spread**2 / 2)
         cluster = np.repeat(np.arange(speakers), each)
         return [years(rng.laplace(0, scale[cluster]))], cluster
@@ -101,14 +101,14 @@ def _years(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random
     return test
 
 
-def _groups(n: int) -> Callable[[np.random.Generator], Drawn]:
+def _groups(n: int) -> Callable[[np.random.Generator], Sample]:
     """Eight classes, some of them rare; a wrong answer is any other class."""
 
-    def test(rng: np.random.Generator) -> Drawn:
+    def test(rng: np.random.Generator) -> Sample:
         label = rng.choice(len(_SHARES), n, p=_SHARES)
         other = (label + rng.integers(1, len(_SHARES), n)) % len(_SHARES)
-        said = np.where(rng.random(n) < _RECALL[label], label, other).astype(np.int32)
-        return [Thing(ClassHead(tuple("abcdefgh")), {"class": said}, label.astype(np.int32))], np.arange(n)
+        predicted = np.where(rng.random(n) < _RECALL[label], label, other).astype(np.int32)
+        return [Thing(ClassHead(tuple("abcdefgh")), {"class": predicted}, label.astype(np.int32))], np.arange(n)
 
     return test
 
@@ -121,18 +121,18 @@ def _true_f1() -> float:
     return float(np.mean(2 * right / (_SHARES + answered)))
 
 
-def _two(n: int, repeats: int) -> Callable[[np.random.Generator], Drawn]:
-    """Two runs whose answers go together; of several repeats of each, the accuracy has a spread of its own."""
+def _two(n: int, repeats: int) -> Callable[[np.random.Generator], Sample]:
+    """Two runs whose predictions are correlated; of several repeats of each, the accuracy has a spread of its own."""
 
-    def test(rng: np.random.Generator) -> Drawn:
+    def test(rng: np.random.Generator) -> Sample:
         hard = rng.random(n)
-        things = []
+        predictions = []
         for share in (_RIGHT, _RIGHT - 0.02):
             for _ in range(repeats):
                 own = share + (_REPEAT * rng.normal() if repeats > 1 else 0)
                 shared = rng.random(n) < 0.7
-                things.append(binary(np.where(shared, hard, rng.random(n)) < own))
-        return things, np.arange(n)
+                predictions.append(binary(np.where(shared, hard, rng.random(n)) < own))
+        return predictions, np.arange(n)
 
     return test
 
@@ -168,15 +168,17 @@ def covered(case: Case, tests: int, draws: int = 1000, seed: int = 0) -> Covered
       case: of `CASES`.
       tests: how many.
       draws: of the bootstrap in each.
-      seed: of all that is drawn.
+      seed: of the simulation.
     """
     rng = np.random.default_rng(seed)
     ends = []
     for number in range(tests):
-        things, cluster = case.test(rng)
-        clustered = _interval(case, things, cluster, draws, number)
+        predictions, cluster = case.test(rng)
+        clustered = _interval(case, predictions, cluster, draws, number)
         alone = np.arange(len(cluster))
-        naive = clustered if len(np.unique(cluster)) == len(cluster) else _interval(case, things, alone, draws, number)
+        naive = (
+            clustered if len(np.unique(cluster)) == len(cluster) else _interval(case, predictions, alone, draws, number)
+        )
         ends.append((clustered, naive))
     low, high = np.moveaxis(np.array(ends), -1, 0)  # [tests, 2] each
     there = np.isfinite(low)
@@ -185,17 +187,17 @@ def covered(case: Case, tests: int, draws: int = 1000, seed: int = 0) -> Covered
     return Covered(case.name, float(held[0]), float(held[1]), width, float(1 - there[:, 0].mean()))
 
 
-def _interval(case: Case, things: list[Thing], cluster: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
+def _interval(case: Case, predictions: list[Thing], cluster: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
     rows = np.arange(len(cluster))
     resamples = ClusterBootstrap(cluster, draws=draws, seed=seed)
-    made = [_only(case.figure, metrics_of(thing, rows)) for thing in things]
+    made = [_only(case.metric, metrics_of(one, rows)) for one in predictions]
     if len(made) == 1:
-        found = intervals(made[0], resamples, rows)[case.figure]
-        return found.low, found.high
-    values = [float(figures.function(None)[case.figure]) for figures in made]
-    drawn = [draw(figures, resamples, rows)[case.figure] for figures in made]
+        interval = intervals(made[0], resamples, rows)[case.metric]
+        return interval.low, interval.high
+    values = [float(metrics.function(None)[case.metric]) for metrics in made]
+    samples = [draw(metrics, resamples, rows)[case.metric] for metrics in made]
     half = len(made) // 2
-    apart = np.mean(drawn[half:], axis=0) - np.mean(drawn[:half], axis=0)
+    apart = np.mean(samples[half:], axis=0) - np.mean(samples[:half], axis=0)
     ahead = difference(values[:half], values[half:], apart, resamples.clusters(rows))
     return ahead.low, ahead.high
 
@@ -204,15 +206,20 @@ def _only(name: str, measured: Measure) -> Measure:
     return measured._replace(metrics=[metric for metric in measured.metrics if metric.name == name])
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    """The command."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.coverage", __doc__, EXAMPLES)
     parser.add_argument("--tests", type=bench_rows.at_least(1), default=1000, help="simulated tests a row [1000]")
     parser.add_argument(
         "--draws", type=bench_rows.at_least(1), default=1000, help="draws of the bootstrap in each [1000]"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too; must not exist")
-    arguments = parser.parse_args(given)
+    return parser
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = build_parser().parse_args(given)
     try:
         bench_rows.check_json(arguments.json)
         result = {"target": "coverage", "tests": arguments.tests, "draws": arguments.draws, "rows": _table(arguments)}
@@ -230,12 +237,12 @@ def main(given: Sequence[str] | None = None) -> int:
 def _table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows, printed one by one."""
     print(f"{'95 % intervals that hold the truth':46}{'clustered':>10}{'naive':>8}{'width':>9}{'none':>7}", flush=True)
-    found = []
+    rows = []
     for case in CASES:
         row = covered(case, arguments.tests, arguments.draws)
-        found.append(dataclasses.asdict(row))
+        rows.append(dataclasses.asdict(row))
         print(f"{row.name:46}{row.clustered:10.1%}{row.naive:8.1%}{row.width:9.4f}{row.none:7.1%}", flush=True)
-    return found
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""A run's figures by gender, race and age band, for docs/RESULTS.md: from its report, without any example's name.
+"""A run's metrics by gender, race and age band, for docs/RESULTS.md: from its report, without any example's name.
 
 `python -m benchmarks.results` puts the file into the page, at `<!-- table: NAME -->`.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.splits import marked
+from agegender_jax.text import Table
 from benchmarks import bench_rows
 
 EXAMPLES = """examples:
@@ -19,18 +21,23 @@ EXAMPLES = """examples:
   python -m benchmarks.groups runs/pretrained --json docs/results/groups.json
 """
 TARGET = "groups"
-_FACTS = ("run", "dataset", "synthetic", "protocol", "age_groups", "versions", "hardware")
-_FIGURES = {"gender": ("accuracy", 100, "%"), "age_group": ("accuracy", 100, "%"), "age": ("mae", 1, "years")}
+_METADATA = ("run", "dataset", "synthetic", "protocol", "age_groups", "versions", "hardware")
+_METRICS = {"gender": ("accuracy", 100, "%"), "age_group": ("accuracy", 100, "%"), "age": ("mae", 1, "years")}
 _KEPT = ("gender", "race", "age_band", "n", "clusters")
 _WAYS = ("gender", "race", "age_band", "gender x race x age_band")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.groups", __doc__, EXAMPLES)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory, with its report")
     parser.add_argument("--json", type=Path, metavar="FILE", help="new file: write the groups there")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    given = build_parser().parse_args(arguments)
     try:
         bench_rows.check_json(given.json)
         result = keep(given.run)
@@ -44,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keep(run: Path) -> dict[str, Any]:
-    """What the page needs of a run's `report/report.json`.
+    """Reads what the page needs of a run's `report/report.json`.
 
     Raises:
       UserError: there is no report, or one without groups.
@@ -53,12 +60,12 @@ def keep(run: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         test = report["test"]
-        result = {"target": TARGET, **{name: report[name] for name in _FACTS}}
+        result = {"target": TARGET, **{name: report[name] for name in _METADATA}}
         result |= {name: test[name] for name in ("n", "clusters", "least", "least_clusters", "worst", "gap")}
         result["groups"] = {
-            thing: [{name: row[name] for name in (*_KEPT, _FIGURES[thing][0])} for row in found]
-            for thing, found in test["groups"].items()
-            if thing in _FIGURES
+            target: [{name: row[name] for name in (*_KEPT, _METRICS[target][0])} for row in rows]
+            for target, rows in test["groups"].items()
+            if target in _METRICS
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no groups ({error!r}); write it with `agegender report {run}`.") from error
@@ -66,54 +73,53 @@ def keep(run: Path) -> dict[str, Any]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The worst groups, and each figure by gender, race and age band."""
-    drawn = " Drawn: they say nothing about people." if result["synthetic"] else ""
+    """Returns tables of the worst groups, and of each metric by gender, race and age band."""
+    synthetic = " Synthetic: not about people." if result["synthetic"] else ""
     lines = [
         f"{result['run']}: {result['dataset']}, protocol {marked(result['protocol'])}, test part of {result['n']:,} "
-        f"examples in {result['clusters']:,} clusters.{drawn} A worst group has at least {result['least']} examples in "
-        f"{result['least_clusters']} clusters.",
+        f"examples in {result['clusters']:,} clusters.{synthetic} A worst group has at least {result['least']} "
+        f"examples in {result['least_clusters']} clusters.",
         "",
-        "| figure | by | worst group | n | value | 95 % interval | gap to the best | 95 % interval |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    shown = {thing: figure for thing, figure in _FIGURES.items() if thing in result["groups"]}
-    for thing, (figure, factor, unit) in shown.items():
+    header = ("metric", "by", "worst group", "n", "value", "95 % interval", "gap to the best", "95 % interval")
+    cells = []
+    shown = {target: metric for target, metric in _METRICS.items() if target in result["groups"]}
+    for target, (metric, factor, unit) in shown.items():
         for way in _WAYS:
-            if worst := result["worst"][thing].get(way):
+            if worst := result["worst"][target].get(way):
                 value, low, high = (_number(worst[key], factor) for key in ("value", "low", "high"))
-                gap = result["gap"][thing][way]
+                gap = result["gap"][target][way]
                 gap, least, most = (_number(gap[key], factor) for key in ("value", "low", "high"))
                 name = ", ".join(worst[key] for key in ("gender", "race", "age_band") if worst[key])
-                lines.append(
-                    f"| {thing.replace('_', ' ')} {figure}, {unit} | {way.replace('_', ' ')} | {name} | {worst['n']:,} "
-                    f"| {value} | {low} to {high} | {gap} | {least} to {most} |"
-                )
-    for thing, (figure, factor, unit) in shown.items():
-        lines += ["", *_crossed(result, thing, figure, factor, unit)]
+                title = f"{target.replace('_', ' ')} {metric}, {unit}"
+                by = (title, way.replace("_", " "), name, f"{worst['n']:,}")
+                cells.append((*by, value, f"{low} to {high}", gap, f"{least} to {most}"))
+    lines.append(bench_rows.markdown_table(Table(header, cells)))
+    for target, (metric, factor, unit) in shown.items():
+        lines += ["", *_crossed(result, target, metric, factor, unit)]
     return "\n".join(lines)
 
 
-def _crossed(result: Mapping[str, Any], thing: str, figure: str, factor: float, unit: str) -> list[str]:
-    crossed = [row for row in result["groups"][thing] if row["gender"] and row["race"] and row["age_band"]]
+def _crossed(result: Mapping[str, Any], target: str, metric: str, factor: float, unit: str) -> list[str]:
+    crossed = [row for row in result["groups"][target] if row["gender"] and row["race"] and row["age_band"]]
     bands = sorted({row["age_band"] for row in crossed}, key=lambda band: int(band.split("-")[0]))
     cells = {(row["gender"], row["race"], row["age_band"]): row for row in crossed}
-    lines = [
-        f"{thing.replace('_', ' ').capitalize()} {figure}, {unit} (n); fewer than {result['least']} examples in "
-        "brackets:",
-        "",
-        f"| | {' | '.join(bands)} |",
-        f"| --- |{' --- |' * len(bands)}",
+    title = f"{target.replace('_', ' ').capitalize()} {metric}, {unit} (n); "
+    rows = [
+        (
+            f"{gender}, {race}",
+            *(_cell(cells.get((gender, race, band)), metric, factor, result["least"]) for band in bands),
+        )
+        for gender, race in dict.fromkeys((row["gender"], row["race"]) for row in crossed)
     ]
-    for gender, race in dict.fromkeys((row["gender"], row["race"]) for row in crossed):
-        texts = [_cell(cells.get((gender, race, band)), figure, factor, result["least"]) for band in bands]
-        lines.append(f"| {gender}, {race} | {' | '.join(texts)} |")
-    return lines
+    table = bench_rows.markdown_table(Table(("", *bands), rows))
+    return [f"{title}fewer than {result['least']} examples in brackets:", "", table]
 
 
-def _cell(row: Mapping[str, Any] | None, figure: str, factor: float, least: int) -> str:
+def _cell(row: Mapping[str, Any] | None, metric: str, factor: float, least: int) -> str:
     if row is None:
         return ""
-    text = f"{_number(row[figure]['value'], factor)} ({row['n']})"
+    text = f"{_number(row[metric]['value'], factor)} ({row['n']})"
     return text if row["n"] >= least else f"[{text}]"
 
 

@@ -5,6 +5,7 @@ In the prose a line `<!-- table: NAME -->` stands for docs/results/NAME.json, wh
 be reproduced, and `<!-- contents -->` for links to the sections.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 from agegender_jax import atomic
 from agegender_jax.errors import UserError
+from agegender_jax.text import Table
 from benchmarks import bench_rows, groups
 from benchmarks.pipe_rpc import ROOT
 from benchmarks.reproduce import tables
@@ -30,13 +32,18 @@ _CONTENTS = "<!-- contents -->"
 _WRITTEN = "<!-- Written by `python -m benchmarks.results` from docs/results/: change that, not this page. -->\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.results", __doc__, EXAMPLES)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail where the page is not what it would be"
     )
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    given = build_parser().parse_args(arguments)
     try:
         update(ROOT / "docs", check=given.check)
     except UserError as error:
@@ -108,17 +115,19 @@ def contents(page: str) -> str:
 
 def _covered(result: Mapping[str, Any]) -> str:
     """What `benchmarks.coverage` wrote."""
-    lines = [
-        f"{result['tests']:,} simulated tests a row, {result['draws']:,} draws in each.",
-        "",
-        "| 95 % intervals that hold the truth | by cluster | naive | mean width, by cluster | tests without one |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    header = (
+        "95 % intervals that hold the truth",
+        "by cluster",
+        "naive",
+        "mean width, by cluster",
+        "tests without one",
+    )
+    cells = []
     for row in result["rows"]:
-        shares = {name: f"{100 * row[name]:.1f} %" for name in ("clustered", "naive", "none")}
-        cells = (shares["clustered"], shares["naive"], f"{row['width']:.3g}", shares["none"])
-        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        clustered, naive, none = (f"{100 * row[name]:.1f} %" for name in ("clustered", "naive", "none"))
+        cells.append((row["name"], clustered, naive, f"{row['width']:.3g}", none))
+    table = bench_rows.markdown_table(Table(header, cells))
+    return f"{result['tests']:,} simulated tests a row, {result['draws']:,} draws in each.\n\n{table}"
 
 
 _TABLES: Mapping[str, Callable[[Any], str]] = {

@@ -1,4 +1,4 @@
-"""The tables of the papers, trained and measured here, beside the papers' own figures.
+"""The tables of the papers, trained and measured here, beside the papers' own numbers.
 
 table2: Uraimov & Yoo's five nets on UTKFace, plain and with class weights
 router: Imamdin et al.'s age regression, age nets behind a gender net, and one shared net, on UTKFace
@@ -34,8 +34,8 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    given = _parser().parse_args(arguments)
+    """Runs the command; returns its exit code."""
+    given = build_parser().parse_args(arguments)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         bench_rows.check_json(given.json)
@@ -55,7 +55,8 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt  # so that the run that is being trained is ended, too
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
     parser = bench_rows.parser("benchmarks.reproduce", __doc__, EXAMPLES)
     whole = bench_rows.at_least(1)
     parser.add_argument("target", choices=TARGETS, help="whose table")
@@ -68,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the downloaded dataset lies")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as launch.py's]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="of the runs [runs/reproduce/TARGET]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="new file: write all figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="new file: write all metrics there, too")
     parser.add_argument("--dry_run", action="store_true", help="only say what would be trained, and about how long")
-    parser.add_argument("--smoke", action="store_true", help="tiny, on drawn data: its figures mean nothing")
+    parser.add_argument("--smoke", action="store_true", help="tiny, on synthetic data: its numbers mean nothing")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From complete runs to figures: what is kept as JSON, and what the tables are made of."""
+"""From complete runs to metrics: what is kept as JSON, and what the tables are made of."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from benchmarks.reproduce.running import Planned
 
 
 def collect(target: Target, planned: Sequence[Planned], out: Path, command: str) -> dict[str, Any]:
-    """All figures of complete runs, ready for JSON; it says nothing of when or where they were run.
+    """Returns all metrics of complete runs, ready for JSON; it says nothing of when or where they were run.
 
     Args:
       target: which.
@@ -27,7 +27,7 @@ def collect(target: Target, planned: Sequence[Planned], out: Path, command: str)
       command: that trained them.
 
     Returns:
-      `target`, `command`, `dataset`, `drawn`, `age_groups`, `versions` and `hardware` (one of each kind that took
+      `target`, `command`, `dataset`, `synthetic`, `age_groups`, `versions` and `hardware` (one of each kind that took
       part), `changes` (by system, where its recipe is not the paper's), `rows` (one a system and protocol) and
       `differences` (one a claim and protocol).
 
@@ -38,17 +38,17 @@ def collect(target: Target, planned: Sequence[Planned], out: Path, command: str)
     places: dict[tuple[str, str], list[Path]] = {}
     summaries: list[Mapping[str, Any]] = []
     for one in planned:
-        found = {member.name: _summary(out / one.system.name / member.name) for member in one.members}
-        if len({summary["data_sha256"] for summary in found.values()}) > 1:
+        of_member = {member.name: _summary(out / one.system.name / member.name) for member in one.members}
+        if len({summary["data_sha256"] for summary in of_member.values()}) > 1:
             raise UserError(f"{out / one.system.name}: its runs are not all of the same data; choose another --out.")
-        study = summarize(one.members, found)
-        for protocol, figures in study["protocols"].items():
+        study = summarize(one.members, of_member)
+        for protocol, metrics in study["protocols"].items():
             members = [member for member in one.members if member.protocol == protocol]
             place = [out / one.system.name / member.name for member in members]
             for line in one.system.lines:
                 places[line.key, protocol] = place
-            rows.append(_row(one, protocol, members, found, figures, place))
-        summaries += found.values()
+            rows.append(_row(one, protocol, members, of_member, metrics, place))
+        summaries += of_member.values()
     return {
         "target": target.name,
         "command": command,
@@ -71,25 +71,25 @@ def _summary(workdir: Path) -> Mapping[str, Any]:
 
 
 def _versions(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    found: dict[str, dict[str, None]] = {}
+    merged: dict[str, dict[str, None]] = {}
     for summary in summaries:
         for package, version in summary["versions"].items():
-            found.setdefault(package, {})[version] = None
-    return {package: list(versions) for package, versions in found.items()}
+            merged.setdefault(package, {})[version] = None
+    return {package: list(versions) for package, versions in merged.items()}
 
 
 def _row(
     one: Planned,
     protocol: str,
     members: Sequence[TrialSpec],
-    found: Mapping[str, Mapping[str, Any]],
-    figures: Mapping[str, Any],
+    summaries: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, Any],
     place: Sequence[Path],
 ) -> dict[str, Any]:
-    mine = [found[member.name] for member in members]
+    mine = [summaries[member.name] for member in members]
     speeds = [summary["images_per_second"] for summary in mine if summary["images_per_second"]]
-    wanted = sorted({name for line in one.system.lines for name in line.figures.values()})
-    test = {name: figures["test"][name] for name in wanted if name in figures["test"]}
+    wanted = sorted({name for line in one.system.lines for name in line.metrics.values()})
+    test = {name: metrics["test"][name] for name in wanted if name in metrics["test"]}
     return {
         "system": one.system.name,
         "protocol": protocol,
@@ -103,8 +103,8 @@ def _row(
         "parameters": mine[0]["parameters"],
         "images_per_second": statistics.median(speeds) if speeds else None,
         "minutes": statistics.mean(summary["seconds"] for summary in mine) / 60,
-        "test": {name: figure | intervals.interval(place, name) for name, figure in test.items()},
-        "constant": {name: figures["constant"][name]["mean"] for name in wanted if name in figures["constant"]},
+        "test": {name: metric | intervals.interval(place, name) for name, metric in test.items()},
+        "constant": {name: metrics["constant"][name]["mean"] for name in wanted if name in metrics["constant"]},
     }
 
 
@@ -114,17 +114,17 @@ def _differences(
     """Of every claim whose lines were both trained, by protocol."""
     systems = {line.key: system.name for system in target.systems for line in system.lines}
     by_name = {(row["system"], row["protocol"]): row for row in rows}
-    found = []
+    differences = []
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         for claim in target.claims:
             lines = [target.line(key) for key in (claim.a, claim.b)]
-            names = [line.figures[claim.column] for line in lines]
+            names = [line.metrics[claim.column] for line in lines]
             trained = [by_name.get((systems[line.key], protocol)) for line in lines]
-            figures = [row["test"].get(name, {}) if row else {} for row, name in zip(trained, names, strict=True)]
-            if any(figure.get("mean") is None for figure in figures):
+            metrics = [row["test"].get(name, {}) if row else {} for row, name in zip(trained, names, strict=True)]
+            if any(metric.get("mean") is None for metric in metrics):
                 continue
             a, b = lines
-            found.append(
+            differences.append(
                 {
                     "a": claim.a,
                     "b": claim.b,
@@ -134,19 +134,19 @@ def _differences(
                     **intervals.judge(
                         [places[line.key, protocol] for line in lines],
                         names,
-                        [_by_repeat(figure, row["folds"]) for figure, row in zip(figures, trained, strict=True) if row],
+                        [_by_repeat(metric, row["folds"]) for metric, row in zip(metrics, trained, strict=True) if row],
                     ),
                 }
             )
-    intervals.settle(found)
-    return found
+    intervals.settle(differences)
+    return differences
 
 
-def _by_repeat(figure: Mapping[str, Any], folds: int) -> list[float]:
+def _by_repeat(metric: Mapping[str, Any], folds: int) -> list[float]:
     """The mean over folds of each repeat that has all of them, or, of none that has, the mean of all runs."""
-    values = list(figure["values"].values())  # one repeat after another, as `study.plan` has them
+    values = list(metric["values"].values())  # one repeat after another, as `study.plan` has them
     repeats = [values[start : start + folds] for start in range(0, len(values), folds)]
-    return [statistics.mean(repeat) for repeat in repeats if None not in repeat] or [figure["mean"]]
+    return [statistics.mean(repeat) for repeat in repeats if None not in repeat] or [metric["mean"]]
 
 
 def published(a: Line, b: Line, column: str) -> float | None:

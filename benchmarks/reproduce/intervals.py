@@ -1,4 +1,4 @@
-"""How sure a figure and a difference are, from the predictions of runs; without them, from the spread of repeats."""
+"""How sure a metric and a difference are, from the predictions of runs; without them, from the spread of repeats."""
 
 import dataclasses
 import functools
@@ -17,70 +17,72 @@ from agegender_jax.metrics import Metric
 from benchmarks.reproduce.tables import SURE
 
 
-def interval(places: Sequence[Path], figure: str) -> dict[str, Any]:
-    """A figure of the examples of all folds together, meant over repeats, and its 95 % interval.
+def interval(places: Sequence[Path], metric: str) -> dict[str, Any]:
+    """Returns a metric of the examples of all folds together, averaged over repeats, and its 95 % interval.
 
     Of one run it is `uncertainty.interval`'s, of several repeats `uncertainty.difference`'s from nothing: it holds the
     spread of examples and that of repeats.
 
     Args:
       places: directories of complete runs of one system and protocol.
-      figure: as in a summary, such as `gender/accuracy`.
+      metric: as in a summary, such as `gender/accuracy`.
 
     Returns:
-      `interval`, and `pooled`, the figure that it is of; both None where the predictions of a run are missing, or the
-      figure has no interval.
+      `interval`, and `pooled`, the metric that it is of; both None where the predictions of a run are missing, or the
+      metric has no interval.
     """
-    head, _, name = figure.partition("/")
-    found = _measured(tuple(places), head)
+    head, _, name = metric.partition("/")
+    measured = _measured(tuple(places), head)
     low = high = math.nan
-    if found is not None and name in found.drawn:
-        values = found.values[name]
+    if measured is not None and name in measured.samples:
+        values = measured.values[name]
         if len(values) == 1:
-            _, low, high = uncertainty.interval(values[0], found.drawn[name], found.clusters, found.metrics[name])
+            _, low, high = uncertainty.interval(
+                values[0], measured.samples[name], measured.clusters, measured.metrics[name]
+            )
         else:
-            _, low, high, _ = uncertainty.difference([0.0], values, found.drawn[name], found.clusters)
-            low, high = found.metrics[name].clip(low, high)
-    if found is None or not math.isfinite(low):
+            _, low, high, _ = uncertainty.difference([0.0], values, measured.samples[name], measured.clusters)
+            low, high = measured.metrics[name].clip(low, high)
+    if measured is None or not math.isfinite(low):
         return {"interval": None, "pooled": None}
-    return {"interval": [low, high], "pooled": float(np.mean(found.values[name]))}
+    return {"interval": [low, high], "pooled": float(np.mean(measured.values[name]))}
 
 
 def judge(
-    places: Sequence[Sequence[Path]], figures: Sequence[str], values: Sequence[Sequence[float]]
+    places: Sequence[Sequence[Path]], metrics: Sequence[str], values: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
     """How far one system is ahead of another, and how sure that is.
 
     Args:
       places: of each, the directories of its runs.
-      figures: of each, the figure that is compared.
-      values: of each, that figure by repeat, a mean over folds.
+      metrics: of each, the metric that is compared.
+      values: of each, that metric by repeat, a mean over folds.
 
     Returns:
       `difference`, the first less the second; `interval` of 95 % and `p` of no difference, or None; `by`, what tells:
       `predictions` (paired draws of the examples of all folds together), `repeats` (Welch's t over them) or None; and
       `clear`, which `settle` decides.
     """
-    one, other = (figure.partition("/") for figure in figures)
+    one, other = (metric.partition("/") for metric in metrics)
     first, second = (_measured(tuple(place), of[0]) for place, of in zip(places, (one, other), strict=True))
-    by, found = "repeats", uncertainty.difference(values[1], values[0])
+    by, estimate = "repeats", uncertainty.difference(values[1], values[0])
     if (
         first
         and second
         and np.array_equal(first.keys, second.keys)
-        and one[2] in first.drawn
-        and other[2] in second.drawn
+        and one[2] in first.samples
+        and other[2] in second.samples
     ):
-        drawn = first.drawn[one[2]] - second.drawn[other[2]]
+        samples = first.samples[one[2]] - second.samples[other[2]]
         clusters = min(first.clusters, second.clusters)
-        paired = uncertainty.difference(second.values[other[2]], first.values[one[2]], drawn, clusters)
+        paired = uncertainty.difference(second.values[other[2]], first.values[one[2]], samples, clusters)
         if math.isfinite(paired.p):
-            by, found = "predictions", paired
-    sure = math.isfinite(found.p)
+            by, estimate = "predictions", paired
+    sure = math.isfinite(estimate.p)
     return {
-        "difference": found.value,
-        "interval": [found.low, found.high] if sure else None,
-        "p": found.p if sure else None,
+        "difference": estimate.value,
+        "interval": [estimate.low, estimate.high] if sure else None,
+        "p": estimate.p if sure else None,
         "by": by if sure else None,
         "clear": None,
     }
@@ -88,20 +90,20 @@ def judge(
 
 def settle(differences: Sequence[dict[str, Any]]) -> None:
     """Decides `clear` of those that have a p: as many are looked at, after Holm's correction."""
-    found = [difference for difference in differences if difference["p"] is not None]
-    for difference, p in zip(found, uncertainty.holm([difference["p"] for difference in found]), strict=True):
+    tested = [difference for difference in differences if difference["p"] is not None]
+    for difference, p in zip(tested, uncertainty.holm([difference["p"] for difference in tested]), strict=True):
         difference["clear"] = p < SURE
 
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """A head's figures over repeats: `values` of each, and `drawn`, their mean in every draw of clusters."""
+    """A head's metrics over repeats: `values` of each, and `samples`, their mean in every resample of clusters."""
 
     keys: np.ndarray
     clusters: int
     metrics: Mapping[str, Metric]
     values: Mapping[str, list[float]]
-    drawn: Mapping[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
 
 
 @functools.cache
@@ -110,8 +112,8 @@ def _measured(places: tuple[Path, ...], head: str) -> _Measured | None:
         return None
     repeats: dict[int, list[Predictions]] = {}
     for place in places:
-        found = read_predictions(place / NAME).of("test")
-        repeats.setdefault(found.metadata["recipe"]["seed"], []).append(found)
+        predictions = read_predictions(place / NAME).of("test")
+        repeats.setdefault(predictions.metadata["recipe"]["seed"], []).append(predictions)
     try:
         tables = [concat_folds(folds) for folds in repeats.values()]
     except UserError:  # folds whose tests overlap are no table of one test
@@ -120,15 +122,15 @@ def _measured(places: tuple[Path, ...], head: str) -> _Measured | None:
     if not all(head in table.heads and np.array_equal(first.key, table.key) for table in tables):
         return None
     resamples = uncertainty.ClusterBootstrap(first.columns["cluster"])
-    things = [table.by_head()[head] for table in tables]
-    rows = np.flatnonzero(things[0].known)
-    figures = [uncertainty.metrics_of(thing, rows) for thing in things]
-    values = [made.function(None) for made in figures]
-    drawn = [uncertainty.draw(made, resamples, rows) for made in figures]
+    targets = [table.by_head()[head] for table in tables]
+    rows = np.flatnonzero(targets[0].known)
+    metrics = [uncertainty.metrics_of(target, rows) for target in targets]
+    values = [made.function(None) for made in metrics]
+    samples = [uncertainty.draw(made, resamples, rows) for made in metrics]
     return _Measured(
         first.key,
         resamples.clusters(rows),
-        {metric.name: metric for metric in figures[0].metrics},
-        {metric: [float(found[metric]) for found in values] for metric in drawn[0]},
-        {metric: np.mean([found[metric] for found in drawn], axis=0) for metric in drawn[0]},
+        {metric.name: metric for metric in metrics[0].metrics},
+        {metric: [float(one[metric]) for one in values] for metric in samples[0]},
+        {metric: np.mean([one[metric] for one in samples], axis=0) for metric in samples[0]},
     )

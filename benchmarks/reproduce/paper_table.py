@@ -17,7 +17,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A figure of the table.
+    """A column of the table: a metric.
 
     Attributes:
       title: above it.
@@ -35,14 +35,14 @@ class Line:
     Attributes:
       key: by which claims name it.
       title: before it.
-      figures: by column, the name of the figure in the run's summary.
-      published: by column, or `parameters` or `time`: what the paper reports, a figure or a text.
+      metrics: by column, the name of the metric in the run's summary.
+      published: by column, or `parameters` or `time`: what the paper reports, a number or a text.
       where: the place in the paper; "" is the target's.
     """
 
     key: str
     title: str
-    figures: Mapping[str, str]
+    metrics: Mapping[str, str]
     published: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
     where: str = ""
 
@@ -62,7 +62,7 @@ class System:
       data: what is learnt from or answered, where the systems of a target differ in that.
       protocols: those under which it can be trained.
       folds: whether each run is one of five folds.
-      note: to be read with its figures, a sentence.
+      note: to be read with its metrics, a sentence.
     """
 
     name: str
@@ -78,7 +78,7 @@ class System:
     note: str = ""
 
     def recipe(self, cpu: bool) -> Recipe | None:
-        """That of a size, or None where there is none."""
+        """Returns the recipe of a size, or None where there is none."""
         return self.cpu if cpu else self.full
 
 
@@ -100,10 +100,10 @@ class Target:
       title: of the table.
       source: the paper, and where in it.
       systems: in the order of the table.
-      columns: of figures; the first is the one by which protocols are compared.
+      columns: of metrics; the first is the one by which protocols are compared.
       claims: the differences to judge.
       protocols: those that are trained unless others are chosen.
-      smoke: settings that make any run tiny, on drawn data.
+      smoke: settings that make any run tiny, on synthetic data.
       smoke_nets: nets of which `--smoke` trains the first recipes.
       data_title: above `System.data`; "" where it is empty.
       cannot: what cannot be reproduced, and why: a sentence each.
@@ -122,11 +122,11 @@ class Target:
     cannot: tuple[str, ...] = ()
 
     def line(self, key: str) -> Line:
-        """That of a key."""
+        """Returns the line of a key."""
         return next(line for system in self.systems for line in system.lines if line.key == key)
 
     def chosen(self, nets: tuple[str, ...], cpu: bool) -> list[System]:
-        """The systems of some nets, all where none is named, that have a recipe of the size.
+        """Returns the systems of some nets, all where none is named, that have a recipe of the size.
 
         Raises:
           UserError: there is no such net, or nothing is left.
@@ -135,10 +135,10 @@ class Target:
         for net in nets:
             if net not in known:
                 raise UserError(f"{self.name} has no net {net!r}; choose from: {', '.join(known)}.")
-        found = [
+        systems = [
             system for system in self.systems if (not nets or system.net in nets) and system.recipe(cpu) is not None
         ]
-        if not found:
+        if not systems:
             other = "without --cpu" if cpu else "with --cpu"
             raise UserError(f"{', '.join(nets)}: there is no recipe of this size; run it {other}.")
-        return found
+        return systems

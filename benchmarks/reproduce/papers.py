@@ -27,13 +27,13 @@ def _table2() -> Target:
     for net, title, age, gender, parameters, time, rate in nets:
         published: dict[str, float | str] = {"age": age, "gender": gender, "parameters": parameters, "time": time}
         weighted = {"age": 0.5285} if net == "ours" else {}
-        for suffix, said, figures in (("", "", published), ("_weighted", ", weighted", weighted)):
+        for suffix, label, numbers in (("", "", published), ("_weighted", ", weighted", weighted)):
             name = net + suffix
             systems.append(
                 System(
                     name,
                     net,
-                    (Line(name, title + said, _FACES, figures),),
+                    (Line(name, title + label, _FACES, numbers),),
                     Recipe(f"utkface_baselines.py:{name}"),
                     Recipe(f"utkface_baselines.py:{name}_cpu"),
                     14584,
@@ -60,9 +60,9 @@ def _table2() -> Target:
         smoke={**_SMOKE, **_SMALL, "dataset.synthetic": 160},
         smoke_nets=("ours",),
         cannot=(
-            "The table exactly: by its 24,104 pictures it is of the in-the-wild release; it does not name its grouping "
+            "The table exactly: by its 24,104 images it is of the in-the-wild release; it does not name its grouping "
             "of ages, who is in which part, whether the known nets were pretrained or how large their input was, and "
-            "says nothing of repeats. Here it is the aligned release, the grouping is named with every figure, and all "
+            "says nothing of repeats. Here it is the aligned release, the grouping is named with every metric, and all "
             "nets have one recipe.",
             "Its column of times: it has no unit, and 398 for AlexNet beside 90 for VGG11, which has eleven times the "
             "multiply-adds, cannot be of one set-up.",
@@ -190,9 +190,9 @@ def _router() -> Target:
         protocols=("disjoint",),
         smoke={**_SMOKE, "dataset.synthetic": 160, "model.width": 0.05},
         smoke_nets=("routed",),
-        data_title="answers",
+        data_title="predicted",
         cannot=(
-            "A figure of the routed system of Imamdin et al.: the paper gives none; its table is of another, single "
+            "A result of the routed system of Imamdin et al.: the paper gives none; its table is of another, single "
             "net. The system is that of Raman et al. (2022), who report more than 0.85 for either age net and 0.80 "
             "routed, on coarse age groups that their abstract does not name.",
             'Their "92 % age": no age accuracy stands anywhere in the tables; 92.5 % is the gender accuracy in '
@@ -255,14 +255,14 @@ def _voice() -> Target:
         ("emodb", "EmoDB, gender, five folds", 364, accuracy),
         ("ravdess", "RAVDESS, gender, five folds", 408, accuracy),
     ]
-    for argument, data, examples, figures in small:
+    for argument, data, examples, metrics in small:
         recipe = Recipe(f"voice_small.py:{argument}")
         classes = argument == "emodb_classes"
         systems.append(
             System(
                 f"small_{argument}",
                 f"small_{argument}",
-                (Line(f"small_{argument}", "thin net", figures),),
+                (Line(f"small_{argument}", "thin net", metrics),),
                 recipe,
                 recipe,
                 examples,
@@ -293,7 +293,7 @@ def _voice() -> Target:
         data_title="learnt from",
         cannot=(
             "The 0.99 and 0.96 of Mansour & Abu-Naser: nobody could identify their data set (8,380 recordings, 39 "
-            "classes of gender and age), and the figures are of a random split of recordings, so that whoever has "
+            "classes of gender and age), and the numbers are of a random split of recordings, so that whoever has "
             "several recordings is in training and in testing.",
             "Their spectrograms: no parameter of them is given, neither window nor scale nor colours nor the sampling "
             "rate.",
@@ -304,9 +304,11 @@ def _voice() -> Target:
 
 
 def _adience() -> Target:
-    figures = {"one_off": "age_group/one_off", **_FACES}
+    metrics = {"one_off": "age_group/one_off", **_FACES}
     report = {"age": 0.8351, "gender": 0.7951}
-    where = 'CDAC report, "val_acc": a random part of what is learnt from; which of both trainings it is of is not said'
+    where = (
+        'CDAC report, "val_acc": a random part of what is learnt from; which of both trainings it is of is not stated'
+    )
     small = {"dataset.image_size": 64}
     systems = (
         System(
@@ -316,7 +318,7 @@ def _adience() -> Target:
                 Line(
                     "levi_hassner",
                     "Levi & Hassner's net",
-                    figures,
+                    metrics,
                     {"age": 0.507, "one_off": 0.847, "gender": 0.868},
                     "Levi & Hassner (2015): mean over the folds, ± 0.051, 0.022 and 0.014",
                 ),
@@ -331,7 +333,7 @@ def _adience() -> Target:
             System(
                 name,
                 name,
-                (Line(name, f"plain CNN, {epochs} epochs", figures, report, where),),
+                (Line(name, f"plain CNN, {epochs} epochs", metrics, report, where),),
                 Recipe(f"adience_cnn.py:{name}"),
                 Recipe(f"adience_cnn.py:{name}", small),
                 13100,
@@ -343,7 +345,7 @@ def _adience() -> Target:
         System(
             "thin",
             "thin",
-            (Line("thin", "thin net", figures),),
+            (Line("thin", "thin net", metrics),),
             None,
             Recipe("adience_cnn.py:cpu"),
             13100,
@@ -353,7 +355,7 @@ def _adience() -> Target:
         System(
             "ensemble",
             "ensemble",
-            (Line("ensemble", "attention and residual net, averaged", figures),),
+            (Line("ensemble", "attention and residual net, averaged", metrics),),
             Recipe("adience_attention.py"),
             Recipe("adience_attention.py:cpu"),
             13100,
@@ -377,11 +379,11 @@ def _adience() -> Target:
         smoke={**_SMOKE, **_SMALL, "dataset.synthetic": 250},
         smoke_nets=("thin",),
         cannot=(
-            "Any figure on Adience's photographs: they were not at hand. What stands here is of drawings with the "
-            "labels, users and subjects of the published fold files.",
+            "Any result on Adience's photographs: they were not at hand. What stands here is of synthetic images with "
+            "the labels, users and subjects of the published fold files.",
             "The report's 0.8351 for age as a result in five folds: it is of a random part of the training data, with "
             "subjects in common; published results in five folds lie between 0.45 and 0.69.",
-            "The report's attention ensemble: its abstract has one, its body describes a plain CNN, and no figure is "
+            "The report's attention ensemble: its abstract has one, its body describes a plain CNN, and no number is "
             "of it.",
         ),
     )

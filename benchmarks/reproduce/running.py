@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.run import Run
+from agegender_jax.text import Table, plain
 from agegender_jax.train.pretraining import with_normalization
 from agegender_jax.train.sweep import TrialSpec, expand_trials
 from benchmarks import launch_runs
 from benchmarks.bench_rows import say
 from benchmarks.pipe_rpc import ROOT
 from benchmarks.reproduce.paper_table import System, Target
-from benchmarks.reproduce.tables import Grid
 
 START_SECONDS = 30.0
 """Of a run, roughly, beside its training: imports, decoded data, compiling, evaluation."""
@@ -49,19 +49,19 @@ class Planned:
 
     @property
     def recipe(self) -> ConfigDict:
-        """That of the first run."""
+        """Returns the recipe of the first run."""
         return self.members[0].recipe
 
     def seconds(self) -> float:
-        """Of one run, estimated."""
+        """Estimates the seconds of one run."""
         rate, pixels = self.system.rate
-        size, drawn = self.recipe.dataset.image_size, self.recipe.dataset.synthetic
-        images = self.recipe.train.epochs * (drawn or self.system.examples)
+        size, synthetic = self.recipe.dataset.image_size, self.recipe.dataset.synthetic
+        images = self.recipe.train.epochs * (synthetic or self.system.examples)
         return START_SECONDS + images / rate * (size / pixels) ** 2
 
 
 def plan_all(target: Target, arguments: argparse.Namespace) -> list[Planned]:
-    """The runs of a target.
+    """Returns the runs of a target.
 
     Args:
       target: which.
@@ -95,15 +95,15 @@ def _plan(target: Target, system: System, protocols: Sequence[str], arguments: a
     recipes.check(recipe)
     changes = []
     if system.full:
-        found = recipes.differences(load_config(system.full.config, system.full.settings), recipe)
-        changes = [change for change in found if not change.startswith(_NO_MATTER)]
+        every = recipes.differences(load_config(system.full.config, system.full.settings), recipe)
+        changes = [change for change in every if not change.startswith(_NO_MATTER)]
     folds = ("0" if arguments.smoke else "all") if system.folds else ""
     members = expand_trials(recipe, protocols, folds, arguments.repeats)
     return Planned(system, chosen.config, settings, members, changes)
 
 
 def load_config(name: str, settings: Mapping[str, Any]) -> ConfigDict:
-    """The recipe of FILE.py or FILE.py:ARGUMENT in `configs/`, with other values of some keys."""
+    """Returns the recipe of FILE.py or FILE.py:ARGUMENT in `configs/`, with other values of some keys."""
     file, _, argument = name.partition(":")
     path = ROOT / "configs" / file
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -117,9 +117,9 @@ def load_config(name: str, settings: Mapping[str, Any]) -> ConfigDict:
 
 
 def in_order(planned: Sequence[Planned]) -> list[tuple[Planned, TrialSpec]]:
-    """All runs: the first repeat of every system before the second of any."""
-    found = [(one, member) for one in planned for member in one.members]
-    return sorted(found, key=lambda pair: pair[1].repeat)
+    """Returns all runs: the first repeat of every system before the second of any."""
+    runs = [(one, member) for one in planned for member in one.members]
+    return sorted(runs, key=lambda pair: pair[1].repeat)
 
 
 def run_sweep(planned: Sequence[Planned], out: Path, manual_dir: Path | None, data_dir: Path) -> None:
@@ -148,7 +148,7 @@ def run_sweep(planned: Sequence[Planned], out: Path, manual_dir: Path | None, da
 
 
 def described(planned: Sequence[Planned], out: Path) -> str:
-    """What would be trained, and about how long it takes, as text."""
+    """Describes what would be trained, and about how long it takes, as text."""
     titles = ["system", "recipe", "input", "epochs", "runs", "complete", "about, each"]
     cells, total = [], 0.0
     for one in planned:
@@ -167,14 +167,14 @@ def described(planned: Sequence[Planned], out: Path) -> str:
         )
         total += one.seconds() * (len(one.members) - done)
     return (
-        f"{Grid(titles, cells).text()}\n"
+        f"{plain(Table(titles, cells))}\n"
         f"In {out}: about {about(total)} on two cores of an AMD EPYC and no accelerator, from speeds measured there; "
-        "while it trains, what is left is told by what this machine took."
+        "while it trains, the estimate is corrected by the runs that have ended."
     )
 
 
 def complete(workdir: Path) -> bool:
-    """Whether a run has been trained to its end."""
+    """Tells whether a run has been trained to its end."""
     return (workdir / "summary.json").exists()
 
 
@@ -210,7 +210,7 @@ def _train(
 
 @contextmanager
 def _our_flag() -> Iterator[None]:
-    """What `launch.py` says of its `--workdir` is said of `--out`."""
+    """Names `--out` in messages of `launch.py` about its `--workdir`."""
     try:
         yield
     except UserError as error:
@@ -236,12 +236,12 @@ class Clock:
         self._measured = self._estimated = 0.0
 
     def took(self, number: int, seconds: float) -> None:
-        """A run was trained."""
+        """Notes how long a run took."""
         self._measured += seconds
         self._estimated += self._estimates[number]
 
     def left(self, number: int) -> str:
-        """From before a run on, as a sentence."""
+        """Describes how long a run and those behind it take."""
         factor = self._measured / self._estimated if self._estimated else 1.0
         return f"about {about(factor * sum(self._estimates[number:]))} left"
 

@@ -48,7 +48,7 @@ def test_the_table_names_what_was_measured_and_on_what() -> None:
     fast = bench_rows.make_row("step", [1234.5], [617.25], "images/s", ABOUT)
     other = bench_rows.make_row("share", [0.4321], [0.2], "of the product", ABOUT)
     head, first, second, about = bench_rows.table([fast, other]).splitlines()
-    assert head.split() == ["ours", "peer", "ratio", "of", "the", "windows", "unit"]
+    assert head.split() == ["ours", "peer", "ratio,", "median", "of", "the", "windows", "unit"]
     assert first.split() == ["step", "1,234", "617.2", "2.000", "2.000", "to", "2.000", "images/s"]
     assert second.split()[:4] == ["share", "0.4321", "0.2000", "2.160"]
     assert about == "cpu, 2 cores; jax 0.10.2, torch 2.13.0"

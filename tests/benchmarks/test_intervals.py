@@ -72,10 +72,10 @@ def test_folds_are_pooled_and_so_is_the_figure(tmp_path: Path) -> None:
     assert found["interval"][0] < 0.6 < found["interval"][1] < 0.7
     figure = {"mean": 0.7, "folds": 0.2, "repeats": None, "values": {}} | found
     row = {"test": {"gender/accuracy": figure}, "folds": 2, "repeats": 1}
-    cell = tables._figure(row, "gender/accuracy", tables.Column("gender"))
+    cell = tables._metric(row, "gender/accuracy", tables.Column("gender"))
     assert cell.startswith("0.600 ± 0.200 [0.5")
     assert tables._runs({"rows": [row]}).startswith(
-        "2 folds: the figure of all folds' examples together ± standard deviation over them"
+        "2 folds: the metric of all folds' examples together ± standard deviation over them"
     )
     other = [
         _predictions(tmp_path / f"o{i}", 0, np.zeros(n, bool), start=s) for i, n, s in ((0, 100, 0), (1, 300, 100))

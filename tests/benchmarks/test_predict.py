@@ -11,6 +11,7 @@ from agegender_jax.predictor import Predictor
 from benchmarks import predict
 
 
+@pytest.mark.slow
 def test_smoke(measured: Callable[..., Any], finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     rows = measured(predict.main, str(finished.workdir))
     assert "the same bits" in capsys.readouterr().err

@@ -12,14 +12,14 @@ from benchmarks import step
 
 @pytest.mark.usefixtures("tiny")
 def test_smoke_without_a_peer(measured: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
-    found = measured(step.main, "--no-peer")
-    assert list(found) == [
+    rows = measured(step.main, "--no-peer")
+    assert list(rows) == [
         "matrix product, 128x128 float32",
         "small_cnn:thin 32x32, batch 4, float32",
         "small_cnn:thin, share of peak",
     ]
-    assert all(row["peer"] is None and row["ours"] > 0 for row in found.values())
-    product, rate, share = (row["ours"] for row in found.values())
+    assert all(row["peer"] is None and row["ours"] > 0 for row in rows.values())
+    product, rate, share = (row["ours"] for row in rows.values())
     assert share == pytest.approx(6 * (4 * 3 + 4 * 111) * rate / (product * 1e9), rel=1e-6)
     assert "its columns stay empty" in capsys.readouterr().err
 
@@ -33,10 +33,10 @@ def test_the_peer_is_told_of_the_layers() -> None:
     recipe = recipes.base()
     recipe.dataset.image_size = 64
     recipe.model.variant = "thin"
-    told = step.specification(recipe, {"gender": 2})
-    assert told["layout"]["blocks"][:2] == [[24, 3, 1, "SAME", (2, 2)], [48, 3, 1, "SAME", (2, 2)]]
-    assert told["layout"]["hidden"] == (512, 512)
-    assert (told["image_size"], told["batch_size"], told["dropout"], told["dtype"]) == (64, 32, 0.5, "float32")
+    spec = step.specification(recipe, {"gender": 2})
+    assert spec["layout"]["blocks"][:2] == [[24, 3, 1, "SAME", (2, 2)], [48, 3, 1, "SAME", (2, 2)]]
+    assert spec["layout"]["hidden"] == (512, 512)
+    assert (spec["image_size"], spec["batch_size"], spec["dropout"], spec["dtype"]) == (64, 32, 0.5, "float32")
 
 
 def test_what_the_peer_has_not_is_refused() -> None:

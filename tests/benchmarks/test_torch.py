@@ -52,8 +52,8 @@ def _recipe(net: str, size: int = SIZE) -> ConfigDict:
 def _peer(recipe: ConfigDict, outputs: dict[str, int]) -> Any:
     from benchmarks.torch_nets import build
 
-    told = step.specification(recipe, outputs)
-    return build(told["net"], told["outputs"], told["image_size"], told["dropout"], told["layout"])
+    spec = step.specification(recipe, outputs)
+    return build(spec["net"], spec["outputs"], spec["image_size"], spec["dropout"], spec["layout"])
 
 
 def _copied(params: Any, stats: Any, net: str, peer: Any) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def test_steps_learn(dtype: str) -> None:
     recipe = _recipe("small_cnn:thin", 32)
     recipe.model.dtype = dtype
     recipe.augment.update(jax_side.AUGMENTATION)
-    told = step.specification(recipe, {"gender": 2, "age": 101})
-    steps = Steps(**told, device="cpu", modes=["eager"])
+    spec = step.specification(recipe, {"gender": 2, "age": 101})
+    steps = Steps(**spec, device="cpu", modes=["eager"])
     before = {name: value.clone() for name, value in steps.net.named_parameters()}
     assert steps.run(2) > 0
     assert steps.mode == "eager"

@@ -38,14 +38,14 @@ def test_a_cold_epoch_begins_with_the_command() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_smoke(measured: Callable[..., Any], data_dir: Path) -> None:
-    found = measured(train.main, "--loaders=stream", f"--data_dir={data_dir}")
+    rows = measured(train.main, "--loaders=stream", f"--data_dir={data_dir}")
     name = "small_cnn:thin 32x32, batch 8"
-    assert list(found) == [
+    assert list(rows) == [
         f"{name}, stream: epoch",
         f"{name}, stream: with evaluation",
         f"{name}: host, of a dispatch",
     ]
-    for row in found.values():
+    for row in rows.values():
         assert row["ours"] > 0
         assert row["ratio_median"] > 0
-    assert found[f"{name}, stream: with evaluation"]["ours"] < found[f"{name}, stream: epoch"]["ours"]
+    assert rows[f"{name}, stream: with evaluation"]["ours"] < rows[f"{name}, stream: epoch"]["ours"]
