@@ -25,12 +25,23 @@ MAX_SKIPPED_BYTES = 64 * MAX_FILE_BYTES
 MAX_MEMBERS = 200_000
 """Largest number of members (files, folders and junk) of an archive or a folder."""
 
+SUFFIXES = (".tar.gz", ".tgz", ".tar")
+"""Suffixes of archives."""
+
 _HEADER_BYTES = 2**20  # what tar headers between two files may take; long names need a few hundred bytes
 _BLOCK = 512  # tar's block size; an archive ends with two blocks of zeros
 
 
 class DataError(ValueError):
     """An error in a dataset's files. The message is one sentence: what, where, what to do."""
+
+
+def find_archive(folder: Path, name: str) -> Path | None:
+    """Returns the archive NAME.tar.gz, NAME.tgz or NAME.tar in a folder, else the folder NAME in it, else None."""
+    for suffix in SUFFIXES:
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    return folder / name if (folder / name).is_dir() else None
 
 
 def iter_members(

@@ -5,12 +5,10 @@ settings; these are OpenCV's defaults. It detects upright faces seen from the fr
 often in all groups of people: a dataset prepared with it reports how many faces of each group are lost.
 """
 
-import collections
-import dataclasses
 import io
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,66 +178,3 @@ def check_crop(value: Any) -> None:
     """
     if value not in CROPS:
         raise DataError(f"there is no crop {value!r}; choose {' or '.join(map(repr, CROPS))}.")
-
-
-@dataclasses.dataclass
-class Losses:
-    """Counts images without a detected face in each group of people.
-
-    >>> losses = Losses()
-    >>> for detected in (True, True, False):
-    ...     losses.add({"gender": "female", "age": age_band(27, 27)}, detected)
-    >>> print(*losses.lines(), sep=chr(10))
-    no face found in 1 of 3 images (33.3 %)
-      gender female: 1 of 3 (33.3 %)
-      age 20-29: 1 of 3 (33.3 %)
-
-    Attributes:
-      seen: number of images by attribute and group.
-      lost: number of them without a detected face.
-    """
-
-    seen: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
-    lost: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
-
-    def add(self, groups: Mapping[str, str], detected: bool) -> None:
-        """Counts an image; `groups` are its groups by attribute."""
-        for key in (("", ""), *groups.items()):
-            self.seen[key] += 1
-            self.lost[key] += not detected
-
-    def counts(self) -> dict[str, list[int]]:
-        """Returns `[lost, seen]` by group, as JSON values; empty if no image was searched."""
-        return {" ".join(key).strip() or "all": [self.lost[key], self.seen[key]] for key in self._sorted()}
-
-    def lines(self) -> list[str]:
-        """Returns lines of text; none if no image was searched."""
-        lines = []
-        for key in self._sorted():
-            lost, seen = self.lost[key], self.seen[key]
-            what = f"  {' '.join(key)}: {lost} of {seen}" if key[0] else f"{NO_FACE} in {lost} of {seen} images"
-            lines.append(f"{what} ({lost / seen:.1%})".replace("%", " %"))
-        return lines
-
-    def _sorted(self) -> list[tuple[str, str]]:
-        """Returns the keys: first the total, then each attribute in the order of its first image, ages ascending."""
-        attributes = list(dict.fromkeys(attribute for attribute, _ in self.seen))
-
-        def place(key: tuple[str, str]) -> tuple[int, int, str]:
-            years = key[1].partition("-")[0]
-            return attributes.index(key[0]), int(years) if years.isdecimal() else -1, key[1]
-
-        return sorted(self.seen, key=place)
-
-
-def age_band(low: float, high: float) -> str:
-    """Returns the ten years that the middle of a range of ages lies in.
-
-    >>> age_band(25, 32), age_band(40, 40), age_band(math.nan, math.nan)
-    ('20-29', '40-49', 'unknown')
-    """
-    middle = (low + high) / 2
-    if math.isnan(middle):
-        return "unknown"
-    begin = int(middle // 10) * 10
-    return f"{begin}-{begin + 9}"

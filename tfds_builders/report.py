@@ -2,12 +2,13 @@
 
 import collections
 import dataclasses
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfds_builders.archive import DataError
-from tfds_builders.faces import Losses, cropper
+from tfds_builders.faces import NO_FACE, cropper
 
 _LISTED = 5  # names that are listed for each reason
 
@@ -73,6 +74,16 @@ class Rejected:
         return lines
 
 
+def check_max_bad(value: object) -> None:
+    """Checks a builder's option `max_bad`.
+
+    Raises:
+      DataError: it is not a number from 0 to 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise DataError(f"max_bad is {value!r}; choose a share from 0 to 1.")
+
+
 @dataclasses.dataclass
 class Duplicates:
     """Files of identical content. A few bytes are kept of each file: half of its SHA-256 and its label.
@@ -110,6 +121,64 @@ class Duplicates:
             "identical_files": len(self._repeats) + self._repeats.total(),
             "conflicting_groups": len(self._conflicts),
         }
+
+
+@dataclasses.dataclass
+class Losses:
+    """Counts images without a detected face in each group of people.
+
+    >>> losses = Losses()
+    >>> for detected in (True, True, False):
+    ...     losses.add({"gender": "female", "age": age_band(27, 27)}, detected)
+    >>> print(*losses.lines(), sep=chr(10))
+    no face found in 1 of 3 images (33.3 %)
+      gender female: 1 of 3 (33.3 %)
+      age 20-29: 1 of 3 (33.3 %)
+
+    Attributes:
+      seen: number of images by attribute and group.
+      lost: number of them without a detected face.
+    """
+
+    seen: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
+    lost: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, groups: Mapping[str, str], detected: bool) -> None:
+        """Counts an image; `groups` are its groups by attribute."""
+        for key in (("", ""), *groups.items()):
+            self.seen[key] += 1
+            self.lost[key] += not detected
+
+    def counts(self) -> dict[str, list[int]]:
+        """Returns `[lost, seen]` by group, as JSON values; empty if no image was searched."""
+        return {" ".join(key).strip() or "all": [self.lost[key], self.seen[key]] for key in self._sorted()}
+
+    def lines(self) -> list[str]:
+        """Returns lines of text; none if no image was searched."""
+        lines = []
+        for key in self._sorted():
+            lost, seen = self.lost[key], self.seen[key]
+            what = f"  {' '.join(key)}: {lost} of {seen}" if key[0] else f"{NO_FACE} in {lost} of {seen} images"
+            lines.append(f"{what} ({lost / seen:.1%})".replace("%", " %"))
+        return lines
+
+    def _sorted(self) -> list[tuple[str, str]]:
+        """Returns the keys: the total, then each attribute in the order of its first image, short groups first."""
+        attributes = list(dict.fromkeys(attribute for attribute, _ in self.seen))
+        return sorted(self.seen, key=lambda key: (attributes.index(key[0]), len(key[1]), key[1]))
+
+
+def age_band(low: float, high: float) -> str:
+    """Returns the ten years that the middle of a range of ages lies in.
+
+    >>> age_band(25, 32), age_band(40, 40), age_band(math.nan, math.nan)
+    ('20-29', '40-49', 'unknown')
+    """
+    middle = (low + high) / 2
+    if math.isnan(middle):
+        return "unknown"
+    begin = int(middle // 10) * 10
+    return f"{begin}-{begin + 9}"
 
 
 @dataclasses.dataclass

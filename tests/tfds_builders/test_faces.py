@@ -18,9 +18,10 @@ from tests.tfds_builders.files import metadata, pack, read
 from tfds_builders import faces
 from tfds_builders.adience.fold_files import COLUMNS, FILES
 from tfds_builders.archive import DataError
-from tfds_builders.faces import MARGIN, MAX_EDGE, Box, Losses, crop, crop_largest, cropper, find_faces
+from tfds_builders.faces import MARGIN, MAX_EDGE, Box, crop, crop_largest, cropper, find_faces
 from tfds_builders.images import upright
 from tfds_builders.prepare import prepare
+from tfds_builders.report import Losses
 
 TIME = "20170116174525125"
 
@@ -156,8 +157,8 @@ def test_losses_are_shares_of_each_group() -> None:
         losses.add({"gender": gender, "age": age}, found)
     assert losses.lines() == [
         "no face found in 2 of 4 images (50.0 %)",
-        "  gender female: 1 of 1 (100.0 %)",
         "  gender male: 1 of 3 (33.3 %)",
+        "  gender female: 1 of 1 (100.0 %)",
         "  age 20-29: 2 of 3 (66.7 %)",
         "  age 100-109: 0 of 1 (0.0 %)",
     ]

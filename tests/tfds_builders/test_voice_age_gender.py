@@ -124,7 +124,7 @@ def test_speakers_and_recordings_are_read_from_paths(tmp_path: Path) -> None:
         ({"label_pattern": ""}, "^label_pattern '' has no group"),
         ({"speaker_pattern": "^.."}, r"^speaker_pattern '\^\.\.' has no group in parentheses"),
         ({"max_bad": 2.0}, "^max_bad is 2.0"),
-        ({"max_seconds": 0.0}, "max_seconds 0.0"),
+        ({"max_seconds": 0.0}, "max_seconds is 0"),
         ({"csv": "../x.csv"}, r"^csv is '\.\./x\.csv'; give the name"),
         ({"csv": "none.csv"}, r"none\.csv is neither here nor in a folder here"),
     ],

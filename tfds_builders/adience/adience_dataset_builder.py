@@ -26,12 +26,12 @@ from tfds_builders.adience.fold_files import (
     row_counts,
     without_repeats,
 )
-from tfds_builders.archive import MAX_FILE_BYTES, DataError, iter_members
+from tfds_builders.archive import MAX_FILE_BYTES, DataError, find_archive, iter_members
 from tfds_builders.builder import DatasetBuilder
-from tfds_builders.faces import age_band, check_crop, crop_largest
+from tfds_builders.faces import check_crop, crop_largest
 from tfds_builders.images import check_image
 from tfds_builders.labels import GENDERS, identity
-from tfds_builders.report import Report
+from tfds_builders.report import Report, age_band, check_max_bad
 
 HOMEPAGE = "https://talhassner.github.io/home/projects/Adience/Adience-data.html"
 TERMS = (
@@ -43,7 +43,6 @@ TERMS = (
 LABELS = "perceived age and gender as annotated by people who looked at the photographs; nobody shown was asked"
 SUBJECTS = "subject: the person, as annotated (face_id); group: the Flickr user whose album the photograph is from"
 
-_ENDINGS = (".tar.gz", ".tgz", ".tar")
 _TOO_LARGE = f"images of more than {MAX_FILE_BYTES} bytes"
 
 
@@ -87,23 +86,19 @@ def find_source(manual_dir: Path, config: Config) -> Path:
       DataError: the images or a fold file are missing, or an option of `config` is out of range.
     """
     check_crop(config.crop)
-    if isinstance(config.max_bad, bool) or not isinstance(config.max_bad, int | float) or not 0 <= config.max_bad <= 1:
-        raise DataError(f"adience: max_bad is a share from 0 to 1, not {config.max_bad!r}.")
+    check_max_bad(config.max_bad)
     for name in FILES:
         if not (manual_dir / name).is_file():
             raise DataError(
                 f"{manual_dir}: there is no {name}; put the five fold files and {config.folder}.tar.gz (or the folder "
                 f"{config.folder}) into this directory (all are at {HOMEPAGE})."
             )
-    for ending in _ENDINGS:
-        if (manual_dir / f"{config.folder}{ending}").is_file():
-            return manual_dir / f"{config.folder}{ending}"
-    if (manual_dir / config.folder).is_dir():
-        return manual_dir / config.folder
+    if source := find_archive(manual_dir, config.folder):
+        return source
     others = [
         f"; {other.folder} is there, which is the configuration {other.name!r}"
         for other in CONFIGS
-        if any((manual_dir / f"{other.folder}{ending}").exists() for ending in ("", *_ENDINGS))
+        if find_archive(manual_dir, other.folder)
     ]
     raise DataError(
         f"{manual_dir}: there are no images; put {config.folder}.tar.gz, or the folder {config.folder} that it "

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DataError, iter_members
+from tfds_builders.archive import DataError, find_archive, iter_members
 from tfds_builders.builder import DatasetBuilder
-from tfds_builders.faces import age_band, check_crop, crop_largest
+from tfds_builders.faces import check_crop, crop_largest
 from tfds_builders.images import check_image
 from tfds_builders.labels import GENDERS, RACES
-from tfds_builders.report import Report
+from tfds_builders.report import Report, age_band
 from tfds_builders.utkface import VERSION
 
 MAX_AGE = 120
@@ -34,8 +34,6 @@ TERMS = (
 )
 IDENTITIES = "none: several photographs of one person cannot be kept together"
 LABELS = "perceived age, gender and race as annotated: estimated by an algorithm (DEX), then checked by an annotator"
-
-_ARCHIVES = ("UTKFace.tar.gz", "UTKFace.tgz", "UTKFace.tar")
 
 # The optional space and the optional dot are for two files of the original:
 # `24_0_1_20170116220224657 .jpg.chip.jpg` and `55_0_0_20170116232725357jpg.chip.jpg`.
@@ -109,11 +107,8 @@ def find_source(manual_dir: Path, config: Config | None = None) -> Path:
     """
     check_crop(config.crop if config else "")
     try:
-        for name in _ARCHIVES:
-            if (manual_dir / name).is_file():
-                return manual_dir / name
-        if (manual_dir / "UTKFace").is_dir():
-            return manual_dir / "UTKFace"
+        if source := find_archive(manual_dir, "UTKFace"):
+            return source
         if manual_dir.is_dir() and any(parse_name(entry.name) for entry in manual_dir.iterdir()):
             return manual_dir
     except OSError as error:

@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.archive import DataError, iter_members
+from tfds_builders.archive import SUFFIXES, DataError, find_archive, iter_members
 from tfds_builders.builder import DatasetBuilder
 from tfds_builders.labels import identity
+from tfds_builders.report import check_max_bad
 from tfds_builders.sound import IMAGE_SIDE, MAX_SECONDS, check_sound, is_sound, spectrogram_png
 from tfds_builders.voice_age_gender import VERSION
 from tfds_builders.voice_age_gender.listing import (
@@ -34,8 +35,6 @@ from tfds_builders.voice_age_gender.report import VoiceReport
 
 LABELS = "perceived age and gender as annotated: taken from {}; nothing was verified"
 """Description of the labels; the field is their source."""
-
-_ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
 
 @dataclasses.dataclass(eq=False)
@@ -115,11 +114,9 @@ def find_source(manual_dir: Path, config: VoiceConfig | None = None) -> Path:
     """
     config = config or _FOLDERS
     pattern = config.patterns().label
-    if not (0 <= config.max_bad <= 1 and 0 < config.max_seconds <= MAX_SECONDS):
-        raise DataError(
-            f"max_bad is {config.max_bad} and max_seconds {config.max_seconds}; give 0 to 1, and at most "
-            f"{MAX_SECONDS:g}."
-        )
+    check_max_bad(config.max_bad)
+    if not 0 < config.max_seconds <= MAX_SECONDS:
+        raise DataError(f"max_seconds is {config.max_seconds:g}; choose more than 0 and at most {MAX_SECONDS:g}.")
 
     def has_classes(folder: Path) -> bool:
         return any(entry.is_dir() and parse_label(entry.name, pattern) for entry in folder.iterdir())
@@ -127,12 +124,8 @@ def find_source(manual_dir: Path, config: VoiceConfig | None = None) -> Path:
     try:
         if config.csv:
             return _beside_table(find_table(manual_dir, config))
-        if config.corpus:
-            for suffix in _ARCHIVES:
-                if (manual_dir / (config.corpus + suffix)).is_file():
-                    return manual_dir / (config.corpus + suffix)
-            if (manual_dir / config.corpus).is_dir():
-                return manual_dir / config.corpus
+        if config.corpus and (source := find_archive(manual_dir, config.corpus)):
+            return source
         if manual_dir.is_dir() and has_classes(manual_dir):
             return manual_dir
         candidates = []
@@ -292,7 +285,7 @@ class Builder(DatasetBuilder):
 
 
 def _archives(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES) and path.is_file()]
+    return [path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES) and path.is_file()]
 
 
 def _folders(folder: Path) -> list[Path]:
