@@ -24,9 +24,15 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("form", ["plain", "spreadsheet"])
-@pytest.mark.parametrize("layout", ["folder", "inside", "archive"])
+@pytest.mark.parametrize(
+    ("delimiter", "form", "layout"),
+    [
+        (",", "plain", "folder"),
+        (",", "spreadsheet", "archive"),
+        (";", "spreadsheet", "inside"),
+        ("\t", "plain", "archive"),
+    ],
+)
 def test_a_csv_file_labels_the_recordings(tmp_path: Path, delimiter: str, form: str, layout: str) -> None:
     text = "\n".join(delimiter.join(row) for row in ROWS) + "\n"
     if form == "spreadsheet":

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.adience import VERSION
@@ -27,7 +26,7 @@ from tfds_builders.adience.fold_files import (
     without_repeats,
 )
 from tfds_builders.archive import MAX_FILE_BYTES, DataError, find_archive, iter_members
-from tfds_builders.builder import DatasetBuilder
+from tfds_builders.builder import DatasetBuilder, features
 from tfds_builders.faces import check_crop, crop_largest
 from tfds_builders.images import check_image
 from tfds_builders.labels import GENDERS, identity
@@ -121,36 +120,14 @@ class Builder(DatasetBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        years, whole, name = np.float32, np.int32, np.int64
+        encoding = "png" if self.builder_config.crop else "jpeg"
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    # Encoded bytes are stored as they are: nothing is decoded, so TensorFlow is not needed.
-                    "image": tfds.features.Image(
-                        shape=(None, None, 3),
-                        encoding_format="png" if self.builder_config.crop else "jpeg",
-                        doc="the largest detected face" if self.builder_config.crop else "the file's own bytes",
-                    ),
-                    "key": tfds.features.Text(doc="USER/FACE.IMAGE, unique"),
-                    "age": tfds.features.Scalar(
-                        years, doc="perceived age in years where one number was annotated, else NaN"
-                    ),
-                    "age_low": tfds.features.Scalar(
-                        years, doc="first number of the annotated range, NaN where unknown"
-                    ),
-                    "age_high": tfds.features.Scalar(
-                        years, doc="second number of the annotated range, which may be below the first"
-                    ),
-                    "gender": tfds.features.Scalar(
-                        whole, doc="perceived gender as annotated: 0 male, 1 female, 2 'u' (infants), -1 unknown"
-                    ),
-                    "subject": tfds.features.Scalar(name, doc="who is shown, as annotated (face_id)"),
-                    "group": tfds.features.Scalar(name, doc="the Flickr user: 63 bits of the SHA-256 of `user`"),
-                    "fold": tfds.features.Scalar(whole, doc="the published fold, 0 to 4"),
-                    "user": tfds.features.Text(doc="the Flickr user (user_id)"),
-                    "age_label": tfds.features.Text(doc="the age as annotated, verbatim"),
-                    "sha256": tfds.features.Text(doc="SHA-256 of the file, in hexadecimal"),
-                }
+            features=features(
+                *("key", "age", "age_low", "age_high", "gender", "subject", "group", "fold", "sha256"),
+                # Encoded bytes are stored as they are: nothing is decoded, so TensorFlow is not needed.
+                image=tfds.features.Image(shape=(None, None, 3), encoding_format=encoding),
+                user=tfds.features.Text(doc="the Flickr user (user_id), whose number is `group`"),
+                age_label=tfds.features.Text(doc="the age as annotated, verbatim"),
             ),
             homepage=HOMEPAGE,
             supervised_keys=None,

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.archive import DataError, find_archive, iter_members
-from tfds_builders.builder import DatasetBuilder
+from tfds_builders.builder import DatasetBuilder, features
 from tfds_builders.faces import check_crop, crop_largest
 from tfds_builders.images import check_image
 from tfds_builders.labels import GENDERS, RACES
@@ -134,25 +133,10 @@ class Builder(DatasetBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    # Encoded bytes are stored as they are: nothing is decoded, so TensorFlow is not needed.
-                    "image": tfds.features.Image(
-                        shape=(None, None, 3),
-                        encoding_format="png" if self._crop else "jpeg",
-                        doc="the largest detected face" if self._crop else "the file's own bytes",
-                    ),
-                    "key": tfds.features.Text(doc="file name, unique"),
-                    "age": tfds.features.Scalar(np.float32, doc="perceived age as annotated, in years"),
-                    "gender": tfds.features.Scalar(
-                        np.int32, doc="perceived gender as annotated: 0 male, 1 female, -1 unknown"
-                    ),
-                    "race": tfds.features.Scalar(
-                        np.int32, doc="as annotated: 0 White, 1 Black, 2 Asian, 3 Indian, 4 Others, -1 unknown"
-                    ),
-                    "subject": tfds.features.Scalar(np.int64, doc="-1: UTKFace has no identities"),
-                    "sha256": tfds.features.Text(doc="SHA-256 of the file, in hexadecimal"),
-                }
+            features=features(
+                *("key", "age", "gender", "race", "subject", "sha256"),
+                # Encoded bytes are stored as they are: nothing is decoded, so TensorFlow is not needed.
+                image=tfds.features.Image(shape=(None, None, 3), encoding_format="png" if self._crop else "jpeg"),
             ),
             homepage=HOMEPAGE,
             supervised_keys=None,

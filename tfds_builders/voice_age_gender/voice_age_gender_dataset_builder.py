@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.archive import SUFFIXES, DataError, find_archive, iter_members
-from tfds_builders.builder import DatasetBuilder
+from tfds_builders.builder import DatasetBuilder, features
 from tfds_builders.labels import identity
 from tfds_builders.report import check_max_bad
 from tfds_builders.sound import IMAGE_SIDE, MAX_SECONDS, check_sound, is_sound, spectrogram_png
@@ -199,36 +199,17 @@ class Builder(DatasetBuilder):
             subjects = f"the speaker, by the column speaker of {config.csv}"
         else:
             subjects = "the speaker, by the file's path" if config.speaker_pattern else "unknown"
-        side = IMAGE_SIDE
-        content = (
-            {"image": tfds.features.Image(shape=(side, side, 3), encoding_format="png", doc="spectrogram")}
-            if config.png
-            # tfds.features.Audio imports TensorFlow; a scalar of bytes is stored as it is and read as it was.
-            else {"audio": tfds.features.Scalar(np.object_, doc="the file's own bytes: wav, flac, ogg or mp3")}
-        )
+        if config.png:
+            content = {"image": tfds.features.Image(shape=(IMAGE_SIDE, IMAGE_SIDE, 3), encoding_format="png")}
+        else:  # tfds.features.Audio imports TensorFlow; a scalar of bytes is stored as it is
+            content = {"audio": tfds.features.Scalar(np.object_, doc="the file's own bytes: wav, flac, ogg or mp3")}
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    **content,
-                    "key": tfds.features.Text(doc="path inside the dataset, unique"),
-                    "age": tfds.features.Scalar(np.float32, doc="perceived age as annotated, in years; NaN unknown"),
-                    "gender": tfds.features.Scalar(
-                        np.int32, doc="perceived gender as annotated: 0 male, 1 female, -1 unknown"
-                    ),
-                    "class_name": tfds.features.Text(
-                        doc="such as female_31 or male; empty where the gender is unknown"
-                    ),
-                    "speaker": tfds.features.Text(doc="the speaker; empty where unknown"),
-                    "subject": tfds.features.Scalar(
-                        np.int64, doc="the first 63 bits of the SHA-256 of `speaker`; -1 unknown"
-                    ),
-                    "group": tfds.features.Scalar(
-                        np.int64, doc="likewise of the recording that the file was cut from; -1 unknown"
-                    ),
-                    "sha256": tfds.features.Text(doc="SHA-256 of the recording's file, in hexadecimal"),
-                    "sample_rate": tfds.features.Scalar(np.int32, doc="of the recording, in Hz"),
-                    "seconds": tfds.features.Scalar(np.float32, doc="duration of the recording"),
-                }
+            features=features(
+                *("key", "age", "gender", "class_name", "subject", "group", "sha256"),
+                **content,
+                speaker=tfds.features.Text(doc="the speaker, whose number is `subject`; empty where unknown"),
+                sample_rate=tfds.features.Scalar(np.int32, doc="of the recording, in Hz"),
+                seconds=tfds.features.Scalar(np.float32, doc="duration of the recording"),
             ),
             supervised_keys=None,
             metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(origin), identities=subjects),
