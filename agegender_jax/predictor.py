@@ -23,16 +23,17 @@ import soundfile
 
 from agegender_jax.data.decode_pool import DecodePool
 from agegender_jax.data.detect import MAX_FACES, Detection, NoDetector, as_file, detection_of, faces
-from agegender_jax.data.examples import cores
 from agegender_jax.data.files import read_file
+from agegender_jax.data.loader import ArrayLoader
 from agegender_jax.data.preprocess import preprocessor_as_trained
-from agegender_jax.data.stream import ArrayLoader
+from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.evaluate_run import evaluated_model
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.prediction_table import PredictionTable, concatenate, make_prediction_table
 from agegender_jax.mesh import make_mesh
+from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.run import Run
 from tfds_builders.faces import NO_FACE
 
@@ -61,14 +62,14 @@ class Predictor:
     def __init__(self, run: Run) -> None:
         summary, metadata = complete(run)
         self.run, self.kind, self.heads = run, str(metadata.get("kind", "image")), run.heads()
-        self.detection = detection_of(run.recipe)
-        self._inputs = preprocessor_as_trained(run.recipe, metadata, str(run.directory))
+        self.detection = detection_of(run.recipe.dataset.crop)
+        self._inputs = preprocessor_as_trained(preprocess_options(run.recipe), metadata, str(run.directory))
         self._mesh = make_mesh()
         self._model_state, graphdef = evaluated_model(run, summary["evaluated_step"])
         self._evaluator = Evaluator(graphdef, self.heads, run.recipe.evaluate.batch_size, self._inputs, self._mesh)
         devices = self._mesh.shape["data"]
         self.batch_size = -(-run.recipe.evaluate.batch_size // devices) * devices
-        self._workers = DecodePool(self._inputs.decoding, self._inputs.shape, self._inputs.dtype)
+        self._workers = DecodePool(self._inputs.decode, self._inputs.shape, self._inputs.dtype)
         self._searching = ThreadPoolExecutor(cores(), thread_name_prefix="detect")
         self._computing = threading.Lock()
 

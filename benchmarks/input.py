@@ -22,10 +22,11 @@ import jax
 import numpy as np
 
 from agegender_jax.data.dataset import open_dataset
-from agegender_jax.data.examples import cores
 from agegender_jax.data.loader import make_loader
+from agegender_jax.data.resources import cores
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.errors import UserError
+from agegender_jax.recipe_options import data_options
 from benchmarks import bench_rows, jax_side, launch_runs, torch_side
 from benchmarks.bench_rows import Row, make_row, paired, say
 
@@ -61,8 +62,8 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     about, with_peer = jax_side.about(), torch_side.available(arguments)
     size, batch = recipe.dataset.image_size, recipe.train.batch_size
     with launch_runs.folder(arguments) as folder:
-        prepared, examples, _ = open_dataset(
-            recipe, manual_dir=arguments.manual_dir, data_dir=arguments.data_dir, kind="image"
+        examples = open_dataset(
+            data_options(recipe), manual_dir=arguments.manual_dir, data_dir=arguments.data_dir, kind="image"
         )
         steps = recipe.train.steps_per_dispatch
         blocks = len(examples) // (batch * steps)
@@ -75,7 +76,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             loader.close()
             began = time.perf_counter()
             for block in range(blocks):
-                jax.block_until_ready(loader.batches(block * steps, steps))
+                jax.block_until_ready(loader.train_batches(block * steps, steps))
             return blocks * steps * batch / (time.perf_counter() - began)
 
         name = f"{recipe.dataset.name} to {size}x{size}, batch {batch}, {cores()} workers"
@@ -84,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             if not with_peer:
                 return [make_row(name, *paired(pass_over, None, arguments.windows), "images/s", about)]
             about["versions"] |= torch_side.versions(arguments)
-            path = _write(folder / "images.npz", prepared, len(examples))
+            path = _write(folder / "images.npz", examples.prepared, len(examples))
             rows = []
             for draft in (False, True):
                 with torch_side.started(arguments) as child:

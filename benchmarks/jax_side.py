@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.compilation import cache_compilations
-from agegender_jax.data.examples import Dataset
+from agegender_jax.data.loader import ResidentLoader
 from agegender_jax.data.preprocess import make_preprocessor
-from agegender_jax.data.resident import ResidentLoader
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.errors import quiet_libraries
 from agegender_jax.flags import read_recipe
 from agegender_jax.mesh import check_batch, replicated
 from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.train.model_profile import random_examples, random_values
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.options import OptimizerOptions, TrainOptions
@@ -99,20 +99,21 @@ class Steps:
             params, stats = jax.device_put(random_values(shapes, rng), replicated(mesh))
             self._state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
             self._loader = ResidentLoader(
-                Dataset(images, columns, ""),
+                images,
                 mesh,
                 {name: head.column(columns) for name, head in heads.items()},
                 BatchSampler(np.arange(examples), recipe.train.batch_size, recipe.seed),
             )
+            preprocessor = make_preprocessor(preprocess_options(recipe), "image")
             self._train = jit_train_steps(
-                graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), make_preprocessor(recipe, "image"), mesh
+                graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), preprocessor, mesh
             )
         self.run(_WARM_UP)
 
     def dispatch(self) -> dict[str, jax.Array]:
         """Gives the devices the next steps; returns their metrics, which may not be computed yet."""
         with jax.set_mesh(self._mesh):
-            batches = self._loader.batches(self._step, self._count)
+            batches = self._loader.train_batches(self._step, self._count)
             self._state, metrics = self._train(self._state, self._loader.data, batches)
         self._step += self._count
         return metrics

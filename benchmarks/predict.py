@@ -10,7 +10,6 @@ processes ever held at once, pages that they share counted twice.
 """
 
 import argparse
-import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from agegender_jax.data.examples import Dataset
+from agegender_jax.data.dataset import Dataset, ResidentDataset, StreamedDataset
 from agegender_jax.data.loader import make_loader
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import Opened, evaluated_model, open_run
@@ -86,8 +85,8 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
 
 def _loaders(data: Dataset) -> dict[str, Dataset]:
     """The dataset streamed, and where it is not streamed anyway also resident."""
-    streamed = {"streamed": dataclasses.replace(data, decode=None)}
-    return streamed if data.streamed else {**streamed, "resident": data}
+    streamed: Dataset = StreamedDataset(data.prepared, data.preprocessor, data.columns, data.terms)
+    return {"streamed": streamed} | ({"resident": data} if isinstance(data, ResidentDataset) else {})
 
 
 def _write(folder: Path, opened: Opened, count: int) -> list[Path]:

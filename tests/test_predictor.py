@@ -22,7 +22,7 @@ from PIL import Image
 
 from agegender_jax import predictor as module
 from agegender_jax import recipe as recipes
-from agegender_jax.data.examples import cores
+from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.evaluator import answers, figures

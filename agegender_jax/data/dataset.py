@@ -1,69 +1,279 @@
-"""From a recipe to open examples."""
+"""A dataset opened for use: its metadata table, and its examples, decoded all at once or as they are needed."""
 
 import dataclasses
+import hashlib
+import json
+import math
+import os
 import sys
-from functools import partial
+import threading
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+import jax
+import numpy as np
 
-from agegender_jax.data import resident, stream
-from agegender_jax.data.examples import Dataset
-from agegender_jax.data.loader import choose
-from agegender_jax.data.preprocess import Preprocessor, make_preprocessor
-from agegender_jax.data.source import Prepared, locate
+from agegender_jax.data.cache import cached
+from agegender_jax.data.decode_pool import DecodePool
+from agegender_jax.data.preprocess import PreprocessOptions, Preprocessor, make_preprocessor
+from agegender_jax.data.resources import cores, device_memory
+from agegender_jax.data.source import COLUMNS, Prepared, Source, locate
+from agegender_jax.distributed import from_primary
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
+from agegender_jax.progress import progress_bar
 from agegender_jax.synthetic.generate import builder_options, generate
 
-SYNTHETIC_SEED = 0  # of the examples that recipes draw: one drawing serves them all
+SYNTHETIC_SEED = 0
+"""Seed of the synthetic datasets of recipes: one archive serves them all."""
 
-_BUILDER_OPTIONS = ("label_pattern", "speaker_pattern", "recording_pattern", "csv", "max_bad", "crop")
+RESIDENT_SHARE = 0.5
+"""Share of a device's memory that a resident dataset may take; the model and its activations need the rest."""
+
+PREFETCH = 2
+"""Blocks (of one dispatch, of one evaluation batch) that a stream decodes before they are asked for."""
+
+IN_FLIGHT = 4
+"""Batches of an evaluation that are dispatched and not read back: the device never waits, and its queue is short."""
+
+_CHUNK = 1024  # examples decoded before they are written: bounds the memory, and gives every process enough to do
+_READ_CHUNK = 256  # examples whose metadata are read at a time, by all threads together
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetOptions:
+    """Which dataset is opened.
+
+    Attributes:
+      name: of the dataset, one of `tfds_builders.prepare.NAMES`.
+      config: name of a configuration of its builder; "" is the first.
+      synthetic: if not 0, this many generated examples are used instead of real data.
+      builder: fields of the builder's configuration that differ from it.
+    """
+
+    name: str
+    config: str = ""
+    synthetic: int = 0
+    builder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadingOptions:
+    """How examples are brought to the devices.
+
+    Attributes:
+      loader: `resident`, `stream`, or `auto`, which streams what takes more than `RESIDENT_SHARE` of a device's memory.
+      train_examples: examples of one dispatch of training.
+      eval_batch: examples of one batch of an evaluation.
+      devices_per_copy: devices that one copy of the model is split over.
+    """
+
+    loader: str = "auto"
+    train_examples: int = 0
+    eval_batch: int = 0
+    devices_per_copy: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """All that `open_dataset` needs to know."""
+
+    dataset: DatasetOptions
+    preprocess: PreprocessOptions
+    loading: LoadingOptions = LoadingOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The examples of a dataset: either a `StreamedDataset` or a `ResidentDataset`.
+
+    Attributes:
+      prepared: where the examples lie.
+      preprocessor: how they are decoded.
+      columns: the metadata table, arrays `[n]` by name; see `source.COLUMNS`.
+      terms: under which the dataset may be used.
+      placement: one line that says how the examples come to the devices, and why.
+    """
+
+    prepared: Prepared
+    preprocessor: Preprocessor
+    columns: Mapping[str, np.ndarray]
+    terms: str
+    placement: str = ""
+
+    def __len__(self) -> int:
+        return len(self.columns["key"])
+
+    @property
+    def sha256(self) -> str:
+        """Hash of which files the examples are: of the lines `key<TAB>SHA-256 of the content`, sorted."""
+        pairs = zip(self.columns["key"].tolist(), self.columns["sha256"].tolist(), strict=True)
+        return hashlib.sha256("\n".join(sorted(f"{key}\t{content}" for key, content in pairs)).encode()).hexdigest()
+
+    def reader(self) -> "Reader":
+        """Opens a reader of the decoded examples; it holds processes, so close it."""
+        return Reader(self.prepared, self.preprocessor, self.columns["key"])
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Decodes some examples: `[*rows.shape, *shape]` of the preprocessor's dtype.
+
+        Raises:
+          UserError: one cannot be read or decoded; the message names it.
+        """
+        with self.reader() as reader:
+            return reader.read(rows)
+
+
+class StreamedDataset(Dataset):
+    """A dataset whose examples are decoded as they are needed, since all of them do not fit on a device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidentDataset(Dataset):
+    """A dataset that is decoded as a whole and lies on every device.
+
+    Attributes:
+      cache_dir: folder of the caches of decoded examples.
+    """
+
+    cache_dir: Path = Path()
+
+    def decode_all(self, *, progress: bool = True) -> np.ndarray:
+        """Returns all decoded examples `[n, *shape]`, memory-mapped from a cache that is written first if missing.
+
+        Raises:
+          UserError: an example cannot be decoded, or the cache cannot be written.
+        """
+
+        def write(folder: Path) -> None:
+            shape, dtype = (len(self), *self.preprocessor.shape), np.dtype(self.preprocessor.dtype)
+            title = f"Decoding to {'x'.join(map(str, self.preprocessor.shape))}"
+            checksum = 0
+            with (
+                self.reader() as reader,
+                progress_bar(len(self), title, shown=progress) as bar,
+                open(folder / "content.npy", "wb") as file,
+            ):
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                # Written as a stream, not through a memory map: a full disk is then an error and not a signal.
+                for start in range(0, len(self), _CHUNK):
+                    block = reader.read(np.arange(start, min(start + _CHUNK, len(self))))
+                    checksum = zlib.crc32(block.data, checksum)
+                    file.write(block.data)
+                    bar.update(len(block))
+                file.flush()
+                os.fsync(file.fileno())
+            meta = {"content_crc32": checksum, "shape": shape, "dtype": dtype.name}
+            (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+        return cached(self.prepared, self.preprocessor.cache_key, self.cache_dir, write, _read_decoded)
+
+
+def _read_decoded(folder: Path) -> np.ndarray:
+    meta = json.loads((folder / "meta.json").read_text())
+    content = np.load(folder / "content.npy", mmap_mode="r", allow_pickle=False)
+    if list(content.shape) != meta["shape"] or content.dtype.name != meta["dtype"]:
+        raise ValueError("content.npy has another shape than it was written with")
+    # The pages are needed in memory anyway, on their way to the devices.
+    if zlib.crc32(content.reshape(-1).view()) != meta["content_crc32"]:
+        raise ValueError("content.npy does not have the checksum that it was written with")
+    return content
+
+
+class Reader:
+    """Reads stored examples by row and decodes them, in several processes where there are many; a context manager.
+
+    Args:
+      prepared: the dataset.
+      preprocessor: how examples are decoded.
+      keys: the examples' names, str `[n]`.
+    """
+
+    def __init__(self, prepared: Prepared, preprocessor: Preprocessor, keys: np.ndarray) -> None:
+        self._prepared, self._preprocessor, self._keys = prepared, preprocessor, keys
+        self._opening = threading.Lock()
+        self._pool = DecodePool(preprocessor.decode, preprocessor.shape, preprocessor.dtype)
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes that decode."""
+        self._pool.close()
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Decodes examples `[*rows.shape, *shape]`, each once however often it is asked for; any thread may call it.
+
+        Raises:
+          UserError: one cannot be read or decoded; the message names it.
+        """
+        with self._opening:
+            source = self._source
+        _, first, which = np.unique(rows.reshape(-1), return_index=True, return_inverse=True)
+        decoded = np.empty((rows.size, *self._preprocessor.shape), self._preprocessor.dtype)
+
+        def read(places: np.ndarray) -> tuple[list[bytes], list[str]]:
+            return source.contents(rows.flat[places].tolist()), self._keys[rows.flat[places]].tolist()
+
+        self._pool.decode(read, first, decoded)
+        again = np.flatnonzero(first[which] != np.arange(rows.size))
+        decoded[again] = decoded[first[which[again]]]
+        return decoded.reshape(*rows.shape, *self._preprocessor.shape)
+
+    @cached_property
+    def _source(self) -> Source:
+        """Opened where it is needed: that takes a while."""
+        return self._prepared.open()
 
 
 def open_dataset(
-    recipe: ConfigDict, *, manual_dir: Path | None, data_dir: Path, kind: str | None = None, progress: bool = True
-) -> tuple[Prepared, Dataset, Preprocessor]:
-    """Finds, draws or prepares a recipe's dataset, each only where it has not been done before.
+    options: DataOptions, *, manual_dir: Path | None, data_dir: Path, kind: str | None = None, progress: bool = True
+) -> StreamedDataset | ResidentDataset:
+    """Finds, generates or prepares a dataset, each only where it has not been done before, and reads its metadata.
 
-    Only what is known of the examples is read here. Their content is read, or decoded, by `Dataset.ready` or where it
-    is asked for.
+    Nothing is decoded here: that is done by `ResidentDataset.decode_all`, or as the examples are needed.
 
     Args:
-      recipe: of the run.
+      options: which dataset, and how its examples are decoded and loaded.
       manual_dir: where the downloaded data lie, or None.
       data_dir: where prepared datasets and caches lie.
-      kind: of `source.KINDS`, what its content must be; None takes either.
-      progress: whether to draw progress bars on a terminal.
+      kind: of `preprocess.PREPROCESSORS`, what its content must be; None takes any.
+      progress: whether to show progress bars on a terminal.
 
     Raises:
-      UserError: the dataset is not there, or bad, or nothing can be written; the recipe does not fit its kind.
+      UserError: the dataset is not there, or bad, or nothing can be written; the options do not fit its kind.
     """
-    dataset = recipe.dataset
-    options: dict[str, Any] = {name: dataset[name] for name in _BUILDER_OPTIONS if dataset[name]}
-    if options and manual_dir is None and not dataset.synthetic:
+    dataset, builder = options.dataset, options.dataset.builder
+    if builder and manual_dir is None and not dataset.synthetic:
         raise UserError(
-            f"config.dataset.{next(iter(options))} says how data are prepared, and without --manual_dir they are taken "
+            f"config.dataset.{next(iter(builder))} says how data are prepared, and without --manual_dir they are taken "
             "as they were prepared; give --manual_dir=DIR, or leave it out."
         )
     if dataset.synthetic:
         if manual_dir is not None:
             raise UserError(
-                f"This recipe draws its data, and --manual_dir={manual_dir} is given; leave that out, or set "
+                f"This recipe generates its data, and --manual_dir={manual_dir} is given; leave that out, or set "
                 "--config.dataset.synthetic=0."
             )
-        options = builder_options(dataset.name) | options
+        builder = builder_options(dataset.name) | dict(builder)
         manual_dir = data_dir / "synthetic" / f"{dataset.name}-{dataset.synthetic}-{SYNTHETIC_SEED}"
         if not manual_dir.exists():
-            print(f"Drawing {dataset.synthetic} examples into {manual_dir} ({DISCLAIMER}).", file=sys.stderr)
+            print(f"Generating {dataset.synthetic} examples in {manual_dir} ({DISCLAIMER}).", file=sys.stderr)
             generate(dataset.name, manual_dir, dataset.synthetic, seed=SYNTHETIC_SEED, progress=progress)
     prepared = locate(
         dataset.name,
         manual_dir=manual_dir,
         data_dir=data_dir,
         config=dataset.config,
-        options=options,
+        options=builder,
         progress=progress,
     )
     if kind not in (None, prepared.kind):
@@ -71,11 +281,93 @@ def open_dataset(
             f"{dataset.name} holds content of the kind {prepared.kind!r}, and {kind!r} is wanted here; "
             "choose another dataset or configuration."
         )
-    if dataset.synthetic:  # by an earlier version, which left no note
-        prepared = dataclasses.replace(prepared, synthetic=True)
-    inputs = make_preprocessor(recipe, prepared.kind)
-    streamed, line = choose(recipe, prepared, inputs)
-    where = (prepared, inputs, data_dir / "cache")
-    examples = stream.load(*where, progress=progress)
-    decode = None if streamed else partial(resident.load, *where, progress=progress)
-    return prepared, dataclasses.replace(examples, feed=line, decode=decode), inputs
+    preprocessor = make_preprocessor(options.preprocess, prepared.kind)
+    streamed, placement = choose_placement(options.loading, prepared.count, preprocessor)
+    cache_dir = data_dir / "cache"
+    columns, terms = read_columns(prepared, cache_dir, progress=progress)
+    if streamed:
+        return StreamedDataset(prepared, preprocessor, columns, terms, placement)
+    return ResidentDataset(prepared, preprocessor, columns, terms, placement, cache_dir)
+
+
+def choose_placement(options: LoadingOptions, count: int, preprocessor: Preprocessor) -> tuple[bool, str]:
+    """Returns whether a dataset is to be streamed, and one line that says why; nothing is decoded for that.
+
+    Args:
+      options: how examples are loaded.
+      count: examples of the dataset.
+      preprocessor: how they are decoded.
+    """
+    example = math.prod(preprocessor.shape) * np.dtype(preprocessor.dtype).itemsize
+    size = count * example
+    limit, where = device_memory()
+    streamed = size > RESIDENT_SHARE * limit if options.loader == "auto" else options.loader == "stream"
+    streamed = from_primary(streamed)  # the processes' memories may differ, and all must do the same
+    reason = f"{_gigabytes(size)} decoded, {RESIDENT_SHARE:.0%} of {where} is {_gigabytes(RESIDENT_SHARE * limit)}"
+    if not streamed:
+        return False, f"resident ({reason})"
+    on_devices, underway = _buffered(options)
+    return True, (
+        f"stream ({reason}); at most {on_devices * example:,} bytes of decoded examples on all devices and "
+        f"{underway * example:,} on the way, decoded by {cores()} processes of some 35 MB"
+    )
+
+
+def _buffered(options: LoadingOptions) -> tuple[int, int]:
+    """Returns how many examples a stream has at most on all devices, and in the hosts' memory before they get there.
+
+    Each lies on every device that one copy of the model is spread over, and is decoded by each process that has one.
+    """
+    copies = options.devices_per_copy
+    devices = max(1, jax.device_count() // copies)
+    evaluated = -(-options.eval_batch // devices) * devices  # the evaluator rounds it up
+    on_devices = (PREFETCH + 2) * options.train_examples + (PREFETCH + 2 + IN_FLIGHT) * evaluated
+    return on_devices * copies, PREFETCH * (options.train_examples + evaluated) * min(copies, jax.process_count())
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def read_columns(prepared: Prepared, cache_dir: Path, *, progress: bool = True) -> tuple[dict[str, np.ndarray], str]:
+    """Reads the metadata table of a dataset and the terms of its use, from a cache that is written first if missing.
+
+    Args:
+      prepared: the dataset.
+      cache_dir: folder of all caches.
+      progress: whether to show a progress bar on a terminal.
+
+    Raises:
+      UserError: the dataset cannot be read, or the cache cannot be written.
+    """
+
+    def write(folder: Path) -> None:
+        source = prepared.open()
+        rows: list[dict[str, Any]] = []
+
+        def metadata(row: int) -> dict[str, Any]:
+            example = source[row]
+            return {name: example[name] for name in COLUMNS}
+
+        with (
+            progress_bar(len(source), "Reading labels", shown=progress) as bar,
+            ThreadPoolExecutor(cores()) as threads,
+        ):
+            for start in range(0, len(source), _READ_CHUNK):  # bounds the memory
+                chunk = range(start, min(start + _READ_CHUNK, len(source)))
+                rows += threads.map(metadata, chunk)
+                bar.update(len(chunk))
+        arrays: dict[str, Any] = {name: np.array([row[name] for row in rows], kind) for name, kind in COLUMNS.items()}
+        np.savez(folder / "columns.npz", **arrays)
+        meta = {"terms": source.terms, "columns_crc32": zlib.crc32((folder / "columns.npz").read_bytes())}
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+    return cached(prepared, "columns", cache_dir, write, _read_columns)
+
+
+def _read_columns(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    meta = json.loads((folder / "meta.json").read_text())
+    if zlib.crc32((folder / "columns.npz").read_bytes()) != meta["columns_crc32"]:
+        raise ValueError("columns.npz does not have the checksum that it was written with")
+    with np.load(folder / "columns.npz", allow_pickle=False) as columns:
+        return {name: columns[name] for name in COLUMNS}, meta["terms"]

@@ -17,15 +17,16 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from agegender_jax.data.decode_worker import READY, decoder
-from agegender_jax.data.examples import cores
+from agegender_jax.data.decode_worker import READY
 from agegender_jax.data.files import read_file
+from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
 
 _CHUNK_BYTES = 2**21  # of decoded examples that a process hands over at a time: a few, where they are large
@@ -36,25 +37,43 @@ _PATIENCE = 5.0  # seconds for a process to end by itself
 
 
 class DecodePool:
-    """As many processes as there are cores, each started when it is first needed and ended with this object.
+    """As many processes as there are cores, each started when it is first needed; a context manager.
 
     Not those of `multiprocessing`: these need no guard in the user's script, die with this process however it ends, and
     outlive the signal that tells a whole job to save its state and stop.
 
     Args:
-      decoding: what they do, see `inputs.Inputs`.
+      decode: a function of a module with its options, called with an example's bytes and its `name` for messages. The
+        processes import it by its name; it returns an array and raises UserError for what it cannot decode.
       shape: of a decoded example.
       dtype: of a decoded example.
     """
 
-    def __init__(self, decoding: Mapping[str, Any], shape: Sequence[int], dtype: Any) -> None:
-        self._decoding, self._shape, self._dtype = decoding, tuple(shape), np.dtype(dtype)
+    def __init__(self, decode: "partial[np.ndarray]", shape: Sequence[int], dtype: Any) -> None:
+        self._decode, self._shape, self._dtype = decode, tuple(shape), np.dtype(dtype)
         self._chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (math.prod(shape) * self._dtype.itemsize)))
         self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()  # None: not started, or no more
         for _ in range(cores()):
             self._idle.put(None)
         self._threads: ThreadPoolExecutor | None = None
         self._starting = threading.Lock()
+
+    def __enter__(self) -> "DecodePool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes, once they are done with what they were given; `decode` would start them again."""
+        with self._starting:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(cancel_futures=True)
+        for _ in range(cores()):
+            if worker := self._idle.get():
+                worker.close()
+            self._idle.put(None)
 
     def decode(
         self,
@@ -109,11 +128,10 @@ class DecodePool:
             pass
 
     def _decode_here(self, read: Any, places: np.ndarray, out: np.ndarray, wrong: Any) -> None:
-        decode = decoder(self._decoding)
         for place in places.tolist():  # one at a time, as their content may be large
             (content,), (name,) = read(np.array([place]))
             try:
-                out[place] = decode(read_file(name) if content is None else content, name=name)
+                out[place] = self._decode(read_file(name) if content is None else content, name=name)
             except UserError as error:
                 if wrong is None:
                     raise
@@ -130,7 +148,7 @@ class DecodePool:
         """
         idle, usable = self._idle.get(), None
         try:
-            worker = idle or _Worker(self._decoding, (self._chunk, *self._shape), self._dtype)
+            worker = idle or _Worker(self._decode, (self._chunk, *self._shape), self._dtype)
             decoded, unusable = worker.decode(contents, names)
             good = np.array([number not in unusable for number in range(len(places))], bool)
             if good.all():
@@ -148,25 +166,27 @@ class _Ended(UserError):
 
 
 class _Worker:
-    """A process of `worker.py`, and the memory that is shared with it.
+    """A process of `decode_worker.py`, and the memory that is shared with it.
 
     Raises:
       UserError: it cannot be started.
     """
 
-    def __init__(self, decoding: Mapping[str, Any], shape: Sequence[int], dtype: np.dtype) -> None:
+    def __init__(self, decode: "partial[np.ndarray]", shape: Sequence[int], dtype: np.dtype) -> None:
         size = math.prod(shape) * dtype.itemsize
+        function = f"{decode.func.__module__}:{decode.func.__qualname__}"
         try:
             with os.fdopen(os.memfd_create("decoded"), "r+b") if _MEMORY_FILES else tempfile.TemporaryFile() as file:
                 file.truncate(size)
                 self._decoded = np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)
-                task = {"decoding": dict(decoding), "shape": list(shape), "dtype": dtype.str, "file": file.fileno()}
-                self._process = _started(json.dumps(task), file.fileno())
+                task = {"function": function, "options": decode.keywords}
+                memory = {"shape": list(shape), "dtype": dtype.str, "file": file.fileno()}
+                self._process = _started(json.dumps(task | memory), file.fileno())
         except OSError as error:
             raise UserError(
                 f"A process that decodes examples cannot be started ({error.strerror or error}); give it more memory."
             ) from error
-        weakref.finalize(self, _end, self._process)
+        self.close = weakref.finalize(self, _end, self._process)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != READY:
             raise UserError(
@@ -180,9 +200,9 @@ class _Worker:
         Raises:
           _Ended: the process was killed.
         """
-        source, answers = self._process.stdin, self._process.stdout
+        source, replies = self._process.stdin, self._process.stdout
         assert source is not None
-        assert answers is not None
+        assert replies is not None
         stored = [
             _absolute(name) if content is None else len(content) for content, name in zip(contents, names, strict=True)
         ]
@@ -190,19 +210,19 @@ class _Worker:
             source.write(json.dumps({"names": list(names), "stored": stored}).encode() + b"\n")
             source.writelines(filter(None, contents))
             source.flush()
-            answer = answers.readline()
+            reply = replies.readline()
         except BrokenPipeError:
-            answer = b""
-        if not answer.endswith(b"\n"):  # killed, perhaps while it answered
+            reply = b""
+        if not reply.endswith(b"\n"):  # killed, perhaps while it replied
             raise _Ended(
                 f"A process that decodes examples ended ({self._process.wait()}), perhaps for want of memory; run the "
                 "same command again, and give it more memory if it happens again."
             )
-        return self._decoded[: len(contents)], dict(json.loads(answer))
+        return self._decoded[: len(contents)], dict(json.loads(reply))
 
 
 def _started(task: str, file: int) -> subprocess.Popen[bytes]:
-    """Starts `worker.py` with a descriptor of this process."""
+    """Starts `decode_worker.py` with a descriptor of this process."""
     # It ends with this process, which first ends its step, for which it needs examples: signals that stop a job are
     # not for it, from its very beginning, and it takes what this thread blocks.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))

@@ -1,18 +1,18 @@
-"""A process that decodes examples for the one that started it (`workers.DecodePool`); it imports next to nothing.
+"""A process that decodes examples for the one that started it (`decode_pool.DecodePool`); it imports next to nothing.
 
-When it is ready it says so on the standard output, in a line. Tasks come on the standard input, a line of JSON
-(`names`, `stored`) and then examples' bytes one after another: `stored` is their number, or the path of a file that is
-to be read here. The decoded examples are left in memory that both processes see, and the answer on the standard output
-is a line of JSON: pairs of the number of an example that cannot be decoded and what is wrong with it. The end of the
-input, also where the other process is killed, ends this one.
+When it is ready it writes the line `READY` to the pipe that it was started with as its standard output. Tasks come on
+the standard input, a line of JSON (`names`, `stored`) and then the bytes of the examples one after another: `stored` is
+their number, or the path of a file that is to be read here. The decoded examples are left in memory that both processes
+see, and the reply is a line of JSON: pairs of the number of an example that cannot be decoded and the reason. The end
+of the input, also where the other process is killed, ends this one.
 """
 
+import importlib
 import json
 import mmap
+import os
 import sys
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -20,40 +20,33 @@ from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError, quiet_libraries
 
 READY = b"ready\n"
-"""The first line of the standard output."""
-
-
-def decoder(spec: Mapping[str, Any]) -> Callable[..., np.ndarray]:
-    """What decodes an example's bytes (and takes its `name`), from `Inputs.decoding`."""
-    options = dict(spec)
-    if options.pop("kind") == "image":
-        from agegender_jax.data.decode_image import decode_image
-
-        return partial(decode_image, **options)
-    from agegender_jax.data.decode_audio import decode_audio
-
-    return partial(decode_audio, **options)
+"""The first line that the process writes."""
 
 
 def main() -> None:
     """Decodes until there is nothing more to do.
 
-    The only argument is JSON: `decoding`, the `dtype` and `shape` of all that fits into the shared memory, and the
-    descriptor of the `file` that it is.
+    The only argument is JSON: the `function` that decodes (`module:name`), its `options`, the `dtype` and `shape` of
+    all that fits into the shared memory, and the descriptor of the `file` that it is.
     """
+    # What a C library prints must not come between the replies: its standard output is the standard error from here on.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     quiet_libraries()
     task = json.loads(sys.argv[1])
-    decode, shape, dtype = decoder(task["decoding"]), task["shape"], np.dtype(task["dtype"])
+    module, name = task["function"].split(":")
+    decode = partial(getattr(importlib.import_module(module), name), **task["options"])
+    shape, dtype = task["shape"], np.dtype(task["dtype"])
     memory = mmap.mmap(task["file"], int(np.prod(shape)) * dtype.itemsize)
     decoded = np.frombuffer(memory, dtype).reshape(shape)
-    source, answers = sys.stdin.buffer, sys.stdout.buffer
-    answers.write(READY)
-    answers.flush()
+    source = sys.stdin.buffer
+    replies.write(READY)
+    replies.flush()
     while line := source.readline():
-        asked, wrong = json.loads(line), []
-        content = source.read(sum(stored for stored in asked["stored"] if isinstance(stored, int)))
+        request, wrong = json.loads(line), []
+        content = source.read(sum(stored for stored in request["stored"] if isinstance(stored, int)))
         begin = 0
-        for place, (name, stored) in enumerate(zip(asked["names"], asked["stored"], strict=True)):
+        for place, (name, stored) in enumerate(zip(request["names"], request["stored"], strict=True)):
             end = begin + (stored if isinstance(stored, int) else 0)
             try:
                 example = read_file(stored, name) if isinstance(stored, str) else content[begin:end]
@@ -61,8 +54,8 @@ def main() -> None:
             except UserError as error:
                 wrong.append((place, str(error)))
             begin = end
-        answers.write(json.dumps(wrong).encode() + b"\n")
-        answers.flush()
+        replies.write(json.dumps(wrong).encode() + b"\n")
+        replies.flush()
 
 
 if __name__ == "__main__":

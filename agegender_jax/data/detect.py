@@ -5,7 +5,6 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from agegender_jax.data.decode_image import decode_whole
@@ -34,13 +33,13 @@ class Detection:
     min_size: int = MIN_SIZE
 
 
-def detection_of(recipe: ConfigDict) -> Detection | None:
-    """How the data of a run with this recipe were searched for faces; None where they were taken as they are."""
-    return Detection() if recipe.dataset.crop else None
+def detection_of(crop: str) -> Detection | None:
+    """Returns how data prepared with this `dataset.crop` were searched for faces; None where they were not."""
+    return Detection() if crop else None
 
 
 def faces(
-    content: bytes, name: str, detection: Detection, decode: Callable[[bytes, str], np.ndarray], most: int
+    content: bytes, name: str, detection: Detection, decode: Callable[..., np.ndarray], most: int
 ) -> tuple[list[tuple[Box, np.ndarray]], int]:
     """The faces of an encoded picture: boxes with decoded examples, the largest first; and how many there are in all.
 
@@ -48,7 +47,7 @@ def faces(
       content: as `decode_image` takes it.
       name: the image's name, for messages.
       detection: what to look for.
-      decode: of a file and a name, as `Inputs.decode`.
+      decode: as `Preprocessor.decode`.
       most: faces that are decoded.
 
     Raises:
@@ -58,7 +57,8 @@ def faces(
     try:
         boxes = find_faces(picture, detection.min_size)
         # From here on a face is a file like any other.
-        return [(box, decode(as_file(crop(picture, box, detection.margin)), name)) for box in boxes[:most]], len(boxes)
+        examples = [decode(as_file(crop(picture, box, detection.margin)), name=name) for box in boxes[:most]]
+        return list(zip(boxes[:most], examples, strict=True)), len(boxes)
     except UserError:
         raise
     except DataError as error:

@@ -1,47 +1,36 @@
-"""How the examples come to the devices: all of them at once, or as they are needed."""
+"""How examples come to the devices: all of them at once, or as they are needed.
 
-import math
-import os
-from collections.abc import Generator, Iterator, Mapping
-from pathlib import Path
+A streamed dataset is decoded ahead of the device, in bounded memory. The order is `BatchSampler`'s either way, so a
+resumed run needs only its step, and resident and streamed datasets give the same batches.
+"""
+
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from agegender_jax.data import stream
-from agegender_jax.data.examples import Dataset, cores
-from agegender_jax.data.preprocess import Preprocessor
-from agegender_jax.data.resident import ResidentLoader
+from agegender_jax.data.dataset import PREFETCH, Dataset, ResidentDataset, StreamedDataset
 from agegender_jax.data.sampler import BatchSampler
-from agegender_jax.data.source import Prepared
-from agegender_jax.distributed import from_primary
-from agegender_jax.mesh import by_batch, replicated
-
-SHARE = 0.5
-"""Of a device's memory that a resident dataset may take; the model and its activations need the rest."""
-
-IN_FLIGHT = 4
-"""Batches of an evaluation that are dispatched and not read back: the device never waits, and its queue is short."""
+from agegender_jax.mesh import by_batch, put, replicated
 
 
-class Contents(Protocol):
+class EvalLoader(Protocol):
     """What evaluation knows of how examples come to the devices; see also `content_of`."""
 
     @property
     def data(self) -> Mapping[str, Any]:
         """What lies on every device all the time: `labels`, arrays `[n]` by head, and, where resident, `content`."""
 
-    def contents(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
-        """The batches of an evaluation: for each of `rows`, int `[batches, batch]`, one with `rows` or `content`."""
+    def eval_batches(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
+        """Yields the batches of an evaluation: for each of `rows`, int `[batches, batch]`, `rows` or `content`."""
 
 
-class DeviceLoader(Contents, Protocol):
-    """What training knows besides."""
+class DeviceLoader(EvalLoader, Protocol):
+    """What training knows of how examples come to the devices."""
 
-    def batches(self, step: int, steps: int) -> dict[str, jax.Array]:
-        """The batches of training's steps `step` to `step + steps - 1`, split over the devices along the batch.
+    def train_batches(self, step: int, steps: int) -> dict[str, jax.Array]:
+        """Returns the batches of steps `step` to `step + steps - 1`, split over the devices along the batch.
 
         Returns:
           `rows` int32 `[steps, batch]`, and, where streamed, `content` `[steps, batch, *shape]`.
@@ -50,61 +39,71 @@ class DeviceLoader(Contents, Protocol):
           UserError: an example cannot be decoded.
         """
 
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Returns decoded examples `[*rows.shape, *shape]` on the host."""
+
     def close(self) -> None:
         """Ends what runs in the background."""
 
 
 def content_of(data: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
-    """The content of a batch `[batch, *shape]`, which a stream brings with it and else lies on the devices.
+    """Returns the content of a batch `[batch, *shape]`, which a stream brings with it and else lies on the devices.
 
     Args:
       data: `DeviceLoader.data`.
-      batch: one of `DeviceLoader.contents`, or of the steps of `DeviceLoader.batches`.
+      batch: one of `eval_batches`, or of the steps of `train_batches`.
     """
     return batch["content"] if "content" in batch else data["content"][batch["rows"]]
 
 
 def make_loader(
-    examples: Dataset,
+    dataset: Dataset,
     mesh: jax.sharding.Mesh,
     labels: Mapping[str, np.ndarray] | None = None,
-    order: BatchSampler | None = None,
-    last: int = 0,
+    sampler: BatchSampler | None = None,
+    last_step: int = 0,
+    *,
+    decoded: np.ndarray | None = None,
+    progress: bool = True,
 ) -> DeviceLoader:
-    """The feed that the examples were opened for.
+    """Builds the loader of a dataset.
 
     Args:
-      examples: from `open_dataset`.
+      dataset: from `open_dataset`.
       mesh: devices.
       labels: of every head, `[n]`, for training.
-      order: of training.
-      last: steps of training in all.
+      sampler: of training.
+      last_step: steps of training in all.
+      decoded: what `ResidentDataset.decode_all` returned; None calls it here.
+      progress: whether to show a progress bar where it is called here.
+
+    Raises:
+      UserError: an example cannot be decoded.
     """
-    examples = examples.ready()
-    if isinstance(examples.content, np.ndarray):
-        return ResidentLoader(examples, mesh, labels or {}, order)
-    return stream.StreamingLoader(examples, mesh, labels or {}, order, last)
+    if isinstance(dataset, ResidentDataset):
+        decoded = dataset.decode_all(progress=progress) if decoded is None else decoded
+        return ResidentLoader(decoded, mesh, labels or {}, sampler)
+    return StreamingLoader(dataset, mesh, labels or {}, sampler, last_step)
 
 
-def shapes(
-    examples: Dataset,
-    inputs: Preprocessor,
+def abstract_batches(
+    dataset: Dataset,
     labels: Mapping[str, np.ndarray],
     mesh: jax.sharding.Mesh,
     batch_size: int,
     steps: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The shapes of `DeviceLoader.data` and of `DeviceLoader.batches` with their shardings, before anything is decoded.
+    """Returns the shapes of a loader's `data` and `train_batches` with their shardings, before anything is decoded.
 
     Args:
-      examples: from `open_dataset`.
-      inputs: how they are decoded.
+      dataset: from `open_dataset`.
       labels: of every head, `[n]`.
       mesh: devices.
       batch_size: examples in a step.
-      steps: in a call of `DeviceLoader.batches`.
+      steps: in a call of `train_batches`.
     """
     everywhere, split = replicated(mesh), by_batch(mesh, axis=1)
+    example = dataset.preprocessor
 
     def shape(sizes: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(sizes, jax.dtypes.canonicalize_dtype(dtype), sharding=sharding)
@@ -113,103 +112,170 @@ def shapes(
         "labels": {name: shape(column.shape, column.dtype, everywhere) for name, column in labels.items()}
     }
     batches = {"rows": shape((steps, batch_size), np.int32, split)}
-    if examples.streamed:
-        batches["content"] = shape((steps, batch_size, *inputs.shape), inputs.dtype, split)
+    if isinstance(dataset, StreamedDataset):
+        batches["content"] = shape((steps, batch_size, *example.shape), example.dtype, split)
     else:
-        data["content"] = shape((len(examples), *inputs.shape), inputs.dtype, everywhere)
+        data["content"] = shape((len(dataset), *example.shape), example.dtype, everywhere)
     return data, batches
 
 
-def choose(recipe: ConfigDict, prepared: Prepared, inputs: Preprocessor) -> tuple[bool, str]:
-    """Whether a dataset is to be streamed, and what is said of it in a line; nothing is decoded for that.
-
-    `config.compute.loader=auto` streams what would take more than `SHARE` of a device's memory.
-    """
-    size = prepared.count * math.prod(inputs.shape) * np.dtype(inputs.dtype).itemsize
-    limit, where = memory()
-    wanted = recipe.compute.loader
-    streamed = size > SHARE * limit if wanted == "auto" else wanted == "stream"
-    streamed = from_primary(streamed)  # the processes' memories may differ, and all must do the same
-    reason = f"{_gigabytes(size)} decoded, {SHARE:.0%} of {where} is {_gigabytes(SHARE * limit)}"
-    if not streamed:
-        return False, f"resident ({reason})"
-    there, underway = (
-        examples * math.prod(inputs.shape) * np.dtype(inputs.dtype).itemsize for examples in _buffered(recipe)
-    )
-    return True, (
-        f"stream ({reason}); at most {there:,} bytes of decoded examples on all devices and {underway:,} on the way, "
-        f"decoded by {cores()} processes of some 35 MB"
-    )
-
-
-def _buffered(recipe: ConfigDict) -> tuple[int, int]:
-    """Dataset that a streamed run has at most on all devices, and in the hosts' memory before they get there.
-
-    Each lies on every device that one copy of the model is spread over, and is decoded by each process that has one.
-    """
-    copies = recipe.compute.model
-    parts = max(1, jax.device_count() // copies)
-    trained = recipe.train.batch_size * recipe.train.steps_per_dispatch
-    evaluated = -(-recipe.evaluate.batch_size // parts) * parts  # the evaluator rounds it up
-    there = (stream.AHEAD + 2) * trained + (stream.AHEAD + 2 + IN_FLIGHT) * evaluated
-    return there * copies, stream.AHEAD * (trained + evaluated) * min(copies, jax.process_count())
-
-
-def memory() -> tuple[float, str]:
-    """Bytes of memory that a device has here, and what they are called."""
-    device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit")
-    if limit:
-        return limit, f"{device.device_kind}'s memory"
-    # Several devices of a host share its memory, and each keeps a copy.
-    return available_memory() / jax.local_device_count(), "the memory that is free for each device"
-
-
-def available_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process can have without swapping; all of the host's where the system does not say.
-
-    What cgroups (of a Slurm job, a systemd unit, a container) leave is minded. Other processes of the same run are not:
-    where several share a host, each counts what is free as its own, so `config.compute.loader` had better be set there.
+class ResidentLoader:
+    """Brings the row numbers of each batch to the devices, where all examples lie; a `DeviceLoader`.
 
     Args:
-      root: of the file system in which `/proc` and `/sys` are read.
+      decoded: all examples `[n, *shape]`.
+      mesh: devices.
+      labels: of every head, `[n]`.
+      sampler: of training; None where nothing is trained.
     """
-    try:
-        lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
-        found = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([found, *_left_by_cgroups(root)])
+
+    def __init__(
+        self,
+        decoded: np.ndarray,
+        mesh: jax.sharding.Mesh,
+        labels: Mapping[str, np.ndarray],
+        sampler: BatchSampler | None,
+    ) -> None:
+        everywhere = replicated(mesh)
+        self.data = {
+            "content": put(np.asarray(decoded), everywhere),
+            "labels": {name: put(column, everywhere) for name, column in labels.items()},
+        }
+        self._decoded, self._mesh, self._sampler = decoded, mesh, sampler
+
+    def train_batches(self, step: int, steps: int) -> dict[str, jax.Array]:
+        """Returns `rows` alone."""
+        assert self._sampler is not None
+        return {"rows": put(self._sampler.batches(step, steps), by_batch(self._mesh, axis=1))}
+
+    def eval_batches(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
+        """Yields `rows` alone."""
+        for batch in rows:
+            yield {"rows": put(batch, by_batch(self._mesh))}
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Returns decoded examples `[*rows.shape, *shape]`."""
+        return np.asarray(self._decoded[rows])
+
+    def close(self) -> None:
+        """Does nothing: nothing runs."""
 
 
-_CGROUPS = {
-    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
-"""By controllers, as `/proc/self/cgroup` has them in versions 2 and 1: the mount, the limit's and the use's files, and
-the key in `memory.stat` of the files' pages in memory that the kernel gives back first."""
+class StreamingLoader:
+    """Brings the examples of each batch to the devices, decoded while these compute; a `DeviceLoader`.
+
+    At most `PREFETCH + 2` blocks exist at once: `PREFETCH` decoded or in the making, the one that the device works on,
+    and the one that waits for it. Each process decodes only what its own devices hold.
+
+    Args:
+      dataset: whose examples are decoded.
+      mesh: devices.
+      labels: of every head, `[n]`.
+      sampler: of training; None where nothing is trained.
+      last_step: of training, after which nothing is decoded ahead.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        mesh: jax.sharding.Mesh,
+        labels: Mapping[str, np.ndarray],
+        sampler: BatchSampler | None,
+        last_step: int,
+    ) -> None:
+        self.data = {"labels": {name: put(column, replicated(mesh)) for name, column in labels.items()}}
+        self._reader, self._mesh, self._sampler, self._last_step = dataset.reader(), mesh, sampler, last_step
+        self._following: Any = None
+        self._expected = (-1, 0)
+
+    def train_batches(self, step: int, steps: int) -> dict[str, jax.Array]:
+        """Returns `rows` and `content`; the steps that follow are decoded from now on."""
+        sampler, read, sharding = self._sampler, self._reader.read, by_batch(self._mesh, axis=1)
+        assert sampler is not None
+
+        def batches(step: int) -> dict[str, jax.Array]:
+            rows = sampler.batches(step, steps)
+            return {"rows": put(rows, sharding), "content": put_content(read, rows, sharding)}
+
+        if self._expected != (step, steps) or step >= self._last_step:
+            self._stop()
+            self._following = _prefetched(batches, range(step, max(self._last_step, step + 1), steps))
+        self._expected = (step + steps, steps)
+        return next(self._following)
+
+    def eval_batches(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
+        """Yields `content` alone."""
+        sharding = by_batch(self._mesh)
+        following = _prefetched(
+            lambda i: {"content": put_content(self._reader.read, rows[i], sharding)}, range(len(rows))
+        )
+        try:
+            yield from following
+        finally:
+            following.close()
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Decodes examples `[*rows.shape, *shape]`."""
+        return self._reader.read(rows)
+
+    def close(self) -> None:
+        """Ends decoding."""
+        self._stop()
+        self._reader.close()
+
+    def _stop(self) -> None:
+        """Ends decoding ahead."""
+        if self._following is not None:
+            self._following.close()
+        self._following, self._expected = None, (-1, 0)
 
 
-def _left_by_cgroups(root: Path) -> Iterator[int]:
-    """Bytes that are left of the limit of this process's cgroup, and of those around it; none where there is none."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers not in _CGROUPS:
-            continue
-        mount, limit, current, given_back = _CGROUPS[controllers]
-        folder = root / mount / path.strip("/")
-        while folder.is_relative_to(root / mount):
-            try:
-                used = int((folder / current).read_text())
-                stat = dict(line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines())
-                yield max(0, int((folder / limit).read_text()) - used + int(stat.get(given_back, 0)))
-            except (OSError, ValueError):  # it has no limit ("max"), or is a container's and not seen from inside
-                pass
-            folder = folder.parent
+class ArrayLoader:
+    """Brings decoded examples from the memory of this process to the devices; an `EvalLoader`.
+
+    Args:
+      content: decoded examples `[n, *shape]`.
+      mesh: devices.
+    """
+
+    def __init__(self, content: np.ndarray, mesh: jax.sharding.Mesh) -> None:
+        self.data: Mapping[str, Any] = {"labels": {}}
+        self._content, self._sharding = content, by_batch(mesh)
+
+    def eval_batches(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
+        """Yields `content` alone."""
+        for batch in rows:
+            yield {"content": put_content(self._content.__getitem__, batch, self._sharding)}
 
 
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB"
+def put_content(
+    read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, sharding: jax.sharding.Sharding
+) -> jax.Array:
+    """Puts the content of `rows` `[..., batch]` on the devices, `[..., batch, *shape]`.
+
+    Each process reads only what its own devices hold; `sharding` splits nothing but the batch.
+
+    Args:
+      read: returns the decoded examples of rows, `[*rows.shape, *shape]`.
+      rows: int `[..., batch]`.
+      sharding: of the result.
+    """
+    batch = np.arange(rows.shape[-1])
+    indices: Any = sharding.addressable_devices_indices_map(rows.shape).values()
+    mine = np.unique(np.concatenate([batch[index[-1]] for index in indices]))
+    content = read(rows[..., mine])
+
+    def piece(index: Any) -> np.ndarray:
+        wanted = batch[index[rows.ndim - 1]]
+        begin = int(np.searchsorted(mine, wanted[0]))
+        return content[(*index[: rows.ndim - 1], slice(begin, begin + len(wanted)))]
+
+    return jax.make_array_from_callback((*rows.shape, *content.shape[rows.ndim :]), sharding, piece)
+
+
+def _prefetched(get: Callable[[int], Any], numbers: range) -> Any:
+    """Returns an iterator of `get` of each number in turn, `PREFETCH` of them computed before they are asked for."""
+    import grain  # takes a while, and where the dataset is resident nobody needs it
+
+    dataset = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step).map(get)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=PREFETCH, prefetch_buffer_size=PREFETCH)))

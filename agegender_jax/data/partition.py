@@ -1,10 +1,9 @@
-"""Who of a dataset is in which part: the columns and the recipe as arguments of `splits.make_split`."""
+"""Which examples of a dataset are in which part: its metadata table as the arguments of `splits.make_split`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from agegender_jax.data.source import COLUMNS
 from agegender_jax.errors import Refused, UserError
@@ -29,7 +28,7 @@ def class_names(columns: Columns) -> tuple[str, ...]:
 
 
 def contradictions(columns: Columns) -> tuple[np.ndarray, dict[str, int]]:
-    """Identical files whose ages, ranges of ages, genders or classes differ, see `duplicates.find_conflicts`."""
+    """Identical files whose ages, ranges of ages, genders or classes differ, see `grouping.find_conflicts`."""
     gender = columns["gender"]
     classes = np.unique(columns["class_name"], return_inverse=True)[1]
     return find_conflicts(
@@ -41,24 +40,27 @@ def contradictions(columns: Columns) -> tuple[np.ndarray, dict[str, int]]:
     )
 
 
-def split_dataset(columns: Columns, recipe: ConfigDict) -> tuple[Split, dict[str, int]]:
-    """Makes the split that a recipe asks for, and counts the identical files (see `contradictions`).
+def split_dataset(
+    columns: Columns, age_group_scheme: str, *, stratify: str, folds: int = 0, **options: Any
+) -> tuple[Split, dict[str, int]]:
+    """Makes a split of a dataset, and counts the identical files (see `contradictions`).
 
     Under `disjoint`, examples stay together that share a subject, a `group` or their very content. The parts have age
-    groups, genders or classes in equal shares, as `split.stratify` says; a gender or a class with too few subjects
-    for every part is refused.
+    groups, genders or classes in equal shares, as `stratify` says; a gender or a class with too few subjects for every
+    part is refused.
 
     Args:
       columns: of the dataset, `source.COLUMNS`.
-      recipe: `split` and `age_groups` are used.
+      age_group_scheme: name of `labels.AGE_GROUPS`.
+      stratify: one of `STRATA`.
+      folds: as `make_split`.
+      **options: further arguments of `make_split`.
 
     Raises:
       UserError: too few examples, or no classes to stratify by.
       Refused: too few subjects of a gender or a class; says what to do instead.
     """
     assert set(COLUMNS) <= set(columns)
-    options: dict[str, Any] = recipe.split.to_dict()
-    stratify = options.pop("stratify")
     names: Sequence[str] = (*GENDERS, UNDEFINED_GENDER)
     if stratify == "class":
         names = class_names(columns)
@@ -69,7 +71,7 @@ def split_dataset(columns: Columns, recipe: ConfigDict) -> tuple[Split, dict[str
     elif stratify == "gender":
         stratum = columns["gender"]
     else:
-        stratum = age_groups(recipe.age_groups).assign_range(columns["age_low"], columns["age_high"])
+        stratum = age_groups(age_group_scheme).assign_range(columns["age_low"], columns["age_high"])
     conflicted, conflicts = contradictions(columns)
     try:
         split = make_split(
@@ -79,10 +81,11 @@ def split_dataset(columns: Columns, recipe: ConfigDict) -> tuple[Split, dict[str
             conflicted=conflicted,
             published_fold=columns["fold"],
             every_stratum=stratify != "age_group",
+            folds=folds,
             **options,
         )
     except TooFewGroups as error:
-        raise Refused(_refusal(error, names, stratify, options["folds"])) from error
+        raise Refused(_refusal(error, names, stratify, folds)) from error
     return split, conflicts
 
 

@@ -1,99 +1,122 @@
 """How the stored content of an example becomes what a network sees: decoding on the host, once; the rest on the device.
 
 Training, evaluation and prediction share a `Preprocessor`, so that they cannot drift apart. A new kind of content is
-one more class here.
+one more class here, named in `PREPROCESSORS`.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from agegender_jax.data import spectrogram
 from agegender_jax.data.augment import augment, normalize
-from agegender_jax.data.decode_audio import AUDIO_DECODER
-from agegender_jax.data.decode_image import IMAGE_DECODER
-from agegender_jax.data.decode_worker import decoder
+from agegender_jax.data.decode_audio import AUDIO_DECODER, decode_audio
+from agegender_jax.data.decode_image import IMAGE_DECODER, decode_image
 from agegender_jax.errors import UserError
 
-IMAGE_AUGMENTATIONS = ("flip", "shift", "zoom", "brightness", "contrast", "saturation", "erase")
-AUDIO_AUGMENTATIONS = ("time_shift", "gain", "noise", "time_mask", "frequency_mask")
+
+@dataclasses.dataclass(frozen=True)
+class ImageAugmentation:
+    """How images are augmented; see `augment.augment`."""
+
+    flip: bool = False
+    shift: float = 0.0
+    zoom: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    erase: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioAugmentation:
+    """How waveforms and their spectrograms are augmented; see `spectrogram.augment_waves` and `spectrogram.mask`."""
+
+    time_shift: float = 0.0
+    gain: float = 0.0
+    noise: float = 0.0
+    time_mask: float = 0.0
+    frequency_mask: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessOptions:
+    """What a preprocessor of either kind is built from.
+
+    Attributes:
+      image_size: edge of the images that the network sees, pixels.
+      mean: per channel, share of full scale; subtracted.
+      std: per channel, share of full scale; divided by.
+      image_augmentation: of images; refused for audio.
+      audio_augmentation: of audio; refused for images.
+      spectrogram: name of `spectrogram.RECIPES`, of audio.
+      seconds: length of each clip of audio; 0 is the spectrogram's own.
+      flip_average: whether predictions are averaged over mirror images; refused for audio.
+    """
+
+    image_size: int
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.25, 0.25, 0.25)
+    image_augmentation: ImageAugmentation = ImageAugmentation()
+    audio_augmentation: AudioAugmentation = AudioAugmentation()
+    spectrogram: str = "log_mel"
+    seconds: float = 0.0
+    flip_average: bool = False
 
 
 class Preprocessor(Protocol):
-    """What the cache, the step and the evaluator know of a kind of content."""
+    """What the cache, the training step and the evaluator know of a kind of content.
 
-    @property
-    def tag(self) -> str:
-        """Names the decoding; part of the name of every cache."""
+    Attributes:
+      shape: of one decoded example.
+      dtype: of one decoded example.
+      decode: a module's function with its options, called with an example's stored bytes and its `name` for messages;
+        returns the decoded example. The processes of `DecodePool` import it by its name.
+      cache_key: names the decoding; part of the name of every cache.
+      metadata: what the options only name, as JSON values that are kept with the run.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one decoded example."""
-
-    @property
-    def dtype(self) -> Any:
-        """Of one decoded example."""
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What the recipe only names, as JSON values to be kept with the run."""
-
-    @property
-    def decoding(self) -> dict[str, Any]:
-        """What `worker.decoder` makes `decode` of, as JSON values."""
-
-    def decode(self, content: bytes, name: str) -> np.ndarray:
-        """An example's stored bytes as an array; `name` is for messages."""
+    shape: tuple[int, ...]
+    dtype: Any
+    decode: "partial[np.ndarray]"
+    cache_key: str
+    metadata: dict[str, Any]
 
     def eval_transform(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
-        """Decoded examples `[batch, *shape]` as the network takes them, float32 `[batch, size, size, 3]`.
+        """Computes what the network takes, float32 `[batch, size, size, 3]`, of decoded examples `[batch, *shape]`.
 
-        `mirrored` is a scalar: whether to show the mirror images, which only pictures have.
+        `mirrored` is a scalar: whether to show the mirror images, which only images have.
         """
 
     def train_transform(self, content: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
-        """The same as a random view of each; that of row `rows[i]` depends on `key` and this row alone."""
+        """Computes a random view of each example; that of row `rows[i]` depends on `key` and this row alone."""
 
-    def pictures(self, content: np.ndarray) -> np.ndarray:
-        """Decoded examples as people look at them, uint8 `[batch, size, size, 3]`."""
+    def to_display(self, content: np.ndarray) -> np.ndarray:
+        """Returns decoded examples as people look at them, uint8 `[batch, size, size, 3]`."""
 
 
 class ImagePreprocessor:
-    """Encoded pictures, decoded to RGB squares of `dataset.image_size`."""
+    """Encoded images, decoded to RGB squares.
+
+    Raises:
+      UserError: the options augment audio.
+    """
 
     dtype = np.uint8
 
-    def __init__(self, recipe: ConfigDict) -> None:
-        self._size = recipe.dataset.image_size
-        self._augment: Callable[..., jax.Array] = partial(
-            augment, **{name: recipe.augment[name] for name in IMAGE_AUGMENTATIONS}
-        )
-        self._normalize = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
-        _refuse(recipe, AUDIO_AUGMENTATIONS, "recordings", "pictures")
-
-    @property
-    def tag(self) -> str:
-        return f"{self._size}px-{IMAGE_DECODER}"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._size, self._size, 3
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        return {}
-
-    @property
-    def decoding(self) -> dict[str, Any]:
-        return {"kind": "image", "size": self._size}
-
-    def decode(self, content: bytes, name: str) -> np.ndarray:
-        return decoder(self.decoding)(content, name=name)
+    def __init__(self, options: PreprocessOptions) -> None:
+        _refuse(options.audio_augmentation, "audio", "images")
+        self.shape: tuple[int, ...] = (options.image_size, options.image_size, 3)
+        self.decode = partial(decode_image, size=options.image_size)
+        self.cache_key = f"{options.image_size}px-{IMAGE_DECODER}"
+        self.metadata: dict[str, Any] = {}
+        self._augment: Callable[..., jax.Array] = partial(augment, **dataclasses.asdict(options.image_augmentation))
+        self._normalize = partial(normalize, mean=options.mean, std=options.std)
 
     def eval_transform(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
         return self._normalize(jnp.where(mirrored, content[:, :, ::-1], content))
@@ -101,47 +124,41 @@ class ImagePreprocessor:
     def train_transform(self, content: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
         return self._normalize(self._augment(content, rows, key))
 
-    def pictures(self, content: np.ndarray) -> np.ndarray:
+    def to_display(self, content: np.ndarray) -> np.ndarray:
         return content
 
 
 class AudioPreprocessor:
-    """Encoded recordings, decoded to waveforms of one rate and length, seen as spectrograms."""
+    """Encoded recordings, decoded to waveforms of one rate and length, seen as spectrograms.
+
+    Raises:
+      UserError: the options augment or mirror images, or name an unknown spectrogram.
+    """
 
     dtype = np.int16
 
-    def __init__(self, recipe: ConfigDict) -> None:
-        self._spectrogram = spectrogram.get_recipe(recipe.audio.spectrogram, recipe.audio.seconds)
-        self._size = recipe.dataset.image_size
-        options = recipe.augment
+    def __init__(self, options: PreprocessOptions) -> None:
+        _refuse(options.image_augmentation, "images", "audio")
+        if options.flip_average:
+            raise UserError("config.evaluate.flip=True is for images, and these are recordings; set it to False.")
+        recipe = self._spectrogram = spectrogram.get_recipe(options.spectrogram, options.seconds)
+        self.shape: tuple[int, ...] = (recipe.samples,)
+        self.decode = partial(decode_audio, rate=recipe.sample_rate, samples=recipe.samples)
+        self.cache_key = f"{recipe.sample_rate}hz-{recipe.samples}-{AUDIO_DECODER}"
+        self.metadata: dict[str, Any] = {"spectrogram": recipe.as_dict()}
+        self._size = options.image_size
+        augmentation = options.audio_augmentation
         self._augment = partial(
-            spectrogram.augment_waves, time_shift=options.time_shift, gain=options.gain, noise=options.noise
+            spectrogram.augment_waves,
+            time_shift=augmentation.time_shift,
+            gain=augmentation.gain,
+            noise=augmentation.noise,
         )
-        self._mask = partial(spectrogram.mask, time_mask=options.time_mask, frequency_mask=options.frequency_mask)
-        self._normalize = partial(normalize, mean=recipe.preprocess.mean, std=recipe.preprocess.std)
+        self._mask = partial(
+            spectrogram.mask, time_mask=augmentation.time_mask, frequency_mask=augmentation.frequency_mask
+        )
+        self._normalize = partial(normalize, mean=options.mean, std=options.std)
         self._rendered = jax.jit(lambda content: self._image(_waves(content)))
-        _refuse(recipe, IMAGE_AUGMENTATIONS, "pictures", "recordings")
-        if recipe.evaluate.flip:
-            raise UserError("config.evaluate.flip=True is for pictures, and these are recordings; set it to False.")
-
-    @property
-    def tag(self) -> str:
-        return f"{self._spectrogram.sample_rate}hz-{self._spectrogram.samples}-{AUDIO_DECODER}"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self._spectrogram.samples,)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        return {"spectrogram": self._spectrogram.as_dict()}
-
-    @property
-    def decoding(self) -> dict[str, Any]:
-        return {"kind": "audio", "rate": self._spectrogram.sample_rate, "samples": self._spectrogram.samples}
-
-    def decode(self, content: bytes, name: str) -> np.ndarray:
-        return decoder(self.decoding)(content, name=name)
 
     def eval_transform(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
         return self._normalize(self._image(_waves(content)))
@@ -151,7 +168,7 @@ class AudioPreprocessor:
         images = self._image(self._augment(_waves(content), rows, wave_key))
         return self._normalize(self._mask(images, rows, mask_key))
 
-    def pictures(self, content: np.ndarray) -> np.ndarray:
+    def to_display(self, content: np.ndarray) -> np.ndarray:
         # For people to look at, not part of training: on one device, since one of several processes may be alone here.
         with jax.set_mesh(None), jax.transfer_guard("allow"):
             return np.asarray(self._rendered(jnp.asarray(content))).round().astype(np.uint8)
@@ -160,43 +177,48 @@ class AudioPreprocessor:
         return spectrogram.spectrogram_image(waves, self._spectrogram, self._size)
 
 
+PREPROCESSORS: dict[str, type[ImagePreprocessor] | type[AudioPreprocessor]] = {
+    "image": ImagePreprocessor,
+    "audio": AudioPreprocessor,
+}
+"""By the kind of an example's content, which is the name of its feature in prepared datasets."""
+
+
 def _waves(content: jax.Array) -> jax.Array:
     return content.astype(jnp.float32) / 32768.0
 
 
-def _refuse(recipe: ConfigDict, names: tuple[str, ...], meant_for: str, got: str) -> None:
-    """An augmentation that would be left out in silence is an error."""
-    for name in names:
-        if recipe.augment[name]:
-            raise UserError(
-                f"config.augment.{name}={recipe.augment[name]} is for {meant_for}, and these are {got}; set it to 0."
-            )
+def _refuse(augmentation: ImageAugmentation | AudioAugmentation, meant_for: str, kind: str) -> None:
+    """Raises for an augmentation that would be left out in silence."""
+    for name, value in dataclasses.asdict(augmentation).items():
+        if value:
+            raise UserError(f"config.augment.{name}={value} is for {meant_for}, and these are {kind}; set it to 0.")
 
 
-def make_preprocessor(recipe: ConfigDict, kind: str) -> Preprocessor:
-    """The inputs of a recipe for a dataset of this kind (`source.KINDS`).
+def make_preprocessor(options: PreprocessOptions, kind: str) -> Preprocessor:
+    """Builds the preprocessor of a kind of content, one of `PREPROCESSORS`.
 
     Raises:
-      UserError: the recipe asks for what this kind does not have, or names an unknown spectrogram.
+      UserError: the options ask for what this kind does not have, or name an unknown spectrogram.
     """
-    return AudioPreprocessor(recipe) if kind == "audio" else ImagePreprocessor(recipe)
+    return PREPROCESSORS[kind](options)
 
 
-def preprocessor_as_trained(recipe: ConfigDict, metadata: Mapping[str, Any], run: str) -> Preprocessor:
-    """The inputs that a run was trained with.
+def preprocessor_as_trained(options: PreprocessOptions, metadata: Mapping[str, Any], run: str) -> Preprocessor:
+    """Builds the preprocessor that a run was trained with.
 
     Args:
-      recipe: of the run.
+      options: of the run.
       metadata: its `run.json`.
       run: its directory, for messages.
 
     Raises:
       UserError: as `make_preprocessor`, or this version makes its spectrograms in another way.
     """
-    inputs = make_preprocessor(recipe, str(metadata.get("kind", "image")))
-    if inputs.metadata.get("spectrogram") != metadata.get("spectrogram"):
+    preprocessor = make_preprocessor(options, str(metadata.get("kind", "image")))
+    if preprocessor.metadata.get("spectrogram") != metadata.get("spectrogram"):
         raise UserError(
             f"{run} was trained on spectrograms that this version makes differently ({metadata.get('spectrogram')}); "
             "use the version that trained it."
         )
-    return inputs
+    return preprocessor

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax.data.preprocess import PREPROCESSORS
 from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
 from tfds_builders.faces import cropper
@@ -39,9 +40,6 @@ photographer, all of a recording), `fold` the part that the dataset was publishe
 values.
 """
 
-KINDS = ("image", "audio")
-"""What an example's content may be: encoded pictures, or recordings."""
-
 
 def default_data_dir() -> Path:
     """Where prepared datasets lie unless `--data_dir` says otherwise: where `tfds build` puts them."""
@@ -56,7 +54,7 @@ class Prepared:
       name: of the dataset, as in recipes.
       directory: the version's folder, which TFDS reads.
       identity: changes whenever the prepared bytes do.
-      kind: one of `KINDS`.
+      kind: of the content, one of `preprocess.PREPROCESSORS`.
       synthetic: whether it was drawn from a seed, and not collected from people.
     """
 
@@ -218,7 +216,7 @@ def _newest(folder: Path) -> Path | None:
 def _prepared(name: str, directory: Path) -> Prepared:
     try:
         features = json.loads((directory / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
-        kind = next(kind for kind in KINDS if kind in features)
+        kind = next(kind for kind in PREPROCESSORS if kind in features)
         metadata = directory / "metadata.json"
         synthetic = metadata.exists() and bool(json.loads(metadata.read_text(encoding="utf-8")).get("synthetic"))
         digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())

@@ -6,9 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from agegender_jax import recipe as recipes
 from agegender_jax.data.decode_image import decode_image
-from agegender_jax.data.preprocess import make_preprocessor
+from agegender_jax.data.preprocess import PreprocessOptions, make_preprocessor
 from agegender_jax.describe.reading import Contents
 from agegender_jax.describe.statistics import GENDER_NAMES, Columns, grouped
 from agegender_jax.errors import UserError
@@ -123,12 +122,10 @@ def _thumbnails(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
 
 
 def _spectrograms(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
-    recipe = recipes.base()
-    recipe.dataset.image_size = SIDE
-    inputs = make_preprocessor(recipe, "audio")
+    inputs = make_preprocessor(PreprocessOptions(SIDE), "audio")
     waves = _decoded(inputs.decode, stored, keys)
     good = [wave for wave in waves if wave is not None]
-    images = iter(inputs.pictures(np.stack(good)) if good else ())  # at once: every call compiles
+    images = iter(inputs.to_display(np.stack(good)) if good else ())  # at once: every call compiles
     return ["" if wave is None else jpeg(next(images)) for wave in waves]
 
 

@@ -41,12 +41,10 @@ def divisions(columns: Columns, scheme: str) -> list[dict[str, Any]]:
 
 
 def _divide(columns: Columns, scheme: str, protocol: str, stratify: str, folds: int) -> dict[str, Any]:
-    recipe = recipes.base()
-    recipe.age_groups = scheme
-    recipe.split.update(protocol=protocol, stratify=stratify, folds=folds)
+    options = recipes.base().split.to_dict() | {"protocol": protocol, "stratify": stratify, "folds": folds}
     division: dict[str, Any] = {"protocol": protocol, "stratify": stratify, "folds": folds}
     try:
-        split = split_dataset(columns, recipe)[0]
+        split = split_dataset(columns, scheme, **options)[0]
     except UserError as error:
         return division | {"refused": str(error)}
     rows = {part: getattr(split, part) for part in PARTS}

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from agegender_jax.data.dataset import open_dataset
-from agegender_jax.data.examples import Dataset
+from agegender_jax.data.dataset import Dataset, open_dataset
 from agegender_jax.data.loader import make_loader
 from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.data.source import Prepared
@@ -34,6 +33,7 @@ from agegender_jax.mesh import make_mesh, replicated
 from agegender_jax.models.heads import ClassHead, Head
 from agegender_jax.models.losses import ORDINAL
 from agegender_jax.models.model import model_structure
+from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
 from agegender_jax.splits import LEAKY, Split
 
@@ -218,13 +218,14 @@ def open_run(
             options.csv = ""  # the name of a file of the run's own archive
     elif metadata["manual_dir"] and not options.synthetic:
         manual_dir = Path(metadata["manual_dir"])
-    prepared, data, inputs = open_dataset(
-        recipe,
+    data = open_dataset(
+        data_options(recipe),
         manual_dir=manual_dir,
         data_dir=data_dir or Path(metadata["data_dir"]),
         kind=metadata.get("kind", "image"),
         progress=progress,
     )
+    prepared, inputs = data.prepared, data.preprocessor
     another = dataset is not None or config is not None
     split = None if another else run.split(data.columns["key"], others=given)
     if split is not None and given and metadata["data_sha256"] != data.sha256:

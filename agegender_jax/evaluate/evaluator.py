@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from agegender_jax.data.loader import IN_FLIGHT, Contents, content_of
+from agegender_jax.data.dataset import IN_FLIGHT
+from agegender_jax.data.loader import EvalLoader, content_of
 from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.mesh import by_batch, put, replicated
 from agegender_jax.models.heads import Head, measure
@@ -55,7 +56,7 @@ class Evaluator:
         self._distributions = jax.jit(distributions, out_shardings=replicated(mesh))
 
     def distributions(
-        self, model_state: Any, feed: Contents, rows: np.ndarray, *, flip: bool = False
+        self, model_state: Any, feed: EvalLoader, rows: np.ndarray, *, flip: bool = False
     ) -> dict[str, np.ndarray]:
         """Each head's distribution for the examples of `rows`.
 
@@ -82,7 +83,7 @@ class Evaluator:
             # The mean of the distributions, not of the logits: what a head says may be averaged.
             parts.append({name: np.mean([view[name] for view in found], axis=0) for name in self._heads})
 
-        with closing(feed.contents(padded)) as batches:
+        with closing(feed.eval_batches(padded)) as batches:
             for batch in batches:
                 in_flight.append([self._distributions(model_state, feed.data, batch, view) for view in views])
                 if len(in_flight) > IN_FLIGHT:

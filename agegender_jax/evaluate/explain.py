@@ -110,7 +110,7 @@ def export(
         opened = open_run(run, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
         rows = _part(opened, split)
         rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
-        content = np.asarray(opened.data.content[rows])
+        content = opened.data.read(rows)
         names = opened.data.columns["key"][rows].tolist()
         drawn, terms = opened.prepared.synthetic, opened.data.terms
     found = explainer(content, progress=progress)
@@ -119,7 +119,7 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(out) as folder:
             folder.mkdir()
-            _write(folder, explainer, explainer.inputs.pictures(content), found, names)
+            _write(folder, explainer, explainer.inputs.to_display(content), found, names)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out.") from error
     sizes = [(stage.shape[1], stage.shape[2]) for stage in found.maps]
@@ -157,7 +157,7 @@ def saliency_sheet(
     """
     explainer = Explainer(run, method, head, class_name)
     found = explainer(content)
-    return _sheet(_cards(explainer, explainer.inputs.pictures(content), found, captions, side), columns)
+    return _sheet(_cards(explainer, explainer.inputs.to_display(content), found, captions, side), columns)
 
 
 def answer_text(explainer: Explainer, found: Explained, row: int) -> str:
@@ -177,12 +177,12 @@ def answer_text(explainer: Explainer, found: Explained, row: int) -> str:
 def _read(explainer: Explainer, files: Sequence[Path]) -> tuple[np.ndarray, list[str], list[str]]:
     """Decoded files, their names, and what is wrong with each of the others."""
     content, names, skipped = [], [], []
-    decode, detection = explainer.inputs.decode, detection_of(explainer.run.recipe)
+    decode, detection = explainer.inputs.decode, detection_of(explainer.run.recipe.dataset.crop)
     for name in map(str, files):
         try:
             stored = read_file(name)
             if detection is None:
-                content.append(decode(stored, name))
+                content.append(decode(stored, name=name))
             else:
                 found, _ = faces(stored, name, detection, decode, most=1)
                 if not found:

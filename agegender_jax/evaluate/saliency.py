@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from agegender_jax.data.loader import ArrayLoader
 from agegender_jax.data.preprocess import Preprocessor, preprocessor_as_trained
-from agegender_jax.data.stream import ArrayLoader
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.evaluate_run import evaluated_model
@@ -33,6 +33,7 @@ from agegender_jax.models.losses import ORDINAL, years
 from agegender_jax.models.model import build_model
 from agegender_jax.models.routed import RoutedHead
 from agegender_jax.progress import progress_bar
+from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.run import Run
 
 
@@ -199,7 +200,9 @@ class Explainer:
             raise UserError(f"There is no method {method!r}; choose one of: {', '.join(METHODS)}.")
         self.run, self.method, self._options = run, method, run.recipe.evaluate
         self.kind: str = metadata.get("kind", "image")
-        self.inputs: Preprocessor = preprocessor_as_trained(run.recipe, metadata, str(run.directory))
+        self.inputs: Preprocessor = preprocessor_as_trained(
+            preprocess_options(run.recipe), metadata, str(run.directory)
+        )
         self._heads = run.heads()
         self.head_name, self.head = _named(things(self._heads), head, run)
         self._class = _class_number(self.head_name, self.head, class_name, method)

@@ -61,7 +61,7 @@ def _thumbnails(opened: Opened, names: list[str]) -> dict[str, str]:
         return {}
     place = {key: row for row, key in enumerate(opened.data.columns["key"].tolist())}
     rows = np.array([place[name] for name in names], np.int64)
-    images = opened.inputs.pictures(np.asarray(opened.data.content[rows]))
+    images = opened.inputs.to_display(opened.data.read(rows))
     return {name: jpeg(image, side=THUMBNAIL, quality=_QUALITY) for name, image in zip(names, images, strict=True)}
 
 
@@ -72,7 +72,7 @@ def saliency_panels(opened: Opened, rows: np.ndarray) -> dict[str, np.ndarray]:
       opened: the run with its data.
       rows: int `[n]`, of the data.
     """
-    content, names = np.asarray(opened.data.content[rows]), opened.data.columns["key"][rows].tolist()
+    content, names = opened.data.read(rows), opened.data.columns["key"][rows].tolist()
     return {
         target: saliency_sheet(opened.run, content, names, method=_METHOD, head=target, columns=2)
         for target in things(opened.heads)

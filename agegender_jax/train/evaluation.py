@@ -36,15 +36,15 @@ def evaluate_part(
       at: where to write figures and pictures, and the step that they are of; None writes nothing.
     """
     distributions = setup.evaluator.distributions(model_state, loader, getattr(setup.split, part))
-    return metrics_of(part, distributions, setup, pictures=pictures, at=at)
+    return metrics_of(part, distributions, setup, loader if pictures else None, at=at)
 
 
 def metrics_of(
     part: str,
     distributions: Mapping[str, np.ndarray],
     setup: Setup,
+    loader: DeviceLoader | None = None,
     *,
-    pictures: bool = False,
     at: tuple[Writers, int] | None = None,
 ) -> dict[str, float]:
     """All heads' figures on a part of the split, from what the heads say of its examples.
@@ -53,7 +53,7 @@ def metrics_of(
       part: `train`, `validation` or `test`.
       distributions: by head, `[n, ...]`, of `Evaluator.distributions`.
       setup: the run's.
-      pictures: also draw confusion matrices and some faces with their answers.
+      loader: also draw confusion matrices, and some of its examples with their answers; None draws nothing.
       at: where to write figures and pictures, and the step that they are of; None writes nothing.
     """
     rows = getattr(setup.split, part)
@@ -64,8 +64,8 @@ def metrics_of(
     if at is not None:
         writers, step = at
         writers.scalars(step, {f"{part}/{name}": float(value) for name, value in result.items()})
-        if pictures:
-            _draw(part, setup, rows, found, labels, writers, step)
+        if loader is not None:
+            _draw(part, setup, loader, rows, found, labels, writers, step)
     return result
 
 
@@ -96,7 +96,16 @@ def kept_predictions(
     return of_split(split, setup.dataset.columns, setup.heads, found, metadata_of(run, metadata))
 
 
-def _draw(part: str, setup: Setup, rows: Any, found: Any, labels: Any, writers: Writers, step: int) -> None:
+def _draw(
+    part: str,
+    setup: Setup,
+    loader: DeviceLoader,
+    rows: Any,
+    found: Any,
+    labels: Any,
+    writers: Writers,
+    step: int,
+) -> None:
     things: Apart = {}
     for name, head in setup.heads.items():
         things |= head.apart(name, found[name], labels[name])
@@ -108,7 +117,7 @@ def _draw(part: str, setup: Setup, rows: Any, found: Any, labels: Any, writers: 
     sample = np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)
     heads, found, labels = ({name: thing[i] for name, thing in things.items()} for i in range(3))
     captions = [_caption(heads, found, labels, i) for i in sample]
-    shown = setup.preprocessor.pictures(np.asarray(setup.dataset.content[rows[sample]]))
+    shown = setup.preprocessor.to_display(loader.read(rows[sample]))
     writers.image(f"{part}/examples", grid_picture(shown, captions), step)
 
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax import atomic, distributed
 from agegender_jax import recipe as recipes
+from agegender_jax.data.dataset import ResidentDataset
 from agegender_jax.data.loader import DeviceLoader
 from agegender_jax.distributed import all_or_none, from_primary, is_primary, log_primary, primary_first
 from agegender_jax.errors import Preempted, UserError
@@ -91,7 +91,8 @@ def train_recipe(
                     if is_primary():
                         stack.enter_context(run.locked())
                 log_primary(setup.description)
-                summary = train(setup, run, stop, started=started, trace=trace, cut_short=dispatches is not None)
+                short = dispatches is not None
+                summary = train(setup, run, stop, started=started, trace=trace, cut_short=short, progress=progress)
                 _write_report(run, progress)
                 return summary
     except UserError:
@@ -106,7 +107,14 @@ def train_recipe(
 
 
 def train(
-    setup: Setup, run: Run, stop: Stop, *, started: float, trace: Path | None = None, cut_short: bool = False
+    setup: Setup,
+    run: Run,
+    stop: Stop,
+    *,
+    started: float,
+    trace: Path | None = None,
+    cut_short: bool = False,
+    progress: bool = False,
 ) -> Summary:
     """Trains and evaluates a run, from its last checkpoint where there is one.
 
@@ -117,6 +125,7 @@ def train(
       started: `time.monotonic()` at the start of the command.
       trace: folder for the profiler's trace of all that follows the first dispatch, or None.
       cut_short: whether the run is too short to have learned anything, so that its metrics are not printed.
+      progress: whether to show a progress bar of decoding on a terminal.
 
     Returns:
       The run's summary, which `summary.json` holds.
@@ -145,7 +154,8 @@ def train(
 
         # Decode what will be resident, the first time only; then the run has begun.
         with spent.on("input"), primary_first():
-            setup = replace(setup, dataset=setup.dataset.ready())
+            dataset = setup.dataset
+            decoded = dataset.decode_all(progress=progress) if isinstance(dataset, ResidentDataset) else None
             if is_primary():
                 _write_beginning(setup, run)
 
@@ -155,7 +165,7 @@ def train(
         if step:
             log_primary(f"Going on from the checkpoint of step {step} of {total}.")
         with spent.on("input"):
-            loader = stack.enter_context(closing(setup.make_loader(setup.dataset)))
+            loader = stack.enter_context(closing(setup.make_loader(decoded)))
 
         # SIGTERM came in place of that evaluation, or the metrics of the checkpoint were damaged.
         missed = bool(step) and (step % every == 0 or step == total) and not checkpoints.evaluated(step)
@@ -178,7 +188,7 @@ def train(
                     tracing.enter_context(jax.profiler.trace(trace, create_perfetto_trace=True))
                     trace = None
                 with spent.on("input"):
-                    batches = loader.batches(step, dispatch)
+                    batches = loader.train_batches(step, dispatch)
                 with spent.on("step"):
                     state, metrics = program(state, loader.data, batches)
                 step += dispatch
@@ -216,6 +226,7 @@ def train(
             for part in KEPT_PARTS
         }
         predictions = kept_predictions(run, setup, distributions, evaluated_step)
+        shown = loader if is_primary() else None
         summary = Summary(
             run=run.name,
             dataset=setup.dataset_name,
@@ -228,7 +239,9 @@ def train(
             split_sha256=split.sha256,
             age_groups=setup.age_groups,
             flip_averaged=options.flip,
-            test=metrics_of("test", distributions["test"], setup, pictures=is_primary(), at=(writers, total)),
+            test=metrics_of(
+                "test", distributions["test"], setup, loader if is_primary() else None, at=(writers, total)
+            ),
             validation=metrics_of("validation", distributions["validation"], setup),
             metrics=metrics_table(setup.heads),
             intervals={"test": of_predictions(predictions.of("test")) if is_primary() else {}},

@@ -20,6 +20,7 @@ from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
 from agegender_jax.models.backbones import find_backbone
 from agegender_jax.models.convolution import direct_form
 from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.options import OptimizerOptions, TrainOptions
 from agegender_jax.train.state import initial_state
@@ -165,9 +166,8 @@ def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
         del params, stats
         data = jax.device_put({"content": pictures, "labels": labels}, everywhere)
         rows = jax.device_put(np.arange(recipe.train.batch_size, dtype=np.int32)[None], by_batch(mesh, axis=1))
-        train_steps = jit_train_steps(
-            graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), make_preprocessor(recipe, "image"), mesh
-        )
+        preprocessor = make_preprocessor(preprocess_options(recipe), "image")
+        train_steps = jit_train_steps(graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), preprocessor, mesh)
         seconds = []
         for _ in range(WARM_UP + repeats):
             start = time.perf_counter()

@@ -15,9 +15,8 @@ import optax
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.dataset import open_dataset
-from agegender_jax.data.examples import Dataset
-from agegender_jax.data.loader import DeviceLoader, make_loader, shapes
+from agegender_jax.data.dataset import Dataset, open_dataset
+from agegender_jax.data.loader import DeviceLoader, abstract_batches, make_loader
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
 from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.data.sampler import BatchSampler
@@ -29,6 +28,7 @@ from agegender_jax.labels import DISCLAIMER, class_weights
 from agegender_jax.mesh import check_batch, make_mesh
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
 from agegender_jax.models.model import ModelDef, build_heads, define_model
+from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split, marked
 from agegender_jax.train.measurement import selection_metric
@@ -91,14 +91,12 @@ class Setup:
 
     def batch_shapes(self) -> tuple[Any, Any]:
         """Computes the shapes of what lies on the devices all the time, and of the batches of a dispatch."""
-        return shapes(
-            self.dataset, self.preprocessor, self.labels, self.mesh, self.options.batch_size, self.schedule.dispatch
-        )
+        return abstract_batches(self.dataset, self.labels, self.mesh, self.options.batch_size, self.schedule.dispatch)
 
-    def make_loader(self, dataset: Dataset) -> DeviceLoader:
-        """Makes the loader of the dataset, which is resident or streamed."""
+    def make_loader(self, decoded: np.ndarray | None) -> DeviceLoader:
+        """Makes the loader of the dataset; `decoded` holds all its examples where it is resident, else None."""
         sampler = BatchSampler(self.split.train, self.options.batch_size, self.options.seed)
-        return make_loader(dataset, self.mesh, self.labels, sampler, self.schedule.total)
+        return make_loader(self.dataset, self.mesh, self.labels, sampler, self.schedule.total, decoded=decoded)
 
 
 def build_setup(
@@ -133,9 +131,8 @@ def build_setup(
         check_microbatches(recipe.train.batch_size, recipe.train.microbatches, mesh.shape["data"])
     with primary_first():
         run = Run.find(workdir, recipe) if workdir else None
-        prepared, dataset, preprocessor = open_dataset(
-            recipe, manual_dir=manual_dir, data_dir=data_dir, progress=progress
-        )
+        dataset = open_dataset(data_options(recipe), manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+        prepared, preprocessor = dataset.prepared, dataset.preprocessor
         split, conflicts = _make_split(recipe, run, dataset)
         _check_same_data(recipe.dataset.name, dataset, split)
     with all_or_none():
@@ -222,7 +219,7 @@ def _make_split(recipe: ConfigDict, run: Run | None, dataset: Dataset) -> tuple[
             "restore them, or choose another --workdir."
         )
     if split is None:
-        split, conflicts = split_dataset(columns, recipe)
+        split, conflicts = split_dataset(columns, recipe.age_groups, **recipe.split.to_dict())
     else:
         conflicts = contradictions(columns)[1]
     for part in PARTS:
@@ -270,7 +267,7 @@ def _describe(
     lines = [
         f"dataset  {recipe.dataset.name} {metadata['dataset_version']}: {len(dataset)} {what}{drawn} "
         f"at {recipe.dataset.image_size}x{recipe.dataset.image_size}",
-        f"feed     {dataset.feed}",
+        f"feed     {dataset.placement}",
         f"labels   perceived age and gender as annotated; age groups: {recipe.age_groups}",
         f"split    {marked(split.protocol)}{fold}: {len(split.train)} train, {len(split.validation)} validation, "
         f"{len(split.test)} test; sha256 {split.sha256[:16]}",

@@ -10,8 +10,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from agegender_jax.data.loader import content_of, memory
+from agegender_jax.data.loader import content_of
 from agegender_jax.data.preprocess import Preprocessor
+from agegender_jax.data.resources import device_memory
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, replicated
 from agegender_jax.models.convolution import CONVOLVED
@@ -227,7 +228,7 @@ def memory_of(program: Any, data: Any, abstract: TrainState) -> str:
     usage = program.memory_analysis()
     if usage is None:
         return ""
-    limit, where = memory()
+    limit, where = device_memory()
     needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes + usage.output_size_in_bytes
     needed -= usage.alias_size_in_bytes  # the new state lies where the old one did
     text = (

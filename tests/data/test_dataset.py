@@ -9,18 +9,16 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from agegender_jax import recipe as recipes
-from agegender_jax.data import resident
-from agegender_jax.data.dataset import open_dataset
+from agegender_jax.data.dataset import DataOptions, DatasetOptions, ResidentDataset, open_dataset, read_columns
 from agegender_jax.data.decode_image import decode_image
-from agegender_jax.data.preprocess import ImagePreprocessor
+from agegender_jax.data.preprocess import PreprocessOptions
 from agegender_jax.data.source import COLUMNS, Prepared, locate
 from agegender_jax.errors import UserError
 from agegender_jax.synthetic import generate
@@ -51,31 +49,22 @@ def fail_with(code: int) -> Any:
     return fail
 
 
-def options(**changes: Any) -> ConfigDict:
-    recipe = recipes.base()
-    recipe.dataset.update(name="utkface", image_size=32, **changes)
-    return recipe
-
-
-def pictures(size: int) -> ImagePreprocessor:
-    return ImagePreprocessor(options() if size == 32 else sized(size))
-
-
-def sized(size: int) -> ConfigDict:
-    recipe = recipes.base()
-    recipe.dataset.image_size = size
-    return recipe
+def options(**changes: Any) -> DataOptions:
+    return DataOptions(DatasetOptions("utkface", **changes), PreprocessOptions(32))
 
 
 # ---------------------------------------------------------------------------------------- finding and preparing
 
 
-def test_every_column_and_image_is_that_of_the_archive(synthetic_dir: Path, prepared: Prepared, tmp_path: Path) -> None:
-    data = resident.load(prepared, pictures(32), tmp_path, progress=False)
+def test_every_column_and_image_is_that_of_the_archive(
+    synthetic_dir: Path, resident: Callable[[int, Path], ResidentDataset], tmp_path: Path
+) -> None:
+    data = resident(32, tmp_path)
+    decoded = data.decode_all(progress=False)
     files = members(synthetic_dir / "UTKFace.tar.gz")
     assert sorted(data.columns["key"].tolist()) == sorted(files)
     assert len(data) == 160
-    assert data.content.dtype == np.uint8
+    assert decoded.dtype == np.uint8
     for row, key in enumerate(data.columns["key"].tolist()):
         label, digest = parse_name(key), hashlib.sha256(files[key]).hexdigest()
         assert label is not None
@@ -92,7 +81,7 @@ def test_every_column_and_image_is_that_of_the_archive(synthetic_dir: Path, prep
             "class_name": "",
             "sha256": digest,
         }
-        np.testing.assert_array_equal(data.content[row], decode_image(files[key], 32))
+        np.testing.assert_array_equal(decoded[row], decode_image(files[key], 32))
     for name, kind in COLUMNS.items():
         assert np.issubdtype(data.columns[name].dtype, kind)
     assert "non-commercial" in data.terms
@@ -100,9 +89,9 @@ def test_every_column_and_image_is_that_of_the_archive(synthetic_dir: Path, prep
 
 def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(synthetic_dir: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from agegender_jax import recipe\n"
-        "from agegender_jax.data.dataset import open_dataset\n"
-        "options = recipe.base(); options.dataset.image_size = 40\n"
+        "import sys; from pathlib import Path; from agegender_jax.data.preprocess import PreprocessOptions\n"
+        "from agegender_jax.data.dataset import DataOptions, DatasetOptions, open_dataset\n"
+        "options = DataOptions(DatasetOptions('utkface'), PreprocessOptions(40))\n"
         "open_dataset(options, manual_dir=Path(sys.argv[1]), data_dir=Path(sys.argv[2]), progress=False)\n"
         "print(*[name for name in ('tensorflow', 'tensorflow_datasets') if name in sys.modules])"
     )
@@ -134,9 +123,9 @@ def test_another_archive_in_the_same_place_is_prepared_anew(synthetic_dir: Path,
     results = []
     for names in (sorted(files)[:5], sorted(files)[5:12]):
         pack(archive, {name: files[name] for name in names})
-        found, data, _ = open_dataset(options(), manual_dir=archive.parent, data_dir=tmp_path / "out", progress=False)
+        data = open_dataset(options(), manual_dir=archive.parent, data_dir=tmp_path / "out", progress=False)
         assert sorted(data.columns["key"].tolist()) == names
-        results.append(found)
+        results.append(data.prepared)
     assert results[0].directory != results[1].directory
     assert results[0].identity != results[1].identity
 
@@ -152,7 +141,7 @@ def test_a_change_inside_an_unpacked_folder_is_seen(synthetic_dir: Path, tmp_pat
 
     def keys() -> list[str]:
         # Prepared data and caches beside the images, as where --data_dir is --manual_dir.
-        data = open_dataset(options(), manual_dir=tmp_path / "in", data_dir=tmp_path / "in", progress=False)[1]
+        data = open_dataset(options(), manual_dir=tmp_path / "in", data_dir=tmp_path / "in", progress=False)
         return sorted(data.columns["key"].tolist())
 
     assert keys() == names[:3]
@@ -238,7 +227,7 @@ def test_no_folder_can_be_made(
 ) -> None:
     monkeypatch.setattr(Path, "mkdir", fail_with(code))
     for attempt in (
-        lambda: resident.load(prepared, pictures(32), tmp_path / "cache", progress=False),
+        lambda: read_columns(prepared, tmp_path / "cache", progress=False),
         lambda: open_dataset(options(synthetic=21), manual_dir=None, data_dir=tmp_path, progress=False),
     ):
         with pytest.raises(UserError, match=os.strerror(code)):
@@ -260,14 +249,14 @@ def test_who_prepares_second_takes_what_the_first_prepared(
 
 
 def test_faces_are_drawn_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, data, _ = open_dataset(options(synthetic=21), manual_dir=None, data_dir=tmp_path, progress=False)
-    assert "Drawing 21 examples" in capsys.readouterr().err
+    first = open_dataset(options(synthetic=21), manual_dir=None, data_dir=tmp_path, progress=False)
+    assert "21 examples" in capsys.readouterr().err
     archive = tmp_path / "synthetic" / "utkface-21-0" / "UTKFace.tar.gz"
     before = archive.stat().st_mtime_ns
-    second, again, _ = open_dataset(options(synthetic=21), manual_dir=None, data_dir=tmp_path, progress=False)
-    assert "Drawing" not in capsys.readouterr().err
-    assert (archive.stat().st_mtime_ns, first) == (before, second)
-    assert len(data) == len(again) == 21
+    second = open_dataset(options(synthetic=21), manual_dir=None, data_dir=tmp_path, progress=False)
+    assert "examples" not in capsys.readouterr().err
+    assert (archive.stat().st_mtime_ns, first.prepared) == (before, second.prepared)
+    assert len(first) == len(second) == 21
 
 
 def test_who_draws_second_takes_what_the_first_drew(

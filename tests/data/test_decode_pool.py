@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ from agegender_jax.data import decode_pool as module
 from agegender_jax.data.decode_audio import decode_audio
 from agegender_jax.data.decode_image import decode_image
 from agegender_jax.data.decode_pool import DecodePool
-from agegender_jax.data.examples import cores
+from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
 
 SIZE = 24
+DECODE = partial(decode_image, size=SIZE)
 
 
 def picture(number: int) -> bytes:
@@ -43,7 +45,7 @@ def read(places: np.ndarray) -> tuple[list[bytes], list[str]]:
 
 @pytest.fixture(scope="module")
 def workers() -> DecodePool:
-    return DecodePool({"kind": "image", "size": SIZE}, (SIZE, SIZE, 3), np.uint8)
+    return DecodePool(DECODE, (SIZE, SIZE, 3), np.uint8)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def own_workers() -> Iterator[tuple[DecodePool, list[subprocess.Popen]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.subprocess, "Popen", start)
-        found = DecodePool({"kind": "image", "size": SIZE}, (SIZE, SIZE, 3), np.uint8)
+        found = DecodePool(DECODE, (SIZE, SIZE, 3), np.uint8)
         every = max(20, 2 * cores())
         found.decode(read, np.arange(every), np.empty((every, SIZE, SIZE, 3), np.uint8))
     assert len(started) == cores()
@@ -82,9 +84,8 @@ def test_recordings() -> None:
     stored = io.BytesIO()
     soundfile.write(stored, np.sin(np.arange(4000) / 9), 8000, format="WAV")
     contents, out = [stored.getvalue()] * 20, np.empty((20, 6000), np.int16)
-    decoding = {"kind": "audio", "rate": 16000, "samples": 6000}
-    found = DecodePool(decoding, (6000,), np.int16)
-    found.decode(lambda places: ([contents[place] for place in places], ["a"] * len(places)), np.arange(20), out)
+    with DecodePool(partial(decode_audio, rate=16000, samples=6000), (6000,), np.int16) as pool:
+        pool.decode(lambda places: ([contents[place] for place in places], ["a"] * len(places)), np.arange(20), out)
     np.testing.assert_array_equal(out, np.stack([decode_audio(contents[0], 16000, 6000)] * 20))
     assert out.std() > 1000
 
@@ -231,7 +232,7 @@ def test_one_that_is_killed_while_it_answers(
 def test_one_that_cannot_start_is_a_sentence_and_no_file_s_fault(
     executable: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = DecodePool({"kind": "image", "size": SIZE}, (SIZE, SIZE, 3), np.uint8)
+    found = DecodePool(DECODE, (SIZE, SIZE, 3), np.uint8)
     out, wrong = np.empty((40, SIZE, SIZE, 3), np.uint8), {}
     with monkeypatch.context() as patch:
         patch.setattr(module.sys, "executable", shutil.which(executable) or executable)
@@ -245,7 +246,7 @@ def test_one_that_cannot_start_is_a_sentence_and_no_file_s_fault(
 
 def test_a_few_need_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
-    found = DecodePool({"kind": "image", "size": SIZE}, (SIZE, SIZE, 3), np.uint8)
+    found = DecodePool(DECODE, (SIZE, SIZE, 3), np.uint8)
     (tmp_path / "file.jpg").write_bytes(PICTURES[0])
     names = [str(tmp_path / "file.jpg"), str(tmp_path / "absent.jpg")]
     out, wrong = np.full((3, SIZE, SIZE, 3), 7, np.uint8), {}
@@ -275,7 +276,7 @@ def test_what_lies_in_the_working_directory_is_not_imported(tmp_path: Path, monk
     for name in ("json", "mmap", "numpy", "PIL"):
         (tmp_path / f"{name}.py").write_text("open('imported', 'w').close(); raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
-    found = DecodePool({"kind": "image", "size": SIZE}, (SIZE, SIZE, 3), np.uint8)
+    found = DecodePool(DECODE, (SIZE, SIZE, 3), np.uint8)
     out = np.empty((20, SIZE, SIZE, 3), np.uint8)
     found.decode(read, np.arange(20), out)
     np.testing.assert_array_equal(out[3], decode_image(PICTURES[3], SIZE))
@@ -296,7 +297,7 @@ def test_they_outlive_the_signals_that_stop_a_job(monkeypatch: pytest.MonkeyPatc
         process.send_signal(signal.SIGINT)
 
     monkeypatch.setattr(module.subprocess, "Popen", start)
-    workers = DecodePool({"kind": "image", "size": SIZE}, (SIZE, SIZE, 3), np.uint8)
+    workers = DecodePool(DECODE, (SIZE, SIZE, 3), np.uint8)
     out = np.empty((200, SIZE, SIZE, 3), np.uint8)
     workers.decode(read, np.arange(20), out)
     for process in started:  # which are ready by now
@@ -310,7 +311,7 @@ def test_they_outlive_the_signals_that_stop_a_job(monkeypatch: pytest.MonkeyPatc
 
 def test_one_that_is_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.2)
-    found = DecodePool({"kind": "image", "size": SIZE}, (SIZE, SIZE, 3), np.uint8)
+    found = DecodePool(DECODE, (SIZE, SIZE, 3), np.uint8)
     found.decode(read, np.arange(20), np.empty((20, SIZE, SIZE, 3), np.uint8))
     workers = [worker for worker in (found._idle.get() for _ in range(cores())) if worker is not None]
     processes = [worker._process for worker in workers]
@@ -322,27 +323,66 @@ def test_one_that_is_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
     assert [process.poll() for process in processes] == [-signal.SIGKILL] + [0] * (len(processes) - 1)
 
 
-def test_they_end_with_what_they_belong_to() -> None:
-    found = DecodePool({"kind": "image", "size": SIZE}, (SIZE, SIZE, 3), np.uint8)
+@pytest.mark.parametrize("closed", [True, False])
+def test_they_end_where_the_pool_is_closed_or_gone(closed: bool) -> None:
+    pool = DecodePool(DECODE, (SIZE, SIZE, 3), np.uint8)
     every = max(20, 2 * cores())
-    found.decode(read, np.arange(every), np.empty((every, SIZE, SIZE, 3), np.uint8))
-    processes = [found._idle.get()._process for _ in range(cores())]
-    del found
+    out = np.empty((every, SIZE, SIZE, 3), np.uint8)
+    pool.decode(read, np.arange(every), out)
+    workers = [pool._idle.get() for _ in range(cores())]
+    processes = [worker._process for worker in workers if worker is not None]
+    for worker in workers:
+        pool._idle.put(worker)
+    del workers, worker
+    if closed:
+        pool.close()
+        assert [process.poll() for process in processes] == [0] * cores()
+        out[:] = 0
+        pool.decode(read, np.arange(every), out)  # starts others
+        np.testing.assert_array_equal(out[3], decode_image(PICTURES[3], SIZE))
+        pool.close()
+    del pool
+    gc.collect()
     for process in processes:
         process.wait(timeout=60)
     assert {process.returncode for process in processes} == {0}
+
+
+def test_what_a_library_prints_does_not_come_between_the_replies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "noisy_decoder.py").write_text(
+        "import os\n"
+        "import numpy as np\n"
+        "def decode(content, name):\n"
+        "    os.write(1, b'noise\\n')\n"  # as C's printf would
+        "    print('more')\n"
+        "    return np.frombuffer(content, np.uint8)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import noisy_decoder
+
+    out = np.empty((40, 1), np.uint8)
+    with DecodePool(partial(noisy_decoder.decode), (1,), np.uint8) as pool:
+        pool.decode(lambda places: ([bytes([n]) for n in places], ["a"] * len(places)), np.arange(40), out)
+    assert out.ravel().tolist() == list(range(40))
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "noise" in printed.err
 
 
 def test_they_end_where_the_process_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"  # with no guard around what it does, which `multiprocessing` would need
     script.write_text(
         "import io, os, signal\n"
+        "from functools import partial\n"
+        "from agegender_jax.data.decode_image import decode_image\n"
         "import numpy as np\n"
         "from PIL import Image\n"
         "from agegender_jax.data.decode_pool import DecodePool\n"
         "stored = io.BytesIO()\n"
         "Image.new('RGB', (9, 9)).save(stored, 'PNG')\n"
-        "workers = DecodePool({'kind': 'image', 'size': 8}, (8, 8, 3), np.uint8)\n"
+        "workers = DecodePool(partial(decode_image, size=8), (8, 8, 3), np.uint8)\n"
         "read = lambda places: ([stored.getvalue()] * len(places), ['a'] * len(places))\n"
         "workers.decode(read, np.arange(200), np.empty((200, 8, 8, 3), np.uint8))\n"
         "print(*[workers._idle.get()._process.pid for _ in range(workers._idle.qsize())], flush=True)\n"

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
@@ -33,10 +32,9 @@ def columns(n: int, **known: Any) -> dict[str, np.ndarray]:
     return {"age_low": table["age"], "age_high": table["age"]} | table
 
 
-def recipe(**options: Any) -> ConfigDict:
-    made = recipes.base()
-    made.split.update(options)
-    return made
+def divide(table: dict[str, np.ndarray], **options: Any) -> Any:
+    """The split of the default recipe with other options."""
+    return split_dataset(table, "nearest", **(recipes.base().split.to_dict() | options))
 
 
 def speakers(per_class: int, clips: int, names: tuple[str, ...] = ("female_30", "male_40")) -> dict[str, np.ndarray]:
@@ -56,7 +54,7 @@ def parts_of(split: Any, values: np.ndarray) -> list[set]:
 def test_speakers_stay_whole_and_every_part_has_every_class(stratify: str, folds: int) -> None:
     table = speakers(5, 11)
     for fold in range(max(folds, 1)):
-        split, _ = split_dataset(table, recipe(stratify=stratify, folds=folds, fold=fold))
+        split, _ = divide(table, stratify=stratify, folds=folds, fold=fold)
         train, validation, test = parts_of(split, table["subject"])
         assert not train & validation | train & test | validation & test
         assert all(part == {"female_30", "male_40"} for part in parts_of(split, table["class_name"]))
@@ -65,7 +63,7 @@ def test_speakers_stay_whole_and_every_part_has_every_class(stratify: str, folds
 
 def test_the_folds_test_each_speaker_once() -> None:
     table = speakers(10, 7)
-    tested = [parts_of(split_dataset(table, recipe(stratify="gender", folds=5, fold=f))[0], table["subject"])[2]
+    tested = [parts_of(divide(table, stratify="gender", folds=5, fold=f)[0], table["subject"])[2]
               for f in range(5)]  # fmt: skip
     assert sorted(speaker for part in tested for speaker in part) == list(range(20))
     assert all(len(part) == 4 for part in tested)  # 10 of each gender in 5 folds: 2 and 2
@@ -74,21 +72,22 @@ def test_the_folds_test_each_speaker_once() -> None:
 def test_a_class_of_two_speakers_is_refused_with_the_ways_out() -> None:
     table = speakers(2, 9)
     with pytest.raises(Refused) as caught:
-        split_dataset(table, recipe(stratify="class"))
+        divide(table, stratify="class")
     message = str(caught.value)
     for part in ("female_30 (2), male_40 (2)", "at least 3", "age bands", "age in years", "merge classes", "leaky"):
         assert part in message
     assert "\n" not in message
-    leaky, _ = split_dataset(table, recipe(stratify="class", protocol="paper"))
+    leaky, _ = divide(table, stratify="class", protocol="paper")
     assert leaky.report["groups_in_several_parts"] == 4
 
 
 @pytest.mark.parametrize("way", [0, 1])
 def test_the_ways_out_are_recipes_that_pass(way: int) -> None:
     with pytest.raises(Refused) as caught:
-        split_dataset(speakers(2, 9), recipe(stratify="class"))
+        divide(speakers(2, 9), stratify="class")
     flags = re.findall(r"\(((?:--config\S+ ?)+)\)", str(caught.value))[way].split()
-    made = recipe(stratify="class")
+    made = recipes.base()
+    made.split.stratify = "class"
     made.heads.update({"gender": {"weight": 0.0}, "age_group": {"weight": 0.0}, "age": {"weight": 0.0}})
     made.heads.class_name.weight = 1.0
     made.evaluate.select = "class_name/accuracy"
@@ -104,18 +103,18 @@ def test_the_ways_out_are_recipes_that_pass(way: int) -> None:
     assert len(heads) == 2
     assert "class_name" not in heads
     selection_metric(made.evaluate.select, heads)
-    split_dataset(speakers(3, 9), made)
+    divide(speakers(3, 9), **made.split.to_dict())
 
 
 def test_too_many_folds_are_refused_and_fewer_are_named() -> None:
     with pytest.raises(Refused, match=r"female \(4\).*fewer folds \(--config.split.folds=4\)"):
-        split_dataset(speakers(4, 9), recipe(stratify="gender", folds=5))
-    split_dataset(speakers(4, 9), recipe(stratify="gender", folds=4))
+        divide(speakers(4, 9), stratify="gender", folds=5)
+    divide(speakers(4, 9), stratify="gender", folds=4)
 
 
 def test_without_speakers_every_recording_is_its_own() -> None:
     table = columns(40, class_name=["a", "b"] * 20, gender=[0, 1] * 20)
-    split, _ = split_dataset(table, recipe(stratify="class"))
+    split, _ = divide(table, stratify="class")
     assert [len(getattr(split, part)) for part in PARTS] == [27, 5, 8]  # 0.2 * 40, 0.15 * 32 = 4.8
 
 
@@ -123,7 +122,7 @@ def test_pieces_of_a_recording_and_copies_of_a_file_stay_together() -> None:
     n = 60
     table = columns(n, gender=[0, 1] * 30, group=np.arange(n) // 2)
     table["sha256"][[0, 59]] = "the same"  # so rows 0, 1, 58 and 59 are one group
-    split, _ = split_dataset(table, recipe(stratify="gender"))
+    split, _ = divide(table, stratify="gender")
     part = np.zeros(n, int)
     for index, name in enumerate(PARTS):
         part[getattr(split, name)] = index
@@ -143,15 +142,15 @@ def adience(users: int = 40, seed: int = 0) -> dict[str, np.ndarray]:
 def test_published_folds_are_the_test_parts_and_validation_shares_no_user() -> None:
     table = adience()
     for fold in range(5):
-        split, _ = split_dataset(table, recipe(folds=5, fold=fold, validation_fraction=0.1))
+        split, _ = divide(table, folds=5, fold=fold, validation_fraction=0.1)
         assert split.test.tolist() == np.flatnonzero(table["fold"] == fold).tolist()
         train, validation, test = parts_of(split, table["group"])
         assert not train & validation | train & test | validation & test
         assert 0.05 < len(split.validation) / (len(split.train) + len(split.validation)) < 0.2
-    random, _ = split_dataset(table, recipe(folds=5, fold=0, protocol="paper"))
+    random, _ = divide(table, folds=5, fold=0, protocol="paper")
     assert set(table["fold"][random.test].tolist()) == {0, 1, 2, 3, 4}
     with pytest.raises(UserError, match="published with 5 folds; 4 were asked for"):
-        split_dataset(table, recipe(folds=4))
+        divide(table, folds=4)
 
 
 def test_a_group_in_two_published_folds_stays_whole_and_a_conflict_is_never_tested_on() -> None:
@@ -163,7 +162,7 @@ def test_a_group_in_two_published_folds_stays_whole_and_a_conflict_is_never_test
         table[name][last[0]] = table[name][first[0]]
     table["age_low"][[first[1], last[1]]], table["age_high"][[first[1], last[1]]] = (4, 25), (6, 32)
     for fold in range(5):
-        split, conflicts = split_dataset(table, recipe(folds=5, fold=fold))
+        split, conflicts = divide(table, folds=5, fold=fold)
         assert split.report["groups_in_several_parts"] == 0
         assert not {first[1], last[1]} & set(split.test.tolist())
         assert not {first[1], last[1]} & set(split.validation.tolist())
@@ -192,7 +191,7 @@ def test_what_is_not_refused_has_every_class_in_every_part(clips: int, seed: int
     for per_class in (3, 5, 10):
         table = speakers(per_class, clips, names)
         try:
-            split, _ = split_dataset(table, recipe(stratify="class", seed=seed))
+            split, _ = divide(table, stratify="class", seed=seed)
         except Refused:
             continue
         assert all(part == set(names) for part in parts_of(split, table["class_name"]))
@@ -206,7 +205,7 @@ def test_the_order_of_the_rows_plays_no_part() -> None:
     order = np.random.default_rng(9).permutation(800)
     shuffled = {name: values[order] for name, values in table.items()}
     for options in ({"folds": 5}, {"stratify": "gender"}):
-        first, again = (split_dataset(t, recipe(**options))[0] for t in (table, shuffled))
+        first, again = (divide(t, **options)[0] for t in (table, shuffled))
         assert first.sha256 == again.sha256
 
 
@@ -214,4 +213,4 @@ def test_a_dataset_without_classes_cannot_be_stratified_by_them() -> None:
     table = columns(30, gender=[0, 1] * 15)
     assert class_names(table) == ()
     with pytest.raises(UserError, match=r"names no classes; set config.split.stratify"):
-        split_dataset(table, recipe(stratify="class"))
+        divide(table, stratify="class")

@@ -24,6 +24,7 @@ from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.heads import AgeGroupHead
 from agegender_jax.models.routed import RoutedHead
+from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
 from agegender_jax.splits import Split, make_split
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
@@ -218,7 +219,7 @@ def said(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     call = jax.jit(
         lambda content, mirrored: nnx.merge(graphdef, *state)(opened.inputs.eval_transform(content, mirrored))
     )
-    content = opened.data.content[opened.split.test]
+    content = opened.data.read(opened.split.test)
     views = [call(content, mirrored) for mirrored in ([False, True] if run.recipe.evaluate.flip else [False])]
     labels = {name: head.column(opened.data.columns)[opened.split.test] for name, head in opened.heads.items()}
     return {name: np.mean([softmax(view[name], -1) for view in views], 0) for name in opened.heads}, labels
@@ -350,7 +351,7 @@ def test_runs_on_other_data_are_not_averaged(
 ) -> None:
     other = copy(finished, tmp_path / "other", "checkpoints")
     other.write("run.json", other.metadata() | {"manual_dir": str(synthetic_dir)})
-    _, data, _ = open_dataset(other.recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+    data = open_dataset(data_options(other.recipe), manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     none = np.zeros(len(data), np.int64)
     make_split(data.columns["key"], none, np.arange(len(data)), conflicted=none).save(other.directory / "split.json")
     with pytest.raises(UserError, match=r"are of other data \(600 and 160 examples, not of the same names"):

@@ -12,13 +12,13 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
-from agegender_jax.data.examples import Dataset
-from agegender_jax.data.loader import DeviceLoader, make_loader
+from agegender_jax.data.loader import DeviceLoader, ResidentLoader, StreamingLoader
 from agegender_jax.data.preprocess import ImagePreprocessor
 from agegender_jax.evaluate.evaluator import Evaluator, answers, baseline_predictions, figures
 from agegender_jax.mesh import replicated
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import build_heads, split_model
+from agegender_jax.recipe_options import preprocess_options
 
 SIZE = 8  # pixels
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, SIZE, SIZE, 3), np.uint8)
@@ -52,8 +52,12 @@ def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, DeviceLoader]:
     heads = build_heads(recipe)
     graphdef, params, stats = split_model(Linear(heads))
     state = jax.device_put((params, stats), replicated(mesh))
-    feed = make_loader(Dataset(IMAGES, {}, terms=""), mesh)
-    return Evaluator(graphdef, heads, recipe.evaluate.batch_size, ImagePreprocessor(recipe), mesh), state, feed
+    feed = ResidentLoader(IMAGES, mesh, {}, None)
+    return (
+        Evaluator(graphdef, heads, recipe.evaluate.batch_size, ImagePreprocessor(preprocess_options(recipe)), mesh),
+        state,
+        feed,
+    )
 
 
 def by_numpy(recipe: ConfigDict, state: Any, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -86,12 +90,15 @@ def test_every_example_counts_once_with_the_models_own_answer(
 
 
 class Asked:
-    """Content that is streamed, and notes which rows were wanted."""
+    """A dataset that is streamed, and notes which rows were wanted."""
 
     def __init__(self) -> None:
         self.rows: set[int] = set()
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
+    def reader(self) -> "Asked":
+        return self
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
         self.rows |= set(rows.ravel().tolist())
         return IMAGES[rows]
 
@@ -100,9 +107,10 @@ def test_padding_decodes_no_other_example(small_recipe: ConfigDict) -> None:
     small_recipe.evaluate.batch_size = 16
     mesh = mesh_of(8)
     evaluator, state, _ = make(small_recipe, mesh)
-    content, rows = Asked(), np.arange(50, 69)
-    found = evaluator.distributions(state, make_loader(Dataset(content, {}, terms=""), mesh), rows)
-    assert content.rows == set(rows.tolist())
+    dataset: Any = Asked()
+    rows = np.arange(50, 69)
+    found = evaluator.distributions(state, StreamingLoader(dataset, mesh, {}, None, 0), rows)
+    assert dataset.rows == set(rows.tolist())
     np.testing.assert_allclose(found["age"], by_numpy(small_recipe, state, IMAGES[rows])["age"], rtol=2e-4, atol=1e-6)
 
 

@@ -83,7 +83,7 @@ def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def faces(run: Run, tmp_path: Path) -> list[Path]:
     """Three of the run's own examples as files."""
-    content = open_run(run, progress=False).data.content[:3]
+    content = open_run(run, progress=False).data.read(np.arange(3))
     paths = [tmp_path / f"face {number} $x_1$.png" for number in range(3)]
     for path, picture in zip(paths, content, strict=True):
         Image.fromarray(picture).save(path)
@@ -176,7 +176,7 @@ def test_a_run_of_cut_faces_is_shown_the_largest_face(run: Run, tmp_path: Path) 
 
 def test_attention_changes_with_what_was_learned(attentive: Run) -> None:
     """The sanity check of Adebayo et al. (2018), of the masks."""
-    content = np.asarray(open_run(attentive, progress=False).data.content[:8])
+    content = open_run(attentive, progress=False).data.read(np.arange(8))
     explainer = Explainer(attentive, "attention")
     (before,) = explainer(content).maps
     params, stats = explainer._model_state
@@ -194,7 +194,7 @@ def test_attention_has_a_panel_a_stage_and_needs_no_head(attentive: Run, tmp_pat
     with Image.open(tmp_path / "out" / "009.png") as image:
         assert image.width == 2 * SIDE
     assert {row["map_of"] for row in table(tmp_path / "out")} == {""}
-    content = np.asarray(open_run(attentive, progress=False).data.content[:9])  # batches of 8
+    content = open_run(attentive, progress=False).data.read(np.arange(9))  # batches of 8
     explainer = Explainer(attentive, "attention")
     (found,) = explainer(content).maps
     assert ((found > 0) & (found < 1)).all()
@@ -219,7 +219,7 @@ def test_what_is_written_below(run: Run, explainer: Explainer) -> None:
 
 
 def test_a_sheet_for_a_report(run: Run) -> None:
-    content = np.asarray(open_run(run, progress=False).data.content[:3])
+    content = open_run(run, progress=False).data.read(np.arange(3))
     sheet = saliency_sheet(run, content, ["two " * 40, "\u0000$three_$", ""], columns=2, side=64)
     assert (sheet.dtype, sheet.shape[1:]) == (np.uint8, (2 * 128 + 3 * 8, 3))
     assert sheet.shape[0] == 2 * (64 + 2 * 15) + 3 * 8

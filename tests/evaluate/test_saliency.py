@@ -288,7 +288,7 @@ def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(run: Run,
     opened = open_run(run, progress=False)
     assert opened.split is not None
     rows = opened.split.test
-    content = np.asarray(opened.data.content[rows])
+    content = opened.data.read(rows)
     explainer = Explainer(run, head="age")
     found = explainer(content)
     label = explainer.head.column(opened.data.columns)[rows]
@@ -310,7 +310,7 @@ def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(run: Run,
 
 @pytest.mark.usefixtures("_one_device")
 def test_maps_are_of_the_class_that_is_asked_for_and_mirrored_as_the_pictures_are(run: Run) -> None:
-    content = np.asarray(open_run(run, progress=False).data.content[:3])
+    content = open_run(run, progress=False).data.read(np.arange(3))
     male = Explainer(run, class_name="male")
     found = {"male": male(content), "female": Explainer(run, class_name="female")(content)}
     assert found["female"].classes is not None

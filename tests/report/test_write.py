@@ -231,8 +231,8 @@ def test_the_same_run_gives_the_same_bytes(content: Content, text: str) -> None:
 def test_pictures_are_embedded_where_they_are_asked_for(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = np.array(images.keys(content) + [f"other{i}" for i in range(30)])
     opened: Any = SimpleNamespace(
-        data=SimpleNamespace(columns={"key": keys}, content=np.zeros((len(keys), 160, 160, 3), np.uint8)),
-        inputs=SimpleNamespace(pictures=lambda pixels: pixels),
+        data=SimpleNamespace(columns={"key": keys}, read=lambda rows: np.zeros((len(rows), 160, 160, 3), np.uint8)),
+        inputs=SimpleNamespace(to_display=lambda pixels: pixels),
         split=SimpleNamespace(test=np.arange(len(keys))),
         heads={},
         run=None,

@@ -13,6 +13,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.source import locate
 from agegender_jax.errors import UserError
+from agegender_jax.recipe_options import data_options
 from agegender_jax.synthetic.faces import draw_face
 from tests.tfds_builders.files import metadata, pack, read
 from tfds_builders import faces
@@ -252,7 +253,7 @@ def test_a_recipe_asks_for_it(archive: tuple[Path, dict[str, bytes]], tmp_path: 
     recipe = recipes.base()
     recipe.dataset.update(image_size=32, crop="haar")
     recipes.check(recipe)
-    _, data, _ = open_dataset(recipe, manual_dir=archive[0], data_dir=tmp_path, progress=False)
+    data = open_dataset(data_options(recipe), manual_dir=archive[0], data_dir=tmp_path, progress=False)
     assert len(data) == 3
     recipe.dataset.crop = "dlib"
     with pytest.raises(UserError, match=r"config\.dataset\.crop='dlib' is not known; choose one of: '', haar\."):

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
-from agegender_jax.data import stream
-from agegender_jax.data.loader import make_loader
+from agegender_jax.data.dataset import ResidentDataset
+from agegender_jax.data.loader import StreamingLoader, make_loader
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.data.source import Source
 from agegender_jax.errors import Preempted, UserError
@@ -78,7 +78,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir:
     options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir, "progress": False}
     train_recipe(make_recipe("resident"), folder / "resident", **options)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
-        batches, asked = stream.StreamingLoader.batches, 0
+        batches, asked = StreamingLoader.train_batches, 0
 
         def counted(self: Any, step: int, steps: int) -> Any:
             nonlocal asked
@@ -87,7 +87,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir:
                 os.kill(os.getpid(), signal.SIGTERM)
             return batches(self, step, steps)
 
-        patch.setattr(stream.StreamingLoader, "batches", counted)
+        patch.setattr(StreamingLoader, "train_batches", counted)
         with pytest.raises(Preempted):
             train_recipe(make_recipe("stream"), folder / "streamed", **options)
     stopped_at = saved(folder / "streamed")[0]
@@ -132,7 +132,7 @@ def test_a_streamed_run_is_measured_from_a_stream(two: Two, tmp_path: Path, monk
     """Its figures, and its embeddings, with nothing resident."""
     resident_run, run = Run.load(two.resident), Run.load(two.streamed)
     write_features(resident_run, tmp_path / "resident.npz", progress=False)
-    monkeypatch.setattr("agegender_jax.data.resident.load", lambda *_, **__: pytest.fail("all is decoded"))
+    monkeypatch.setattr(ResidentDataset, "decode_all", lambda *_, **__: pytest.fail("all is decoded"))
     assert evaluate_runs(run, progress=False)["test"] == two.streamed_summary["test"]
     write_features(run, tmp_path / "streamed.npz", progress=False)
     mine, its = (read_features(tmp_path / f"{name}.npz") for name in ("streamed", "resident"))
@@ -161,7 +161,7 @@ def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_
         source = make_loader(setup.dataset, mesh, setup.labels, order, 8)
         with jax.set_mesh(mesh):
             for step in (0, 4):
-                state, figures = steps(state, source.data, source.batches(step, 4))
+                state, figures = steps(state, source.data, source.train_batches(step, 4))
         source.close()
         assert np.isfinite(figures["loss"]).all()
         ended.append([np.asarray(leaf) for leaf in jax.tree.leaves((state, figures))])

@@ -61,8 +61,8 @@ def trained(setup: Setup, begin: Any, **compute: Any) -> tuple[np.ndarray, Any, 
         steps = jit_train_steps(
             graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), setup.preprocessor, mesh, shardings
         )
-        lowered = steps.lower(state, feed.data, feed.batches(0, STEPS))
-        state, figures = lowered.compile()(state, feed.data, feed.batches(0, STEPS))
+        lowered = steps.lower(state, feed.data, feed.train_batches(0, STEPS))
+        state, figures = lowered.compile()(state, feed.data, feed.train_batches(0, STEPS))
     return np.asarray(figures["loss"]), state, lowered.as_text()
 
 

@@ -15,8 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.examples import Dataset
-from agegender_jax.data.loader import DeviceLoader, make_loader
+from agegender_jax.data.loader import DeviceLoader, ResidentLoader, make_loader
 from agegender_jax.data.preprocess import ImagePreprocessor
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.errors import UserError
@@ -26,6 +25,7 @@ from agegender_jax.models import convolution, layers
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
 from agegender_jax.models.model import build_model, split_model
 from agegender_jax.models.routed import RoutedHead
+from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.train import step as step_module
 from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.optimizer import make_optimizer
@@ -83,7 +83,7 @@ class Steps:
     traces: list[int]
 
     def run(self, state: TrainState, start: int, count: int) -> tuple[TrainState, dict[str, np.ndarray]]:
-        batches = self.feed.batches(start, count)
+        batches = self.feed.train_batches(start, count)
         with jax.set_mesh(self.mesh):
             state, figures = self.steps(jax.device_put(state, replicated(self.mesh)), self.feed.data, batches)
         return state, {name: np.asarray(value) for name, value in figures.items()}
@@ -302,15 +302,19 @@ def train_small(
         "gender": np.where(known | (age > 50), rng.integers(0, 2, 32), -1).astype(np.int32),
     }
     columns |= {"age_low": columns["age"], "age_high": columns["age"]}
-    examples = Dataset(content, columns, terms="")
     mesh = jax.make_mesh((devices, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:devices])
     graphdef, params, stats = split_model(Small(heads, normalised=normalised))
     optimizer = make_optimizer(recipe.optimizer, steps, 1.0)
     labels = {name: head.column(columns) for name, head in heads.items()}
-    data = make_loader(examples, mesh, labels).data
+    data = ResidentLoader(content, mesh, labels, None).data
     state = jax.device_put(initial_state(params, stats, optimizer, average=False), replicated(mesh))
     train_steps = jit_train_steps(
-        graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), ImagePreprocessor(recipe), mesh
+        graphdef,
+        heads,
+        optimizer,
+        TrainOptions.from_recipe(recipe),
+        ImagePreprocessor(preprocess_options(recipe)),
+        mesh,
     )
     rows = jax.device_put(np.tile(np.arange(32, dtype=np.int32), (steps, 1)), by_batch(mesh, axis=1))
     with jax.set_mesh(mesh):
@@ -373,7 +377,7 @@ def test_remat_is_done_where_the_recipe_asks_for_it(setup: Setup, remat: bool) -
     recipe.compute.remat = remat
     steps = make_steps(recipe, setup, devices=1)
     with jax.set_mesh(steps.mesh):
-        program = str(jax.make_jaxpr(steps.steps)(steps.state, steps.feed.data, steps.feed.batches(0, 2)))
+        program = str(jax.make_jaxpr(steps.steps)(steps.state, steps.feed.data, steps.feed.train_batches(0, 2)))
     assert ("saveable_names=frozenset({'convolved'})" in program) == remat
 
 
