@@ -40,6 +40,8 @@ photographer, all of a recording), `fold` the part that the dataset was publishe
 values.
 """
 
+_BLOCK, _BLOCKS = 2**18, 16  # bytes of a block, blocks of a large file that are hashed
+
 
 def default_data_dir() -> Path:
     """Where prepared datasets lie unless `--data_dir` says otherwise: where `tfds build` puts them."""
@@ -100,7 +102,9 @@ class Source:
             builder = tfds.builder_from_directory(prepared.directory)
             self.metadata: dict[str, Any] = dict(builder.info.metadata or {})
             decoders = {"image": tfds.decode.SkipDecoding()} if prepared.kind == "image" else None
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
             self._records = builder.as_data_source(split="all", decoders=decoders)
+            self._raw_records = builder.as_data_source(split="all", deserialize_method=raw)
         except Exception as error:  # TFDS and array_record raise many kinds
             raise _unreadable(self._directory, error) from error
 
@@ -128,11 +132,11 @@ class Source:
         return example | {"content": content}
 
     def contents(self, rows: Sequence[int]) -> list[bytes]:
-        """The encoded content of several examples and nothing else, which is much less work."""
+        """Reads the encoded content of several examples and nothing else, which is much less work."""
         from tensorflow_datasets.proto import tf_example_pb2
 
         try:
-            records = self._records.data_source.__getitems__(rows)
+            records = self._raw_records.__getitems__(rows)  # as PyTorch reads batches
             features = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
             return [feature[self._kind].bytes_list.value[0] for feature in features]
         except Exception as error:
@@ -221,8 +225,7 @@ def _prepared(name: str, directory: Path) -> Prepared:
         synthetic = metadata.exists() and bool(json.loads(metadata.read_text(encoding="utf-8")).get("synthetic"))
         digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
         for path in sorted(directory.glob("*.array_record*")):
-            status = path.stat()
-            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+            digest.update(f"{path.name} {_content_hash(path)}".encode())
     except OSError as error:
         raise UserError(f"{directory}: cannot be read ({error.strerror}); check its permissions.") from error
     except (ValueError, KeyError, TypeError, StopIteration) as error:
@@ -234,7 +237,10 @@ def _prepared(name: str, directory: Path) -> Prepared:
 
 
 def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[str, Any]) -> str:
-    """Changes when what lies there does: names, sizes and times, since reading gigabytes at every start is slow."""
+    """Computes a hash of the names and contents of the files there, of the builder's version and of its options.
+
+    Small files, such as loose images, are known by size and time of change: opening thousands at every start is slow.
+    """
     # Next to the archive, or to loose images, may lie anything, the prepared data included; it must not count.
     from tfds_builders.prepare import builder_version
 
@@ -253,13 +259,28 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
         lines = [json.dumps([builder_version(name), wishes], sort_keys=True)]
         for path in paths:
             status = path.stat()
-            size = status.st_size if path.is_file() else 0
-            lines.append(f"{path.relative_to(manual_dir)} {size} {status.st_mtime_ns}")
+            small = status.st_size <= _BLOCK
+            content = f"{status.st_size} {status.st_mtime_ns}" if small else _content_hash(path)
+            lines.append(f"{path.relative_to(manual_dir)} {content}")
     except NotADirectoryError as error:
         raise UserError(f"{manual_dir}: is no folder; --manual_dir is the folder that the files lie in.") from error
     except OSError as error:
         raise UserError(f"{manual_dir}: cannot be read ({error.strerror}); check the path of --manual_dir.") from error
-    return hashlib.sha256("\n".join([str(manual_dir.resolve()), *sorted(lines)]).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
+
+
+def _content_hash(path: Path) -> str:
+    """Computes a hash of a file's size and of `_BLOCKS` blocks spread over it, its last bytes included.
+
+    Reading gigabytes at every start is slow, and archives end with checksums of all that is in them.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for start in np.linspace(0, max(0, size - _BLOCK), _BLOCKS).astype(np.int64).tolist():
+            file.seek(start)
+            digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
 
 
 def _version(text: str) -> tuple[int, ...]:

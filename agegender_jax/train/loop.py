@@ -226,7 +226,6 @@ def train(
             for part in KEPT_PARTS
         }
         predictions = kept_predictions(run, setup, distributions, evaluated_step)
-        shown = loader if is_primary() else None
         summary = Summary(
             run=run.name,
             dataset=setup.dataset_name,

@@ -103,10 +103,14 @@ def test_neither_start_imports_tensorflow_and_the_second_not_even_tfds(synthetic
     assert second == []
 
 
-def test_what_was_prepared_is_found_again(synthetic_dir: Path, data_dir: Path, prepared: Prepared) -> None:
+def test_what_was_prepared_is_found_again(
+    synthetic_dir: Path, data_dir: Path, prepared: Prepared, tmp_path: Path
+) -> None:
     before = prepared.directory.stat().st_mtime_ns
     assert locate("utkface", manual_dir=synthetic_dir, data_dir=data_dir) == prepared
     assert prepared.directory.stat().st_mtime_ns == before
+    shutil.copy(synthetic_dir / "UTKFace.tar.gz", tmp_path)  # elsewhere, and newer
+    assert locate("utkface", manual_dir=tmp_path, data_dir=data_dir) == prepared
     assert prepared.version == "1.1.0"
 
 
