@@ -46,11 +46,7 @@ def _table2() -> Target:
         title="UTKFace, the comparison of Uraimov & Yoo: five nets, plain and with class weights",
         source="Uraimov & Yoo (2022), table 2",
         systems=tuple(systems),
-        columns={
-            "age": Column("age group"),
-            "balanced": Column("age group, balanced"),
-            "gender": Column("gender"),
-        },
+        columns={"age": Column("age group"), "balanced": Column("age group, balanced"), "gender": Column("gender")},
         claims=(
             *(Claim("ours", net, column) for column in ("age", "gender") for net in others),
             *(Claim(f"{net}_weighted", net, "age") for net, *_ in nets),

@@ -129,10 +129,7 @@ def test_table2_shows_mean_and_spread_beside_the_paper(
 
 
 def test_the_same_command_goes_on_where_it_was_stopped(
-    tmp_path: Path,
-    started: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, started: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["router", "--cpu", "--nets", "routed", "shared", "three", f"--out={tmp_path / 'out'}"]
     monkeypatch.setenv("STUB_STOP", "2")

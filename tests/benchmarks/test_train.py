@@ -40,11 +40,7 @@ def test_a_cold_epoch_begins_with_the_command() -> None:
 def test_smoke(measured: Callable[..., Any], data_dir: Path) -> None:
     rows = measured(train.main, "--loaders=stream", f"--data_dir={data_dir}")
     name = "small_cnn:thin 32x32, batch 8"
-    assert list(rows) == [
-        f"{name}, stream: epoch",
-        f"{name}, stream: with evaluation",
-        f"{name}: host, of a dispatch",
-    ]
+    assert list(rows) == [f"{name}, stream: epoch", f"{name}, stream: with evaluation", f"{name}: host, of a dispatch"]
     for row in rows.values():
         assert row["ours"] > 0
         assert row["ratio_median"] > 0
