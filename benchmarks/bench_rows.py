@@ -191,38 +191,43 @@ def check_json(path: Path | None) -> None:
         raise UserError(f"{path.parent} is no folder that may be written to; choose another --json.")
 
 
-def finish(rows: Sequence[Row], path: Path | None) -> None:
-    """Prints the table, and writes the rows as JSON where a file is named: whole, or not at all."""
-    print(table(rows))
+def write_json(path: Path | None, result: Any) -> None:
+    """Writes a result as JSON where a file is named: whole, or not at all."""
     if path is None:
         return
-    check_json(path)  # again: much may have happened since
+    check_json(path)  # again: it may have appeared since
     try:
-        atomic.write_text(path, json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
+        atomic.write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --json.") from error
 
 
-def run(measure: Callable[[argparse.Namespace], Sequence[Row]], arguments: argparse.Namespace) -> int:
-    """Runs a benchmark as a command does, and returns its exit code: what the user can mend is printed as a sentence.
-
-    Args:
-      measure: makes the rows.
-      arguments: of the command, with `json`.
-    """
+def guarded(work: Callable[[], object], json_path: Path | None = None) -> int:
+    """Runs the work of a command, and returns its exit code: what the user can mend is printed as a sentence."""
     try:
-        check_json(arguments.json)
-        if _load() > _QUIET * (os.cpu_count() or 1):
-            say(
-                f"Others use this machine (load {_load():.1f}): frameworks suffer from that unequally; repeat in quiet."
-            )
-        finish(measure(arguments), arguments.json)
+        check_json(json_path)
+        work()
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def run(measure: Callable[[argparse.Namespace], Sequence[Row]], arguments: argparse.Namespace) -> int:
+    """Runs a benchmark as a command: prints its rows, writes them to `--json`, and returns the exit code."""
+
+    def work() -> None:
+        if _load() > _QUIET * (os.cpu_count() or 1):
+            say(
+                f"Others use this machine (load {_load():.1f}): frameworks suffer from that unequally; repeat in quiet."
+            )
+        rows = measure(arguments)
+        print(table(rows))
+        write_json(arguments.json, [dataclasses.asdict(row) for row in rows])
+
+    return guarded(work, arguments.json)
 
 
 def _load() -> float:

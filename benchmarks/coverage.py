@@ -8,7 +8,6 @@ of tests that get no interval, since all clusters are alike; the others are of t
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from agegender_jax import atomic
-from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import Thing
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, difference, draw, intervals, metrics_of
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
@@ -220,18 +217,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(given: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = build_parser().parse_args(given)
-    try:
-        bench_rows.check_json(arguments.json)
+
+    def work() -> None:
         result = {"target": "coverage", "tests": arguments.tests, "draws": arguments.draws, "rows": _table(arguments)}
-        if arguments.json:
-            atomic.write_text(arguments.json, json.dumps(result, indent=1))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"{arguments.json}: cannot be written ({error.strerror}); choose another --json.", file=sys.stderr)
-        return UserError.exit_code
-    return 0
+        bench_rows.write_json(arguments.json, result)
+
+    return bench_rows.guarded(work, arguments.json)
 
 
 def _table(arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.splits import marked
 from agegender_jax.text import Table
@@ -38,16 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     given = build_parser().parse_args(arguments)
-    try:
-        bench_rows.check_json(given.json)
+
+    def work() -> None:
         result = keep(given.run)
         print(markdown(result))
-        if given.json is not None:
-            atomic.write_text(given.json, json.dumps(result, indent=1, allow_nan=False))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+        bench_rows.write_json(given.json, result)
+
+    return bench_rows.guarded(work, given.json)
 
 
 def keep(run: Path) -> dict[str, Any]:

@@ -44,12 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     given = build_parser().parse_args(arguments)
-    try:
-        update(ROOT / "docs", check=given.check)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return bench_rows.guarded(lambda: update(ROOT / "docs", check=given.check))
 
 
 def update(docs: Path, *, check: bool = False) -> None:

@@ -14,6 +14,16 @@ _SMOKE = {"dataset.image_size": 32, "train.batch_size": 16, "train.steps_per_dis
 _SMALL = {"model.backbone": "small_cnn", "model.variant": "thin"}
 
 
+def _faces(name: str, lines: tuple[Line, ...], full: str, cpu: str, rate: tuple[float, int], data: str = "") -> System:
+    """Returns a system that is trained on UTKFace, its net named as itself."""
+    return System(name, name, lines, Recipe(full), Recipe(cpu), 14584, rate, data)
+
+
+def _adience_folds(name: str, line: Line, full: Recipe | None, cpu: Recipe | None, rate: tuple[float, int]) -> System:
+    """Returns a system that is trained on Adience in five folds."""
+    return System(name, name, (line,), full, cpu, 13100, rate, folds=True)
+
+
 def _table2() -> Target:
     # Net, title, published age group and gender, parameters, time; images/s at 32x32 on two cores.
     nets = (
@@ -92,77 +102,25 @@ def _router() -> Target:
         for way, title in ways
     )
     groups = "24 age classes, gender"
+    regression = Line(
+        "years",
+        "`cnn180`, age by L1 regression",
+        {**_GENDER, "mae": "age/mae"},
+        {"gender": 0.89, "mae": 6.7},
+        "Imamdin et al. (2025), table 1, validation: val_age_out_loss, val_gender_out_accuracy",
+    )
+    one_net = Line("age24", "24 classes of five years, one net", classes)
+    shared = Line("shared", "one shared VGG16 of as many parameters", classes)
+    precision = 'Imamdin et al. (2025), section 3.5, "precision", on a data set of another origin'
+    four = Line("four", "`four`: four convolutions, one sigmoid node", _GENDER, {"gender": 0.8809}, precision)
+    three = Line("three", "`three`: three with batch normalisation, dropout, two nodes", _GENDER)
     systems = (
-        System(
-            "years",
-            "years",
-            (
-                Line(
-                    "years",
-                    "`cnn180`, age by L1 regression",
-                    {**_GENDER, "mae": "age/mae"},
-                    {"gender": 0.89, "mae": 6.7},
-                    "Imamdin et al. (2025), table 1, validation: val_age_out_loss, val_gender_out_accuracy",
-                ),
-            ),
-            Recipe("utkface_years.py"),
-            Recipe("utkface_years.py:cpu"),
-            14584,
-            (199.0, 64),
-            "years, gender",
-        ),
-        System(
-            "age24",
-            "age24",
-            (Line("age24", "24 classes of five years, one net", classes),),
-            Recipe("utkface_age24.py"),
-            Recipe("utkface_age24.py:cpu"),
-            14584,
-            (239.0, 64),
-            groups,
-        ),
-        System(
-            "routed",
-            "routed",
-            routed,
-            Recipe("utkface_routed.py"),
-            Recipe("utkface_routed.py:cpu"),
-            14584,
-            (67.0, 32),
-            groups,
-        ),
-        System(
-            "shared",
-            "shared",
-            (Line("shared", "one shared VGG16 of as many parameters", classes),),
-            Recipe("utkface_routed.py:shared"),
-            Recipe("utkface_routed.py:cpu_shared"),
-            14584,
-            (104.0, 32),
-            groups,
-        ),
-        *(
-            System(
-                name,
-                name,
-                (Line(name, title, _GENDER, published, where),),
-                Recipe(f"utkface_gender.py:{name}"),
-                Recipe(f"utkface_gender.py:{name}_cpu"),
-                14584,
-                (rate, 48),
-                "gender",
-            )
-            for name, title, published, where, rate in (
-                (
-                    "four",
-                    "`four`: four convolutions, one sigmoid node",
-                    {"gender": 0.8809},
-                    'Imamdin et al. (2025), section 3.5, "precision", on a data set of another origin',
-                    884.0,
-                ),
-                ("three", "`three`: three with batch normalisation, dropout, two nodes", {}, "", 1002.0),
-            )
-        ),
+        _faces("years", (regression,), "utkface_years.py", "utkface_years.py:cpu", (199.0, 64), "years, gender"),
+        _faces("age24", (one_net,), "utkface_age24.py", "utkface_age24.py:cpu", (239.0, 64), groups),
+        _faces("routed", routed, "utkface_routed.py", "utkface_routed.py:cpu", (67.0, 32), groups),
+        _faces("shared", (shared,), "utkface_routed.py:shared", "utkface_routed.py:cpu_shared", (104.0, 32), groups),
+        _faces("four", (four,), "utkface_gender.py:four", "utkface_gender.py:four_cpu", (884.0, 48), "gender"),
+        _faces("three", (three,), "utkface_gender.py:three", "utkface_gender.py:three_cpu", (1002.0, 48), "gender"),
     )
     return Target(
         name="router",
@@ -306,64 +264,27 @@ def _adience() -> Target:
         'CDAC report, "val_acc": a random part of what is learnt from; which of both trainings it is of is not stated'
     )
     small = {"dataset.image_size": 64}
-    systems = (
-        System(
-            "levi_hassner",
-            "levi_hassner",
-            (
-                Line(
-                    "levi_hassner",
-                    "Levi & Hassner's net",
-                    metrics,
-                    {"age": 0.507, "one_off": 0.847, "gender": 0.868},
-                    "Levi & Hassner (2015): mean over the folds, ± 0.051, 0.022 and 0.014",
-                ),
-            ),
-            Recipe("adience_cnn.py"),
-            None,
-            13100,
-            (60.0, 227),
-            folds=True,
-        ),
-        *(
-            System(
-                name,
-                name,
-                (Line(name, f"plain CNN, {epochs} epochs", metrics, report, where),),
-                Recipe(f"adience_cnn.py:{name}"),
-                Recipe(f"adience_cnn.py:{name}", small),
-                13100,
-                (70.0, 128),
-                folds=True,
-            )
-            for name, epochs in (("epochs20", 20), ("epochs40", 40))
-        ),
-        System(
-            "thin",
-            "thin",
-            (Line("thin", "thin net", metrics),),
-            None,
-            Recipe("adience_cnn.py:cpu"),
-            13100,
-            (510.0, 64),
-            folds=True,
-        ),
-        System(
-            "ensemble",
-            "ensemble",
-            (Line("ensemble", "attention and residual net, averaged", metrics),),
-            Recipe("adience_attention.py"),
-            Recipe("adience_attention.py:cpu"),
-            13100,
-            (60.0, 64),
-            folds=True,
-        ),
+    levi_hassner = Line(
+        "levi_hassner",
+        "Levi & Hassner's net",
+        metrics,
+        {"age": 0.507, "one_off": 0.847, "gender": 0.868},
+        "Levi & Hassner (2015): mean over the folds, ± 0.051, 0.022 and 0.014",
     )
+    thin = Line("thin", "thin net", metrics)
+    ensemble = Line("ensemble", "attention and residual net, averaged", metrics)
+    attention = (Recipe("adience_attention.py"), Recipe("adience_attention.py:cpu"))
+    systems = [_adience_folds("levi_hassner", levi_hassner, Recipe("adience_cnn.py"), None, (60.0, 227))]
+    for name, epochs in (("epochs20", 20), ("epochs40", 40)):
+        config, line = f"adience_cnn.py:{name}", Line(name, f"plain CNN, {epochs} epochs", metrics, report, where)
+        systems.append(_adience_folds(name, line, Recipe(config), Recipe(config, small), (70.0, 128)))
+    systems.append(_adience_folds("thin", thin, None, Recipe("adience_cnn.py:cpu"), (510.0, 64)))
+    systems.append(_adience_folds("ensemble", ensemble, *attention, (60.0, 64)))
     return Target(
         name="adience",
         title="Adience in five folds",
         source="a report on Adience (CDAC), and Levi & Hassner (2015), whose data and folds it names",
-        systems=systems,
+        systems=tuple(systems),
         columns={
             "age": Column("age group"),
             "balanced": Column("age group, balanced"),
