@@ -16,6 +16,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.text import Table, plain
 
 LEAST_WINDOWS = 5
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C or SIGTERM ended
 _QUIET = 0.3  # load of each core from which on a warning is printed
 _SETTLE_SECONDS = 0.1  # after a turn, some threads of a pool still spin for a while
 
@@ -211,7 +212,7 @@ def guarded(work: Callable[[], object], json_path: Path | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 0
 
 

@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agegender_jax import atomic
-from agegender_jax.errors import UserError
 from benchmarks import bench_rows
 from benchmarks.bench_rows import say
 from benchmarks.reproduce.paper_table import Target
@@ -38,17 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = build_parser().parse_args(arguments)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        bench_rows.check_json(given.json)
-        reproduce(TARGETS[given.target], given)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where it was.", file=sys.stderr)
-        return 130
+        code = bench_rows.guarded(lambda: reproduce(TARGETS[given.target], given), given.json)
     finally:
         signal.signal(signal.SIGTERM, before)
-    return 0
+    if code == bench_rows.INTERRUPTED:
+        say("Interrupted. The same command resumes.")
+    return code
 
 
 def _interrupt(*_: Any) -> None:
@@ -92,6 +85,7 @@ def reproduce(target: Target, given: argparse.Namespace) -> None:
       UserError: something that the user can mend.
     """
     from agegender_jax.data.source import default_data_dir  # imports JAX, as the next: not for --help
+    from agegender_jax.run import without_nan
     from benchmarks.reproduce import collect, running, tables
 
     given.protocols = ["paper", "disjoint"] if given.protocol == "both" else [given.protocol] if given.protocol else []
@@ -108,13 +102,7 @@ def reproduce(target: Target, given: argparse.Namespace) -> None:
         running.run_sweep(planned, out, manual_dir, data_dir.resolve())
         result = collect.collect(target, planned, out, collect.command_of(given))
     print(tables.text(target, result))
-    if given.json:
-        bench_rows.check_json(given.json)  # again: much may have happened since
-        try:
-            atomic.write_text(given.json, collect.as_json(result))
-        except OSError as error:
-            raise UserError(f"{given.json}: cannot be written ({error.strerror}); choose another --json.") from error
-        say(f"written: {given.json}")
+    bench_rows.write_json(given.json, without_nan(result))
 
 
 if __name__ == "__main__":

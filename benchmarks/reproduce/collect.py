@@ -1,7 +1,6 @@
 """From complete runs to metrics: what is kept as JSON, and what the tables are made of."""
 
 import argparse
-import json
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError
-from agegender_jax.run import without_nan
 from agegender_jax.train.sweep import TrialSpec, summarize
 from benchmarks import launch_runs
 from benchmarks.reproduce import intervals
@@ -168,8 +166,3 @@ def command_of(arguments: argparse.Namespace) -> str:
     parts += ["--nets", *arguments.nets] if arguments.nets else []
     parts += ["--manual_dir", "DIR"] if arguments.manual_dir else []
     return shlex.join(parts)
-
-
-def as_json(result: Mapping[str, Any]) -> str:
-    """As it is kept."""
-    return json.dumps(without_nan(dict(result)), indent=1, allow_nan=False) + "\n"

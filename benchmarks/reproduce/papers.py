@@ -180,53 +180,24 @@ def _voice() -> Target:
         ("resnet50", "voice_resnet.py", "ResNet-50, global max pooling", 0.96, "second paper", 70.0),
     ):
         where = f"Mansour & Abu-Naser (2022), {paper}, section 9.3: test, 39 classes of another data set"
-        systems += [
-            System(
-                f"{net}_classes",
-                net,
-                (Line(f"{net}_classes", title, joint, {"accuracy": published}, where),),
-                Recipe(file, of_emodb),
-                Recipe(f"{file}:emodb_classes"),
-                321,
-                (rate, 48),
-                "EmoDB, its ten folders",
-                protocols=("paper",),
-                note=_TEN_SPEAKERS,
-            ),
-            System(
-                f"{net}_gender",
-                net,
-                (Line(f"{net}_gender", title, accuracy),),
-                Recipe(file, gender),
-                Recipe(f"{file}:emodb"),
-                321,
-                (rate, 48),
-                "EmoDB, gender",
-            ),
-        ]
+        classes = Line(f"{net}_classes", title, joint, {"accuracy": published}, where)
+        folders = (Recipe(file, of_emodb), Recipe(f"{file}:emodb_classes"), 321, (rate, 48), "EmoDB, its ten folders")
+        systems.append(System(classes.key, net, (classes,), *folders, protocols=("paper",), note=_TEN_SPEAKERS))
+        line = Line(f"{net}_gender", title, accuracy)
+        genders = (Recipe(file, gender), Recipe(f"{file}:emodb"), 321, (rate, 48), "EmoDB, gender")
+        systems.append(System(line.key, net, (line,), *genders))
     small = [
         ("emodb_classes", "EmoDB, its ten folders", 321, joint),
         ("emodb", "EmoDB, gender, five folds", 364, accuracy),
         ("ravdess", "RAVDESS, gender, five folds", 408, accuracy),
     ]
     for argument, data, examples, metrics in small:
-        recipe = Recipe(f"voice_small.py:{argument}")
-        classes = argument == "emodb_classes"
-        systems.append(
-            System(
-                f"small_{argument}",
-                f"small_{argument}",
-                (Line(f"small_{argument}", "thin net", metrics),),
-                recipe,
-                recipe,
-                examples,
-                (250.0, 64),
-                data,
-                protocols=("paper",) if classes else ("paper", "disjoint"),
-                folds=not classes,
-                note=_TEN_SPEAKERS if classes else "",
-            )
-        )
+        name, recipe = f"small_{argument}", Recipe(f"voice_small.py:{argument}")
+        given = (name, name, (Line(name, "thin net", metrics),), recipe, recipe, examples, (250.0, 64), data)
+        if argument == "emodb_classes":
+            systems.append(System(*given, protocols=("paper",), note=_TEN_SPEAKERS))
+        else:
+            systems.append(System(*given, folds=True))
     return Target(
         name="voice",
         title="Voices: leaky and speaker-disjoint, side by side",
