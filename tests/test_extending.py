@@ -1,6 +1,9 @@
 """The worked example of docs/EXTENDING.md runs as it stands there."""
 
+import json
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,6 +13,9 @@ from ml_collections import ConfigDict
 
 import tfds_builders
 from agegender_jax.cli import main
+from agegender_jax.errors import UserError
+from agegender_jax.models import backbones, registry
+from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.synthetic.faces import draw_face
 from agegender_jax.train.loop import train_recipe
 
@@ -58,3 +64,35 @@ def test_a_missing_table_is_a_sentence(portraits: Path, tmp_path: Path, capsys: 
     arguments = ["--manual_dir", str(portraits), "--data_dir", str(tmp_path / "data"), "--no_html"]
     assert main(["data", "describe", "portraits", *arguments]) == 2
     assert "no portraits/labels.csv here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def strided_cnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The backbone of the page, in a folder of backbones."""
+    section = PAGE.read_text(encoding="utf-8").split("## A backbone in one file")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code is not None
+    (tmp_path / "strided_cnn.py").write_text(code[1], encoding="utf-8")
+    monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path)])
+    backbones.import_backbones()
+    yield
+    registry._REGISTERED.pop("strided_cnn")
+    sys.modules.pop(f"{backbones.__name__}.strided_cnn")
+
+
+def test_a_backbone_in_one_file_is_listed_and_trains(
+    strided_cnn: None, tmp_path: Path, small_recipe: ConfigDict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "models.json"
+    # The time of a step is measured by training some.
+    assert main(["models", "strided_cnn", "--image_size", "32", "--batch_size", "8", "--json", str(table)]) == 0
+    costs = json.loads(table.read_text())["models"]["strided_cnn"]
+    # 9 * (3 * 16 + 16 * 32 + 32 * 64) of the convolutions, 2 * (16 + 32 + 64) of the normalisations
+    assert costs["backbone_parameters"] == 23_472 + 224
+    assert costs["step_seconds"] > 0
+    small_recipe.model.update(backbone="strided_cnn", variant="", width=0.5, pooling="average")
+    _, params, _ = model_structure(small_recipe, build_heads(small_recipe))
+    assert params["backbone"]["trunk"]["convs"][2]["kernel"].shape == (3, 3, 16, 32)
+    small_recipe.model.drop_path = 0.1
+    with pytest.raises(UserError, match=r"config\.model\.drop_path"):
+        model_structure(small_recipe, build_heads(small_recipe))
