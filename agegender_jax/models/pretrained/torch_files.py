@@ -1,53 +1,46 @@
-"""Reads what `torch.save` wrote of a `state_dict`, without PyTorch and without unpickling.
+"""Reads the `state_dict` in a file that `torch.save` wrote, without PyTorch and without running anything from the file.
 
 Such a file is a pickle beside raw numbers: since PyTorch 1.6 in a zip archive, before in one stream. A pickle is a
-program, and unpickling runs it. Here a small interpreter follows it, which knows the operations that a state
-dictionary needs, can build nothing but dictionaries, lists, tuples, numbers, text and descriptions of tensors, and
-refuses every other operation and every name that is not in its tables, before anything is called.
+program; the unpickler here, like that of `torch.load(weights_only=True)`, knows only the operations and the names that
+a state dictionary needs, and refuses every other one before anything is called.
 """
 
 import io
 import math
 import os
+import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-MAX_PICKLE_BYTES = 1 << 22
-"""Of the description of the tensors; ResNet101's has 0.1 MB, and its training state three times that."""
-
-MAX_OPERATIONS = 1 << 19
-"""Of one description, each of which may cost some hundred bytes of memory; a tensor needs about 40."""
-
-MAX_DEPTH = 8
-"""Of tuples within tuples; a state dictionary needs 2."""
+MAX_PICKLE_BYTES = 1 << 20
+"""Size of the pickle, each byte of which may cost a hundred bytes of memory; ResNet101's has 0.1 MB."""
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 """The numbers with which the stream form begins: its magic number, and its version."""
 
-_STORAGES: Mapping[str, Any] = {
-    "torch.DoubleStorage": np.float64,
-    "torch.FloatStorage": np.float32,
-    "torch.HalfStorage": np.float16,
-    "torch.BFloat16Storage": ml_dtypes.bfloat16,
-    "torch.LongStorage": np.int64,
-    "torch.IntStorage": np.int32,
-    "torch.ShortStorage": np.int16,
-    "torch.CharStorage": np.int8,
-    "torch.ByteStorage": np.uint8,
-    "torch.BoolStorage": np.bool_,
+_DTYPES: Mapping[str, Any] = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
 }
 
-
 _DAMAGES = (
-    *(IndexError, KeyError, TypeError, AttributeError, OverflowError, struct.error),  # of what the pickle says
-    *(zipfile.BadZipFile, EOFError, RuntimeError),  # of the archive; encrypted ones are a RuntimeError
+    *(LookupError, TypeError, AttributeError, OverflowError, struct.error, pickle.UnpicklingError),  # in the pickle
+    *(zipfile.BadZipFile, EOFError, RuntimeError),  # in the archive; encrypted ones are a RuntimeError
 )
 
 
@@ -55,28 +48,27 @@ class Refused(ValueError):
     """The file asks for something that stored weights do not need."""
 
 
-class _Name(NamedTuple):
-    """The name of a function or of a type, which is never looked up."""
+class _StorageType(NamedTuple):
+    """The type of a storage, such as `torch.FloatStorage`."""
 
-    text: str
+    dtype: Any
 
 
 class _Storage(NamedTuple):
-    """Where numbers lie: the storage's key, their type and how many they are."""
+    """A storage: its key in the file, the type of its numbers, and their count."""
 
     key: str
     dtype: Any
     length: int
 
-
-class _Tuple(tuple[Any, ...]):
-    """A tuple that knows how many tuples lie within each other in it: following them could overflow the stack."""
-
-    depth: int
+    @property
+    def bytes(self) -> int:
+        """Size in the file."""
+        return self.length * np.dtype(self.dtype).itemsize
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage, strides in elements."""
+    """A view of a storage; offset and strides in elements."""
 
     storage: _Storage
     offset: int
@@ -119,7 +111,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
             raise Refused(f"its description has more than {MAX_PICKLE_BYTES} bytes")
         if f"{folder}/byteorder" in members and archive.read(f"{folder}/byteorder") != b"little":
             raise ValueError("its numbers are stored big end first")
-        tensors = _state_dict(_interpret(io.BytesIO(archive.read(descriptions[0])))[0])
+        tensors = _state_dict(_Unpickler(io.BytesIO(archive.read(descriptions[0]))).load())
 
         def stored(storage: _Storage) -> bytes:
             return archive.read(f"{folder}/data/{storage.key}")
@@ -131,33 +123,26 @@ def _read_stream(path: Path) -> dict[str, np.ndarray]:
     size = os.path.getsize(path)
     with path.open("rb") as file:
         start = io.BytesIO(file.read(MAX_PICKLE_BYTES))
-        if tuple(_interpret(start)[0] for _ in range(2)) != _LEGACY:
+        if tuple(_Unpickler(start).load() for _ in range(2)) != _LEGACY:
             raise ValueError("it is no file of torch.save")
-        if _of(dict, _interpret(start)[0]).get("little_endian") is not True:
+        if _of(dict, _Unpickler(start).load()).get("little_endian") is not True:
             raise ValueError("its numbers are stored big end first")
-        value, met = _interpret(start)
-        tensors = _state_dict(value)
+        unpickler = _Unpickler(start)
+        tensors = _state_dict(unpickler.load())
         wanted = {tensor.storage.key for tensor in tensors.values()}
-        storages = {storage.key: storage for storage in met}
-        if any(storages[storage.key] != storage for storage in met):
-            raise ValueError("it says different things of one storage")
-        keys = _of(list, _interpret(start)[0])
+        keys = _of(list, _Unpickler(start).load())
         file.seek(start.tell())
         data = {}
         for key in keys:
             count = int.from_bytes(file.read(8), "little")
-            storage = storages[_of(str, key)]
-            end = file.tell() + count * _itemsize(storage)
+            storage = unpickler.storages[_of(str, key)]
+            end = file.tell() + storage.bytes
             if count != storage.length or end > size:
                 raise ValueError("it is cut short, or damaged")
             if key in wanted:
-                data[key] = file.read(count * _itemsize(storage))
+                data[key] = file.read(storage.bytes)
             file.seek(end)
         return _arrays(tensors, lambda storage: data[storage.key])
-
-
-def _itemsize(storage: _Storage) -> int:
-    return np.dtype(storage.dtype).itemsize
 
 
 def _state_dict(value: Any) -> dict[str, _Tensor]:
@@ -179,7 +164,7 @@ def _arrays(tensors: Mapping[str, _Tensor], stored: Callable[[_Storage], bytes])
     for name, (storage, offset, shape, strides) in tensors.items():
         if storage not in flat:
             data = stored(storage)
-            if len(data) != storage.length * _itemsize(storage):
+            if len(data) != storage.bytes:
                 raise ValueError(f"the numbers of {name!r} are cut short")
             flat[storage] = np.frombuffer(data, storage.dtype)
         numbers = flat[storage]
@@ -194,152 +179,127 @@ def _arrays(tensors: Mapping[str, _Tensor], stored: Callable[[_Storage], bytes])
     return arrays
 
 
-def _interpret(stream: BinaryIO) -> tuple[Any, list[_Storage]]:
-    """Follows one pickle up to its end: what it describes, and all storages that it met."""
-    stack: list[Any] = []
-    met: list[_Storage] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        start = marks.pop()
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    operations: Iterable[tuple[pickletools.OpcodeInfo, Any, int | None]] = pickletools.genops(stream)
-    for number, (opcode, argument, _) in enumerate(operations):
-        name = opcode.name
-        if number >= MAX_OPERATIONS:
-            raise Refused(f"its description has more than {MAX_OPERATIONS} operations")
-        if name in _CONSTANTS:
-            stack.append(_CONSTANTS[name]())
-        elif name in _LITERALS:
-            stack.append(argument)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "MARK":
-            marks.append(len(stack))
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            stack[-count:] = [_tuple(stack[-count:])]
-        elif name == "TUPLE":
-            stack.append(_tuple(since_mark()))
-        elif name in ("APPENDS", "APPEND"):
-            items = since_mark() if name == "APPENDS" else [stack.pop()]
-            _of(list, stack[-1]).extend(items)
-        elif name in ("SETITEMS", "SETITEM"):
-            items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _put(_of(dict, stack[-1]), zip(items[::2], items[1::2], strict=True))
-        elif name == "GLOBAL":
-            stack.append(_known(argument.replace(" ", ".")))
-        elif name == "STACK_GLOBAL":
-            last = _of(str, stack.pop())
-            stack.append(_known(f"{_of(str, stack.pop())}.{last}"))
-        elif name == "BINPERSID":
-            met.append(_storage(stack.pop()))
-            stack.append(met[-1])
-        elif name == "REDUCE":
-            arguments = _short(stack.pop())
-            stack.append(_CALLS[_of(_Name, stack.pop()).text](*arguments))
-        elif name == "BUILD":  # the attribute _metadata, versions of the layers, which a state dictionary has
-            stack.pop()
-            _of(dict, stack[-1])
-        elif name == "STOP":
-            return stack.pop(), met
-        elif name not in ("PROTO", "FRAME"):
-            raise Refused(f"it contains the operation {name}, which stored weights do not need")
-    raise ValueError("its description has no end")
-
-
-_CONSTANTS: Mapping[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": lambda: _tuple([]),
-}
-_LITERALS = (
-    *("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
-)
-
-
 def _of(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"it has a {_kind(value)} where a {kind.__name__} belongs")
+        raise ValueError(f"it has a value of the type {type(value).__name__} where a {kind.__name__} belongs")
     return value
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__.lstrip("_")
-
-
-def _tuple(items: list[Any]) -> _Tuple:
-    value = _Tuple(items)
-    value.depth = 1 + max((item.depth for item in items if isinstance(item, _Tuple)), default=0)
-    if value.depth > MAX_DEPTH:
-        raise Refused(f"it has more than {MAX_DEPTH} tuples within each other, which stored weights do not need")
-    return value
-
-
-def _short(value: Any) -> tuple[Any, ...]:
-    """A tuple of few items, as arguments and shapes are: copying a long one again and again could take hours."""
-    if len(_of(tuple, value)) > 8:
-        raise ValueError(f"it has a tuple of {len(value)} items where at most 8 belong")
-    return tuple(value)
-
-
-def _put(target: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Only text and numbers are keys: to look up anything else would call code of its own, or run without end."""
-    for key, value in pairs:
-        if type(key) not in (str, int):
-            raise Refused(f"it has a {_kind(key)} as a key, which stored weights do not need")
-        target[key] = value
 
 
 def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
-    """A dictionary of a list of pairs (so Python 2 stored it), which is used up: many copies could fill the memory."""
+    """Makes a dictionary of a list of pairs (so Python 2 stored it), which it empties: copies could fill the memory."""
     made: dict[Any, Any] = {}
     if items:
-        _put(made, ((pair[0], pair[1]) for pair in _of(list, items)))
+        for key, value in _of(list, items):
+            made[_key(key)] = value
         items.clear()
     return made
 
 
-def _known(name: str) -> _Name:
-    if name not in _CALLS and name not in _STORAGES:
-        raise Refused(f"it asks for {name!r}, which stored weights do not need")
-    return _Name(name)
+def _key(key: Any) -> Any:
+    """Checks the type of a key: hashing nested tuples or long numbers could run without end, or overflow the stack."""
+    if type(key) is not str and not (type(key) is int and key.bit_length() < 64):
+        raise Refused(f"it has a key of the type {type(key).__name__}, which stored weights do not need")
+    return key
 
 
-def _storage(identifier: Any) -> _Storage:
-    """A storage from its persistent identifier: ("storage", type, key, device, count), and perhaps a view of it."""
-    kind, dtype, key, _, count, *view = _short(identifier)
-    if kind != "storage" or view not in ([], [None]):
-        raise ValueError("it holds views of storages, which is not supported")
-    if not 0 <= _of(int, count) < 1 << 40:
-        raise ValueError(f"a storage of {count} numbers is not possible")
-    return _Storage(_of(str, key), _STORAGES[_of(_Name, dtype).text], count)
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    shape, strides = _short(shape), _short(strides)
-    numbers = (offset, *shape, *strides)
-    if not all(type(number) is int for number in numbers):
-        raise ValueError("it has a tensor whose shape is no numbers")
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any = None, hooks: Any = None, metadata: Any = None
+) -> _Tensor:
+    if max(len(_of(tuple, shape)), len(_of(tuple, strides))) > 8:
+        raise ValueError("it has a tensor of more than 8 axes")
+    if not all(type(number) is int for number in (offset, *shape, *strides)):
+        raise ValueError("it has a tensor whose shape is not of integers")
     return _Tensor(_of(_Storage, storage), offset, shape, strides)
 
 
-_CALLS: Mapping[str, Callable[..., Any]] = {
+def _rebuild_parameter(tensor: Any, grad: Any = None, hooks: Any = None) -> _Tensor:
+    return _of(_Tensor, tensor)
+
+
+_GLOBALS: Mapping[str, Any] = {
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": lambda tensor, *_: _of(_Tensor, tensor),
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    **{f"torch.{name}": _StorageType(dtype) for name, dtype in _DTYPES.items()},
 }
-"""What a pickle may call, and what is called instead."""
+"""The names that a pickle may use, and what stands for them here."""
+
+_OPERATIONS = (
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
+    *("BININT", "BININT1", "BININT2", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE"),
+    *("SHORT_BINUNICODE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("APPEND", "APPENDS", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
+    *("GLOBAL", "STACK_GLOBAL", "BINPERSID", "REDUCE"),
+)
+"""The operations that a state dictionary needs and that the unpickler of the standard library does safely."""
+
+
+_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+
+_BASE: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Dispatch(dict[int, Callable[[Any], None]]):
+    """Handlers of operations by their codes."""
+
+    def __missing__(self, code: int) -> Any:
+        raise Refused(f"it contains the operation {_NAMES.get(code, code)}, which stored weights do not need")
+
+
+class _Unpickler(_BASE):
+    """Unpickles dictionaries, lists, tuples, numbers, text and descriptions of tensors.
+
+    It derives from the standard library's implementation in Python: the one in C lets nobody take operations away,
+    hashes keys that are nested without bound, and allocates as large a memo as the file asks for.
+
+    Attributes:
+      storages: all storages that were met, by key.
+    """
+
+    dispatch = _Dispatch({code: _BASE.dispatch[code] for code, name in _NAMES.items() if name in _OPERATIONS})
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns what stands for a name, which is never imported."""
+        if f"{module}.{name}" not in _GLOBALS:
+            raise Refused(f"it asks for {f'{module}.{name}'!r}, which stored weights do not need")
+        return _GLOBALS[f"{module}.{name}"]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Returns the storage of `("storage", type, key, device, count)`, perhaps followed by a view of it."""
+        kind, storage_type, key, _, count, *view = _of(tuple, pid)
+        if kind != "storage" or view not in ([], [None]):
+            raise ValueError("it holds views of storages, which is not supported")
+        if not 0 <= _of(int, count) < 1 << 40:
+            raise ValueError(f"a storage of {count} numbers is not possible")
+        storage = _Storage(_of(str, key), _of(_StorageType, storage_type).dtype, count)
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise ValueError(f"it describes the storage {key!r} in two ways")
+        return storage
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = _of(dict, self.stack[-1])
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_key(key)] = value
+
+    def _load_setitem(self) -> None:
+        items = [self.stack.pop(-2), self.stack.pop()]
+        self._set_items(items)
+
+    def _load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    def _load_build(self) -> None:
+        """Drops the attribute `_metadata` of a state dictionary, the versions of the layers."""
+        self.stack.pop()
+        _of(dict, self.stack[-1])
+
+    dispatch |= {
+        pickle.SETITEM[0]: _load_setitem,
+        pickle.SETITEMS[0]: _load_setitems,
+        pickle.BUILD[0]: _load_build,
+    }
