@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.model import build_heads, define_model
-from agegender_jax.sharding import LEAST, bytes_per_device, split_axes, state_shardings, total_bytes
+from agegender_jax.sharding import MIN_SHARDED_SIZE, bytes_per_device, split_axes, state_shardings, total_bytes
 from agegender_jax.train.logging import memory_message
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.options import OptimizerOptions
@@ -41,8 +41,8 @@ def counts() -> tuple[int, int]:
     """Numbers in VGG16's parameters that eight devices split, and those that each of them has: by hand."""
     kernels = [9 * m * n for m, n in VGG16_CONVS] + [m * n for m, n in VGG16_DENSE + HEADS]
     biases = sum(n for _, n in VGG16_CONVS + VGG16_DENSE + HEADS)
-    split = sum(count for count in kernels if count >= LEAST)
-    return split, biases + sum(count for count in kernels if count < LEAST)
+    split = sum(count for count in kernels if count >= MIN_SHARDED_SIZE)
+    return split, biases + sum(count for count in kernels if count < MIN_SHARDED_SIZE)
 
 
 def test_vgg16_with_fsdp_takes_an_eighth_of_each_large_array() -> None:

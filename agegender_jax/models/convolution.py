@@ -1,4 +1,4 @@
-"""Convolution, NHWC, in whichever form is fast where it runs.
+"""Convolution, NHWC, in the form that is fast on the device.
 
 On accelerators that is XLA's own convolution. On the CPU it is not: XLA's convolution gradients run at a third of the
 speed of a matrix product, and inside `lax.scan` (which training uses to run several steps per dispatch) at a
@@ -32,14 +32,14 @@ Padding = Literal["SAME", "VALID"] | int
 CONVOLVED = "convolved"
 """The name of a convolution's result, by which `compute.remat` keeps it and computes what follows again."""
 
-_FEW_CHANNELS = 4  # of pictures: a window's values of one place are then a few bytes, copied one by one
+_FEW_CHANNELS = 4  # as images have: the values of a window at one pixel are then a few bytes, copied one by one
 
 _DIRECT = ContextVar("_DIRECT", default=False)
 
 
 @contextmanager
 def direct_form() -> Iterator[None]:
-    """Traces the accelerators' formulation on every backend: every convolution is then one operation of the program."""
+    """Makes layers take the accelerators' form on every backend: a convolution is then one operation of the program."""
     token = _DIRECT.set(True)
     try:
         yield
@@ -48,12 +48,12 @@ def direct_form() -> Iterator[None]:
 
 
 def cpu_form() -> bool:
-    """Whether layers take the forms that are fast on a CPU: so on CPUs, but for `direct_form`."""
+    """Returns whether layers take the forms that are fast on a CPU: on CPUs, except within `direct_form`."""
     return jax.default_backend() == "cpu" and not _DIRECT.get()
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
-    """Two-dimensional convolution (cross-correlation), NHWC by HWIO.
+    """Computes a two-dimensional convolution (cross-correlation), NHWC by HWIO.
 
     Args:
       x: `[batch, height, width, in]`.
@@ -62,7 +62,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
       padding: see `Padding`.
 
     Returns:
-      `[batch, out_height, out_width, out]`. Both formulations agree to rounding.
+      `[batch, out_height, out_width, out]`. All forms agree to rounding.
 
     >>> conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
@@ -82,14 +82,14 @@ def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Paddin
 
 
 def _pads(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) -> list[tuple[int, int]]:
-    """Zeros before and after, of height and width."""
+    """Returns the numbers of zeros before and after, of height and width."""
     if isinstance(padding, int):
         return [(padding, padding)] * 2
     return list(lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding))
 
 
 def padded(x: jax.Array, pads: list[tuple[int, int]], value: float = 0.0) -> jax.Array:
-    """`x` with so many rows before and after, and so many columns, of a value."""
+    """Pads `x` by rows before and after, and by columns, of a value."""
     return jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value) if any(map(any, pads)) else x
 
 
@@ -107,7 +107,7 @@ def _conv2d_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: Paddi
 
 
 def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """The same convolution, `stride` columns as one with as many channels more: patches are fewer and longer copies.
+    """Makes the same convolution with `stride` columns as one of more channels: patches are fewer and longer copies.
 
     `x` is padded already. The kernel's last columns may be zeros that make its width a multiple of the stride.
     """
@@ -123,9 +123,14 @@ def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, ja
 
 
 def strided_windows(x: jax.Array, height: int, width: int, stride: int, across: int | None = None) -> list[jax.Array]:
-    """For each place in a window, the values that lie there for all window positions: `[batch, rows, columns, c]`.
+    """Returns for each pixel of a window its values at all window positions: `[batch, rows, columns, channels]`.
 
-    `across` is the stride from column to column, where it is another one.
+    Args:
+      x: `[batch, height, width, channels]`.
+      height: of the window, pixels.
+      width: of the window, pixels.
+      stride: from row to row, pixels.
+      across: from column to column, pixels; by default `stride`.
     """
     across = stride if across is None else across
     rows = (x.shape[1] - height) // stride + 1
@@ -142,7 +147,7 @@ _OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 """Lavin & Gray's equation (7): `B^T` and `A^T`; `G` is in `_transformed`."""
 
 _CHUNK = 1024
-"""Tiles of 2x2 outputs that are transformed at a time where a map has many: what lies between stays in the cache."""
+"""Tiles of 2x2 outputs that are transformed at a time if there are many: intermediate values stay in the cache."""
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tuple[int, int]]) -> bool:
@@ -157,7 +162,7 @@ def _suits_winograd(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tup
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _winograd(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
-    """A 3x3 convolution with stride 1 and `padding` zeros on every side."""
+    """Computes a 3x3 convolution with stride 1 and `padding` zeros on every side."""
     return _winograd_forward(x, kernel, padding)[0]
 
 
@@ -208,38 +213,38 @@ _winograd.defvjp(_winograd_forward, _winograd_backward)
 
 
 def _transformed(kernel: jax.Array, axis: int) -> jax.Array:
-    """`G` times an axis of length 3: 4 values. As sums, since a product with a matrix of 4 by 3 takes longer."""
+    """Multiplies an axis of length 3 by `G`: 4 values. As sums, which take less time than a 4 by 3 matrix product."""
     first, second, third = (lax.index_in_dim(kernel, i, axis) for i in range(3))
     outer, middle = 0.5 * (first + third), 0.5 * second
     return jnp.concatenate([first, outer + middle, outer - middle, third], axis)
 
 
 def _transformed_back(values: jax.Array, axis: int) -> jax.Array:
-    """`G^T` times an axis of length 4: 3 values."""
+    """Multiplies an axis of length 4 by `G^T`: 3 values."""
     first, second, third, fourth = (lax.index_in_dim(values, i, axis) for i in range(4))
     added, taken = 0.5 * (second + third), 0.5 * (second - third)
     return jnp.concatenate([first + added, taken, added + fourth], axis)
 
 
 def _chunk(x: jax.Array, padding: int) -> int:
-    """How many images are transformed at a time: all, or a divisor of their number."""
+    """Returns how many images are transformed at a time: all, or a divisor of their number."""
     rows, columns = (-(-(edge + 2 * padding - 2) // 2) for edge in x.shape[1:3])
-    # A batch that lies on several devices is not cut: each of them has a part of every chunk's place.
-    if len(x) * rows * columns <= 4 * _CHUNK or jax.device_count() > 1:
+    # A batch that is split over the devices of a mesh is not cut: every chunk would lie on few of them.
+    if len(x) * rows * columns <= 4 * _CHUNK or jax.sharding.get_abstract_mesh().size > 1:
         return len(x)
     return math.gcd(len(x), 2 ** max(0, round(math.log2(_CHUNK / (rows * columns)))))
 
 
-def _combined(parts: list[jax.Array], factors: np.ndarray) -> jax.Array:
-    """The sum of parts times factors of -1, 0 and 1."""
-    added = [part for part, factor in zip(parts, factors, strict=True) if factor > 0]
-    taken = [part for part, factor in zip(parts, factors, strict=True) if factor < 0]
+def _combined(arrays: list[jax.Array], factors: np.ndarray) -> jax.Array:
+    """Returns the sum of the arrays times factors of -1, 0 and 1."""
+    added = [array for array, factor in zip(arrays, factors, strict=True) if factor > 0]
+    taken = [array for array, factor in zip(arrays, factors, strict=True) if factor < 0]
     total = sum(added[1:], start=added[0]) if added else -taken.pop(0)
     return total - sum(taken[1:], start=taken[0]) if taken else total
 
 
 def _input_tiles(x: jax.Array, padding: int) -> list[list[jax.Array]]:
-    """`B^T d B` of every 4x4 tile `d`, tiles 2 apart: 4 by 4 matrices `[tiles, channels]`."""
+    """Computes `B^T d B` of every 4x4 tile `d`, tiles 2 apart: 4 by 4 matrices `[tiles, channels]`."""
     rows, columns = (-(-(edge + 2 * padding - 2) // 2) for edge in x.shape[1:3])
     pads = [
         (padding, 2 * count + 2 - edge - padding) for count, edge in zip((rows, columns), x.shape[1:3], strict=True)
@@ -255,7 +260,7 @@ def _input_tiles(x: jax.Array, padding: int) -> list[list[jax.Array]]:
 
 
 def _from_tiles(products: list[list[jax.Array]], shape: tuple[int, ...], padding: int) -> jax.Array:
-    """The output `A^T m A` of every tile's products `m`, put together."""
+    """Computes `A^T m A` of every tile's products `m`, and joins the tiles to the output."""
     height, width = (edge + 2 * padding - 2 for edge in shape[1:3])
     rows, columns = -(-height // 2), -(-width // 2)
     halves = [[_combined([m[j] for m in products], factors) for j in range(4)] for factors in _OUTPUT]
@@ -265,16 +270,16 @@ def _from_tiles(products: list[list[jax.Array]], shape: tuple[int, ...], padding
 
 
 def _gradient_tiles(gradient: jax.Array) -> list[list[jax.Array]]:
-    """`A g A^T` of every 2x2 tile `g`: 4 by 4 matrices `[tiles, filters]`."""
+    """Computes `A g A^T` of every 2x2 tile `g`: 4 by 4 matrices `[tiles, filters]`."""
     gradient = padded(gradient, [(0, gradient.shape[1] % 2), (0, gradient.shape[2] % 2)])
     filters = gradient.shape[-1]
-    places = [[gradient[:, i::2, j::2].reshape(-1, filters) for j in range(2)] for i in range(2)]
-    halves = [[_combined([place[j] for place in places], factors) for j in range(2)] for factors in _OUTPUT.T]
+    pixels = [[gradient[:, i::2, j::2].reshape(-1, filters) for j in range(2)] for i in range(2)]
+    halves = [[_combined([row[j] for row in pixels], factors) for j in range(2)] for factors in _OUTPUT.T]
     return [[_combined(half, factors) for factors in _OUTPUT.T] for half in halves]
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
-    """Convolution of every channel with a kernel of its own, NHWC.
+    """Computes a convolution of every channel with a kernel of its own, NHWC.
 
     Args:
       x: `[batch, height, width, channels]`.

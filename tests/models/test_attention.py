@@ -18,6 +18,7 @@ from agegender_jax.models.backbones.attention import (
 )
 from agegender_jax.models.backbones.resnet import ResNet
 from agegender_jax.models.model import split_model
+from tests.arrays import assert_close
 
 
 def count(tree: object) -> int:
@@ -92,23 +93,23 @@ def test_an_attention_module_is_pytorch_s() -> None:
     module = filled(AttentionModule(8, 2, 1, 2, dtype=jnp.float32, rngs=nnx.Rngs(params=0)))
     out, mask = nnx.jit(lambda module, x: module(x, train=False))(module, wave(1, 7, 9, 8))
     places = (0, [0, 3, 6], [0, 4, 8], slice(4))
-    np.testing.assert_allclose(
+    assert_close(
         out[places],
         [
             [-0.99053, 2.18676, 2.64547, -0.53975],
             [-0.26727, -1.27536, -1.33318, -0.46718],
             [-0.77658, 2.12369, 2.46954, -0.78199],
         ],
-        atol=2e-4,
+        2e-5,
     )
-    np.testing.assert_allclose(
+    assert_close(
         mask[places],
         [
             [0.30453, 0.52203, 0.69064, 0.42675],
             [0.36091, 0.52428, 0.63329, 0.44078],
             [0.43164, 0.49466, 0.56971, 0.48726],
         ],
-        atol=1e-4,
+        2e-5,
     )
     assert float(out.mean()) == pytest.approx(-0.023169, abs=1e-4)
     assert float(mask.std()) == pytest.approx(0.103639, abs=1e-4)
@@ -122,7 +123,7 @@ def test_a_striding_unit_is_pytorch_s() -> None:
     out = nnx.jit(lambda holder, x: holder.down(x, train=False))(filled(Holder()), wave(1, 7, 9, 8))
     assert out.shape == (1, 4, 5, 16)
     golden = [[-0.354, 0.11366, 0.32471, -0.19734], [-0.46189, 0.78317, 0.26008, -0.85019]]
-    np.testing.assert_allclose(out[0, [0, 3], [0, 4], :4], golden, atol=1e-4)
+    assert_close(out[0, [0, 3], [0, 4], :4], golden, 2e-5)
 
 
 def test_enlarging_keeps_corners_and_a_single_pixel_fills_the_map() -> None:

@@ -9,6 +9,7 @@ from flax import nnx
 from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import cnn180
 from agegender_jax.models.backbones.cnn180 import CNN180
+from tests.arrays import assert_close
 
 # On paper, at 180x180: 9 * in * out for convolutions: 864 + 18,432 + 73,728 + 294,912 + 589,824 (+ 589,824 for age);
 # 2 a channel for normalisation: 2 * 736 (2 * 992) and 2 * 384 in the dense layers; dense layers of 5 * 5 * 256 * 256
@@ -43,16 +44,6 @@ def test_embedding_has_the_width_that_is_announced(variant: str, size: int) -> N
 def test_image_that_would_be_pooled_away_is_refused(variant: str) -> None:
     with pytest.raises(UserError, match=r"config\.dataset\.image_size=31"):
         _abstract(variant, 31)
-
-
-def test_bfloat16_is_of_the_arithmetic_alone() -> None:
-    def train(model: CNN180, x: jax.Array) -> tuple[jax.Array, nnx.State]:
-        return model(x, train=True, rngs=nnx.Rngs(dropout=0)), nnx.state(model, (nnx.Param, nnx.BatchStat))
-
-    model = _abstract("gender", 32, dtype=jnp.bfloat16)
-    out, state = nnx.eval_shape(train, model, jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32))
-    assert out.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
 
 
 Parts = tuple[nnx.GraphDef, nnx.State, nnx.State]
@@ -99,7 +90,7 @@ def test_evaluation_sees_each_image_alone(monkeypatch: pytest.MonkeyPatch, image
     evaluate = jax.jit(lambda arrays, images: nnx.merge(graphdef, *arrays)(images))
     plain = np.asarray(evaluate(arrays, images))
     assert plain.any()
-    np.testing.assert_allclose(evaluate(arrays, images[::-1])[::-1], plain, rtol=1e-4, atol=1e-4)
+    assert_close(evaluate(arrays, images[::-1])[::-1], plain)
 
 
 def test_spatial_dropout_drops_whole_channels() -> None:

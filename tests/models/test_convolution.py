@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from scipy import signal
 
+from agegender_jax.mesh import make_mesh
 from agegender_jax.models import convolution, layers
+from tests.arrays import assert_close, wave
 
 FORMS = {"patches": convolution._conv2d_patches, "direct": convolution._conv2d_direct}
 # kernel, stride, padding, height, width
@@ -32,7 +34,7 @@ CASES = [
 ]
 
 
-def _drawn(kernel: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _random(kernel: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(kernel * 1000 + height * 10 + width)
     return (
         rng.normal(size=(2, height, width, 3)).astype(np.float32),
@@ -61,9 +63,9 @@ def _scipy_conv2d(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) 
 def test_convolution_matches_scipy(
     form: str, kernel: int, stride: int, padding: convolution.Padding, height: int, width: int
 ) -> None:
-    x, weights = _drawn(kernel, height, width)
+    x, weights = _random(kernel, height, width)
     got = jax.jit(FORMS[form], static_argnums=(2, 3))(x, weights, stride, padding)
-    np.testing.assert_allclose(got, _scipy_conv2d(x, weights, stride, padding), rtol=1e-4, atol=1e-4)
+    assert_close(got, _scipy_conv2d(x, weights, stride, padding))
     assert got.shape[1:3] == (
         layers.conv_output_size(height, kernel, stride, padding),
         layers.conv_output_size(width, kernel, stride, padding),
@@ -79,7 +81,7 @@ def test_strided_convolution_of_few_and_of_many_channels(
     x = rng.normal(size=(2, height, width, channels)).astype(np.float32)
     weights = rng.normal(size=(kernel, kernel, channels, 4)).astype(np.float32)
     got = jax.jit(convolution._conv2d_patches, static_argnums=(2, 3))(x, weights, stride, "SAME")
-    np.testing.assert_allclose(got, _scipy_conv2d(x, weights, stride, "SAME"), rtol=1e-4, atol=1e-4)
+    assert_close(got, _scipy_conv2d(x, weights, stride, "SAME"))
 
 
 def _gradients(form: Callable, x: np.ndarray, weights: np.ndarray, stride: int, padding: str) -> tuple:
@@ -90,11 +92,11 @@ def _gradients(form: Callable, x: np.ndarray, weights: np.ndarray, stride: int, 
 def test_gradients_of_both_forms_agree(
     kernel: int, stride: int, padding: convolution.Padding, height: int, width: int
 ) -> None:
-    x, weights = _drawn(kernel, height, width)
+    x, weights = _random(kernel, height, width)
     patches = _gradients(convolution._conv2d_patches, x, weights, stride, padding)
     direct = _gradients(convolution._conv2d_direct, x, weights, stride, padding)
     for a, b in zip(patches, direct, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+        assert_close(a, b)
 
 
 def _winograd(x: jax.Array, weights: jax.Array, padding: int) -> jax.Array:
@@ -104,19 +106,19 @@ def _winograd(x: jax.Array, weights: jax.Array, padding: int) -> jax.Array:
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 9), (3, 4)])  # odd ones leave half a tile over
 def test_winograd_matches_scipy(height: int, width: int, padding: int) -> None:
-    x, weights = _drawn(3, height, width)
+    x, weights = _random(3, height, width)
     got = jax.jit(_winograd, static_argnums=2)(x, weights, padding)
     wide = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    np.testing.assert_allclose(got, _scipy_conv2d(wide, weights, 1, "VALID"), rtol=1e-5, atol=2e-5)
+    assert_close(got, _scipy_conv2d(wide, weights, 1, "VALID"))
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 9)])
 def test_gradients_of_winograd_are_those_of_the_direct_form(height: int, width: int, padding: int) -> None:
-    x, weights = _drawn(3, height, width)
+    x, weights = _random(3, height, width)
     got = _gradients(lambda x, w, _, p: _winograd(x, w, p), x, weights, 1, padding)
     for a, b in zip(got, _gradients(convolution._conv2d_direct, x, weights, 1, padding), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
+        assert_close(a, b)
 
 
 def test_winograd_rounds_as_the_other_forms_do() -> None:
@@ -139,17 +141,18 @@ def test_winograd_rounds_as_the_other_forms_do() -> None:
 
 
 def test_winograd_in_chunks_is_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weights = _drawn(3, 8, 8)
+    x, weights = _random(3, 8, 8)
     x = np.concatenate([x, x + 1, x - 1])  # 6 images of 16 tiles
     whole = _gradients(lambda x, w, _, p: _winograd(x, w, p), x, weights, 1, 1)
     monkeypatch.setattr(convolution, "_CHUNK", 20)  # fewer tiles than all, and about those of one image
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert convolution._chunk(x, 1) == 1
+    with jax.set_mesh(make_mesh()):  # whose devices have parts of the batch
+        assert convolution._chunk(x, 1) == 6
     monkeypatch.setattr(convolution, "_CHUNK", 23)
     assert convolution._chunk(x, 1) == 2
     chunked = _gradients(lambda x, w, _, p: _winograd(x, w, p), x, weights, 1, 1)
     for a, b in zip(chunked, whole, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        assert_close(a, b)
 
 
 @pytest.mark.parametrize(("channels", "edge", "kernel", "dtype", "chosen"), [
@@ -169,7 +172,7 @@ def test_winograd_is_chosen_where_it_pays(channels: int, edge: int, kernel: int,
 
 def test_gradient_is_the_directional_derivative_in_float64() -> None:
     """The two forms could share a mistake: SciPy's convolution differenced along a direction cannot."""
-    x, weights = _drawn(3, 6, 5)
+    x, weights = _random(3, 6, 5)
     direction = np.random.default_rng(0).normal(size=weights.shape)
     step = 1e-5
 
@@ -182,7 +185,7 @@ def test_gradient_is_the_directional_derivative_in_float64() -> None:
 
 
 def test_the_backend_chooses_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weights = map(jnp.asarray, _drawn(3, 6, 6))
+    x, weights = map(jnp.asarray, _random(3, 6, 6))
 
     def primitives(backend: str) -> str:
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
@@ -200,15 +203,10 @@ def test_convolution_is_traced_once_for_one_shape() -> None:
         traces.append(1)
         return layers.max_pool(convolution.conv2d(x, weights))
 
-    x, weights = map(jnp.asarray, _drawn(3, 6, 6))
+    x, weights = map(jnp.asarray, _random(3, 6, 6))
     for factor in (1.0, 2.0, 3.0):
         forward(x * factor, weights)
     assert len(traces) == 1
-
-
-def _wave(*shape: int, start: float = 0.0) -> np.ndarray:
-    """Numbers that PyTorch was given too, in this layout: sin(start), sin(start + 1), ..."""
-    return np.sin(start + np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
 
 
 # PyTorch 2.13, float64: torch.nn.functional.conv2d(x, kernel, stride=stride, padding=padding) and conv2d(..., groups=2)
@@ -258,9 +256,9 @@ DEPTHWISE: dict[tuple[int, int, convolution.Padding], tuple[list[float], float, 
 def test_convolution_with_so_many_pixels_of_padding_is_pytorchs(
     backend: str, kernel: int, stride: int, padding: int
 ) -> None:
-    weights = _wave(kernel, kernel, 2, 2, start=1.0)
-    got = jax.jit(lambda x: convolution.conv2d(x, weights, stride=stride, padding=padding))(_wave(1, 5, 6, 2))
-    np.testing.assert_allclose(got.ravel(), CONVOLVED[kernel, stride, padding], atol=2e-5)
+    weights = wave(kernel, kernel, 2, 2, start=1.0)
+    got = jax.jit(lambda x: convolution.conv2d(x, weights, stride=stride, padding=padding))(wave(1, 5, 6, 2))
+    assert_close(got.ravel(), CONVOLVED[kernel, stride, padding])
     assert got.shape[1:3] == tuple(layers.conv_output_size(edge, kernel, stride, padding) for edge in (5, 6))
 
 
@@ -268,10 +266,10 @@ def test_convolution_with_so_many_pixels_of_padding_is_pytorchs(
 def test_depthwise_convolution_is_pytorchs(
     backend: str, kernel: int, stride: int, padding: convolution.Padding
 ) -> None:
-    weights = _wave(kernel, kernel, 1, 2, start=1.0)
-    got = jax.jit(lambda x: convolution.depthwise_conv2d(x, weights, stride=stride, padding=padding))(_wave(1, 5, 6, 2))
+    weights = wave(kernel, kernel, 1, 2, start=1.0)
+    got = jax.jit(lambda x: convolution.depthwise_conv2d(x, weights, stride=stride, padding=padding))(wave(1, 5, 6, 2))
     first, total, squares = DEPTHWISE[kernel, stride, padding]
-    np.testing.assert_allclose(got[:, :2, :3].ravel(), first, atol=2e-5)
+    assert_close(got[:, :2, :3].ravel(), first)
     assert float(got.sum()) == pytest.approx(total, abs=1e-4)
     assert float((got**2).sum()) == pytest.approx(squares, rel=1e-5)
 
@@ -280,7 +278,7 @@ def test_depthwise_convolution_is_pytorchs(
 def test_gradients_of_both_depthwise_forms_agree(
     kernel: int, stride: int, padding: convolution.Padding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, weights = _wave(2, 6, 5, 4), _wave(kernel, kernel, 1, 4, start=1.0)
+    x, weights = wave(2, 6, 5, 4), wave(kernel, kernel, 1, 4, start=1.0)
     gradients = []
     for name in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda name=name: name)
@@ -290,4 +288,4 @@ def test_gradients_of_both_depthwise_forms_agree(
             )
         )
     for a, b in zip(*gradients, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+        assert_close(a, b)

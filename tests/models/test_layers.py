@@ -12,11 +12,7 @@ from flax import nnx
 
 from agegender_jax.models import layers
 from agegender_jax.models.model import split_model
-
-
-def _wave(*shape: int, start: float = 0.0) -> np.ndarray:
-    """Numbers that PyTorch was given too, in this layout: sin(start), sin(start + 1), ..."""
-    return np.sin(start + np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
+from tests.arrays import assert_close, wave
 
 
 def _loop_max_pool(x: np.ndarray, window: int, stride: int) -> np.ndarray:
@@ -48,7 +44,7 @@ def test_max_pool_sends_the_gradient_to_the_maximum(window: int, stride: int) ->
     expected = np.zeros(49)
     for value in _loop_max_pool(x, window, stride).ravel():
         expected[np.flatnonzero(x.ravel() == value)] += 1
-    np.testing.assert_allclose(np.asarray(gradient).ravel(), expected, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(gradient).ravel(), expected)
 
 
 def test_max_pool_gives_the_gradient_of_a_tie_to_the_first(backend: str) -> None:
@@ -62,19 +58,19 @@ def test_max_pool_gives_the_gradient_of_a_tie_to_the_first(backend: str) -> None
 
 @pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])
 def test_max_pool_has_xlas_gradient(window: int, stride: int, padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = jnp.maximum(_wave(2, 7, 6, 3), 0)  # with ties
+    x = jnp.maximum(wave(2, 7, 6, 3), 0)  # with ties
     gradients = []
     for name in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda name=name: name)
         pool = partial(layers.max_pool, window=window, stride=stride, padding=padding)
         gradients.append(jax.jit(jax.grad(lambda x, pool=pool: jnp.sin(pool(x) * jnp.arange(3)).sum()))(x))
-    np.testing.assert_allclose(*gradients, atol=1e-6)
+    assert_close(*gradients)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(4, 5, 3, 6), (16, 6)])
 def test_batch_norm_is_flaxs(shape: tuple[int, ...], dtype: str) -> None:
-    x = (3 * _wave(*shape) + 1).astype(dtype)
+    x = (3 * wave(*shape) + 1).astype(dtype)
     ours = layers.BatchNorm(6, momentum=0.8, epsilon=1e-3, dtype=jnp.dtype(dtype))
     theirs = nnx.BatchNorm(6, momentum=0.8, epsilon=1e-3, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
     assert jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(ours))) == jax.tree.map(
@@ -99,11 +95,9 @@ def test_batch_norm_is_flaxs(shape: tuple[int, ...], dtype: str) -> None:
     got = trained(ours, lambda norm, x: norm(x, train=True))
     expected = trained(theirs, lambda norm, x: norm(x, use_running_average=False))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        scale = max(float(jnp.abs(b).max()), 1e-6)
-        np.testing.assert_allclose(a.astype(jnp.float32) / scale, b.astype(jnp.float32) / scale, atol=tolerance)
+        assert_close(a, b, tolerance)
     ours.mean[...], ours.var[...] = theirs.mean[...], theirs.var[...] = jnp.ones(6), jnp.arange(1.0, 7.0)
-    plain = [ours(x), theirs(x, use_running_average=True)]
-    np.testing.assert_allclose(*[y.astype(jnp.float32) for y in plain], atol=2 * tolerance)
+    assert_close(ours(x), theirs(x, use_running_average=True), tolerance)
 
 
 def test_batch_norm_of_a_constant_is_its_bias() -> None:
@@ -119,7 +113,7 @@ def test_local_response_norm_by_arithmetic() -> None:
     # 1+4=5, 1+4+9=14, 4+9+16=29, 9+16=25, so x / (2 + sum) = 1/7, 2/16, 3/31, 4/27.
     x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
     got = layers.local_response_norm(x, size=3, alpha=3.0, beta=1.0, k=2.0)
-    np.testing.assert_allclose(np.asarray(got).ravel(), [1 / 7, 2 / 16, 3 / 31, 4 / 27], rtol=1e-6)
+    assert_close(got.ravel(), [1 / 7, 2 / 16, 3 / 31, 4 / 27])
 
 
 def test_local_response_norm_defaults_match_a_loop() -> None:
@@ -128,7 +122,7 @@ def test_local_response_norm_defaults_match_a_loop() -> None:
     for channel in range(9):
         neighbours = x[..., max(0, channel - 2) : channel + 3].astype(np.float64)
         expected[..., channel] = x[..., channel] / (1.0 + 1e-4 / 5 * (neighbours**2).sum(-1)) ** 0.75
-    np.testing.assert_allclose(layers.local_response_norm(jnp.asarray(x)), expected, rtol=1e-5)
+    assert_close(layers.local_response_norm(jnp.asarray(x)), expected)
 
 
 def test_local_response_norm_keeps_bfloat16() -> None:
@@ -167,27 +161,27 @@ AVERAGED = {
 
 
 def test_max_pool_with_padding_is_pytorchs(backend: str) -> None:
-    got = jax.jit(lambda x: layers.max_pool(x, 3, 2, padding=1))(_wave(1, 6, 5, 2) - 5)  # below the padding's zero
+    got = jax.jit(lambda x: layers.max_pool(x, 3, 2, padding=1))(wave(1, 6, 5, 2) - 5)  # below the padding's zero
     assert got.shape == (1, 3, 3, 2)
-    np.testing.assert_allclose(got.ravel(), MAX_POOLED, atol=2e-5)
+    assert_close(got.ravel(), MAX_POOLED)
 
 
 @pytest.mark.parametrize(("height", "width", "size"), AVERAGED)
 def test_average_to_is_pytorchs(height: int, width: int, size: int) -> None:
-    got = jax.jit(lambda x: layers.adaptive_average_pool(x, size))(_wave(1, height, width, 1))
+    got = jax.jit(lambda x: layers.adaptive_average_pool(x, size))(wave(1, height, width, 1))
     assert got.shape == (1, size, size, 1)
     np.testing.assert_allclose(got[:, :3].ravel(), AVERAGED[height, width, size], atol=2e-5)
 
 
 def test_average_to_leaves_a_smaller_map_as_it_is() -> None:
-    x = _wave(1, 2, 3, 2)
+    x = wave(1, 2, 3, 2)
     np.testing.assert_array_equal(layers.adaptive_average_pool(x, 3), x)
 
 
 def test_a_map_smaller_than_the_window_is_one_window(backend: str) -> None:
-    x = _wave(1, 2, 3, 1)
+    x = wave(1, 2, 3, 1)
     np.testing.assert_array_equal(jax.jit(lambda x: layers.max_pool(x, 3, 2))(x).ravel(), [x[0, :, :2].max()])
-    one = _wave(1, 1, 1, 3)
+    one = wave(1, 1, 1, 3)
     np.testing.assert_array_equal(jax.jit(layers.max_pool)(one), one)
     np.testing.assert_array_equal(jax.jit(layers.average_pool)(one), one)
 
@@ -196,6 +190,6 @@ def test_conv_without_bias_has_none() -> None:
     conv = layers.Conv(2, 2, 3, use_bias=False, depthwise=True, rngs=nnx.Rngs(0))
     assert conv.bias is None
     assert [leaf.shape for leaf in jax.tree.leaves(nnx.state(conv, nnx.Param))] == [(3, 3, 1, 2)]
-    conv.kernel[...] = jnp.asarray(_wave(3, 3, 1, 2, start=1.0))
-    got = nnx.jit(lambda conv, x: conv(x))(conv, _wave(1, 5, 6, 2))  # stride 1: SAME is a padding of 1
-    np.testing.assert_allclose(got[:, :2, :3].ravel(), DEPTHWISE, atol=2e-5)
+    conv.kernel[...] = jnp.asarray(wave(3, 3, 1, 2, start=1.0))
+    got = nnx.jit(lambda conv, x: conv(x))(conv, wave(1, 5, 6, 2))  # stride 1: SAME is a padding of 1
+    assert_close(got[:, :2, :3].ravel(), DEPTHWISE)

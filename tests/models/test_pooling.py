@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from agegender_jax.models import pooling
+from tests.arrays import assert_close
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def _train(top: nnx.Module, x: np.ndarray, seed: int) -> jax.Array:
 def test_average_is_the_mean_of_each_channel(feature_map: np.ndarray) -> None:
     top = pooling.AveragePool(6, dropout=0.5)
     assert top.embedding_size == 6
-    np.testing.assert_allclose(jax.jit(top)(feature_map), feature_map.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    assert_close(jax.jit(top)(feature_map), feature_map.mean((1, 2)))
 
 
 def test_average_drops_in_training_alone(feature_map: np.ndarray) -> None:
@@ -29,7 +30,7 @@ def test_average_drops_in_training_alone(feature_map: np.ndarray) -> None:
     first = np.asarray(_train(top, feature_map, 1))
     kept = first != 0
     assert 0 < kept.sum() < kept.size
-    np.testing.assert_allclose(first[kept], 2 * feature_map.mean((1, 2))[kept], rtol=1e-5)  # 1 / (1 - 0.5)
+    assert_close(first[kept], 2 * feature_map.mean((1, 2))[kept])  # 1 / (1 - 0.5)
     np.testing.assert_array_equal(_train(top, feature_map, 1), first)
     assert not np.array_equal(np.asarray(_train(top, feature_map, 2)) != 0, kept)
 
@@ -53,7 +54,7 @@ def test_dense_drops_before_or_after_its_layers(feature_map: np.ndarray, dropout
         (3, 3, 6), 1, widths=(64,), dropout_first=dropout_first, kernel_init=ones, bias_init=ones, rngs=nnx.Rngs(0)
     )
     x = np.ones_like(feature_map)
-    np.testing.assert_allclose(nnx.jit(lambda top, x: top(x))(top, x), np.full((4, 64), 7.0))  # 6 inputs and the bias
+    assert_close(nnx.jit(lambda top, x: top(x))(top, x), np.full((4, 64), 7.0))  # 6 inputs and the bias
     out = np.asarray(_train(top, x, 0))
     if dropout_first:  # each input is 0 or 2, and all outputs of an example see the same inputs
         assert set(out.ravel().tolist()) <= {1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0}
@@ -66,11 +67,11 @@ def test_global_max_normalises_the_largest_of_each_channel(feature_map: np.ndarr
     top = pooling.GlobalMaxPool(6, rngs=nnx.Rngs(0))
     largest = feature_map.max((1, 2)).astype(np.float64)
     plain = nnx.jit(lambda top, x: top(x))(top, feature_map)  # running mean 0 and variance 1
-    np.testing.assert_allclose(plain, np.maximum(largest / np.sqrt(1 + 1e-5), 0), rtol=1e-5)
+    assert_close(plain, np.maximum(largest / np.sqrt(1 + 1e-5), 0))
     trained = _train(top, feature_map, 0)
     standard = (largest - largest.mean(0)) / np.sqrt(largest.var(0) + 1e-5)
-    np.testing.assert_allclose(trained, np.maximum(standard, 0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(top.norm.mean[...], 0.1 * largest.mean(0), rtol=1e-4)
+    assert_close(trained, np.maximum(standard, 0))
+    assert_close(top.norm.mean[...], 0.1 * largest.mean(0))
 
 
 def test_global_max_literal_is_a_softmax_then_normalised(feature_map: np.ndarray) -> None:
@@ -79,7 +80,7 @@ def test_global_max_literal_is_a_softmax_then_normalised(feature_map: np.ndarray
     top.dense.kernel[...] = jnp.zeros((6, 3))
     top.dense.bias[...] = jnp.log(jnp.array([1.0, 2.0, 5.0]))  # the softmax is 1/8, 2/8, 5/8 whatever the image
     out = nnx.jit(lambda top, x: top(x))(top, feature_map)
-    np.testing.assert_allclose(out, np.tile([0.125, 0.25, 0.625], (4, 1)) / np.sqrt(1 + 1e-5), rtol=1e-5)
+    assert_close(out, np.tile([0.125, 0.25, 0.625], (4, 1)) / np.sqrt(1 + 1e-5))
 
 
 def test_backbone_passes_train_and_the_random_stream_on(feature_map: np.ndarray) -> None:
@@ -92,9 +93,9 @@ def test_backbone_passes_train_and_the_random_stream_on(feature_map: np.ndarray)
     backbone = pooling.Backbone(Double(), pooling.AveragePool(6, dropout=0.5))
     assert backbone.embedding_size == 6
     expected = 2 * feature_map.mean((1, 2))
-    np.testing.assert_allclose(jax.jit(backbone)(feature_map), expected, rtol=1e-5, atol=1e-6)
+    assert_close(jax.jit(backbone)(feature_map), expected)
     out = np.asarray(_train(backbone, feature_map, 0))
-    np.testing.assert_allclose(out[out != 0], 2 * expected[out != 0], rtol=1e-5)
+    assert_close(out[out != 0], 2 * expected[out != 0])
     assert (out == 0).any()
 
 

@@ -1,0 +1,28 @@
+"""What tests of arrays share: closeness by the scale of an array, waves that other implementations were given too."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+
+def assert_close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    """Asserts that no value differs by more than `tolerance` times the largest absolute expected value.
+
+    Rounding of a sum is relative to its largest terms, so that a tolerance relative to each value, or an absolute one,
+    holds on some processors and not on others.
+    """
+    actual, expected = (np.asarray(array).astype(np.float64) for array in (actual, expected))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(initial=0), 1e-30))
+
+
+def wave(*shape: int, start: float = 0.0) -> np.ndarray:
+    """Returns sin(start), sin(start + 1), ...; PyTorch was given the same numbers in this layout."""
+    return np.sin(start + np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
+
+
+def count_parameters(model: nnx.Module) -> int:
+    """Returns the number of a model's trained parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
