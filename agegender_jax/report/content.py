@@ -36,6 +36,17 @@ class TargetInfo:
 
 
 @dataclasses.dataclass(frozen=True)
+class MetricInfo:
+    """What a metric is, see `metrics.Metric`; `main` is the one that stands for its target."""
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool | None
+    main: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Difference:
     """A key of the recipe whose value is not the default."""
 
@@ -105,7 +116,8 @@ class Content:
     Attributes:
       selected_by: the validation metric that chose the checkpoint, None for the last one.
       command: which repeats the training in a shell, "" where it was not kept.
-      baseline: the metrics of the same prediction for every example, by `target/metric`.
+      metrics: what each metric is, by `target/metric`, as `baseline`.
+      baseline: the metrics of the same prediction for every example.
       baseline_names: which prediction that is, by head.
       test: of `analysis.analyse`, as `validation`.
       mistakes: of the test part, see `mistakes.mistakes`.
@@ -133,6 +145,7 @@ class Content:
     curves: dict[str, Curve]
     steps_per_epoch: float
     targets: dict[str, TargetInfo]
+    metrics: dict[str, MetricInfo]
     baseline: dict[str, float | None]
     baseline_names: dict[str, str]
     test: dict[str, Any]
@@ -178,6 +191,13 @@ def gather(run: Run, predictions: Predictions) -> Content:
             if isinstance(target.head, ClassHead)
             else TargetInfo("years")
             for name, target in targets.items()
+        },
+        metrics={
+            f"{name}/{metric.name}": MetricInfo(
+                metric.name, metric.title, metric.unit, metric.higher_is_better, metric is target.head.metrics[0]
+            )
+            for name, target in targets.items()
+            for metric in target.head.metrics
         },
         baseline=without_nan(by_target(summary["constant"], list(targets))),
         baseline_names=summary["constant_names"],

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agegender_jax.page import BLUE, COLOURS, INK, ORANGE, Plot, literal, plot
-from agegender_jax.report.content import Curve
-from agegender_jax.report.format import bare, in_years, less_is_better, named, spaced
+from agegender_jax.report.content import Curve, MetricInfo
+from agegender_jax.report.format import bare, spaced
 
 GREY = COLOURS["unknown"]
 
@@ -136,15 +136,15 @@ def coverage(target: str, rows: Sequence[Mapping[str, Any]], after: Sequence[Map
     return plot(draw, f"coverage-{target}", label, width=3.4, height=3.2)
 
 
-def selective(target: str, metric: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
+def selective(target: str, metric: MetricInfo, rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Returns a plot of a metric where only the most confident predictions are kept.
 
     Args:
       target: that is predicted.
-      metric: accuracy or mae.
+      metric: which one.
       rows: `coverage`, a share, and `value` with its interval `low` and `high`.
     """
-    years = in_years(metric)
+    years = metric.unit == "years"
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -157,12 +157,12 @@ def selective(target: str, metric: str, rows: Sequence[Mapping[str, Any]]) -> Pl
                 axes.plot([100 * row["coverage"]] * 2, ends, color=BLUE, linewidth=4, alpha=0.3)
         axes.invert_xaxis()
         axes.set_xlabel("predicted, %: the most confident")
-        axes.set_ylabel(f"{named(metric)}, {'years' if years else '%'}")
+        axes.set_ylabel(f"{metric.title}, {'years' if years else '%'}")
         axes.set_title(spaced(target))
         axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
 
-    values = ", ".join(f"{100 * row['coverage']:.0f} % answered: {bare(metric, row['value'])}" for row in rows)
-    label = f"{named(metric).capitalize()} of {spaced(target)} where the least sure answers are withheld: {values}."
+    values = ", ".join(f"{100 * row['coverage']:.0f} % answered: {bare(metric.unit, row['value'])}" for row in rows)
+    label = f"{metric.title.capitalize()} of {spaced(target)} where the least sure answers are withheld: {values}."
     return plot(draw, f"selective-{target}", label, width=3.4, height=2.6)
 
 
@@ -186,7 +186,7 @@ def bias(rows: Sequence[Mapping[str, Any]]) -> Plot:
         axes.set_xlabel("annotated age")
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
 
-    values = ", ".join(f"{row['age_band']}: {bare('bias', row['bias']['value'])}" for row in rows)
+    values = ", ".join(f"{row['age_band']}: {bare('years', row['bias']['value'])}" for row in rows)
     return plot(draw, "bias", f"Mean signed error in years by annotated age: {values}.", width=_WIDTH, height=2.9)
 
 
@@ -216,16 +216,16 @@ def cumulative_score(rows: Sequence[Mapping[str, Any]]) -> Plot:
     )
 
 
-def groups(target: str, metric: str, rows: Sequence[Mapping[str, Any]], overall: float) -> Plot:
+def groups(target: str, metric: MetricInfo, rows: Sequence[Mapping[str, Any]], overall: float) -> Plot:
     """Returns a plot of a metric of each group with its interval, and that of all.
 
     Args:
       target: that is predicted.
-      metric: its name.
+      metric: which one.
       rows: `name`, `n`, `value`, `low`, `high`, `few` (whether too few for a ranking).
       overall: of all.
     """
-    factor = 1 if in_years(metric) else 100
+    factor = 1 if metric.unit == "years" else 100
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -238,13 +238,13 @@ def groups(target: str, metric: str, rows: Sequence[Mapping[str, Any]], overall:
             axes.plot(factor * row["value"], place, "o", color=colour, markersize=4.5)
         axes.set_yticks(range(len(rows)), [literal(f"{row['name']}  ({row['n']:,})") for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_title(f"{spaced(target)}: {named(metric)}, {'years' if factor == 1 else '%'}", loc="left")
-        better = "less is better" if less_is_better(metric) else "more is better"
+        axes.set_title(f"{spaced(target)}: {metric.title}, {'years' if factor == 1 else '%'}", loc="left")
+        better = "higher is better" if metric.higher_is_better else "lower is better"
         axes.set_xlabel(f"{better}; dashed: all")
         axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
 
-    values = ", ".join(f"{row['name']} {bare(metric, row['value'])} ({row['n']})" for row in rows)
-    label = f"{named(metric).capitalize()} of {spaced(target)} by group, with 95 % intervals: {values}."
+    values = ", ".join(f"{row['name']} {bare(metric.unit, row['value'])} ({row['n']})" for row in rows)
+    label = f"{metric.title.capitalize()} of {spaced(target)} by group, with 95 % intervals: {values}."
     return plot(draw, f"groups-{target}", label, width=_WIDTH, height=0.9 + 0.2 * len(rows))
 
 

@@ -5,25 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agegender_jax.evaluate.calibration import TEMPERATURES, at_bound
+from agegender_jax.metrics import BALANCED_ACCURACY
 from agegender_jax.page import Plot, Section
 from agegender_jax.report import plots
-from agegender_jax.report.content import Content
-from agegender_jax.report.format import (
-    NONE,
-    bare,
-    in_years,
-    interval,
-    less_is_better,
-    named,
-    number,
-    spaced,
-    with_interval,
-)
+from agegender_jax.report.content import Content, MetricInfo
+from agegender_jax.report.format import NONE, bare, interval, number, spaced, with_interval
 from agegender_jax.report.mistakes import LEVEL, WRONG_YEARS
 from agegender_jax.splits import PARTS
 from agegender_jax.text import Table
 
-_MAIN = ("accuracy", "mae")  # of a target: the first of these metrics that it has stands for it
 _ATTRIBUTES = ("gender", "race", "age_band")
 _FULL_SHADE = 0.75  # of the cell that is furthest from all examples
 
@@ -74,23 +64,26 @@ def sections(content: Content, thumbnails: Mapping[str, str], panels: Mapping[st
     return [section for section in every if section.content is not None]
 
 
-def main_metric(target: str, analysis: Mapping[str, Any]) -> str | None:
-    """Returns the metric that stands for a target, such as `gender/accuracy`; None where it has none."""
-    return next((f"{target}/{name}" for name in _MAIN if f"{target}/{name}" in analysis["figures"]), None)
+def main_metric(content: Content, target: str) -> MetricInfo | None:
+    """Returns the metric that stands for a target; None where the target was not measured."""
+    mains = (metric for name, metric in content.metrics.items() if metric.main and name.startswith(f"{target}/"))
+    return next((metric for metric in mains if f"{target}/{metric.name}" in content.test["figures"]), None)
+
+
+def _title(target: str, metric: MetricInfo) -> str:
+    return f"{spaced(target)}, {metric.title}"
 
 
 def tiles(content: Content) -> list[tuple[str, str, list[str]]]:
     """Returns the main metrics: name, value, and lines below them."""
     entries = []
     for target in content.targets:
-        if (metric := main_metric(target, content.test)) is None:
+        if (metric := main_metric(content, target)) is None:
             continue
-        value = content.test["figures"][metric]
-        lines = [
-            f"95 % interval: {interval(metric, value)}",
-            f"baseline: {number(metric, content.baseline.get(metric))}",
-        ]
-        entries.append((f"{spaced(target)}, {named(metric)}", number(metric, value["value"]), lines))
+        key, unit = f"{target}/{metric.name}", metric.unit
+        value = content.test["figures"][key]
+        lines = [f"95 % interval: {interval(unit, value)}", f"baseline: {number(unit, content.baseline.get(key))}"]
+        entries.append((_title(target, metric), number(unit, value["value"]), lines))
     return entries
 
 
@@ -103,19 +96,19 @@ def results(content: Content) -> dict[str, Any]:
         names = [name for name in test if name.startswith(f"{target}/")]
         rows += [(spaced(target),)] if names else []
         for name in names:
-            own, other = test[name], validation.get(name)
+            own, other, metric = test[name], validation.get(name), content.metrics[name]
             rows.append(
                 (
-                    named(name),
-                    number(name, own["value"]),
-                    interval(name, own),
-                    number(name, baseline[name]) if name in baseline else "",
-                    number(name, other["value"]) if other else "",
-                    interval(name, other),
+                    metric.title,
+                    number(metric.unit, own["value"]),
+                    interval(metric.unit, own),
+                    number(metric.unit, baseline[name]) if name in baseline else "",
+                    number(metric.unit, other["value"]) if other else "",
+                    interval(metric.unit, other),
                 )
             )
-            if not in_years(name) and own["value"] is not None:
-                shares.append({"name": f"{spaced(target)}: {named(name)}", "baseline": baseline.get(name), **own})
+            if metric.unit == "share" and own["value"] is not None:
+                shares.append({"name": f"{spaced(target)}: {metric.title}", "baseline": baseline.get(name), **own})
     header = ("", "test", "95 % interval", "baseline", "validation", "95 % interval")
     return {"table": Table(header, rows), "plot": plots.glance(shares) if shares else None}
 
@@ -123,43 +116,44 @@ def results(content: Content) -> dict[str, Any]:
 def groups(content: Content) -> dict[str, Any] | None:
     """Returns tables and plots by gender, race and age band, alone and together."""
     test = content.test
-    tables = {target: rows for target, rows in test["groups"].items() if rows and main_metric(target, test)}
+    mains = {target: metric for target in test["groups"] if (metric := main_metric(content, target))}
+    tables = {target: rows for target, rows in test["groups"].items() if rows and target in mains}
     if not tables:
         return None
     drawings, crossed = [], []
     for target, rows in tables.items():
-        metric = str(main_metric(target, test)).split("/")[-1]
-        overall = test["figures"][f"{target}/{metric}"]["value"]
+        metric = mains[target]
+        overall = test["figures"][f"{target}/{metric.name}"]["value"]
+        measured = [row for row in rows if row[metric.name]["value"] is not None]
         if overall is None:
             continue
         single = [
-            {"name": _name(row), "n": row["n"], "few": _few(row, test)} | row[metric]
-            for row in rows
-            if len(_values(row)) == 1 and row[metric]["value"] is not None
+            {"name": _name(row), "n": row["n"], "few": _few(row, test)} | row[metric.name]
+            for row in measured
+            if len(_values(row)) == 1
         ]
         if single:
             drawings.append(plots.groups(target, metric, single, overall))
-        if several := [row for row in rows if len(_values(row)) > 1]:
+        if several := [row for row in measured if len(_values(row)) > 1]:
             crossed.append(_crossing(target, metric, several, overall, test))
-    return {"worst": _worst(test), "plots": drawings, "crossed": crossed, "all": _all_groups(tables, test)}
+    return {"worst": _worst(content), "plots": drawings, "crossed": crossed, "all": _all_groups(tables, mains)}
 
 
-def _worst(test: Mapping[str, Any]) -> Table | None:
+def _worst(content: Content) -> Table | None:
     rows = []
-    for target, attributes in test["worst"].items():
+    for target, attributes in content.test["worst"].items():
         for by, worst in attributes.items():
-            gap, metric = test["gap"][target][by], worst["figure"]
-            unit = "years" if in_years(metric) else "points"
+            gap, metric = content.test["gap"][target][by], content.metrics[f"{target}/{worst['figure']}"]
             rows.append(
                 (
-                    f"{spaced(target)}, {named(metric)}",
+                    _title(target, metric),
                     spaced(by).replace(" x ", " × "),
                     _name(worst),
                     f"{worst['n']:,}",
-                    number(metric, worst["value"]),
-                    interval(metric, worst),
-                    f"{bare(metric, gap['value'])} {unit}",
-                    interval(metric, gap),
+                    number(metric.unit, worst["value"]),
+                    interval(metric.unit, worst),
+                    f"{bare(metric.unit, gap['value'])} {'points' if metric.unit == 'share' else metric.unit}",
+                    interval(metric.unit, gap),
                     f"{_name(gap['best'])}, of {gap['groups']}",
                 )
             )
@@ -168,39 +162,36 @@ def _worst(test: Mapping[str, Any]) -> Table | None:
 
 
 def _crossing(
-    target: str, metric: str, rows: Sequence[Mapping[str, Any]], overall: float, test: Mapping[str, Any]
+    target: str, metric: MetricInfo, rows: Sequence[Mapping[str, Any]], overall: float, test: Mapping[str, Any]
 ) -> Heat:
     """Returns a metric by all attributes together, shaded by its distance from that of all examples."""
     known = [name for name in _ATTRIBUTES if rows[0][name] is not None]
-    rows = [row for row in rows if row[metric]["value"] is not None]
     columns = sorted({row[known[-1]] for row in rows}, key=_order)
-    distances = [abs(row[metric]["value"] - overall) for row in rows if not _few(row, test)]
-    scale = _FULL_SHADE / (max(distances, default=0.0) or 1.0) * (-1 if less_is_better(metric) else 1)
+    distances = [abs(row[metric.name]["value"] - overall) for row in rows if not _few(row, test)]
+    scale = _FULL_SHADE / (max(distances, default=0.0) or 1.0) * (1 if metric.higher_is_better else -1)
     cells: dict[str, dict[str, Cell]] = {}
     for row in rows:
-        value, few = row[metric]["value"], _few(row, test)
-        cell = Cell(bare(metric, value), f"n {row['n']:,}", 0.0 if few else (value - overall) * scale, few)
+        value, few = row[metric.name]["value"], _few(row, test)
+        cell = Cell(bare(metric.unit, value), f"n {row['n']:,}", 0.0 if few else (value - overall) * scale, few)
         cells.setdefault(", ".join(row[name] for name in known[:-1]), {})[row[known[-1]]] = cell
-    unit = "years" if in_years(metric) else "%"
     return Heat(
         spaced(known[-1]),
         columns,
         {name: [row.get(column, Cell("")) for column in columns] for name, row in cells.items()},
-        f"{spaced(target)}: {named(metric)}, {unit} (all: {bare(metric, overall)})",
+        f"{spaced(target)}: {metric.title} (all: {number(metric.unit, overall)})",
     )
 
 
-def _all_groups(tables: Mapping[str, Sequence[Mapping[str, Any]]], test: Mapping[str, Any]) -> Table:
-    metrics = {target: str(main_metric(target, test)).split("/")[-1] for target in tables}
+def _all_groups(tables: Mapping[str, Sequence[Mapping[str, Any]]], mains: Mapping[str, MetricInfo]) -> Table:
     groups: dict[str, dict[str, Any]] = {}
     for target, rows in tables.items():
         for row in rows:
             entry = groups.setdefault(_name(row), {"n": 0})
             entry["n"] = max(entry["n"], row["n"])
-            entry[target] = with_interval(metrics[target], row[metrics[target]])
+            entry[target] = with_interval(mains[target].unit, row[mains[target].name])
     return Table(
-        ("group", "examples", *(f"{spaced(target)}, {named(metric)}" for target, metric in metrics.items())),
-        [(name, f"{row['n']:,}", *(row.get(target, NONE) for target in metrics)) for name, row in groups.items()],
+        ("group", "examples", *(_title(target, mains[target]) for target in tables)),
+        [(name, f"{row['n']:,}", *(row.get(target, NONE) for target in tables)) for name, row in groups.items()],
     )
 
 
@@ -250,8 +241,9 @@ def calibration(content: Content) -> dict[str, Any] | None:
         after = entry["after"] or {}
         temperature = _temperature(entry["temperature"])
         if "reliability" in entry:
-            ece, nll, score = (_change(name, entry[name], after.get(name)) for name in ("ece", "nll", "brier"))
-            ends = [interval(name, entry["intervals"][name]) for name in ("nll", "brier")]
+            ece = _change("share", entry["ece"], after.get("ece"))
+            nll, score = (_change("nats", entry[name], after.get(name)) for name in ("nll", "brier"))
+            ends = [interval("nats", entry["intervals"][name]) for name in ("nll", "brier")]
             classes.append((spaced(target), ece, nll, ends[0], score, ends[1], temperature))
             drawings.append(plots.reliability(target, entry))
             continue
@@ -259,7 +251,7 @@ def calibration(content: Content) -> dict[str, Any] | None:
         drawings.append(plots.coverage(target, entry["coverage"], after.get("coverage")))
         for row, then in zip(entry["coverage"], later, strict=True):
             shares = _change("share", row["value"], then.get("value"))
-            widths = _change("mean_width", row["mean_width"], then.get("mean_width"))
+            widths = _change("years", row["mean_width"], then.get("mean_width"))
             years.append((f"{spaced(target)}, {100 * row['level']:.0f} %", shares, interval("share", row), widths))
         caption = f"Intervals of ages, temperature {temperature}"
     tables = []
@@ -280,11 +272,11 @@ def _temperature(value: float | None) -> str:
     return f"{value:.2f}" + (f" (the end of {low:g} to {high:g})" if at_bound(value) else "")
 
 
-def _change(metric: str, before: float | None, after: float | None) -> str:
-    """Returns a metric before and after the temperature."""
+def _change(unit: str, before: float | None, after: float | None) -> str:
+    """Returns a number before and after the temperature."""
     if before is None or after is None:
-        return number(metric, before)
-    return f"{bare(metric, before)} → {number(metric, after)}"
+        return number(unit, before)
+    return f"{bare(unit, before)} → {number(unit, after)}"
 
 
 def selective(content: Content) -> dict[str, Any] | None:
@@ -295,11 +287,9 @@ def selective(content: Content) -> dict[str, Any] | None:
         given = [each for each in entries if each["value"] is not None]
         if not given:
             continue
-        metric = given[0]["figure"]
+        metric = content.metrics[f"{target}/{given[0]['figure']}"]
         drawings.append(plots.selective(target, metric, given))
-        columns[f"{spaced(target)}, {named(metric)}"] = {
-            each["coverage"]: with_interval(metric, each) for each in given
-        }
+        columns[_title(target, metric)] = {each["coverage"]: with_interval(metric.unit, each) for each in given}
     if not drawings:
         return None
     shares = sorted({share for column in columns.values() for share in column}, reverse=True)
@@ -317,10 +307,10 @@ def ages(content: Content) -> dict[str, Any] | None:
                 (
                     row["age_band"],
                     f"{row['n']:,}",
-                    number("bias", row["bias"]["value"]),
-                    interval("bias", row["bias"]),
-                    number("mae", row["mae"]["value"]),
-                    interval("mae", row["mae"]),
+                    number("years", row["bias"]["value"]),
+                    interval("years", row["bias"]),
+                    number("years", row["mae"]["value"]),
+                    interval("years", row["mae"]),
                 )
                 for row in rows
             ]
@@ -352,13 +342,14 @@ def learning(content: Content) -> list[Plot]:
     }
     shares, years = {}, {}
     for target in content.targets:
-        for metric in dict.fromkeys((main_metric(target, content.test), f"{target}/balanced_accuracy")):
-            if metric and (curve := curves.get(f"validation/{metric}")):
-                title = f"{spaced(target)}, {named(metric)}"
-                if in_years(metric):
-                    years[title] = curve
-                else:
-                    shares[title] = dataclasses.replace(curve, value=[100 * value for value in curve.value])
+        metrics = [main_metric(content, target), content.metrics.get(f"{target}/{BALANCED_ACCURACY.name}")]
+        for metric in filter(None, metrics):
+            curve = curves.get(f"validation/{target}/{metric.name}")
+            if curve and metric.unit == "years":
+                years[_title(target, metric)] = curve
+            elif curve:
+                percent = [100 * value for value in curve.value]
+                shares[_title(target, metric)] = dataclasses.replace(curve, value=percent)
     drawings = []
     if losses:
         drawings.append(plots.curves("curve-loss", losses, epoch, "training loss", from_zero=True))
