@@ -5,6 +5,7 @@ Standard library only.
 
 import contextlib
 import gzip
+import itertools
 import os
 import stat
 import tarfile
@@ -48,7 +49,6 @@ def iter_members(
     path: Path,
     *,
     max_file_bytes: int = MAX_FILE_BYTES,
-    max_members: int = MAX_MEMBERS,
     oversized: Callable[[str, int], object] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Reads the regular files of an archive or of an unpacked folder, one after the other.
@@ -61,7 +61,6 @@ def iter_members(
     Args:
       path: the archive or the folder.
       max_file_bytes: largest file that is read.
-      max_members: largest number of members.
       oversized: called with the name and the size of each file that is larger than `max_file_bytes`, instead of
         raising; the file is skipped unread, up to `MAX_SKIPPED_BYTES`.
 
@@ -74,19 +73,18 @@ def iter_members(
     """
     path = Path(path)
     if path.is_dir():
-        yield from _iter_folder(path, max_file_bytes, max_members, oversized)
+        yield from _iter_folder(path, max_file_bytes, oversized)
     elif path.is_file():
-        yield from _iter_archive(path, max_file_bytes, max_members, oversized)
+        yield from _iter_archive(path, max_file_bytes, oversized)
     else:
         raise DataError(f"{path}: no such archive or folder; check the path.")
 
 
-def list_members(path: Path, *, max_members: int = MAX_MEMBERS) -> list[tuple[str, int]]:
+def list_members(path: Path) -> list[tuple[str, int]]:
     """Lists the regular files of an archive or of an unpacked folder without keeping their content.
 
     Args:
       path: the archive, which is decompressed once, or the folder.
-      max_members: largest number of members.
 
     Returns:
       (name, size in bytes) of each file, in the order of `iter_members`.
@@ -99,13 +97,13 @@ def list_members(path: Path, *, max_members: int = MAX_MEMBERS) -> list[tuple[st
     def add(name: str, size: int) -> None:
         members.append((name, size))
 
-    for name, _ in iter_members(path, max_file_bytes=0, max_members=max_members, oversized=add):
+    for name, _ in iter_members(path, max_file_bytes=0, oversized=add):
         add(name, 0)  # only an empty file is within a limit of 0
     return members
 
 
 def _iter_folder(
-    folder: Path, max_file_bytes: int, max_members: int, oversized: Callable[[str, int], object] | None
+    folder: Path, max_file_bytes: int, oversized: Callable[[str, int], object] | None
 ) -> Iterator[tuple[str, bytes]]:
     limit = MAX_SKIPPED_BYTES if oversized else max_file_bytes
 
@@ -119,7 +117,7 @@ def _iter_folder(
             path = Path(parent, entry)
             name = path.relative_to(folder).as_posix()
             count += 1
-            _check_count(folder, count, max_members)
+            _check_count(folder, count)
             if _is_junk(name):
                 continue
             try:
@@ -138,7 +136,7 @@ def _iter_folder(
 
 
 def _iter_archive(
-    path: Path, max_file_bytes: int, max_members: int, oversized: Callable[[str, int], object] | None
+    path: Path, max_file_bytes: int, oversized: Callable[[str, int], object] | None
 ) -> Iterator[tuple[str, bytes]]:
     last = "the start"
     limit, skipped = MAX_SKIPPED_BYTES if oversized else max_file_bytes, 0
@@ -151,14 +149,14 @@ def _iter_archive(
             source = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
             limited = _Limited(source)
             tar = stack.enter_context(tarfile.open(fileobj=limited, mode="r|"))  # type: ignore[call-overload]
-        for count in range(1, max_members + 2):
+        for count in itertools.count(1):
             with _reading(path, last):
                 limited.budget = max_file_bytes + _HEADER_BYTES + skipped
                 info = tar.next()
                 tar.members.clear()  # tarfile keeps every header
             if info is None:
                 break
-            _check_count(path, count, max_members)
+            _check_count(path, count)
             last, skipped = info.name, 0
             if info.isdir() or _is_junk(info.name):
                 _check_member(path, info.name, True, info.size, limit)
@@ -216,9 +214,9 @@ def _check_end(stream: IO[bytes]) -> None:
         raise tarfile.ReadError("no end-of-archive marker")
 
 
-def _check_count(path: Path, count: int, max_members: int) -> None:
-    if count > max_members:
-        raise DataError(f"{path}: holds more than {max_members} members; is this the right archive or folder?")
+def _check_count(path: Path, count: int) -> None:
+    if count > MAX_MEMBERS:
+        raise DataError(f"{path}: holds more than {MAX_MEMBERS} members; is this the right archive or folder?")
 
 
 def _check_member(path: Path, name: str, regular: bool, size: int, max_file_bytes: int) -> None:
