@@ -17,14 +17,14 @@ from agegender_jax.errors import UserError
 from agegender_jax.models import backbones, registry
 from agegender_jax.models.model import build_heads, model_structure
 from agegender_jax.synthetic.faces import draw_face
-from agegender_jax.train.loop import train_recipe
+from agegender_jax.train.command import command
 
 PAGE = Path(__file__).parents[1] / "docs" / "EXTENDING.md"
 
 
 @pytest.fixture
 def portraits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The builder of the page, found like any other, and a manual directory with 40 portraits of 20 people."""
+    """Writes the builder of the page as its one file, and returns a manual directory with 40 portraits of 20 people."""
     package = tmp_path / "builders" / "portraits"
     package.mkdir(parents=True)
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -53,10 +53,9 @@ def test_it_is_described_and_trained_on(
     small_recipe.dataset.name = "portraits"
     small_recipe.train.update(batch_size=8, epochs=0.01)
     small_recipe.evaluate.batch_size = 8
-    summary = train_recipe(
-        small_recipe, tmp_path / "run", manual_dir=portraits, data_dir=tmp_path / "data", progress=False
-    ).to_dict()
-    assert summary["test"]["n"] == 8
+    assert command(small_recipe, workdir=tmp_path / "run", manual_dir=portraits, data_dir=tmp_path / "data") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["dataset"], summary["test"]["n"]) == ("portraits", 8)
 
 
 def test_a_missing_table_is_a_sentence(portraits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

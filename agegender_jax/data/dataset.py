@@ -49,7 +49,7 @@ class DatasetOptions:
     """Which dataset is opened.
 
     Attributes:
-      name: of the dataset, one of `tfds_builders.prepare.NAMES`.
+      name: of the dataset, one of `tfds_builders.prepare.dataset_names()`.
       config: name of a configuration of its builder; "" is the first.
       synthetic: if not 0, this many generated examples are used instead of real data.
       builder: fields of the builder's configuration that differ from it.
