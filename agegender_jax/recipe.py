@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
+from agegender_jax.models.heads import HEADS
 
 
 def base() -> ConfigDict:
@@ -62,23 +63,7 @@ def base() -> ConfigDict:
                 "pretrained": "",  # weights to begin with: a file, a run's directory, or a name of models/pretrained
                 "dtype": "float32",  # of the arithmetic; parameters and statistics are always float32
             },
-            "heads": {
-                # `undefined`: a third class for Adience's gender "u", which means "infant, not annotated"
-                "gender": {"weight": 1.0, "class_weights": False, "label_smoothing": 0.0, "undefined": False},
-                "age_group": {"weight": 1.0, "class_weights": False, "label_smoothing": 0.0, "loss": "cross_entropy"},
-                # the classes that a dataset names itself:
-                "class_name": {"weight": 0.0, "class_weights": False, "label_smoothing": 0.0},
-                "age": {
-                    "weight": 1.0,
-                    "class_weights": False,  # a class a year
-                    "label_smoothing": 0.0,
-                    "loss": "cross_entropy",  # a name of models/losses.py
-                    "spread": 2.0,  # years, of the targets of `dldl`
-                    "decoding": "median",
-                },
-                # gender, and the age head `of` for either gender, from a backbone of three nets:
-                "routed": {"weight": 0.0, "of": "age_group"},
-            },  # a weight of 0 leaves a head out
+            "heads": {name: dict(head.options) for name, head in HEADS.items()},  # a weight of 0 leaves a head out
             "augment": {
                 # of pictures
                 "flip": False,
@@ -154,10 +139,6 @@ _CHOICES = {
     "model.init": ("default", "published"),
     "model.gender_to_age": ("off", "joined", "stopped"),
     "model.dtype": ("float32", "bfloat16"),
-    "heads.age_group.loss": ("cross_entropy", "coral", "corn"),
-    "heads.age.loss": ("cross_entropy", "dldl", "mean_variance", "l1", "huber", "coral", "corn"),
-    "heads.age.decoding": ("median", "expectation", "mode", "rank"),
-    "heads.routed.of": ("age_group", "age"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "step"),
     "evaluate.use": ("last", "best"),
@@ -177,11 +158,6 @@ _AT_LEAST = {
     "split.seed": 0,
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
-    "heads.gender.weight": 0,
-    "heads.age_group.weight": 0,
-    "heads.class_name.weight": 0,
-    "heads.age.weight": 0,
-    "heads.routed.weight": 0,
     "optimizer.unfreeze_epoch": 0,
     "augment.zoom": 0,
     "augment.gain": 0,
@@ -217,10 +193,6 @@ _BELOW_ONE = (  # 1 would divide by zero, or leave nothing
     "model.drop_path",
     "optimizer.b1",
     "optimizer.b2",
-    "heads.gender.label_smoothing",
-    "heads.age_group.label_smoothing",
-    "heads.class_name.label_smoothing",
-    "heads.age.label_smoothing",
 )
 _FRACTIONS = ("split.test_fraction", "split.validation_fraction")
 _SEEDS = ("seed", "split.seed")
@@ -236,11 +208,11 @@ def check(recipe: ConfigDict) -> None:
     for key, value in _leaves(recipe.to_dict()):
         if not all(math.isfinite(v) for v in (value if isinstance(value, tuple) else (value,)) if _is_number(v)):
             raise UserError(f"config.{key}={value} is no finite number; choose one.")
-    for key, choices in _CHOICES.items():
+    for key, choices in _choices().items():
         if _get(recipe, key) not in choices:
             known = ", ".join(choice or "''" for choice in choices)
             raise UserError(f"config.{key}={_get(recipe, key)!r} is not known; choose one of: {known}.")
-    for key, least in _AT_LEAST.items():
+    for key, least in (_AT_LEAST | {f"heads.{name}.weight": 0 for name in HEADS}).items():
         if not _get(recipe, key) >= least:
             raise UserError(f"config.{key}={_get(recipe, key)} is too small; it must be at least {least}.")
     for key, limit in _ABOVE.items():
@@ -249,7 +221,8 @@ def check(recipe: ConfigDict) -> None:
     for key in _SHARES:
         if not 0 <= _get(recipe, key) <= 1:
             raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be between 0 and 1.")
-    for key in _BELOW_ONE:
+    smoothed = (f"heads.{name}.label_smoothing" for name, head in HEADS.items() if "label_smoothing" in head.options)
+    for key in (*_BELOW_ONE, *smoothed):
         if not 0 <= _get(recipe, key) < 1:
             raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be at least 0 and below 1.")
     for key in _FRACTIONS:
@@ -272,6 +245,14 @@ def check(recipe: ConfigDict) -> None:
         if len(value) != 3 or not all(_is_number(v) for v in value) or (key == "std" and min(value) <= 0):
             kind = "positive numbers" if key == "std" else "numbers"
             raise UserError(f"config.preprocess.{key}={value} is not right; it must be three {kind}, one a channel.")
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    """Returns the values of all keys that have a list of them."""
+    of_heads = {
+        f"heads.{name}.{option}": values for name, head in HEADS.items() for option, values in head.choices.items()
+    }
+    return _CHOICES | of_heads
 
 
 def to_json(recipe: ConfigDict) -> str:

@@ -28,8 +28,7 @@ from agegender_jax import atomic
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import UserError
-from agegender_jax.models.heads import Head
-from agegender_jax.models.model import build_heads
+from agegender_jax.models.heads import Head, build_heads
 from agegender_jax.splits import Split
 
 REPORT = "report/index.html"

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from agegender_jax.evaluate.predictions import Thing
+from agegender_jax.evaluate.targets import Target
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, difference, draw, intervals, metrics_of
-from agegender_jax.models.heads import AgeYearsHead, ClassHead
+from agegender_jax.models.heads import AgeYearsHead, ClassNameHead
 from benchmarks import bench_rows
 
 EXAMPLES = """examples:
@@ -30,7 +30,7 @@ _SHARES = np.array([0.08, 0.04, 0.05, 0.05, 0.3, 0.26, 0.12, 0.1])  # of eight a
 _RECALL = np.array([0.85, 0.5, 0.5, 0.3, 0.75, 0.55, 0.5, 0.7])
 _REPEAT = 0.01  # standard deviation of the accuracy over repeats
 
-Sample = tuple[list[Thing], np.ndarray]
+Sample = tuple[list[Target], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +61,16 @@ class Covered:
     none: float
 
 
-def binary(right: np.ndarray) -> Thing:
+def binary(right: np.ndarray) -> Target:
     """Returns predictions of two classes that are right or not, bool `[n]`; all labels are class 0."""
     label = np.zeros(len(right), np.int32)
-    return Thing(ClassHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
+    return Target(ClassNameHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
 
 
-def years(errors: np.ndarray) -> Thing:
+def years(errors: np.ndarray) -> Target:
     """Returns predictions in years that are off by so much."""
     label = np.full(len(errors), 50.0)
-    return Thing(AgeYearsHead(), {"years": label + errors}, label)
+    return Target(AgeYearsHead(), {"years": label + errors}, label)
 
 
 def _accuracy(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random.Generator], Sample]:
@@ -105,7 +105,7 @@ def _groups(n: int) -> Callable[[np.random.Generator], Sample]:
         label = rng.choice(len(_SHARES), n, p=_SHARES)
         other = (label + rng.integers(1, len(_SHARES), n)) % len(_SHARES)
         predicted = np.where(rng.random(n) < _RECALL[label], label, other).astype(np.int32)
-        return [Thing(ClassHead(tuple("abcdefgh")), {"class": predicted}, label.astype(np.int32))], np.arange(n)
+        return [Target(ClassNameHead(tuple("abcdefgh")), {"class": predicted}, label.astype(np.int32))], np.arange(n)
 
     return test
 
@@ -184,7 +184,7 @@ def covered(case: Case, tests: int, draws: int = 1000, seed: int = 0) -> Covered
     return Covered(case.name, float(held[0]), float(held[1]), width, float(1 - there[:, 0].mean()))
 
 
-def _interval(case: Case, predictions: list[Thing], cluster: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
+def _interval(case: Case, predictions: list[Target], cluster: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
     rows = np.arange(len(cluster))
     resamples = ClusterBootstrap(cluster, draws=draws, seed=seed)
     made = [_only(case.metric, metrics_of(one, rows)) for one in predictions]

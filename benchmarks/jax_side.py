@@ -20,7 +20,8 @@ from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.errors import quiet_libraries
 from agegender_jax.flags import read_recipe
 from agegender_jax.mesh import check_batch, replicated
-from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import model_structure
 from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.train.model_profile import random_examples, random_values
 from agegender_jax.train.optimizer import make_optimizer

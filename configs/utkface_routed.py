@@ -7,11 +7,15 @@
 
 DIR holds UTKFace.tar.gz. A small CNN (three convolutions) says the gender, and one of two VGG16, each for one gender,
 the age: 24 groups of five years (`five_year`, see configs/utkface_age24.py), so read the balanced accuracy beside the
-accuracy. One run reports the age three ways: `routed/true_*` by the labelled gender, which no system knows,
-`routed/predicted_*` by the predicted one, and `routed/soft_*`, the mixture of both nets by the gender's probabilities.
+accuracy. One run reports the age three ways: `age_group_true/*` by the labelled gender, which no system knows,
+`age_group_predicted/*` by the predicted one, and `age_group_soft/*`, the mixture of both nets by the gender's
+probabilities; `age_group_male/*` and `age_group_female/*` are of either net on the faces of its own gender.
 The fourth way, without which the idea is untested, is `shared`: one VGG16 with heads for gender and age group, widened
-until it has as many parameters (within 1 %). --config.heads.routed.of=age, with
---config.evaluate.select=routed/predicted_mae, is age in years instead.
+until it has as many parameters (within 1 %). --config.heads.age.weight=1 --config.heads.age_group.weight=0, with
+--config.evaluate.select=age_predicted/mae, is age in years instead.
+
+Each of the three losses is a mean over the examples whose label its head knows, so the age counts twice, once for
+either net.
 
 The system is that of Raman et al. (2022), whose abstract reports more than 85 % for either age net and 80 % routed, on
 coarse age groups. Imamdin et al. give no result of it: their table is of another, single net. They give neither the
@@ -48,9 +52,7 @@ def get_config(argument: str = "paper") -> ConfigDict:
         config.model.width = 0.715 if small else 1.448  # as many parameters as the routed system's three nets
     else:
         config.model.update(backbone="routed", variant="bn" if small else "plain", width=0.5 if small else 1.0)
-        config.heads.gender.weight = config.heads.age_group.weight = 0.0
-        config.heads.routed.weight = 1.0
-        config.evaluate.select = "routed/predicted_accuracy"
+        config.evaluate.select = "age_group_predicted/accuracy"
     return config
 
 

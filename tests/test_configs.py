@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import BACKBONES, attention, densenet, resnet, vgg
-from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import model_structure
 from agegender_jax.synthetic.adience import write_adience
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train import evaluation, setup

@@ -25,9 +25,9 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
-from agegender_jax.evaluate.evaluator import answers, figures
 from agegender_jax.evaluate.prediction_table import PredictionTable
 from agegender_jax.evaluate.predictions import NAME, read_predictions
+from agegender_jax.evaluate.targets import make_targets, measure_targets
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.predictor import AHEAD, Detection, Predictor
 from agegender_jax.run import Run
@@ -66,11 +66,11 @@ def test_the_test_part_has_the_run_s_figures_to_the_last_bit(
     assert found.name == tuple(map(str, faces))
     for name, values in kept.distributions.items():
         np.testing.assert_array_equal(found.distributions[name], values)
-    own = figures(predictor.heads, answers(predictor.heads, found.distributions), kept.labels)
+    own = measure_targets(make_targets(predictor.heads, found.distributions, kept.labels))
     assert own == finished.summary["test"] == evaluate_runs(Run.load(finished.workdir), progress=False)["test"]
-    gender = kept.things()["gender"]
-    assert found.things["gender"].answer == tuple(gender.head.names[i] for i in gender.answers["class"])  # type: ignore[union-attr]
-    np.testing.assert_array_equal(found.things["age"].years, kept.things()["age"].answers["years"])  # type: ignore[union-attr]
+    gender = kept.targets()["gender"]
+    assert found.targets["gender"].answer == tuple(gender.head.names[i] for i in gender.predictions["class"])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(found.targets["age"].years, kept.targets()["age"].predictions["years"])  # type: ignore[union-attr]
 
 
 def test_any_count_compiles_once(predictor: Predictor, faces: list[Path]) -> None:
@@ -318,7 +318,7 @@ def test_recordings_have_the_run_s_figures_to_the_last_bit(listener: tuple[Predi
     found = predictor.predict(files)
     for name, values in kept.distributions.items():
         np.testing.assert_array_equal(found.distributions[name], values)
-    assert set(found.things["class_name"].answer) <= {"female_20", "male_60"}  # type: ignore[union-attr]
+    assert set(found.targets["class_name"].answer) <= {"female_20", "male_60"}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["int16", "float32", "float64"])

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.data.spectrogram import RECIPES
 from agegender_jax.errors import UserError
+from agegender_jax.models.heads import HEADS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = [
@@ -61,6 +62,7 @@ def test_every_checked_key_is_a_key_of_the_recipe() -> None:
 def test_every_number_of_the_recipe_is_checked() -> None:
     checked = {key for table in (recipes._AT_LEAST, recipes._ABOVE) for key in table}
     checked |= {*recipes._SHARES, *recipes._BELOW_ONE, *recipes._FRACTIONS}
+    checked |= {f"heads.{name}.{key}" for name, head in HEADS.items() for key in ("weight", "label_smoothing")}
     leaves = recipes._leaves(recipes.base().to_dict())
     numbers = {key for key, value in leaves if isinstance(value, int | float) and not isinstance(value, bool)}
     assert numbers == checked

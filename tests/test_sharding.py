@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.mesh import make_mesh
-from agegender_jax.models.model import build_heads, define_model
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import define_model
 from agegender_jax.sharding import MIN_SHARDED_SIZE, bytes_per_device, split_axes, state_shardings, total_bytes
 from agegender_jax.train.logging import memory_message
 from agegender_jax.train.optimizer import make_optimizer

@@ -15,13 +15,13 @@ from agegender_jax.evaluate.calibration import (
     negative_log_likelihood,
     reliability,
     temper,
-    year_distributions,
 )
 from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, group_rows, groups, worst_and_gap
 from agegender_jax.evaluate.prediction_table import confidence
-from agegender_jax.evaluate.predictions import Predictions, Thing
+from agegender_jax.evaluate.predictions import Predictions
+from agegender_jax.evaluate.targets import Target
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, intervals, mean_intervals, metrics_of
-from agegender_jax.metrics import BIAS, BRIER, MAE, NLL, SHARE, mean, within_years
+from agegender_jax.metrics import BIAS, BRIER, ECE, MAE, NLL, SHARE, mean, within_years
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
 WITHIN = (1, 2, 3, 5, 7, 10, 15)
@@ -43,22 +43,22 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
 
     Returns:
       Plain values for JSON, save that there may be NaN:
-      `part`, `n`, `clusters`, `draws`, and `known`: examples whose label is known, by thing;
-      `figures`: by `thing/figure`, intervals;
-      `groups`: by thing a list of rows `gender`, `race`, `age_band` (None: any), `n`, `clusters` and each figure's
-      interval, see `groups.group_rows`; `worst` and `gap` by thing and way to group, see `groups.worst_and_gap`, of
+      `part`, `n`, `clusters`, `draws`, and `known`: examples whose label is known, by target;
+      `figures`: by `target/metric`, intervals;
+      `groups`: by target a list of rows `gender`, `race`, `age_band` (None: any), `n`, `clusters` and each figure's
+      interval, see `groups.group_rows`; `worst` and `gap` by target and way to group, see `groups.worst_and_gap`, of
       groups of at least `least` examples in `least_clusters` clusters;
-      `calibration`: of class things `ece`, `nll`, `brier`, `reliability` (`confidence`, `accuracy`, `n`),
+      `calibration`: of class targets `ece`, `nll`, `brier`, `reliability` (`confidence`, `accuracy`, `n`),
       `temperature` (fitted on the part validation, None without one), `after` (`ece`, `nll`, `brier` at that
       temperature, or None) and `intervals` of `nll` and `brier`; of ages with a distribution `coverage`, rows
       `level`, `value`, `low`, `high` (the share inside and its interval), `mean_width` (years), and `temperature` and
       `after` (`coverage`) likewise;
-      `selective`: by thing rows `coverage`, `n`, `figure` (`accuracy` or `mae`), `value`, `low`, `high` and
+      `selective`: by target rows `coverage`, `n`, `figure` (`accuracy` or `mae`), `value`, `low`, `high` and
       `threshold`: of the probability of the answer, or of the width in years of the central 80 % interval;
-      `confusion`: of class things `names` and `counts`, row = label;
-      `bias_by_age`: by thing in years rows `age_band`, `n`, `clusters`, `bias`, `mae`;
-      `cumulative_score`: by thing in years rows `years` (of `WITHIN`), `value` (the share of answers that are off by at
-      most so much), `low`, `high`.
+      `confusion`: of class targets `names` and `counts`, row = label;
+      `bias_by_age`: by target in years rows `age_band`, `n`, `clusters`, `bias`, `mae`;
+      `cumulative_score`: by target in years rows `years` (of `WITHIN`), `value` (the share of predictions that
+      are off by at most so much), `low`, `high`.
 
     Raises:
       UserError: there is no example of the part.
@@ -81,73 +81,69 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
     parts = ("known", "figures", "groups", "worst", "gap", "calibration", "selective", "confusion")
     result |= {name: {} for name in (*parts, "bias_by_age", "cumulative_score")}
     validation = predictions.of("validation")
-    fitted, ages = validation.things(), year_distributions(chosen)
-    for name, thing in chosen.things().items():
-        rows = np.flatnonzero(thing.known)
+    fitted = validation.targets()
+    for name, target in chosen.targets().items():
+        rows = np.flatnonzero(target.known)
         result["known"][name] = len(rows)
-        found = intervals(metrics_of(thing, rows), resamples, rows)
+        found = intervals(metrics_of(target, rows), resamples, rows)
         result["figures"] |= {f"{name}/{figure}": value._asdict() for figure, value in found.items()}
         by_group = groups(chosen.columns, rows)
-        table = group_rows(thing, by_group, resamples)
+        table = group_rows(target, by_group, resamples)
         result["groups"][name] = table
-        result["worst"][name], result["gap"][name] = worst_and_gap(thing, by_group, resamples)
-        if isinstance(thing.head, ClassHead):
-            confusion = thing.head.confusion(thing.answers, thing.label)
-            result["confusion"][name] = {"names": list(thing.head.names), "counts": confusion.tolist()}
-            result["calibration"][name] = _class_calibration(thing, fitted[name], rows, resamples)
-            result["selective"][name] = _selective(thing, confidence(thing.answers), rows, resamples)
+        result["worst"][name], result["gap"][name] = worst_and_gap(target, by_group, resamples)
+        if isinstance(target.head, ClassHead):
+            confusion = target.head.confusion(target.predictions, target.labels)
+            result["confusion"][name] = {"names": list(target.head.names), "counts": confusion.tolist()}
+            result["calibration"][name] = _class_calibration(target, fitted[name], rows, resamples)
+            result["selective"][name] = _selective(target, confidence(target.predictions), rows, resamples)
+            continue
+        if not isinstance(target.head, AgeYearsHead):
             continue
         result["bias_by_age"][name] = [
             {key: row[key] for key in ("age_band", "n", "clusters", BIAS.name, MAE.name)}
             for row in table
             if row["age_band"] and not row["gender"] and not row["race"]
         ]
-        result["cumulative_score"][name] = _cumulative_score(thing, rows, resamples)
-        if name in ages:
-            own = year_distributions(validation)[name]
-            result["calibration"][name] = _age_calibration(thing, ages[name], fitted[name], own, rows, resamples)
-            low, high = interval(ages[name], _WIDTH_LEVEL)
-            result["selective"][name] = _selective(thing, low - high, rows, resamples)
+        result["cumulative_score"][name] = _cumulative_score(target, rows, resamples)
+        assert target.distribution is not None
+        if target.distribution.shape[-1] > 1:
+            result["calibration"][name] = _age_calibration(target, fitted[name], rows, resamples)
+            low, high = interval(target.distribution, _WIDTH_LEVEL)
+            result["selective"][name] = _selective(target, low - high, rows, resamples)
     return result
 
 
-def _class_calibration(thing: Thing, fitted: Thing, rows: np.ndarray, resamples: ClusterBootstrap) -> dict[str, Any]:
+def _class_calibration(target: Target, fitted: Target, rows: np.ndarray, resamples: ClusterBootstrap) -> dict[str, Any]:
     known = fitted.known
-    temperature = fit_temperature(fitted.answers["probability"][known], fitted.label[known])
-    probability, label, said = (
-        thing.answers["probability"][rows],
-        thing.label[rows],
-        thing.answers["class"][rows],
-    )
+    temperature = fit_temperature(fitted.predictions["probability"][known], fitted.labels[known])
+    label = target.labels[rows]
 
-    def figures(probability: np.ndarray) -> dict[str, Any]:
-        curve = reliability(probability[np.arange(len(rows)), said], said == label)
+    def measured(probability: np.ndarray) -> dict[str, Any]:
+        predictions = target.head.decode(probability)  # of a tempered ordinal head it may be another class
+        curve = reliability(confidence(predictions), predictions["class"] == label)
         scores = {NLL: negative_log_likelihood(probability, label), BRIER: brier(probability, label)}
         return {
-            "ece": expected_calibration_error(curve),
+            ECE.name: expected_calibration_error(curve),
             **{metric.name: mean(score) for metric, score in scores.items()},
             "reliability": curve,
             "intervals": {name: value._asdict() for name, value in mean_intervals(scores, resamples, rows).items()},
         }
 
+    probability = target.predictions["probability"][rows]
     after = None
     if temperature is not None:
-        after = figures(temper(probability, temperature))
-    return figures(probability) | {"temperature": temperature, "after": after}
+        after = measured(temper(probability, temperature))
+    return measured(probability) | {"temperature": temperature, "after": after}
 
 
-def _age_calibration(
-    thing: Thing,
-    probability: np.ndarray,
-    fitted: Thing,
-    fitted_probability: np.ndarray,
-    rows: np.ndarray,
-    resamples: ClusterBootstrap,
-) -> dict[str, Any]:
-    known, head = fitted.known, fitted.head
+def _age_calibration(target: Target, fitted: Target, rows: np.ndarray, resamples: ClusterBootstrap) -> dict[str, Any]:
+    head, known = fitted.head, fitted.known
     assert isinstance(head, AgeYearsHead)
-    temperature = fit_temperature(fitted_probability[known], head.classes(fitted.label)[known])
-    label = thing.label[rows].astype(np.float64)
+    assert target.distribution is not None
+    assert fitted.distribution is not None
+    probability = target.distribution
+    temperature = fit_temperature(fitted.distribution[known], head.classes(fitted.labels)[known])
+    label = target.labels[rows].astype(np.float64)
 
     def coverage(probability: np.ndarray) -> list[dict[str, float]]:
         found = []
@@ -164,8 +160,8 @@ def _age_calibration(
     return {"coverage": coverage(probability[rows]), "temperature": temperature, "after": after}
 
 
-def _cumulative_score(thing: Thing, rows: np.ndarray, resamples: ClusterBootstrap) -> list[dict[str, float]]:
-    label, years = thing.label[rows], thing.answers["years"][rows]
+def _cumulative_score(target: Target, rows: np.ndarray, resamples: ClusterBootstrap) -> list[dict[str, float]]:
+    label, years = target.labels[rows], target.predictions["years"][rows]
 
     scores = [within_years(most) for most in WITHIN]
 
@@ -179,15 +175,15 @@ def _cumulative_score(thing: Thing, rows: np.ndarray, resamples: ClusterBootstra
 
 
 def _selective(
-    thing: Thing, confidence: np.ndarray, rows: np.ndarray, resamples: ClusterBootstrap
+    target: Target, confidence: np.ndarray, rows: np.ndarray, resamples: ClusterBootstrap
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    figure = thing.head.metrics[0].name
+    figure = target.main_metric.name
     if not len(rows):
         return found
     for share, places in kept(confidence[rows]).items():
         own = rows[places]
-        value = intervals(metrics_of(thing, own), resamples, own)[figure]
+        value = intervals(metrics_of(target, own), resamples, own)[figure]
         threshold = abs(float(confidence[own].min()))
         found.append({"coverage": share, "n": len(own), "figure": figure, "threshold": threshold, **value._asdict()})
     return found

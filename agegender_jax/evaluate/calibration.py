@@ -8,9 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from agegender_jax.evaluate.predictions import Predictions
-from agegender_jax.models.heads import AgeYearsHead, quantile
-from agegender_jax.models.routed import RoutedHead
+from agegender_jax.models.heads import quantile
 
 BINS = 15
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
@@ -140,20 +138,6 @@ def interval(probability: np.ndarray, level: float) -> tuple[np.ndarray, np.ndar
     ([24.75], [75.25])
     """
     return np.maximum(quantile(probability, (1 - level) / 2), 0), quantile(probability, (1 + level) / 2)
-
-
-def year_distributions(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Distributions over years by thing, float32 `[n, 101]`; routed ones are the net's of the predicted gender."""
-    found = {}
-    for name, head in predictions.heads.items():
-        distribution = predictions.distributions[name]
-        if isinstance(head, RoutedHead) and isinstance(head.inner, AgeYearsHead):
-            nets = distribution[:, head.gender.size :].reshape(len(distribution), head.gender.size, -1)
-            chosen = head.answers(distribution)["gender"]
-            name, distribution, head = "age", nets[np.arange(len(nets)), chosen], head.inner  # as RoutedHead.apart
-        if isinstance(head, AgeYearsHead) and distribution.shape[-1] > 1:
-            found[name] = distribution
-    return found
 
 
 def kept(confidence: np.ndarray, coverages: tuple[float, ...] = COVERAGES) -> Mapping[float, np.ndarray]:

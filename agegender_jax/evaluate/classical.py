@@ -17,9 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluator import baseline_predictions, figures
 from agegender_jax.evaluate.features import Features
-from agegender_jax.evaluate.predictions import Thing
+from agegender_jax.evaluate.targets import Target, baseline_targets, fit_baseline, measure_targets
 from agegender_jax.evaluate.uncertainty import ends_of
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
@@ -90,7 +89,7 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
     }
     labels = {name: features.labels[name][test] for name in heads}
     for model_name in only:
-        found = {}
+        targets = {}
         for name, head in heads.items():
             of_classes, rows = isinstance(head, ClassHead), train & known[name]
             model = build_classical(model_name, of_classes=of_classes)
@@ -99,16 +98,17 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
                 text = f"{model_name} for {name}, from {rows.sum()} examples of {scaled.shape[1]} numbers"
                 print(text, end=" ... ", file=sys.stderr, flush=True)
             model.fit(scaled[rows], features.labels[name][rows])
-            said = model.predict(scaled[test])
-            found[name] = {"class": said} if of_classes else {"years": said.astype(np.float32)}
+            values = model.predict(scaled[test])
+            predictions = {"class": values} if of_classes else {"years": values.astype(np.float32)}
+            targets[name] = Target(head, predictions, labels[name])
             if progress:
                 print(duration(time.monotonic() - started), file=sys.stderr)
-        result[model_name] = figures(heads, found, labels)
-        things = {name: Thing(head, found[name], labels[name]) for name, head in heads.items()}
-        result["intervals"][model_name] = ends_of(things, features.cluster[test])
+        result[model_name] = measure_targets(targets)
+        result["intervals"][model_name] = ends_of(targets, features.cluster[test])
     train_labels = {name: features.labels[name][train] for name in heads}
-    names, constant = baseline_predictions(heads, train_labels, int(test.sum()))
-    return result | {"constant": figures(heads, constant, labels), "constant_names": names}
+    names, constant = fit_baseline(heads, train_labels)
+    baseline = measure_targets(baseline_targets(heads, constant, labels))
+    return result | {"constant": baseline, "constant_names": names}
 
 
 def _known(head: Any, label: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.complete import complete
-from agegender_jax.evaluate.predictions import NAME, Predictions, Thing, read_predictions
+from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions
+from agegender_jax.evaluate.targets import Target
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Discordant, difference, draw, holm, mcnemar, metrics_of
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.metrics import Metric
@@ -74,28 +75,28 @@ def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed:
 
     Returns:
       `runs` (names), `repeats` (numbers), of the examples `dataset`, `drawn`, `protocol`, `part`, `n`, `clusters`;
-      `figures` by `thing/figure`: `first`, `second`, `value` (second less first), `low`, `high`, `p`, `p_holm`, and
-      where there is McNemar's test `only_first`, `only_second` and `p_mcnemar`; and `sentences` by thing.
+      `figures` by `target/metric`: `first`, `second`, `value` (second less first), `low`, `high`, `p`, `p_holm`, and
+      where there is McNemar's test `only_first`, `only_second` and `p_mcnemar`; and `sentences` by target.
 
     Raises:
       UserError: they are not of the same examples and labels, or have nothing in common.
     """
     columns = _aligned(first, second)
-    sides = [[predictions.things() for predictions in side.repeats] for side in (first, second)]
-    names = [name for name in sides[0][0] if all(name in things for side in sides for things in side)]
+    sides = [[predictions.targets() for predictions in side.repeats] for side in (first, second)]
+    names = [name for name in sides[0][0] if all(name in targets for side in sides for targets in side)]
     if not names:
         said = [", ".join(side[0]) for side in sides]
         raise UserError(f"{first.name} says {said[0]} and {second.name} {said[1]}: there is nothing to compare.")
     resamples = ClusterBootstrap(columns["cluster"], draws=draws, seed=seed)
     figures: dict[str, dict[str, Any]] = {}
     for name in names:
-        things = [[repeat[name] for repeat in side] for side in sides]
-        if not all(_same(things[0][0].label, thing.label) for side in things for thing in side):
+        targets = [[repeat[name] for repeat in side] for side in sides]
+        if not all(_same(targets[0][0].labels, target.labels) for side in targets for target in side):
             raise UserError(
                 f"{first.name} and {second.name} label the same examples in two ways, by {name}; compare runs of one "
                 "labelling and one scheme of age groups."
             )
-        figures |= {f"{name}/{figure}": found for figure, found in _differences(things, resamples).items()}
+        figures |= {f"{name}/{figure}": found for figure, found in _differences(targets, resamples).items()}
     for found, p in zip(figures.values(), holm([found["p"] for found in figures.values()]), strict=True):
         found["p_holm"] = p
     about, count = first.repeats[0], len(columns["cluster"])
@@ -112,7 +113,7 @@ def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed:
 
 
 def text(result: Mapping[str, Any]) -> str:
-    """A comparison for people: a table, and a sentence a thing."""
+    """A comparison for people: a table, and a sentence a target."""
     figures = result["figures"]
     runs = [f"{i}: {name}" for i, name in enumerate(result["runs"], start=1)]
     columns = {
@@ -199,11 +200,11 @@ def _same(label: np.ndarray, other: np.ndarray) -> bool:
     return label.dtype.kind == other.dtype.kind and np.array_equal(label, other, equal_nan=label.dtype.kind == "f")
 
 
-def _differences(things: Sequence[Sequence[Thing]], resamples: ClusterBootstrap) -> dict[str, dict[str, Any]]:
-    """The figures of one thing, `things[side][repeat]`."""
-    rows = np.flatnonzero(things[0][0].known)
+def _differences(targets: Sequence[Sequence[Target]], resamples: ClusterBootstrap) -> dict[str, dict[str, Any]]:
+    """The figures of one target, `targets[side][repeat]`."""
+    rows = np.flatnonzero(targets[0][0].known)
     clusters = resamples.clusters(rows)
-    made = [[metrics_of(thing, rows) for thing in side] for side in things]
+    made = [[metrics_of(target, rows) for target in side] for side in targets]
     values = [[measured.function(None) for measured in side] for side in made]
     drawn = [[draw(measured, resamples, rows) for measured in side] for side in made]
     compared = [
@@ -211,7 +212,7 @@ def _differences(things: Sequence[Sequence[Thing]], resamples: ClusterBootstrap)
         for metric in made[0][0].metrics
         if metric.compared and all(metric.name in each for side in drawn for each in side)
     ]
-    single = all(len(side) == 1 for side in things)
+    single = all(len(side) == 1 for side in targets)
     alone = resamples.first(rows)
     result = {}
     for metric in compared:
@@ -220,20 +221,20 @@ def _differences(things: Sequence[Sequence[Thing]], resamples: ClusterBootstrap)
         means = [np.mean([found[name] for found in side], axis=0) for side in drawn]
         found: dict[str, Any] = {"first": float(np.mean(first)), "second": float(np.mean(second))}
         found |= difference(first, second, means[1] - means[0], clusters)._asdict()
-        if single and (test := _mcnemar(metric, things[0][0], things[1][0], alone)):
+        if single and (test := _mcnemar(metric, targets[0][0], targets[1][0], alone)):
             found |= {"only_first": test.only_first, "only_second": test.only_second, "p_mcnemar": test.p}
         result[name] = found
     return result
 
 
-def _mcnemar(metric: Metric, first: Thing, second: Thing, rows: np.ndarray) -> Discordant | None:
+def _mcnemar(metric: Metric, first: Target, second: Target, rows: np.ndarray) -> Discordant | None:
     """Returns the test of a share of correct predictions, None of other metrics."""
     if metric.correct is None:
         return None
-    label = first.label[rows]
+    label = first.labels[rows]
     correct = [
-        metric.correct({name: values[rows] for name, values in thing.answers.items()}, label)
-        for thing in (first, second)
+        metric.correct({name: values[rows] for name, values in target.predictions.items()}, label)
+        for target in (first, second)
     ]
     return mcnemar(*correct)
 

@@ -17,7 +17,7 @@ from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.complete import complete
-from agegender_jax.evaluate.evaluator import Evaluator, answers, baseline_predictions, figures, known_predictions
+from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.label_mapping import for_another_dataset, unmapped
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
 from agegender_jax.evaluate.predictions import (
@@ -28,9 +28,10 @@ from agegender_jax.evaluate.predictions import (
     of_split,
     write_predictions,
 )
+from agegender_jax.evaluate.targets import baseline_targets, make_targets, measure_targets
 from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.mesh import make_mesh, replicated
-from agegender_jax.models.heads import ClassHead, Head
+from agegender_jax.models.heads import AgeGroupHead, ClassHead, Head
 from agegender_jax.models.losses import ORDINAL
 from agegender_jax.models.model import model_structure
 from agegender_jax.recipe_options import data_options
@@ -144,7 +145,7 @@ def evaluate_runs(
     part = "test" if saved is None else split
 
     def measured(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        return {part: figures(heads, answers(heads, distributions), chosen)}
+        return {part: measure_targets(make_targets(heads, distributions, chosen))}
 
     found = [_distributions(each, keys) for each in opened]  # one after another: one dataset at a time on the devices
     own = [
@@ -164,15 +165,11 @@ def evaluate_runs(
     columns = known_columns(first.data.columns, rows)
     seen = Predictions(keys, np.full(len(rows), part), columns, chosen, mean, first.heads, {})
     result["intervals"] = {part: of_predictions(seen)}
-    if said := first.summary.get("baseline_predictions"):
-        names, constant = first.summary["constant_names"], known_predictions(said, len(rows))
-    elif saved is not None:  # a run of an earlier version, which did not keep them
-        names, constant = baseline_predictions(
-            first.heads, {k: label[saved.train] for k, label in labels.items()}, len(rows)
-        )
-    else:
-        return result
-    return result | {"constant": figures(first.heads, constant, chosen), "constant_names": names}
+    constant = baseline_targets(first.heads, first.summary["baseline_predictions"], chosen)
+    return result | {
+        "constant": measure_targets(constant),
+        "constant_names": first.summary["constant_names"],
+    }
 
 
 def write_missing_predictions(opened: Opened) -> None:
@@ -325,14 +322,12 @@ def _check_heads(first: Opened, other: Opened) -> None:
 
 def _meaning(head: Head) -> dict[str, str]:
     """What two heads must have in common for their distributions to be averaged."""
-    inner = getattr(head, "inner", head)  # of a head that owns another one
-    kinds = dict.fromkeys((type(head).__name__, type(inner).__name__))
     return {
-        "scheme of age groups": getattr(getattr(inner, "scheme", None), "name", ""),
-        "list of classes": ", ".join(getattr(inner, "names", ())),
-        "kind": " of ".join(kinds),
+        "scheme of age groups": head.scheme.name if isinstance(head, AgeGroupHead) else "",
+        "list of classes": ", ".join(head.names) if isinstance(head, ClassHead) else "",
+        "kind": type(head).__name__,
         "distribution": f"{_shape(head)[-1]} numbers",
-        "decoding": _decoding(inner),
+        "decoding": _decoding(head),
     }
 
 

@@ -1,4 +1,4 @@
-"""A model's answers for a list of examples, and the figures that follow from them."""
+"""The distributions that a model predicts for a list of examples."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from agegender_jax.data.dataset import IN_FLIGHT
 from agegender_jax.data.loader import EvalLoader, content_of
 from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.mesh import by_batch, put, replicated
-from agegender_jax.models.heads import Head, measure
+from agegender_jax.models.heads import Head
 from agegender_jax.sharding import state_shardings
 
 
@@ -91,43 +91,3 @@ class Evaluator:
         while in_flight:
             read()
         return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in self._heads}
-
-
-def answers(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Each head's answers from its distribution."""
-    return {name: head.answers(distributions[name]) for name, head in heads.items()}
-
-
-def figures(
-    heads: Mapping[str, Head], answers: Mapping[str, Mapping[str, np.ndarray]], labels: Mapping[str, np.ndarray]
-) -> dict[str, float]:
-    """All heads' metrics as `head/metric`, and `n`, the number of examples.
-
-    Args:
-      heads: by name.
-      answers: of every head, arrays `[n, ...]`.
-      labels: of every head, `[n]`.
-    """
-    result: dict[str, float] = {}
-    for name, head in heads.items():
-        result |= {f"{name}/{metric}": value for metric, value in measure(head, answers[name], labels[name]).items()}
-    result["n"] = max((len(label) for label in labels.values()), default=0)
-    return result
-
-
-def baseline_predictions(
-    heads: Mapping[str, Head], train_labels: Mapping[str, np.ndarray], count: int
-) -> tuple[dict[str, str], dict[str, dict[str, np.ndarray]]]:
-    """The best constant predictors, fitted on the training labels: their names, and their answers for `count` rows."""
-    constants = {name: head.constant(train_labels[name], count) for name, head in heads.items()}
-    return {name: c[0] for name, c in constants.items()}, {name: c[1] for name, c in constants.items()}
-
-
-def known_predictions(kept: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, dict[str, np.ndarray]]:
-    """Answers of a constant predictor for `count` rows, from those for one that a summary holds as JSON values."""
-    return {
-        name: {
-            answer: np.repeat([np.nan if value is None else value], count, axis=0) for answer, value in found.items()
-        }
-        for name, found in kept.items()
-    }

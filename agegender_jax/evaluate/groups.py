@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agegender_jax.evaluate.predictions import Thing
+from agegender_jax.evaluate.targets import Target
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Interval, draw, interval, intervals, metrics_of
 from agegender_jax.labels import GENDERS, RACES, UNDEFINED_GENDER, UNKNOWN
 from agegender_jax.metrics import GAP
@@ -81,15 +81,15 @@ def groups(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, lis
     return found
 
 
-def group_rows(thing: Thing, found: Mapping[str, list[Group]], resamples: ClusterBootstrap) -> list[dict[str, Any]]:
+def group_rows(target: Target, found: Mapping[str, list[Group]], resamples: ClusterBootstrap) -> list[dict[str, Any]]:
     """Returns the metrics of every group: its attributes, `n`, `clusters`, and each metric with its interval.
 
     Means over classes are left out where all labels are of one class, of which there is nothing to balance.
     """
     result = []
     for group in (group for members in found.values() for group in members):
-        measured = metrics_of(thing, group.rows)
-        if len(np.unique(thing.label[group.rows])) < 2:
+        measured = metrics_of(target, group.rows)
+        if len(np.unique(target.labels[group.rows])) < 2:
             measured = measured._replace(metrics=[each for each in measured.metrics if not each.averages_classes])
         counts = {"n": len(group.rows), "clusters": resamples.clusters(group.rows)}
         values = intervals(measured, resamples, group.rows)
@@ -98,11 +98,11 @@ def group_rows(thing: Thing, found: Mapping[str, list[Group]], resamples: Cluste
 
 
 def worst_and_gap(
-    thing: Thing, found: Mapping[str, list[Group]], resamples: ClusterBootstrap
+    target: Target, found: Mapping[str, list[Group]], resamples: ClusterBootstrap
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """The worst group by each way to group, and how far it is behind the best, of those that are large enough.
 
-    That is, of `LEAST` examples in `LEAST_CLUSTERS` clusters. The metric is the head's main one, such as the accuracy
+    That is, of `LEAST` examples in `LEAST_CLUSTERS` clusters. The metric is the target's main one, such as the accuracy
     of classes or the mean absolute error of years. The interval of the gap is what 95 % would be if these two groups
     had been named before. They were picked as the extremes, so it holds the true gap less often, and among many small
     groups a gap is expected by chance alone: one between two attributes' values says more than one between a hundred
@@ -113,7 +113,7 @@ def worst_and_gap(
       `high`, `groups` (how many were compared), and the attributes of `best` and `worst`. Only where two groups are
       large enough.
     """
-    metric = thing.head.metrics[0]
+    metric = target.main_metric
     figure, sign = metric.name, 1 if metric.higher_is_better else -1
     worst, gap = {}, {}
     for way, members in found.items():
@@ -122,12 +122,12 @@ def worst_and_gap(
         ]
         if len(large) < 2:
             continue
-        values = [float(metrics_of(thing, group.rows).function(None)[figure]) for group in large]
+        values = [float(metrics_of(target, group.rows).function(None)[figure]) for group in large]
         order = np.argsort(sign * np.asarray(values), kind="stable")
         least, most = large[order[0]], large[order[-1]]
-        own = intervals(metrics_of(thing, least.rows), resamples, least.rows)[figure]
+        own = intervals(metrics_of(target, least.rows), resamples, least.rows)[figure]
         clusters = [resamples.clusters(group.rows) for group in (least, most)]
-        drawn = [draw(metrics_of(thing, group.rows), resamples, group.rows)[figure] for group in (least, most)]
+        drawn = [draw(metrics_of(target, group.rows), resamples, group.rows)[figure] for group in (least, most)]
         apart: Interval = interval(
             abs(values[order[-1]] - values[order[0]]), sign * (drawn[1] - drawn[0]), min(clusters), GAP
         )

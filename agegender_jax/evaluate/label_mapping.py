@@ -17,7 +17,6 @@ from agegender_jax.models.heads import (
     GenderHead,
     Head,
 )
-from agegender_jax.models.routed import RoutedHead
 
 _COMMONEST = 5  # annotations that are named
 
@@ -30,8 +29,6 @@ def for_another_dataset(head: Head) -> Head:
     """
     if isinstance(head, AgeGroupHead) and head.scheme.verbatim:
         return dataclasses.replace(head, scheme=dataclasses.replace(head.scheme, verbatim=False))
-    if isinstance(head, RoutedHead):
-        return dataclasses.replace(head, inner=for_another_dataset(head.inner))
     return head
 
 
@@ -46,21 +43,23 @@ def unmapped(heads: Mapping[str, Head], columns: Columns) -> dict[str, dict[str,
       By what is predicted (`gender`, `age_group`, ...), where there is any: `count` of examples that are left out of
       its figures, `annotated` of them and the others together, and `commonest`: annotations and how many have them.
     """
+    # Heads that know one gender alone are counted as one that knows both.
+    whole: dict[str, Any] = {head.name if head.only_gender else name: head for name, head in heads.items()}
+    whole = {
+        name: dataclasses.replace(head, only_gender=None) if head.only_gender else head for name, head in whole.items()
+    }
     result = {}
-    for name, head in heads.items():
-        parts = head.heads if isinstance(head, RoutedHead) else {name: head}
-        for thing, part in parts.items():
-            if (found := _annotations(part, columns)) is None:
-                continue
-            annotated, text = found
-            left = np.flatnonzero(annotated & ~part.known(part.column(columns)))
-            if len(left):
-                commonest = Counter(text(int(row)) for row in left).most_common(_COMMONEST)
-                result[thing] = {
-                    "count": len(left),
-                    "annotated": int(annotated.sum()),
-                    "commonest": dict(commonest),
-                }
+    for name, head in whole.items():
+        if (annotations := _annotations(head, columns)) is None:
+            continue
+        annotated, text = annotations
+        unknown = np.flatnonzero(annotated & ~head.known(head.column(columns)))
+        if len(unknown):
+            result[name] = {
+                "count": len(unknown),
+                "annotated": int(annotated.sum()),
+                "commonest": dict(Counter(text(int(row)) for row in unknown).most_common(_COMMONEST)),
+            }
     return result
 
 

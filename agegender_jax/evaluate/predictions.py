@@ -1,12 +1,12 @@
-"""What a run says of examples, as a table: all that figures, intervals, comparisons and reports are computed from.
+"""The predictions of a run as a table: all that metrics, intervals, comparisons and reports are computed from.
 
 Every complete run keeps that of its validation and test part as `predictions.npz`, plain arrays, one row an example:
 
 key                   str [n], the example's name in its dataset
 part                  str [n], `validation` or `test` of the run's split
 column_<name>         [n], see `COLUMNS`
-label_<head>          [n] or [n, k], the label of each head; unknown is -1 (classes) or NaN (numbers)
-distribution_<head>   float32 [n, ...], what the head says
+label_<head>          [n], the label of each head; unknown is -1 (classes) or NaN (numbers)
+distribution_<head>   float32 [n, ...], what the head predicts
 metadata                 str, a JSON object: see `METADATA`
 """
 
@@ -14,19 +14,18 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluator import answers, figures
 from agegender_jax.evaluate.npz import read_arrays, require, write_arrays
+from agegender_jax.evaluate.targets import Target, make_targets, measure_targets
 from agegender_jax.grouping import connected
 from agegender_jax.labels import UNKNOWN
-from agegender_jax.models.heads import AgeYearsHead, ClassHead, Columns, Head
-from agegender_jax.models.model import build_heads
+from agegender_jax.models.heads import ClassHead, Columns, Head, build_heads
 from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split
 
@@ -63,29 +62,16 @@ METADATA: dict[str, type | tuple[type, ...]] = {
 """Keys of `metadata`: what the predictions are of, and all that the heads are built from again."""
 
 
-class Thing(NamedTuple):
-    """A head with its answers and labels."""
-
-    head: Head
-    answers: Mapping[str, np.ndarray]
-    label: np.ndarray
-
-    @property
-    def known(self) -> np.ndarray:
-        """Which labels are known, bool `[n]`."""
-        return self.head.known(self.label)
-
-
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a run, or the mean of several, says of some examples, and what is known of these: the rows of one table.
+    """The predictions of a run, or the mean of several, for some examples, and what is known of these: one table.
 
     Attributes:
       key: str `[n]`.
       part: str `[n]`, of `splits.PARTS`; `all` for another archive.
       columns: by the names of `COLUMNS`, `[n]`.
-      labels: by head, `[n]` or `[n, k]`.
-      distributions: by head, float32 `[n, ...]`: what `Head.answers` takes.
+      labels: by head, `[n]`.
+      distributions: by head, float32 `[n, ...]`: what `Head.decode` takes.
       heads: by name.
       metadata: see `METADATA`.
     """
@@ -109,43 +95,27 @@ class Predictions:
             part=self.part[chosen],
             columns={name: column[chosen] for name, column in self.columns.items()},
             labels={name: label[chosen] for name, label in self.labels.items()},
-            distributions={name: found[chosen] for name, found in self.distributions.items()},
+            distributions={name: values[chosen] for name, values in self.distributions.items()},
         )
 
     def of(self, part: str) -> "Predictions":
         """The rows of one part."""
         return self.rows(self.part == part)
 
-    def figures(self) -> dict[str, float]:
-        """All heads' metrics over all rows, see `evaluator.figures`."""
-        return figures(self.heads, answers(self.heads, self.distributions), self.labels)
+    def metrics(self) -> dict[str, float]:
+        """Computes the metrics of all targets over all rows, see `measure_targets`."""
+        return measure_targets(self.targets())
 
-    def by_head(self) -> dict[str, Thing]:
-        """All heads by name, as the figures of a summary are of them."""
-        return {
-            name: Thing(head, head.answers(self.distributions[name]), self.labels[name])
-            for name, head in self.heads.items()
-        }
-
-    def things(self) -> dict[str, Thing]:
-        """What people look at, one thing at a time, by name: see `Head.apart`.
-
-        Those of classes and of years alone: what is looked at, compared and reported is made for these.
-        """
-        found: dict[str, Thing] = {}
-        for name, whole in self.by_head().items():
-            apart = whole.head.apart(name, whole.answers, whole.label)
-            found |= {
-                thing: Thing(*parts) for thing, parts in apart.items() if isinstance(parts[0], ClassHead | AgeYearsHead)
-            }
-        return found
+    def targets(self) -> dict[str, Target]:
+        """Returns what is predicted, by name, see `make_targets`."""
+        return make_targets(self.heads, self.distributions, self.labels)
 
 
 def portable(recipe: ConfigDict) -> dict[str, Any]:
     """A recipe as JSON values without what may be paths of this machine, and builds no head."""
-    found = ConfigDict(recipe.to_dict())
-    found.model.pretrained = found.dataset.csv = ""
-    return json.loads(recipes.to_json(found))
+    copy = ConfigDict(recipe.to_dict())
+    copy.model.pretrained = copy.dataset.csv = ""
+    return json.loads(recipes.to_json(copy))
 
 
 def metadata_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,10 +255,10 @@ def _checked(arrays: dict[str, np.ndarray]) -> Predictions:
     labels: dict[str, np.ndarray] = {}
     distributions: dict[str, np.ndarray] = {}
     for name, head in heads.items():
-        for found, what in ((labels, f"label_{name}"), (distributions, f"distribution_{name}")):
+        for values, what in ((labels, f"label_{name}"), (distributions, f"distribution_{name}")):
             require(what in arrays, f"it holds no {what}")
             require(arrays[what].shape[:1] == key.shape, f"{what} is not of every row")
-            found[name] = arrays[what]
+            values[name] = arrays[what]
         require(np.isfinite(distributions[name]).all(), f"distribution_{name} is not finite everywhere")
         if isinstance(head, ClassHead):
             label = labels[name]

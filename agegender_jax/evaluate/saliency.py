@@ -31,7 +31,6 @@ from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
 from agegender_jax.models.layers import intercept_features
 from agegender_jax.models.losses import ORDINAL, years
 from agegender_jax.models.model import build_model
-from agegender_jax.models.routed import RoutedHead
 from agegender_jax.progress import progress_bar
 from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.run import Run
@@ -177,7 +176,7 @@ class Explainer:
     Args:
       run: the run.
       method: of `METHODS`.
-      head: which of the things that the run says, see `Head.apart`; None is its first.
+      head: name of the head to explain; None is the first.
       class_name: the class that the maps are of; None is the answered one of each example.
 
     Attributes:
@@ -185,8 +184,8 @@ class Explainer:
       inputs: decode examples as the run wants them.
       kind: `image` or `audio`.
       method: as given.
-      head_name: the thing.
-      head: that says it.
+      head_name: name of the head.
+      head: that is explained.
 
     Raises:
       UserError: the run is not complete, has no such thing to show, or its checkpoint is missing.
@@ -204,7 +203,7 @@ class Explainer:
             preprocess_options(run.recipe), metadata, str(run.directory)
         )
         self._heads = run.heads()
-        self.head_name, self.head = _named(things(self._heads), head, run)
+        self.head_name, self.head = _named(self._heads, head, run)
         self._class = _class_number(self.head_name, self.head, class_name, method)
         if method == "attention":
             _check_attention(run, self._heads)
@@ -229,7 +228,8 @@ class Explainer:
         with jax.set_mesh(self._mesh), bar:
             feed = ArrayLoader(content, self._mesh)
             rows, flip = np.arange(len(content)), self._options.flip
-            answers = self._answers(self._evaluator.distributions(self._model_state, feed, rows, flip=flip))
+            distributions = self._evaluator.distributions(self._model_state, feed, rows, flip=flip)
+            answers = self.head.decode(distributions[self.head_name])
             classes = self._classes(answers, len(content))
             for start in range(0, len(content), size):
                 some = np.minimum(np.arange(start, start + size), len(content) - 1)
@@ -268,19 +268,9 @@ class Explainer:
             return [mask.mean(-1) for mask in masks]
 
         def of(outputs: Mapping[str, jax.Array]) -> jax.Array:
-            return score(self.head, logits_apart(self._heads, outputs)[self.head_name], classes)
+            return score(self.head, outputs[self.head_name], classes)
 
         return [class_activation(model, images, of, self.method)]
-
-    def _answers(self, distributions: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """Those of the thing, `[n, ...]`, decoded as evaluation decodes them."""
-        for name, head in self._heads.items():
-            distribution = distributions[name]
-            label = np.zeros((len(distribution), 2))  # nobody reads it here
-            apart = head.apart(name, head.answers(distribution), label)
-            if self.head_name in apart:
-                return apart[self.head_name][1]
-        raise AssertionError(self.head_name)
 
     def _classes(self, answers: Mapping[str, np.ndarray], size: int) -> np.ndarray:
         """The class that each map shall be of, int32 `[size]`; 0 where it is of none."""
@@ -289,23 +279,7 @@ class Explainer:
         return answers["class"] if self._class is None else np.full(size, self._class, np.int32)
 
 
-def things(heads: Mapping[str, Head]) -> dict[str, Any]:
-    """The heads of the things that a run says, by the names of `Head.apart`."""
-    found: dict[str, Any] = {}
-    for name, head in heads.items():
-        found |= head.heads if isinstance(head, RoutedHead) else {name: head}
-    return found
-
-
-def logits_apart(heads: Mapping[str, Head], outputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The logits of each of `things`, `[batch, size]`; of routed nets those that the predicted gender chooses."""
-    found: dict[str, jax.Array] = {}
-    for name, head in heads.items():
-        found |= head.logits_apart(outputs[name]) if isinstance(head, RoutedHead) else {name: outputs[name]}
-    return found
-
-
-def _named(heads: dict[str, Any], name: str | None, run: Run) -> tuple[str, Any]:
+def _named(heads: Mapping[str, Any], name: str | None, run: Run) -> tuple[str, Any]:
     if name not in (None, *heads):
         raise UserError(f"{run.directory} has no head {name!r}; choose one of: {', '.join(heads)}.")
     name = name or next(iter(heads))

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agegender_jax.evaluate.predictions import Predictions, Thing
+from agegender_jax.evaluate.predictions import Predictions
+from agegender_jax.evaluate.targets import Target
 from agegender_jax.metrics import Metric, mean
-from agegender_jax.models.heads import measure
 
 FEW = 10
 """Clusters below which an interval is Student's: see `interval`."""
@@ -88,12 +88,10 @@ class Measure(NamedTuple):
     function: Callable[[np.ndarray | None], Mapping[str, Any]]
 
 
-def metrics_of(thing: Thing, rows: np.ndarray) -> Measure:
-    """Returns the metrics of some rows, int `[m]`, of a thing; counts are none of them."""
-    answers = {name: values[rows] for name, values in thing.answers.items()}
-    label = thing.label[rows]
-    measured = [metric for metric in thing.head.metrics if metric.unit != "count"]
-    return Measure(measured, lambda weights: measure(thing.head, answers, label, weights))
+def metrics_of(target: Target, rows: np.ndarray) -> Measure:
+    """Returns the metrics of some rows, int `[m]`, of a target; counts are none of them."""
+    measured = [metric for metric in target.head.metrics if metric.unit != "count"]
+    return Measure(measured, target.rows(rows).measure)
 
 
 def draw(measured: Measure, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,23 +133,23 @@ def mean_intervals(
 
 
 def of_predictions(predictions: Predictions) -> dict[str, list[float]]:
-    """Returns the ends of the intervals of all metrics that have one, by their names in `Predictions.figures`."""
-    return ends_of(predictions.by_head(), predictions.columns["cluster"])
+    """Returns the ends of the intervals of all metrics that have one, by their names in `Predictions.metrics`."""
+    return ends_of(predictions.targets(), predictions.columns["cluster"])
 
 
-def ends_of(things: Mapping[str, Thing], cluster: np.ndarray) -> dict[str, list[float]]:
+def ends_of(targets: Mapping[str, Target], cluster: np.ndarray) -> dict[str, list[float]]:
     """Returns the ends of the intervals of all metrics that have one, as `name/metric`.
 
     Args:
-      things: by name, of the same `[n]` examples.
+      targets: by name, of the same `[n]` examples.
       cluster: int `[n]`, of each example.
     """
     resamples = ClusterBootstrap(cluster)
     ends = {}
-    for name, thing in things.items():
-        rows = np.flatnonzero(thing.known)
+    for name, target in targets.items():
+        rows = np.flatnonzero(target.known)
         if len(rows):
-            for metric, between in intervals(metrics_of(thing, rows), resamples, rows).items():
+            for metric, between in intervals(metrics_of(target, rows), resamples, rows).items():
                 if math.isfinite(between.low):
                     ends[f"{name}/{metric}"] = [between.low, between.high]
     return ends
@@ -237,11 +235,11 @@ def difference(
     if math.sqrt(variance) <= rounding:
         return Difference(value, value, value, 1.0) if abs(value) <= rounding else nothing
     freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
-    from scipy.special import stdtr
+    from scipy.stats import t
 
     error = math.sqrt(variance)
     reach = _student(freedom) * error
-    return Difference(value, value - reach, value + reach, float(2 * stdtr(freedom, -abs(value) / error)))
+    return Difference(value, value - reach, value + reach, float(2 * t.sf(abs(value) / error, freedom)))
 
 
 class Discordant(NamedTuple):
@@ -317,6 +315,6 @@ def spread(values: Sequence[float]) -> Spread:
 
 def _student(freedom: float) -> float:
     """What Student's t exceeds with 2.5 % probability."""
-    from scipy.special import stdtrit
+    from scipy.stats import t
 
-    return float(stdtrit(freedom, (1 + _LEVEL) / 2))
+    return float(t.ppf((1 + _LEVEL) / 2, freedom))

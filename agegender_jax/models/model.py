@@ -1,38 +1,25 @@
 """A model: a backbone and its heads, and how a recipe becomes one."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
-from agegender_jax.labels import GENDERS, age_groups
-from agegender_jax.models import routed
 from agegender_jax.models.backbones import BackboneOptions, build_backbone
-from agegender_jax.models.heads import (
-    GENDERS_AND_UNDEFINED,
-    AgeGroupHead,
-    AgeYearsHead,
-    ClassNameHead,
-    GenderHead,
-    Head,
-)
-
-JOINED = ("age_group", "age")
-"""The heads that see the gender's logits where `model.gender_to_age` says so."""
+from agegender_jax.models.heads import Head
 
 
 class Model(nnx.Module):
     """Images in, logits by head out: `[batch, size, size, 3] -> {head: float32 [batch, head.size]}`.
 
     Args:
-      backbone: image in, embedding out. One that consists of several nets has `parts`, the sizes of their embeddings,
-        which stand side by side.
+      backbone: image in, embedding out. One that consists of several nets has a method `part`, which returns the part
+        of the embedding, a slice, that a head of `Head.only_gender` reads.
       heads: what is predicted from the embedding, by name.
       gender_to_age: `joined` puts the gender's logits beside the embedding that the age heads see (Abdolrashidi et al.
         2020); `stopped` does so without a gradient through them; `off` does not.
@@ -41,70 +28,40 @@ class Model(nnx.Module):
 
     def __init__(self, backbone: Any, heads: Mapping[str, Head], *, gender_to_age: str = "off", rngs: nnx.Rngs) -> None:
         self.backbone = backbone
-        self.joined = tuple(name for name in heads if name in JOINED and gender_to_age != "off")
+        joined = gender_to_age != "off"
+        self.joined = tuple(name for name, head in heads.items() if head.sees_gender and joined)
         self.stopped = gender_to_age == "stopped"
-        if gender_to_age != "off" and not (self.joined and "gender" in heads):
+        if joined and not (self.joined and "gender" in heads):
             raise UserError(
                 f"config.model.gender_to_age={gender_to_age!r} needs the head gender and a head of age; set their "
                 "weights above 0, or it to off."
             )
-        parts = getattr(backbone, "parts", (backbone.embedding_size,))
-        joined_parts = (*parts, heads["gender"].size) if self.joined else parts
-        self.heads = nnx.Dict(
-            {
-                name: head.layer(joined_parts if name in self.joined else parts, rngs=rngs)
-                for name, head in heads.items()
-            }
-        )
+        if joined and hasattr(backbone, "part"):
+            raise UserError(
+                f"config.model.gender_to_age={gender_to_age!r} is not for a backbone with a net for either gender; set "
+                "it to off."
+            )
+        sizes = dict.fromkeys(heads, backbone.embedding_size)
+        self.parts: tuple[tuple[str, int, int], ...] = ()
+        if hasattr(backbone, "part"):
+            parts = {name: backbone.part(head.only_gender) for name, head in heads.items()}
+            self.parts = tuple((name, part.start, part.stop) for name, part in parts.items())
+            sizes = {name: part.stop - part.start for name, part in parts.items()}
+        sizes |= {name: sizes[name] + heads["gender"].size for name in self.joined}
+        self.heads = nnx.Dict({name: head.layer(sizes[name], rngs=rngs) for name, head in heads.items()})
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
         """Logits; `rngs` holds the stream `dropout`, needed where `train`."""
         embedding = self.backbone(x, train=train, rngs=rngs).astype(jnp.float32)
-        logits = {name: layer(embedding) for name, layer in self.heads.items() if name not in self.joined}
+        parts = {name: embedding[:, start:stop] for name, start, stop in self.parts}
+        logits = {
+            name: layer(parts.get(name, embedding)) for name, layer in self.heads.items() if name not in self.joined
+        }
         if self.joined:
             gender = logits["gender"]
             embedding = jnp.concatenate([embedding, jax.lax.stop_gradient(gender) if self.stopped else gender], -1)
             logits |= {name: self.heads[name](embedding) for name in self.joined}
         return logits
-
-
-def build_heads(
-    recipe: ConfigDict,
-    class_names: Sequence[str] = ("unknown",),
-    class_weights: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, Head]:
-    """The heads of a recipe, by name; a head of weight 0 is left out.
-
-    Args:
-      recipe: the run's.
-      class_names: the dataset's own classes, which the head `joint` predicts; before the data are read, any.
-      class_weights: float32 `[classes]` for each head that weights its classes; only the loss needs them.
-    """
-    routed.check(recipe)
-    options = recipe.heads
-    weights = class_weights or {}
-    common = {
-        name: {
-            "weight": options[name].weight,
-            "label_smoothing": options[name].label_smoothing,
-            "class_weights": weights.get(name),
-        }
-        for name in ("gender", "age_group", "class_name", "age")
-    }
-    gender = GenderHead(names=GENDERS_AND_UNDEFINED if options.gender.undefined else GENDERS, **common["gender"])
-    heads: dict[str, Head] = {
-        "gender": gender,
-        "age_group": AgeGroupHead(
-            scheme=age_groups(recipe.age_groups), loss_name=options.age_group.loss, **common["age_group"]
-        ),
-        "class_name": ClassNameHead(names=tuple(class_names), **common["class_name"]),
-        "age": AgeYearsHead(
-            loss_name=options.age.loss, spread=options.age.spread, decoding=options.age.decoding, **common["age"]
-        ),
-    }
-    if options.routed.weight:
-        heads["routed"] = routed.RoutedHead(heads[options.routed.of], options.routed.weight, gender)
-    return {name: head for name, head in heads.items() if head.weight}
 
 
 class _Keys:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
     """
     summary, metadata, recipe = complete(run), run.metadata(), run.recipe
     info: dict[str, Any] = {field.name: metadata.get(field.name) for field in dataclasses.fields(DataInfo)}
-    targets, test = predictions.things(), predictions.of("test")
+    targets, test = predictions.targets(), predictions.of("test")
     command = metadata.get("command")
     return Content(
         **{name: summary[name] for name in ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups")},
@@ -199,7 +199,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
             for name, target in targets.items()
             for metric in target.head.metrics
         },
-        baseline=without_nan(by_target(summary["constant"], list(targets))),
+        baseline=without_nan(summary["constant"]),
         baseline_names=summary["constant_names"],
         test=without_nan(analyse(predictions, part="test")),
         validation=without_nan(analyse(predictions, part="validation")),
@@ -298,22 +298,3 @@ def _curves(path: Path) -> dict[str, Curve]:
                 curve.step.append(step)
                 curve.value.append(float(value))
     return curves
-
-
-def by_target(metrics: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
-    """Returns a summary's metrics by target: a head of several targets names them in its own way (`models/routed.py`).
-
-    >>> by_target({"routed/gender_accuracy": 0.9, "routed/predicted_mae": 5.0, "n": 3}, ["gender", "age"])
-    {'gender/accuracy': 0.9, 'age/mae': 5.0}
-    """
-    by_name: dict[str, Any] = {}
-    for name, value in metrics.items():
-        head, _, metric = name.partition("/")
-        if head in targets:
-            by_name[name] = value
-        elif metric.startswith("gender_"):
-            by_name[f"gender/{metric.removeprefix('gender_')}"] = value
-        elif metric.startswith("predicted_"):
-            inner = next((target for target in targets if target != "gender"), head)
-            by_name[f"{inner}/{metric.removeprefix('predicted_')}"] = value
-    return by_name

@@ -6,7 +6,6 @@ import numpy as np
 
 from agegender_jax.evaluate.evaluate_run import Opened
 from agegender_jax.evaluate.explain import saliency_sheet
-from agegender_jax.evaluate.saliency import things
 from agegender_jax.page import jpeg
 from agegender_jax.report.content import Content
 
@@ -75,5 +74,5 @@ def saliency_panels(opened: Opened, rows: np.ndarray) -> dict[str, np.ndarray]:
     content, names = opened.data.read(rows), opened.data.columns["key"][rows].tolist()
     return {
         target: saliency_sheet(opened.run, content, names, method=_METHOD, head=target, columns=2)
-        for target in things(opened.heads)
+        for target in opened.heads
     }

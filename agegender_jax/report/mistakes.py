@@ -1,11 +1,13 @@
 """The answers that are furthest off, those that are wrong with the most confidence, and what becomes of under-18s."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from agegender_jax.evaluate.calibration import interval, year_distributions
-from agegender_jax.evaluate.predictions import Predictions, Thing
+from agegender_jax.evaluate.calibration import interval
+from agegender_jax.evaluate.predictions import Predictions
+from agegender_jax.evaluate.targets import Target
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, mean_intervals
 from agegender_jax.metrics import SHARE
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, ClassHead
@@ -35,19 +37,19 @@ def mistakes(predictions: Predictions, count: int = COUNT) -> dict[str, dict[str
       the label in `LEVEL` of all cases. Classes that are not ordered have no `worst` beyond the most confident. Ties
       are in order of the keys.
     """
-    found, years = {}, year_distributions(predictions)
-    for name, thing in predictions.things().items():
-        if isinstance(thing.head, ClassHead):
-            found[name] = _of_classes(thing.head, thing, predictions.key, count)
-        else:
-            found[name] = _of_years(thing, years.get(name), predictions.key, count)
-    return found
+    listed = {}
+    for name, target in predictions.targets().items():
+        if isinstance(target.head, ClassHead):
+            listed[name] = _of_classes(target.head, target, predictions.key, count)
+        elif isinstance(target.head, AgeYearsHead):
+            listed[name] = _of_years(target, predictions.key, count)
+    return listed
 
 
-def _of_classes(head: ClassHead, thing: Thing, key: np.ndarray, count: int) -> dict[str, list[dict[str, Any]]]:
-    answer, label = thing.answers["class"], thing.label
-    given = thing.answers["probability"][np.arange(len(answer)), answer]
-    wrong = np.flatnonzero(thing.known & (answer != label))
+def _of_classes(head: ClassHead, target: Target, key: np.ndarray, count: int) -> dict[str, list[dict[str, Any]]]:
+    answer, label = target.predictions["class"], target.labels
+    given = target.predictions["probability"][np.arange(len(answer)), answer]
+    wrong = np.flatnonzero(target.known & (answer != label))
 
     def row(i: int) -> dict[str, Any]:
         return {
@@ -63,13 +65,16 @@ def _of_classes(head: ClassHead, thing: Thing, key: np.ndarray, count: int) -> d
     return {"worst": [row(i) for i in worst[:count]], "confident": [row(i) for i in confident[:count]]}
 
 
-def _of_years(
-    thing: Thing, distribution: np.ndarray | None, key: np.ndarray, count: int
-) -> dict[str, list[dict[str, Any]]]:
-    years, label = thing.answers["years"], thing.label
+def _of_years(target: Target, key: np.ndarray, count: int) -> dict[str, list[dict[str, Any]]]:
+    years, label = target.predictions["years"], target.labels
     error = years.astype(np.float64) - label
-    known = np.flatnonzero(thing.known)
-    width = None if distribution is None else np.subtract(*interval(distribution, LEVEL)[::-1])
+    known = np.flatnonzero(target.known)
+    distribution = target.distribution
+    width = (
+        None
+        if distribution is None or distribution.shape[-1] == 1
+        else np.subtract(*interval(distribution, LEVEL)[::-1])
+    )
 
     def row(i: int) -> dict[str, Any]:
         found = {"key": str(key[i]), "label": float(label[i]), "answer": float(years[i]), "error": float(error[i])}
@@ -97,7 +102,7 @@ def around_18(predictions: Predictions) -> dict[str, Any] | None:
       `by`: `age` or `age_group`; for `minors` and `adults` the numbers `n` and `mistaken` and their `share`, with the
       95 % interval over clusters: `value`, `low`, `high`.
     """
-    found = _sides(predictions.things())
+    found = _sides(predictions.targets())
     if found is None:
         return None
     by, adult, minor = found
@@ -113,15 +118,15 @@ def _counted(rows: np.ndarray, wrong: np.ndarray, resamples: ClusterBootstrap) -
     return {"n": len(rows), "mistaken": int(mistaken.sum()), "share": share}
 
 
-def _sides(things: dict[str, Thing]) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """Which thing says ages, and which examples it takes for adults and which for minors, bool `[n]`."""
-    age = things.get("age")
-    if age is not None and isinstance(age.head, AgeYearsHead):
-        adult = age.answers["years"] >= ADULT
-        return "age", adult, ~adult
-    group = things.get("age_group")
-    if group is not None and isinstance(group.head, AgeGroupHead):
-        scheme, answer = group.head.scheme, group.answers["class"]
-        lower, upper = np.asarray(scheme.lower)[answer], np.asarray(scheme.upper)[answer]
-        return "age_group", lower >= ADULT, upper <= ADULT
+def _sides(targets: Mapping[str, Target]) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """Returns a target of age by its name, and which examples it takes for adults and which for minors, bool `[n]`."""
+    of_all = {name: target for name, target in targets.items() if target.head.only_gender is None}
+    for name, target in of_all.items():
+        if isinstance(target.head, AgeYearsHead):
+            adult = target.predictions["years"] >= ADULT
+            return name, adult, ~adult
+    for name, target in of_all.items():
+        if isinstance(target.head, AgeGroupHead):
+            scheme, group = target.head.scheme, target.predictions["class"]
+            return name, np.asarray(scheme.lower)[group] >= ADULT, np.asarray(scheme.upper)[group] <= ADULT
     return None

@@ -6,10 +6,16 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.data.loader import DeviceLoader
-from agegender_jax.evaluate.evaluator import answers, baseline_predictions, figures
 from agegender_jax.evaluate.predictions import KEPT_PARTS, Predictions, metadata_of, of_split
+from agegender_jax.evaluate.targets import (
+    Target,
+    baseline_targets,
+    fit_baseline,
+    make_targets,
+    measure_targets,
+)
 from agegender_jax.evaluate.tensorboard_images import confusion_picture, grid_picture
-from agegender_jax.models.heads import Apart, ClassHead
+from agegender_jax.models.heads import AgeGroupHead, ClassHead
 from agegender_jax.run import Run
 from agegender_jax.splits import is_leaky
 from agegender_jax.train.logging import Writers
@@ -57,15 +63,14 @@ def metrics_of(
       at: where to write figures and pictures, and the step that they are of; None writes nothing.
     """
     rows = getattr(setup.split, part)
-    heads = setup.heads
-    found = answers(heads, distributions)
     labels = {name: label[rows] for name, label in setup.labels.items()}
-    result = figures(heads, found, labels)
+    targets = make_targets(setup.heads, distributions, labels)
+    result = measure_targets(targets)
     if at is not None:
         writers, step = at
         writers.scalars(step, {f"{part}/{name}": float(value) for name, value in result.items()})
         if loader is not None:
-            _draw(part, setup, loader, rows, found, labels, writers, step)
+            _draw(part, setup, loader, rows, targets, writers, step)
     return result
 
 
@@ -100,62 +105,45 @@ def _draw(
     part: str,
     setup: Setup,
     loader: DeviceLoader,
-    rows: Any,
-    found: Any,
-    labels: Any,
+    rows: np.ndarray,
+    targets: Mapping[str, Target],
     writers: Writers,
     step: int,
 ) -> None:
-    things: Apart = {}
-    for name, head in setup.heads.items():
-        things |= head.apart(name, found[name], labels[name])
-    for name, (head, answer, label) in things.items():
+    for name, target in targets.items():
+        head = target.head
         if isinstance(head, ClassHead):
-            title = f"{name}, {part}" + (f" ({setup.age_groups})" if name == "age_group" else "")
-            picture = confusion_picture(head.confusion(answer, label), head.names, title)
+            title = f"{name}, {part}" + (f" ({head.scheme.name})" if isinstance(head, AgeGroupHead) else "")
+            picture = confusion_picture(head.confusion(target.predictions, target.labels), head.names, title)
             writers.image(f"{part}/{name}", picture, step)
     sample = np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)
-    heads, found, labels = ({name: thing[i] for name, thing in things.items()} for i in range(3))
-    captions = [_caption(heads, found, labels, i) for i in sample]
+    captions = [_caption(targets, row) for row in sample]
     shown = setup.preprocessor.to_display(loader.read(rows[sample]))
     writers.image(f"{part}/examples", grid_picture(shown, captions), step)
 
 
 def evaluate_baseline(setup: Setup) -> dict[str, Any]:
-    """The best constant predictors fitted on the training labels, as the summary holds them.
+    """Fits the best constant predictions on the training labels.
 
     Returns:
-      `constant`, their figures on the test part; `constant_names`; and `baseline_predictions`, what they say of
-      anybody.
+      `constant`, their metrics on the test part; `constant_names`; and `baseline_predictions`, for any example.
     """
     split, heads = setup.split, setup.heads
-    train_labels = {name: label[split.train] for name, label in setup.labels.items()}
-    names, constant = baseline_predictions(heads, train_labels, len(split.test))
-    labels = {name: label[split.test] for name, label in setup.labels.items()}
-    _, once = baseline_predictions(heads, train_labels, 1)
+    names, predictions = fit_baseline(heads, {name: label[split.train] for name, label in setup.labels.items()})
+    test_labels = {name: label[split.test] for name, label in setup.labels.items()}
     return {
-        "constant": figures(heads, constant, labels),
+        "constant": measure_targets(baseline_targets(heads, predictions, test_labels)),
         "constant_names": names,
-        "baseline_predictions": {
-            name: {answer: values[0].tolist() for answer, values in found.items()} for name, found in once.items()
-        },
+        "baseline_predictions": predictions,
     }
 
 
-def _caption(heads: Mapping[str, Any], found: Any, labels: Any, i: int) -> str:
-    """Answer and label of one example: `male 31 (male 29)`."""
-    said, true = [], []
-    if "gender" in heads:
-        said.append(heads["gender"].names[found["gender"]["class"][i]])
-        true.append(heads["gender"].names[labels["gender"][i]] if labels["gender"][i] >= 0 else "?")
-    if "age" in heads:
-        said.append(f"{found['age']['years'][i]:.0f}")
-        true.append("?" if np.isnan(labels["age"][i]) else f"{labels['age'][i]:.0f}")
-    elif "age_group" in heads:
-        names = heads["age_group"].names
-        said.append(names[found["age_group"]["class"][i]])
-        true.append(names[labels["age_group"][i]] if labels["age_group"][i] >= 0 else "?")
-    if "class_name" in heads:
-        said.append(heads["class_name"].names[found["class_name"]["class"][i]])
-        true.append(heads["class_name"].names[labels["class_name"][i]] if labels["class_name"][i] >= 0 else "?")
-    return f"{' '.join(said)}\n({' '.join(true)})"
+def _caption(targets: Mapping[str, Target], row: int) -> str:
+    """Returns predictions and labels of one example: `male 31 (male 29)`."""
+    shown: dict[str, Target] = {}
+    for target in targets.values():
+        if target.head.only_gender is None:
+            shown.setdefault(target.head.name, target)
+    predictions = [target.head.text(target.head.predicted(target.predictions), row) for target in shown.values()]
+    labels = [target.head.text(target.labels, row) for target in shown.values()]
+    return f"{' '.join(predictions)}\n({' '.join(labels)})"

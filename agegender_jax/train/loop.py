@@ -24,6 +24,7 @@ from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.predictions import KEPT_PARTS, write_predictions
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
 from agegender_jax.evaluate.report import summary_text
+from agegender_jax.evaluate.targets import target_heads
 from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.models.heads import metrics_table
 from agegender_jax.run import REPORT, Run
@@ -242,7 +243,7 @@ def train(
                 "test", distributions["test"], setup, loader if is_primary() else None, at=(writers, total)
             ),
             validation=metrics_of("validation", distributions["validation"], setup),
-            metrics=metrics_table(setup.heads),
+            metrics=metrics_table(target_heads(setup.heads)),
             intervals={"test": of_predictions(predictions.of("test")) if is_primary() else {}},
             **baseline,
             parameters=sum(leaf.size for leaf in jax.tree.leaves(setup.model.params)),

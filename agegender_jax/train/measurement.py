@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from agegender_jax.errors import UserError
+from agegender_jax.evaluate.targets import target_heads
 from agegender_jax.metrics import Metric
 from agegender_jax.models.heads import Head
 
@@ -15,7 +16,7 @@ def selection_metric(name: str, heads: Mapping[str, Head]) -> Metric:
     """
     selectable = {
         f"{head_name}/{metric.name}": metric
-        for head_name, head in heads.items()
+        for head_name, head in target_heads(heads).items()
         for metric in head.metrics
         if metric.higher_is_better is not None
     }

@@ -19,7 +19,8 @@ from agegender_jax.labels import GENDERS
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
 from agegender_jax.models.backbones import find_backbone
 from agegender_jax.models.convolution import direct_form
-from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import model_structure
 from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.options import OptimizerOptions, TrainOptions
@@ -46,10 +47,6 @@ def recipe_of(backbone: str, *, image_size: int, batch_size: int, dtype: str = "
     recipe.model.update(backbone=backbone, dtype=dtype)
     recipe.dataset.image_size = image_size
     recipe.train.batch_size = batch_size
-    if backbone == "routed":  # its head owns gender and age
-        for head in recipe.heads.values():
-            head.weight = 0.0
-        recipe.heads.routed.weight = 1.0
     recipes.check(recipe)
     return recipe
 

@@ -26,8 +26,8 @@ from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import DISCLAIMER, class_weights
 from agegender_jax.mesh import check_batch, make_mesh
-from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
-from agegender_jax.models.model import ModelDef, build_heads, define_model
+from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, build_heads
+from agegender_jax.models.model import ModelDef, define_model
 from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split, marked
@@ -250,7 +250,7 @@ def _build_heads(
     heads = build_heads(recipe, names)
     labels = {name: head.column(dataset.columns) for name, head in heads.items()}
     for name, head in heads.items():
-        if isinstance(head, ClassHead | AgeYearsHead) and recipe.heads[name].class_weights:
+        if isinstance(head, ClassHead | AgeYearsHead) and recipe.heads[head.name].class_weights:
             weights = class_weights(head.classes(labels[name][split.train]), head.class_count)
             heads[name] = dataclasses.replace(head, class_weights=weights)
     return heads, labels

@@ -119,10 +119,10 @@ def _measured(places: tuple[Path, ...], head: str) -> _Measured | None:
     except UserError:  # folds whose tests overlap are no table of one test
         return None
     first = tables[0]
-    if not all(head in table.heads and np.array_equal(first.key, table.key) for table in tables):
+    if not all(head in table.targets() and np.array_equal(first.key, table.key) for table in tables):
         return None
     resamples = uncertainty.ClusterBootstrap(first.columns["cluster"])
-    targets = [table.by_head()[head] for table in tables]
+    targets = [table.targets()[head] for table in tables]
     rows = np.flatnonzero(targets[0].known)
     metrics = [uncertainty.metrics_of(target, rows) for target in targets]
     values = [made.function(None) for made in metrics]

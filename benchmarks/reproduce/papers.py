@@ -92,11 +92,11 @@ def _router() -> Target:
             f"routed_{way}",
             title,
             {
-                "gender": "routed/gender_accuracy",
-                "gender_balanced": "routed/gender_balanced_accuracy",
-                "age": f"routed/{way}_accuracy",
-                "balanced": f"routed/{way}_balanced_accuracy",
-                "one_off": f"routed/{way}_one_off",
+                "gender": "gender/accuracy",
+                "gender_balanced": "gender/balanced_accuracy",
+                "age": f"age_group_{way}/accuracy",
+                "balanced": f"age_group_{way}/balanced_accuracy",
+                "one_off": f"age_group_{way}/one_off",
             },
         )
         for way, title in ways

@@ -233,7 +233,7 @@ def _protocols(result: Mapping[str, Any]) -> str:
         parts.append(f"{marked(protocol)}: {learnt} to learn from, {tested} to test on")
     groups = " and ".join(f"`{name}`" for name in result["age_groups"])
     metrics = {name.partition("/")[0] for row in result["rows"] for name in row["test"]}
-    faces = f"; age groups {groups}" if metrics & {"age_group", "routed"} else ""
+    faces = f"; age groups {groups}" if any(name.startswith("age_group") for name in metrics) else ""
     return f"Protocol {', '.join(parts)}{faces}."
 
 

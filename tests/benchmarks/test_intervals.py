@@ -12,7 +12,7 @@ from scipy.stats import ttest_ind
 
 from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions, write_predictions
 from agegender_jax.labels import GENDERS
-from agegender_jax.models.model import build_heads
+from agegender_jax.models.heads import build_heads
 from benchmarks.reproduce import collect, intervals, running, tables
 from benchmarks.reproduce.papers import TARGETS
 
@@ -93,23 +93,24 @@ def test_a_routed_systems_figures_are_the_summarys(tmp_path: Path) -> None:
     age = rng.integers(1, 90, 400).astype(np.float32)
     columns: dict[str, Any] = {"age": age, "age_low": age, "age_high": age, "race": np.zeros(400, np.int32)}
     columns |= {"gender": rng.integers(0, len(GENDERS), 400).astype(np.int32), "cluster": np.arange(400)}
-    parts = [rng.dirichlet(np.ones(size), 400) for size in (2, *[heads["routed"].inner.size] * 2)]
+    parts = [rng.dirichlet(np.ones(size), 400) for size in (head.size for head in heads.values())]
     path = _predictions(tmp_path / "a", 0, np.ones(400, bool))
     metadata = {**read_predictions(path / NAME).metadata, "recipe": json.loads(recipe.to_json())}
     predictions = Predictions(
         np.array([f"{i:05}" for i in range(400)]),
         np.full(400, "test"),
         columns,
-        {"routed": heads["routed"].column(columns)},
-        {"routed": np.concatenate(parts, -1).astype(np.float32)},
+        {name: head.column(columns) for name, head in heads.items()},
+        dict(zip(heads, (part.astype(np.float32) for part in parts), strict=True)),
         heads,
         metadata,
     )
     write_predictions(path / NAME, predictions)
-    figures = predictions.figures()
-    for name in ("gender_accuracy", "true_accuracy", "predicted_balanced_accuracy", "soft_one_off"):
-        found = intervals.interval([path], f"routed/{name}")
-        assert found["pooled"] == pytest.approx(figures[f"routed/{name}"])
+    figures = predictions.metrics()
+    ways = ("true/accuracy", "predicted/balanced_accuracy", "soft/one_off")
+    for name in ("gender/accuracy", *(f"age_group_{way}" for way in ways)):
+        found = intervals.interval([path], name)
+        assert found["pooled"] == pytest.approx(figures[name])
         assert found["interval"][0] < found["pooled"] < found["interval"][1]
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from agegender_jax.data.augment import augment
 from agegender_jax.data.decode_image import decode_image
 from agegender_jax.models.backbones import BACKBONES
-from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import model_structure
 from agegender_jax.models.pretrained.matching import TORCH_LEAVES, flatten
 from agegender_jax.train.model_profile import random_values, recipe_of
 from benchmarks import jax_side, step

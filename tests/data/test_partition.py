@@ -9,7 +9,7 @@ import pytest
 from agegender_jax import recipe as recipes
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
 from agegender_jax.errors import Refused, UserError
-from agegender_jax.models.model import build_heads
+from agegender_jax.models.heads import build_heads
 from agegender_jax.splits import PARTS
 from agegender_jax.train.measurement import selection_metric
 

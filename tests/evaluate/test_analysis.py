@@ -15,11 +15,9 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.analysis import analyse
 from agegender_jax.evaluate.predictions import Predictions
 from agegender_jax.evaluate.uncertainty import of_predictions
-from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.labels import AGE_GROUPS, AgeGroups
 from agegender_jax.metrics import Metric, mean
-from agegender_jax.models.heads import AgeYearsHead
-from agegender_jax.models.model import build_heads
-from agegender_jax.models.routed import RoutedHead
+from agegender_jax.models.heads import AgeGroupHead, Head, build_heads
 from agegender_jax.report.mistakes import mistakes
 from agegender_jax.run import without_nan
 
@@ -78,22 +76,22 @@ def test_it_is_plain_values(found: dict[str, Any]) -> None:
 
 
 def test_figures_are_the_heads(predictions: Predictions, found: dict[str, Any]) -> None:
-    expected = {name: value for name, value in predictions.of("test").figures().items() if name.split("/")[-1] != "n"}
+    expected = {name: value for name, value in predictions.of("test").metrics().items() if name.split("/")[-1] != "n"}
     assert {name: each["value"] for name, each in found["figures"].items()} == pytest.approx(expected)
     for each in found["figures"].values():
         assert each["low"] < each["value"] < each["high"]
 
 
 def test_confusion_is_scikit_learns(predictions: Predictions, found: dict[str, Any]) -> None:
-    thing = predictions.of("test").things()["age_group"]
-    expected = sk.confusion_matrix(thing.label, thing.answers["class"], labels=range(8))
-    assert found["confusion"]["age_group"] == {"names": list(thing.head.names), "counts": expected.tolist()}
+    target = predictions.of("test").targets()["age_group"]
+    expected = sk.confusion_matrix(target.labels, target.predictions["class"], labels=range(8))
+    assert found["confusion"]["age_group"] == {"names": list(target.head.names), "counts": expected.tolist()}
     assert set(found["confusion"]) == {"gender", "age_group"}
 
 
 def test_calibration_of_classes(predictions: Predictions, found: dict[str, Any]) -> None:
-    thing = predictions.of("test").things()["gender"]
-    label, probability = thing.label[thing.known], thing.answers["probability"][thing.known].astype(float)
+    target = predictions.of("test").targets()["gender"]
+    label, probability = target.labels[target.known], target.predictions["probability"][target.known].astype(float)
     own = found["calibration"]["gender"]
     assert own["nll"] == pytest.approx(sk.log_loss(label, probability / probability.sum(-1, keepdims=True)), rel=1e-6)
     assert own["brier"] == pytest.approx(2 * sk.brier_score_loss(label, probability[:, 1]), rel=1e-6)
@@ -132,10 +130,10 @@ def test_abstaining_helps(predictions: Predictions, found: dict[str, Any]) -> No
     assert [row["coverage"] for row in rows] == [1.0, 0.95, 0.9, 0.8, 0.7, 0.5]
     assert rows[0]["value"] == found["figures"]["gender/accuracy"]["value"]
     assert rows[-1]["value"] > rows[0]["value"] + 0.02
-    thing = predictions.of("test").things()["gender"]
-    sure = thing.known & (thing.answers["probability"].max(-1) >= rows[-1]["threshold"])
+    target = predictions.of("test").targets()["gender"]
+    sure = target.known & (target.predictions["probability"].max(-1) >= rows[-1]["threshold"])
     assert rows[-1]["n"] == sure.sum() == 299
-    assert rows[-1]["value"] == (thing.answers["class"] == thing.label)[sure].mean()
+    assert rows[-1]["value"] == (target.predictions["class"] == target.labels)[sure].mean()
     ages = found["selective"]["age"]
     assert {row["figure"] for row in ages} == {"mae"}
     assert ages[0]["value"] == found["figures"]["age/mae"]["value"]
@@ -143,20 +141,20 @@ def test_abstaining_helps(predictions: Predictions, found: dict[str, Any]) -> No
 
 
 def test_bias_by_age(predictions: Predictions, found: dict[str, Any]) -> None:
-    thing = predictions.of("test").things()["age"]
+    target = predictions.of("test").targets()["age"]
     rows = found["bias_by_age"]["age"]
     assert [row["age_band"] for row in rows] == [f"{low}-{low + 9}" for low in range(0, 90, 10)]
-    first = thing.label < 10
+    first = target.labels < 10
     assert rows[0]["n"] == first.sum()
-    assert rows[0]["bias"]["value"] == pytest.approx((thing.answers["years"] - thing.label)[first].mean())
+    assert rows[0]["bias"]["value"] == pytest.approx((target.predictions["years"] - target.labels)[first].mean())
     assert rows[0]["mae"]["low"] < rows[0]["mae"]["value"] < rows[0]["mae"]["high"]
 
 
 def test_cumulative_score(predictions: Predictions, found: dict[str, Any]) -> None:
-    thing = predictions.of("test").things()["age"]
+    target = predictions.of("test").targets()["age"]
     rows = found["cumulative_score"]["age"]
     assert [row["years"] for row in rows] == [1, 2, 3, 5, 7, 10, 15]
-    off = np.abs(thing.answers["years"] - thing.label)
+    off = np.abs(target.predictions["years"] - target.labels)
     for row in rows:
         assert row["value"] == pytest.approx(np.sum(off <= row["years"]) / len(off))
         assert row["low"] <= row["value"] <= row["high"]
@@ -184,41 +182,24 @@ def test_a_regression_has_no_calibration() -> None:
     assert found["figures"]["age/mae"]["value"] < 12
 
 
-def test_a_routed_net_has_the_things_of_two_heads() -> None:
-    whole = drawn(120)
-    head = RoutedHead(AgeYearsHead())
-    years = whole.distributions["age"]
-    routed = Predictions(
-        **{
-            **vars(whole),
-            "heads": {"routed": head},
-            "labels": {"routed": head.column(whole.columns)},
-            "distributions": {"routed": np.concatenate([whole.distributions["gender"], years, years], -1)},
-        }
-    )
-    found, plain = analyse(routed, draws=20), analyse(whole, draws=20)
-    assert set(found["calibration"]) == set(found["selective"]) == {"gender", "age"}
-    assert found["calibration"]["age"]["coverage"] == plain["calibration"]["age"]["coverage"]
-    assert found["figures"]["age/mae"] == plain["figures"]["age/mae"]
-
-
-class Waves:
+class Waves(Head):
     """A kind of head of its own: a direction in degrees, of which a turn and none are the same."""
 
-    def answers(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
-        return {"degrees": distribution[:, 0]}
+    name = "waves"
+    size = 1
+    weight = 1.0
+    metrics = (Metric("off", "degrees off", "score", False, mean, (0, 180)), Metric("n", "n", "count", None, mean))
+    build = column = loss = distribution = baseline = text = predicted = None
 
-    def apart(self, name: str, answers: Any, label: np.ndarray) -> dict[str, Any]:
-        return {name: (self, answers, label)}
+    def decode(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
+        return {"degrees": distribution[:, 0]}
 
     def known(self, label: np.ndarray) -> np.ndarray:
         return ~np.isnan(label)
 
-    metrics = (Metric("off", "degrees off", "score", False, mean, (0, 180)), Metric("n", "n", "count", None, mean))
-
-    def statistics(self, answers: Any, label: np.ndarray, weights: np.ndarray | None = None) -> tuple:
+    def statistics(self, predictions: Any, label: np.ndarray, weights: np.ndarray | None = None) -> tuple:
         known = self.known(label)
-        off = np.abs((answers["degrees"] - label + 180) % 360 - 180)[known]
+        off = np.abs((predictions["degrees"] - label + 180) % 360 - 180)[known]
         return off, None if weights is None else weights[..., known]
 
 
@@ -236,12 +217,29 @@ def test_a_head_of_another_kind_has_intervals_and_no_analysis() -> None:
     }
     predictions = Predictions(**both)
     low, high = of_predictions(predictions)["waves/off"]
-    assert low < predictions.figures()["waves/off"] < high
+    assert low < predictions.metrics()["waves/off"] < high
     found = analyse(predictions, draws=50)
-    assert json.dumps(found) == json.dumps(analyse(whole, draws=50))  # NaN included
+    assert low < found["figures"]["waves/off"]["value"] < high
+    assert found["groups"]["waves"][0]["off"]["value"] > 0
+    assert "waves" not in found["calibration"]
     assert set(mistakes(predictions)) == {"gender", "age"}
-    alone = Predictions(**{**both, "heads": {"waves": Waves()}})
-    assert analyse(alone, draws=5)["figures"] == mistakes(alone) == {}
+
+
+def test_a_tempered_ordinal_head_predicts_another_class() -> None:
+    """Class 1 is the median of (.30, .25, .45); squared that is (.25, .18, .57), whose median is class 2."""
+    head = AgeGroupHead(scheme=AgeGroups("three", ("a", "b", "c"), (0, 20, 40), (20, 40, 120), ""), loss_name="coral")
+    whole = drawn(120)
+    probability = np.tile(np.array([0.3, 0.25, 0.45], np.float32), (120, 1))
+    changes: Any = {
+        "heads": {"age_group": head},
+        "labels": {"age_group": np.full(120, 2, np.int32)},
+        "distributions": {"age_group": probability},
+    }
+    own = analyse(Predictions(**{**vars(whole), **changes}), draws=5)["calibration"]["age_group"]
+    (before,), (after,) = own["reliability"], own["after"]["reliability"]
+    assert own["temperature"] < 0.5
+    assert (before["accuracy"], before["confidence"]) == (0.0, pytest.approx(0.25))
+    assert after["accuracy"] == 1.0
 
 
 def test_a_part_that_is_not_there_is_refused(predictions: Predictions) -> None:

@@ -17,11 +17,8 @@ from agegender_jax.evaluate.calibration import (
     negative_log_likelihood,
     reliability,
     temper,
-    year_distributions,
 )
-from agegender_jax.evaluate.predictions import Predictions
-from agegender_jax.models.heads import AgeYearsHead, GenderHead, Head, median, quantile
-from agegender_jax.models.routed import RoutedHead
+from agegender_jax.models.heads import quantile
 
 RNG = np.random.default_rng(5)
 YEARS = softmax(RNG.normal(0, 2, (50, 101)).cumsum(-1) / 2, -1).astype(np.float32)
@@ -128,27 +125,6 @@ def test_intervals_hold_as_many_ages_as_they_say() -> None:
     for level in (0.5, 0.68, 0.95):
         low, high = interval(probability, level)
         assert ((low <= label) & (label <= high)).mean() == pytest.approx(level, abs=0.03)
-
-
-def _predictions(head: Head, name: str, distribution: np.ndarray) -> Predictions:
-    nothing = np.zeros(len(distribution))
-    return Predictions(nothing, nothing, {}, {name: nothing}, {name: distribution}, {name: head}, {})
-
-
-def test_the_age_of_a_routed_net_is_the_predicted_genders() -> None:
-    male, female = YEARS[:2], YEARS[2:4]
-    gender = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
-    routed = _predictions(RoutedHead(AgeYearsHead()), "routed", np.concatenate([gender, male, female], -1))
-    found = year_distributions(routed)
-    np.testing.assert_array_equal(found["age"], [male[0], female[1]])
-    answers = routed.heads["routed"].answers(routed.distributions["routed"])
-    np.testing.assert_array_equal(median(found["age"]), answers["years"])
-
-
-def test_only_ages_with_a_distribution_have_one() -> None:
-    assert year_distributions(_predictions(AgeYearsHead(loss_name="l1"), "age", np.zeros((2, 1)))) == {}
-    assert year_distributions(_predictions(GenderHead(), "gender", np.zeros((2, 2)))) == {}
-    assert year_distributions(_predictions(AgeYearsHead(), "age", YEARS))["age"] is YEARS
 
 
 def test_the_surest_are_kept() -> None:

@@ -13,7 +13,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.comparison import ComparedRun, compare, load, text
 from agegender_jax.evaluate.predictions import NAME, Predictions, write_predictions
-from agegender_jax.models.model import build_heads
+from agegender_jax.models.heads import build_heads
 
 N = 300
 
@@ -81,7 +81,7 @@ def test_a_difference_is_found_and_what_is_equal_is_not() -> None:
         True,
     )
     gender = found["figures"]["gender/accuracy"]
-    one, other = first.figures()["gender/accuracy"], second.figures()["gender/accuracy"]
+    one, other = first.metrics()["gender/accuracy"], second.metrics()["gender/accuracy"]
     assert (gender["first"], gender["second"], gender["value"]) == pytest.approx((one, other, other - one))
     assert 0 < gender["low"] < gender["value"] < gender["high"]
     assert gender["p"] <= gender["p_holm"] < 0.001
@@ -193,7 +193,7 @@ def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
     found = compare(side, other)
     assert found["repeats"] == [3, 1]
     gender = found["figures"]["gender/accuracy"]
-    assert gender["first"] == pytest.approx(np.mean([each.figures()["gender/accuracy"] for each in runs]))
+    assert gender["first"] == pytest.approx(np.mean([each.metrics()["gender/accuracy"] for each in runs]))
     assert "p_mcnemar" not in gender
     same = compare(ComparedRun("study", [runs[1]] * 3), other)["figures"]["gender/accuracy"]
     assert gender["high"] - gender["low"] > 4 * (same["high"] - same["low"])

@@ -20,10 +20,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs, evaluated_model, open_run
-from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.backbones import BACKBONES
-from agegender_jax.models.heads import AgeGroupHead
-from agegender_jax.models.routed import RoutedHead
 from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
 from agegender_jax.splits import Split, make_split
@@ -300,15 +297,6 @@ def test_heads_that_mean_something_else_are_not_averaged(
     other.recipe.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=rf"finished and .*other cannot be averaged: {reason}"):
         evaluate_runs([Run.load(finished.workdir), other], progress=False)
-
-
-def test_the_inner_head_of_a_routed_one_counts_too(finished: Any, tmp_path: Path) -> None:
-    runs = [copy(finished, tmp_path / name, "checkpoints") for name in "ab"]
-    for run, loss in zip(runs, ("cross_entropy", "corn"), strict=True):
-        head = RoutedHead(AgeGroupHead(scheme=AGE_GROUPS["nearest"], loss_name=loss))
-        run.heads = lambda head=head: {"routed": head}  # type: ignore[method-assign, misc]
-    with pytest.raises(UserError, match="the decoding of the head routed is mode in one and rank in the other"):
-        evaluate_runs(runs, progress=False)
 
 
 def test_a_regression_has_nothing_to_decode(finished: Any, tmp_path: Path) -> None:

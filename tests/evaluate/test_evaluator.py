@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from agegender_jax.data.loader import DeviceLoader, ResidentLoader, StreamingLoader
 from agegender_jax.data.preprocess import ImagePreprocessor
-from agegender_jax.evaluate.evaluator import Evaluator, answers, baseline_predictions, figures
+from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.targets import fit_baseline, make_targets, measure_targets
 from agegender_jax.mesh import replicated
-from agegender_jax.models.heads import Head
-from agegender_jax.models.model import build_heads, split_model
+from agegender_jax.models.heads import Head, build_heads
+from agegender_jax.models.model import split_model
 from agegender_jax.recipe_options import preprocess_options
 
 SIZE = 8  # pixels
@@ -146,18 +147,18 @@ def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
         "age_group": np.where(rng.random(n) < 0.2, -1, rng.integers(0, 6, n)).astype(np.int32),
         "age": np.where(rng.random(n) < 0.3, np.nan, rng.integers(0, 90, n)).astype(np.float32),
     }
-    found = answers(heads, evaluator.distributions(state, feed, np.arange(n)))
-    got = figures(heads, found, labels)
+    targets = make_targets(heads, evaluator.distributions(state, feed, np.arange(n)), labels)
+    got = measure_targets(targets)
     assert got["n"] == n
     for name in ("gender", "age_group"):
         known = labels[name] >= 0
-        true, said = labels[name][known], found[name]["class"][known]
+        true, said = labels[name][known], targets[name].predictions["class"][known]
         assert got[f"{name}/n"] == known.sum() < n
         assert got[f"{name}/accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(true, said))
         recall = sklearn.metrics.recall_score(true, said, labels=np.unique(true), average="macro")
         assert got[f"{name}/balanced_accuracy"] == pytest.approx(recall)
     known = ~np.isnan(labels["age"])
-    true, said = labels["age"][known], found["age"]["years"][known]
+    true, said = labels["age"][known], targets["age"].predictions["years"][known]
     assert got["age/mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(true, said))
     assert got["age/cs5"] == pytest.approx(np.mean([abs(a - b) <= 5 for a, b in zip(true, said, strict=True)]))
 
@@ -165,9 +166,9 @@ def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
 def test_no_example_gives_no_figure(small_recipe: ConfigDict) -> None:
     heads = build_heads(small_recipe)
     evaluator, state, feed = make(small_recipe, mesh_of(2))
-    found = answers(heads, evaluator.distributions(state, feed, np.zeros(0, np.int64)))
+    distributions = evaluator.distributions(state, feed, np.zeros(0, np.int64))
     labels = {"gender": np.zeros(0, np.int32), "age_group": np.zeros(0, np.int32), "age": np.zeros(0, np.float32)}
-    got = figures(heads, found, labels)
+    got = measure_targets(make_targets(heads, distributions, labels))
     assert got["n"] == 0
     assert np.isnan(got["gender/accuracy"])
     assert np.isnan(got["age/mae"])
@@ -180,8 +181,7 @@ def test_constants_are_those_of_the_training_labels(small_recipe: ConfigDict) ->
         "age_group": np.array([4, 4, 4, 0], np.int32),
         "age": np.array([20, 30, 70, np.nan], np.float32),
     }
-    names, said = baseline_predictions(heads, train, 5)
+    names, predictions = fit_baseline(heads, train)
     assert names == {"gender": "always female", "age_group": "always 25-32", "age": "always 30 years"}
-    assert said["gender"]["class"].tolist() == [1] * 5
-    assert said["age_group"]["class"].tolist() == [4] * 5
-    assert said["age"]["years"].tolist() == [30.0] * 5
+    assert (predictions["gender"]["class"], predictions["age_group"]["class"]) == (1, 4)
+    assert predictions["age"]["years"] == 30.0

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, attributes, group_rows, groups, worst_and_gap
-from agegender_jax.evaluate.predictions import Thing
+from agegender_jax.evaluate.targets import Target
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap
 from agegender_jax.labels import GENDERS, RACES
-from agegender_jax.models.heads import AgeYearsHead, ClassHead
+from agegender_jax.models.heads import AgeYearsHead, ClassNameHead
 
 NAN = float("nan")
 
@@ -62,18 +62,18 @@ def test_an_attribute_that_nobody_has_makes_no_group() -> None:
 
 
 @pytest.fixture
-def years() -> tuple[Thing, dict[str, np.ndarray]]:
+def years() -> tuple[Target, dict[str, np.ndarray]]:
     """Errors of 40 men: 2 years, of 40 women: 4 and -4, of 10 of unknown gender: 50; two examples a cluster."""
     errors = np.concatenate([np.full(40, 2.0), np.tile([4.0, -4.0], 20), np.full(10, 50.0)])
     label = np.full(90, 30, np.float32)
     columns = _columns([0] * 40 + [1] * 40 + [-1] * 10, [0] * 60 + [1] * 30, label.tolist())
     columns["cluster"] = np.arange(90) // 2
-    return Thing(AgeYearsHead(), {"years": label + errors}, label), columns
+    return Target(AgeYearsHead(), {"years": label + errors}, label), columns
 
 
-def test_every_group_has_its_counts_and_figures(years: tuple[Thing, dict[str, np.ndarray]]) -> None:
-    thing, columns = years
-    rows = group_rows(thing, groups(columns, np.arange(90)), ClusterBootstrap(columns["cluster"]))
+def test_every_group_has_its_counts_and_figures(years: tuple[Target, dict[str, np.ndarray]]) -> None:
+    target, columns = years
+    rows = group_rows(target, groups(columns, np.arange(90)), ClusterBootstrap(columns["cluster"]))
     assert [(row["gender"], row["race"], row["age_band"], row["n"], row["clusters"]) for row in rows] == [
         ("male", None, None, 40, 20),
         ("female", None, None, 40, 20),
@@ -91,9 +91,9 @@ def test_every_group_has_its_counts_and_figures(years: tuple[Thing, dict[str, np
     assert 2 < white["low"] < white["value"] < white["high"] < 4
 
 
-def test_the_worst_group_and_the_gap(years: tuple[Thing, dict[str, np.ndarray]]) -> None:
-    thing, columns = years
-    worst, gap = worst_and_gap(thing, groups(columns, np.arange(90)), ClusterBootstrap(columns["cluster"]))
+def test_the_worst_group_and_the_gap(years: tuple[Target, dict[str, np.ndarray]]) -> None:
+    target, columns = years
+    worst, gap = worst_and_gap(target, groups(columns, np.arange(90)), ClusterBootstrap(columns["cluster"]))
     assert set(worst) == set(gap) == {"gender", "race"}  # of one age band, and of one crossing with 30, there is no gap
     assert (worst["gender"]["gender"], worst["gender"]["figure"], worst["gender"]["n"]) == ("female", "mae", 40)
     assert worst["gender"]["value"] == 4
@@ -107,10 +107,10 @@ def test_the_worst_group_and_the_gap(years: tuple[Thing, dict[str, np.ndarray]])
 def test_a_small_group_is_never_the_worst() -> None:
     right = np.array([True] * 60 + [False] * (LEAST - 1))
     label = np.zeros(len(right), np.int32)
-    thing = Thing(ClassHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
+    target = Target(ClassNameHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
     columns = _columns([0] * len(right), [0] * 30 + [1] * 30 + [2] * (LEAST - 1), [NAN] * len(right))
     rows = np.arange(len(right))
-    worst, gap = worst_and_gap(thing, groups(columns, rows), ClusterBootstrap(rows))
+    worst, gap = worst_and_gap(target, groups(columns, rows), ClusterBootstrap(rows))
     assert worst["race"]["value"] == 1.0
     assert gap["race"]["groups"] == 2
 
@@ -118,19 +118,19 @@ def test_a_small_group_is_never_the_worst() -> None:
 def test_many_examples_of_few_people_are_never_the_worst() -> None:
     right = np.array([True] * 60 + [False] * 60)
     label = np.zeros(120, np.int32)
-    thing = Thing(ClassHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
+    target = Target(ClassNameHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
     columns = _columns([0] * 120, [0] * 30 + [1] * 30 + [2] * 60, [NAN] * 120)
     for people, worst_value in ((LEAST_CLUSTERS - 1, 1.0), (LEAST_CLUSTERS, 0.0)):
         cluster = np.concatenate([np.arange(60), 60 + np.arange(60) % people])
-        worst, gap = worst_and_gap(thing, groups(columns, np.arange(120)), ClusterBootstrap(cluster))
+        worst, gap = worst_and_gap(target, groups(columns, np.arange(120)), ClusterBootstrap(cluster))
         assert worst["race"]["value"] == worst_value
         assert gap["race"]["groups"] == (2 if worst_value else 3)
 
 
 def test_one_class_has_no_means_over_classes() -> None:
     label = np.array([0, 0, 0, 1], np.int32)
-    thing = Thing(ClassHead(("a", "b")), {"class": np.array([0, 1, 0, 1], np.int32)}, label)
+    target = Target(ClassNameHead(("a", "b")), {"class": np.array([0, 1, 0, 1], np.int32)}, label)
     columns = _columns([0, 0, 1, 1], [-1] * 4, [NAN] * 4)
-    men, women = group_rows(thing, groups(columns, np.arange(4)), ClusterBootstrap(np.arange(4)))
+    men, women = group_rows(target, groups(columns, np.arange(4)), ClusterBootstrap(np.arange(4)))
     assert {"accuracy"} == men.keys() - {"gender", "race", "age_band", "n", "clusters"}
     assert {"accuracy", "balanced_accuracy", "f1"} < women.keys()

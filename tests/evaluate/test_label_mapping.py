@@ -5,7 +5,7 @@ import numpy as np
 from agegender_jax.evaluate.label_mapping import for_another_dataset, unmapped
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, ClassNameHead, GenderHead
-from agegender_jax.models.routed import RoutedHead
+from agegender_jax.models.heads.routing import route_by_gender
 
 NAN = np.nan
 ADIENCE = {  # as Adience annotates
@@ -37,15 +37,9 @@ def test_a_head_of_adience_takes_exact_ages() -> None:
     assert for_another_dataset(head).names == head.names
 
 
-def test_so_does_one_that_another_head_owns() -> None:
-    inner = AgeGroupHead(scheme=AGE_GROUPS["levi_hassner"])
-    changed = for_another_dataset(RoutedHead(inner))
-    np.testing.assert_array_equal(changed.column(UTKFACE)[:, 1], [0, -1, 4, -1, 7])
-
-
-def test_a_routed_head_is_counted_as_the_heads_that_it_owns() -> None:
-    routed = RoutedHead(AgeGroupHead(scheme=AGE_GROUPS["literal"]))
-    assert unmapped({"routed": routed}, ADIENCE) == {
+def test_heads_of_either_gender_are_counted_as_one() -> None:
+    heads = route_by_gender({"gender": GenderHead(), "age_group": AgeGroupHead(scheme=AGE_GROUPS["literal"])})
+    assert unmapped(heads, ADIENCE) == {
         "gender": {"count": 1, "annotated": 4, "commonest": {"undefined": 1}},
         "age_group": {"count": 2, "annotated": 4, "commonest": {"35": 1, "8-23": 1}},
     }
@@ -53,7 +47,7 @@ def test_a_routed_head_is_counted_as_the_heads_that_it_owns() -> None:
 
 def test_a_kind_of_head_that_nothing_is_known_of_is_left_alone() -> None:
     class Other:
-        pass
+        only_gender = None
 
     assert unmapped({"other": Other()}, ADIENCE) == {}  # type: ignore[dict-item]
     other = Other()

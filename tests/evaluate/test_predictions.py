@@ -27,7 +27,7 @@ def test_a_run_keeps_what_its_figures_are_of(finished: Any) -> None:
     for part in ("validation", "test"):
         own = found.of(part)
         assert set(own.key.tolist()) == set(split["parts"][part])
-        assert own.figures() == finished.summary[part]
+        assert own.metrics() == finished.summary[part]
     assert len(found) == len(split["parts"]["validation"]) + len(split["parts"]["test"])
     assert found.metadata["split_sha256"] == split["sha256"]
     assert found.metadata["run"] == finished.workdir.name
@@ -38,12 +38,12 @@ def test_a_run_keeps_what_its_figures_are_of(finished: Any) -> None:
     assert {name: column.dtype for name, column in found.columns.items()} == COLUMNS
 
 
-def test_things_are_what_people_look_at(finished: Any) -> None:
-    things = read_predictions(finished.workdir / NAME).of("test").things()
-    assert isinstance(things["gender"].head, ClassHead)
-    assert isinstance(things["age"].head, AgeYearsHead)
-    right = things["gender"].answers["class"] == things["gender"].label
-    assert right[things["gender"].known].mean() == finished.summary["test"]["gender/accuracy"]
+def test_targets_are_what_people_look_at(finished: Any) -> None:
+    targets = read_predictions(finished.workdir / NAME).of("test").targets()
+    assert isinstance(targets["gender"].head, ClassHead)
+    assert isinstance(targets["age"].head, AgeYearsHead)
+    right = targets["gender"].predictions["class"] == targets["gender"].labels
+    assert right[targets["gender"].known].mean() == finished.summary["test"]["gender/accuracy"]
 
 
 def test_what_is_written_is_read(finished: Any, tmp_path: Path) -> None:

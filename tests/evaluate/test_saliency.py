@@ -16,16 +16,14 @@ from scipy.stats import spearmanr
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import open_run
 from agegender_jax.evaluate.predictions import NAME, read_predictions
-from agegender_jax.evaluate.saliency import CAMS, Explainer, class_activation, logits_apart, score, things
+from agegender_jax.evaluate.saliency import CAMS, Explainer, class_activation, score
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models import layers
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.backbones.attention import AttentionEnsemble
-from agegender_jax.models.backbones.routed import Routed
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
-from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head, measure
-from agegender_jax.models.model import Model, build_heads, build_model
-from agegender_jax.models.routed import RoutedHead
+from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, build_heads
+from agegender_jax.models.model import Model, build_model
 from agegender_jax.run import Run
 
 
@@ -34,10 +32,6 @@ def test_every_backbone_has_maps(name: str, small_recipe: ConfigDict) -> None:
     """And before the last pooling: VGG's are 4x4 at 64 pixels, where its embedding is of 2x2."""
     small_recipe.dataset.image_size = 64
     small_recipe.model.update(backbone=name, variant="", dtype="bfloat16")
-    if name == "routed":
-        small_recipe.heads.routed.weight = 1.0
-        for head in ("gender", "age_group", "age"):
-            small_recipe.heads[head].weight = 0.0
     heads = build_heads(small_recipe)
     found: list[jax.Array] = []
 
@@ -84,39 +78,6 @@ class Mean(nnx.Module):
 
 
 POOLED = ConvBlock(4, pool=(2, 2))
-
-
-def test_routed_nets_show_the_net_that_is_asked() -> None:
-    """The age's map is that of the age net of the predicted gender; the gender's knows of no age net."""
-    nets = [Mean((POOLED, ConvBlock(4)), 0), Mean((ConvBlock(4),), 1), Mean((ConvBlock(4),), 2)]
-    head = RoutedHead(AgeYearsHead())
-    heads: dict[str, Head] = {"routed": head}
-    apart = things(heads)
-    assert list(apart) == ["gender", "age"]
-    model = Model(Routed(*nets), heads, rngs=nnx.Rngs(params=3))
-    layer = model.heads["routed"].gender
-    layer.bias[...] = -jnp.median(model(images())["routed"][:, :2], 0)  # so that both genders occur
-    graphdef, params = nnx.split(model, nnx.Param)
-
-    @jax.jit
-    def shown(params: Any) -> tuple[jax.Array, ...]:
-        """Maps of gender and age, and the predicted gender."""
-        model = nnx.merge(graphdef, params)
-
-        def of(name: str) -> Any:
-            return lambda outputs: score(apart[name], logits_apart(heads, outputs)[name], jnp.zeros(8, int))
-
-        gender, age = (class_activation(model, images(), of(name)) for name in apart)
-        return gender, age, model(images())["routed"][:, :2].argmax(-1)
-
-    gender, age, said = map(np.asarray, shown(params))
-    assert set(said.tolist()) == {0, 1}
-    assert age.shape == gender.shape == (8, 16, 16)
-    kernel = params["backbone"]["female"]["net"]["convs"][0]["kernel"]
-    kernel[...] = -kernel[...]
-    again = shown(params)
-    assert (np.abs(again[1] - age).max((1, 2)) > 0).tolist() == (said == 1).tolist()
-    np.testing.assert_array_equal(again[0], gender)
 
 
 def test_maps_of_two_nets_are_added() -> None:
@@ -292,10 +253,10 @@ def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(run: Run,
     explainer = Explainer(run, head="age")
     found = explainer(content)
     label = explainer.head.column(opened.data.columns)[rows]
-    figures = measure(explainer.head, found.answers, label)
+    figures = explainer.head.measure(found.answers, label)
     assert figures["mae"] == pytest.approx(finished.summary["test"]["age/mae"], abs=1e-4)
-    kept = read_predictions(run.directory / NAME).of("test").things()["age"]
-    np.testing.assert_array_equal(found.answers["years"], kept.answers["years"])  # to the last bit
+    kept = read_predictions(run.directory / NAME).of("test").targets()["age"]
+    np.testing.assert_array_equal(found.answers["years"], kept.predictions["years"])  # to the last bit
     assert found.classes is None
     few = explainer(content[:3])  # of fewer than there are devices
     np.testing.assert_array_equal(few.answers["years"], found.answers["years"][:3])

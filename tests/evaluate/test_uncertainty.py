@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from agegender_jax.evaluate import uncertainty
-from agegender_jax.evaluate.predictions import Predictions, Thing
+from agegender_jax.evaluate.predictions import Predictions
+from agegender_jax.evaluate.targets import Target
 from agegender_jax.evaluate.uncertainty import (
     FEW,
     ClusterBootstrap,
@@ -25,14 +26,14 @@ from agegender_jax.evaluate.uncertainty import (
     spread,
 )
 from agegender_jax.metrics import ACCURACY, BALANCED_ACCURACY, BIAS, CS5, F1, MAE, Metric
-from agegender_jax.models.heads import AgeYearsHead, ClassHead
-from agegender_jax.models.routed import RoutedHead
+from agegender_jax.models.heads import AgeYearsHead, ClassNameHead, GenderHead
+from agegender_jax.models.heads.routing import route_by_gender
 from benchmarks.coverage import CASES, binary, covered, years
 
 
-def _found(thing: Thing, cluster: np.ndarray, draws: int = 1000) -> dict[str, Interval]:
+def _found(target: Target, cluster: np.ndarray, draws: int = 1000) -> dict[str, Interval]:
     rows = np.arange(len(cluster))
-    return intervals(metrics_of(thing, rows), ClusterBootstrap(cluster, draws=draws), rows)
+    return intervals(metrics_of(target, rows), ClusterBootstrap(cluster, draws=draws), rows)
 
 
 def test_an_interval_of_independent_examples_is_scipys() -> None:
@@ -51,16 +52,16 @@ def test_an_interval_of_independent_examples_is_scipys() -> None:
 def test_a_draw_is_the_figure_of_the_clusters_examples_repeated() -> None:
     rng = np.random.default_rng(3)
     label, said = rng.integers(0, 4, (2, 60)).astype(np.int32)
-    thing = Thing(ClassHead(tuple("abcd"), ordered=True), {"class": said}, label)
+    target = Target(ClassNameHead(tuple("abcd"), ordered=True), {"class": said}, label)
     rows = np.arange(5, 55)
     cluster = rng.integers(0, 12, 60)
     resamples = ClusterBootstrap(cluster, draws=300, seed=4)
-    drawn = draw(metrics_of(thing, rows), resamples, rows)
+    drawn = draw(metrics_of(target, rows), resamples, rows)
     (first, *_), number = list(resamples.weights(rows)), 17
     times = first[number].astype(int)
     for of in np.unique(cluster[rows]):
         assert len(set(times[cluster[rows] == of])) == 1  # a cluster comes whole
-    again = metrics_of(thing, np.repeat(rows, times)).function(None)
+    again = metrics_of(target, np.repeat(rows, times)).function(None)
     assert {name: values[number] for name, values in drawn.items()} == pytest.approx(
         {name: again[name] for name in drawn}
     )
@@ -95,10 +96,10 @@ def test_memory_is_bounded_whatever_the_size() -> None:
 
 
 def test_seeds_give_the_same_intervals() -> None:
-    thing = years(np.random.default_rng(0).normal(size=50))
+    target = years(np.random.default_rng(0).normal(size=50))
     rows, cluster = np.arange(50), np.arange(50)
     found = [
-        intervals(metrics_of(thing, rows), ClusterBootstrap(cluster, seed=seed), rows)["mae"] for seed in (1, 1, 2)
+        intervals(metrics_of(target, rows), ClusterBootstrap(cluster, seed=seed), rows)["mae"] for seed in (1, 1, 2)
     ]
     assert found[0] == found[1] != found[2]
 
@@ -149,36 +150,26 @@ def test_what_differs_by_rounding_alone_has_no_interval() -> None:
 def _routed(n: int = 300) -> Predictions:
     """A routed system for years; of every tenth the gender is not known."""
     rng = np.random.default_rng(0)
-    head = RoutedHead(AgeYearsHead())
+    heads = route_by_gender({"gender": GenderHead(), "age": AgeYearsHead()})
     age = rng.integers(20, 60, n).astype(np.float32)
     columns = {"gender": rng.integers(0, 2, n).astype(np.int32), "age": age, "cluster": np.arange(n) // 2}
     columns["gender"][::10] = -1
     gender = rng.dirichlet([1, 1], n)
     nets = np.eye(101)[np.clip(age + rng.normal(0, 6, (2, n)), 0, 100).astype(int)]
-    said = np.concatenate([gender, *nets], -1).astype(np.float32)
-    label = {"routed": head.column(columns)}
+    distributions = dict(zip(heads, (each.astype(np.float32) for each in (gender, *nets)), strict=True))
+    labels = {name: head.column(columns) for name, head in heads.items()}
     keys = np.arange(n).astype(str)
-    return Predictions(keys, np.full(n, "test"), columns, label, {"routed": said}, {"routed": head}, {})
+    return Predictions(keys, np.full(n, "test"), columns, labels, distributions, heads, {})
 
 
 def test_a_routed_runs_figures_have_intervals_by_the_summarys_names() -> None:
     predictions = _routed()
-    figures = {name: value for name, value in predictions.figures().items() if name.split("/")[-1] != "n"}
+    figures = {name: value for name, value in predictions.metrics().items() if name.split("/")[-1] != "n"}
     found = of_predictions(predictions)
-    assert found.keys() == figures.keys() >= {"routed/gender_accuracy", "routed/true_mae", "routed/soft_bias"}
+    assert found.keys() == figures.keys() >= {"gender/accuracy", "age_true/mae", "age_soft/bias"}
     for name, (low, high) in found.items():
         assert low <= figures[name] <= high, name
         assert low < high or "median" in name, name  # of whole years
-
-
-def test_a_routed_systems_draw_is_the_figure_of_the_clusters_examples_repeated() -> None:
-    predictions = _routed(60)
-    thing, rows = predictions.by_head()["routed"], np.arange(60)
-    resamples = ClusterBootstrap(predictions.columns["cluster"], draws=20, seed=1)
-    drawn = draw(metrics_of(thing, rows), resamples, rows)
-    times = next(resamples.weights(rows))[13].astype(int)
-    again = metrics_of(thing, np.repeat(rows, times)).function(None)
-    assert {name: values[13] for name, values in drawn.items()} == pytest.approx({name: again[name] for name in drawn})
 
 
 def test_all_right_is_not_surely_right() -> None:
@@ -238,10 +229,12 @@ def test_clustered_intervals_cover_where_naive_ones_do_not() -> None:
 def test_a_test_parts_figures_take_seconds() -> None:
     rng = np.random.default_rng(0)
     label, said = rng.integers(0, 8, (2, 4289)).astype(np.int32)
-    things = [Thing(ClassHead(tuple("abcdefgh"), ordered=True), {"class": said}, label)] * 2 + [years(label - 3.5)]
+    targets = [Target(ClassNameHead(tuple("abcdefgh"), ordered=True), {"class": said}, label)] * 2 + [
+        years(label - 3.5)
+    ]
     start = time.perf_counter()
-    for thing in things:
-        _found(thing, np.arange(4289))
+    for target in targets:
+        _found(target, np.arange(4289))
     assert time.perf_counter() - start < 8
 
 

@@ -12,10 +12,10 @@ from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.backbones import BackboneOptions
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
+from agegender_jax.models.heads import build_heads
 from agegender_jax.models.model import (
     _Keys,
     backbone_options,
-    build_heads,
     build_model,
     model_structure,
     split_model,

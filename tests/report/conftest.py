@@ -10,11 +10,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.evaluate.evaluator import baseline_predictions, figures
 from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, portable, write_predictions
-from agegender_jax.labels import AGE_GROUPS
-from agegender_jax.models.heads import metrics_table
-from agegender_jax.models.model import build_heads
+from agegender_jax.evaluate.targets import baseline_targets, fit_baseline, measure_targets, target_heads
+from agegender_jax.labels import AGE_GROUPS, GENDERS
+from agegender_jax.models.heads import build_heads, metrics_table
 from agegender_jax.report.content import Content, gather, own_predictions
 from agegender_jax.run import Run
 from agegender_jax.splits import make_split
@@ -68,9 +67,8 @@ def _make(
     said["gender"][first] = np.eye(2, dtype=np.float32)[1 - gender[first]]  # nothing is surer, and it is wrong
     if "class_name" in heads:
         said["class_name"] = _blurred(labels["class_name"], len(CLASSES), rng, 3.0)
-    if "routed" in heads:
-        nets = (_blurred(groups, 8, rng, 2.5) for _ in range(2))
-        said["routed"] = np.concatenate([said["gender"], *nets], -1)
+    if recipe.model.backbone == "routed":
+        said |= {f"age_group_{name}": _blurred(groups, 8, rng, 2.5) for name in GENDERS}
     if recipe.heads.age.loss == "l1":
         said["age"] = (age + rng.normal(0, 6, count)).astype(np.float32)[:, None]
     own = {name: said[name][rows] for name in built}
@@ -89,7 +87,7 @@ def _make(
         metadata,
     )
     train = {name: label[split.train] for name, label in labels.items()}
-    names, constant = baseline_predictions(built, train, len(split.test))
+    names, constant = fit_baseline(built, train)
     test = {name: label[split.test] for name, label in labels.items()}
     environment = {
         "versions": {"jax": "0.10.2"},
@@ -100,11 +98,16 @@ def _make(
         **{name: metadata[name] for name in ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups")},
         **{name: metadata[name] for name in ("split_sha256", "flip_averaged", "evaluated_step")},
         **{"train_examples": len(split.train), "subjects": subjects, "data_sha256": "d" * 64},
-        **{"test": predictions.of("test").figures(), "validation": predictions.of("validation").figures()},
-        **{"constant": figures(built, constant, test), "constant_names": names, "parameters": 12345, "steps": 40},
+        **{"test": predictions.of("test").metrics(), "validation": predictions.of("validation").metrics()},
+        **{
+            "constant": measure_targets(baseline_targets(built, constant, test)),
+            "constant_names": names,
+            "parameters": 12345,
+            "steps": 40,
+        },
         **{"epochs": 4.0, "seconds": 185.0, "seconds_of": {"step": 170.0}, "images_per_second": 321.0},
         **{"first_step_seconds": 9.0, "peak_memory_bytes": 10**9},
-        "metrics": metrics_table(built),
+        "metrics": metrics_table(target_heads(built)),
         **environment,
         **changes,
     }

@@ -11,7 +11,7 @@ import pytest
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import NAME
-from agegender_jax.report.content import Content, Curve, Difference, by_target, gather, leaves, own_predictions
+from agegender_jax.report.content import Content, Curve, Difference, gather, leaves, own_predictions
 from agegender_jax.run import Run
 
 
@@ -53,26 +53,20 @@ def test_all_is_json_without_nan(content: Content) -> None:
     assert json.loads(content.to_json())["test"]["n"] == 120
 
 
-def test_a_head_of_two_things_has_the_figures_of_each() -> None:
-    routed = {"routed/gender_accuracy": 0.5, "routed/predicted_mae": 9.0, "routed/true_mae": 8.0, "routed/n": 3, "n": 3}
-    assert by_target(routed, ["gender", "age"]) == {"gender/accuracy": 0.5, "age/mae": 9.0}
-    assert by_target({"gender/accuracy": 0.9, "n": 3}, ["gender"]) == {"gender/accuracy": 0.9}
-
-
 def _copy(run: Run, target: Path) -> Run:
     shutil.copytree(run.directory, target)
     return Run.load(target)
 
 
-def test_a_routed_run_has_the_figures_of_the_predicted_way(made: Callable[..., Run], tmp_path: Path) -> None:
-    run = made(tmp_path / "routed", heads=("routed",), settings={"model.backbone": "routed"})
+def test_a_routed_run_has_what_is_combined(made: Callable[..., Run], tmp_path: Path) -> None:
+    run = made(tmp_path / "routed", heads=("gender", "age_group"), settings={"model.backbone": "routed"})
     content, summary = gather(run, own_predictions(run)), run.summary()
     assert summary is not None
-    assert list(content.targets) == ["gender", "age_group"]
-    for name, of in (("gender/accuracy", "gender_accuracy"), ("age_group/one_off", "predicted_one_off")):
-        assert content.test["figures"][name]["value"] == pytest.approx(summary["test"][f"routed/{of}"])
-        assert content.baseline[name] == summary["constant"][f"routed/{of}"]
-    assert set(content.test["calibration"]) == {"gender", "age_group"}
+    for name in ("gender/accuracy", "age_group_predicted/one_off", "age_group_male/f1"):
+        assert content.test["figures"][name]["value"] == pytest.approx(summary["test"][name])
+        assert content.baseline[name] == summary["constant"][name]
+    assert content.around_18 is not None
+    assert content.around_18["by"] == "age_group_predicted"
 
 
 def test_a_run_that_is_not_complete_has_no_report(run: Run, tmp_path: Path) -> None:
@@ -107,6 +101,7 @@ def test_a_run_without_curves_and_ages_has_a_report(made: Callable[..., Run], tm
     content = gather(run, own_predictions(run))
     assert content.curves == {}
     assert list(content.targets) == ["gender", "age_group"]
+    assert content.around_18 is not None
     assert content.around_18 is not None
     assert content.around_18["by"] == "age_group"
     assert np.isfinite(content.test["figures"]["gender/accuracy"]["value"])

@@ -160,7 +160,7 @@ def test_a_run_of_a_datasets_own_classes(made: Callable[..., Run], tmp_path: Pat
 
 
 def test_a_routed_run(made: Callable[..., Run], tmp_path: Path) -> None:
-    page = _written(made(tmp_path / "routed", heads=("routed",), settings={"model.backbone": "routed"}))
+    page = _written(made(tmp_path / "routed", heads=("gender", "age_group"), settings={"model.backbone": "routed"}))
     assert "puts " in page.words
     assert "into an age group of adults alone" in page.words
     assert "within one group" in page.words

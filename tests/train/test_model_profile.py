@@ -81,8 +81,3 @@ def test_a_step_takes_time() -> None:
 def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be split evenly over 8 devices"):
         model_profile.step_seconds(model_profile.recipe_of("small_cnn", image_size=32, batch_size=9))
-
-
-def test_the_routed_nets_come_with_their_own_head() -> None:
-    recipe = model_profile.recipe_of("routed", image_size=64, batch_size=8)
-    assert {name: head.weight for name, head in recipe.heads.items() if head.weight} == {"routed": 1.0}

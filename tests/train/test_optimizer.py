@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
-from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import model_structure
 from agegender_jax.train.optimizer import check_freeze, depths, learning_rate, make_optimizer, weight_decay_mask
 
 STEPS_PER_EPOCH = 4.0
@@ -342,7 +343,7 @@ def test_what_belongs_together_is_one_layer(layer: list[str]) -> None:
 def test_nets_side_by_side_are_counted_each_by_itself(part: str) -> None:
     nets = {"gender": 2, "male": 3}
     paths = [f"backbone/{net}/{part}convs/{i}/kernel" for net, count in nets.items() for i in range(count)]
-    assert _depths(*paths, "heads/routed/male/kernel") == [2, 1, 3, 2, 1, 0]
+    assert _depths(*paths, "heads/age_male/kernel") == [2, 1, 3, 2, 1, 0]
 
 
 @pytest.mark.parametrize(("backbone", "deepest"), [("small_cnn", 8), ("vgg11_bn", 10), ("resnet18", 9)])

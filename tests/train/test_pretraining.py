@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate import evaluate_run
-from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
 from agegender_jax.train import loop, sweep
 from agegender_jax.train.loop import train_recipe

@@ -23,8 +23,8 @@ from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.mesh import by_batch, make_mesh, replicated
 from agegender_jax.models import convolution, layers
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
+from agegender_jax.models.heads.routing import route_by_gender
 from agegender_jax.models.model import build_model, split_model
-from agegender_jax.models.routed import RoutedHead
 from agegender_jax.recipe_options import preprocess_options
 from agegender_jax.train import step as step_module
 from agegender_jax.train.loop import train_recipe
@@ -283,7 +283,9 @@ SEPARATE = {
     "age_group": AgeGroupHead(scheme=AGE_GROUPS["nearest"], loss_name="corn", weight=0.5),  # which weights questions
     "age": AgeYearsHead(loss_name="l1", weight=0.02),
 }
-ROUTED = {"routed": RoutedHead(AgeYearsHead(class_weights=np.linspace(0.1, 5, 101, dtype=np.float32)))}
+ROUTED = route_by_gender(
+    {"gender": GenderHead(), "age": AgeYearsHead(class_weights=np.linspace(0.1, 5, 101, dtype=np.float32))}
+)
 
 
 def train_small(

@@ -1,6 +1,7 @@
 """Three nets side by side: a gender net (small_cnn), and an age net (VGG16) for each gender (Imamdin et al.)."""
 
 import dataclasses
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ VARIANTS = ("plain", "bn")
 
 
 class Routed(nnx.Module):
-    """Three nets side by side: `[batch, size, size, 3] -> [batch, sum(parts)]`.
+    """Three nets side by side: `[batch, size, size, 3] -> [batch, embedding_size]`.
 
     Every picture goes through both age nets, which is what the soft mixture asks for and what keeps shapes static: a
     step costs three nets, not two. A batch normalisation within an age net thus has the statistics of pictures of both
@@ -30,8 +31,13 @@ class Routed(nnx.Module):
 
     def __init__(self, gender: Any, male: Any, female: Any) -> None:
         self.gender, self.male, self.female = gender, male, female
-        self.parts = tuple(net.embedding_size for net in (gender, male, female))
-        self.embedding_size = sum(self.parts)
+        self.ends = tuple(accumulate(net.embedding_size for net in (gender, male, female)))
+        self.embedding_size = self.ends[-1]
+
+    def part(self, gender: str | None) -> slice:
+        """Returns which part of the embedding is that of the age net of a gender, or of the gender net for None."""
+        number = 0 if gender is None else 1 + GENDERS.index(gender)
+        return slice((0, *self.ends)[number], self.ends[number])
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         """The embeddings side by side; `rngs` holds the stream `dropout`, needed where `train`."""

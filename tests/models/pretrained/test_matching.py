@@ -18,7 +18,8 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import BACKBONES
-from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import model_structure
 from agegender_jax.models.pretrained import loading
 from agegender_jax.models.pretrained.matching import flatten
 

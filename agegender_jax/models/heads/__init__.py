@@ -1,0 +1,92 @@
+"""Heads: the targets of the model, one file each.
+
+Every module of this package is imported, and a head that it decorates with `register` is one: `config.heads.NAME` of a
+recipe, the model, evaluation and reports have it.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from agegender_jax.models.heads.base import HEADS, Columns, Head, LabelNames, metrics_table, register
+
+# In this order: parameters are initialised in the order of the heads.
+from agegender_jax.models.heads.gender import GENDERS_AND_UNDEFINED, GenderHead  # isort: skip
+from agegender_jax.models.heads.age_group import AgeGroupHead  # isort: skip
+from agegender_jax.models.heads.class_name import ClassNameHead  # isort: skip
+from agegender_jax.models.heads.age_years import AgeYearsHead  # isort: skip
+from agegender_jax.models.heads.classes import ClassHead
+from agegender_jax.models.heads.decoding import DECODINGS, expectation, median, mode, quantile, rank
+from agegender_jax.models.heads.routing import (
+    combined_distributions,
+    combined_heads,
+    combined_labels,
+    route_by_gender,
+)
+
+__all__ = [
+    "DECODINGS",
+    "GENDERS_AND_UNDEFINED",
+    "HEADS",
+    "AgeGroupHead",
+    "AgeYearsHead",
+    "ClassHead",
+    "ClassNameHead",
+    "Columns",
+    "GenderHead",
+    "Head",
+    "LabelNames",
+    "build_heads",
+    "combined_distributions",
+    "combined_heads",
+    "combined_labels",
+    "expectation",
+    "import_heads",
+    "median",
+    "metrics_table",
+    "mode",
+    "quantile",
+    "rank",
+    "register",
+]
+
+
+def import_heads() -> None:
+    """Imports every module of this package."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
+
+
+def build_heads(
+    recipe: ConfigDict,
+    class_names: Sequence[str] = ("unknown",),
+    class_weights: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Head]:
+    """Builds the heads of a recipe, by name; a head of weight 0 is left out.
+
+    Args:
+      recipe: of the run.
+      class_names: of the classes that the dataset names itself; before the data are read, any.
+      class_weights: float32 `[classes]` for each head that weights its classes; only the loss needs them.
+
+    Raises:
+      UserError: the backbone does not go with the heads.
+    """
+    labels = LabelNames(recipe.age_groups, tuple(class_names))
+    heads: dict[str, Head] = {
+        name: head.build(recipe.heads[name], labels) for name, head in HEADS.items() if recipe.heads[name].weight
+    }
+    if recipe.model.backbone == "routed":
+        heads = route_by_gender(heads)
+    weighted: dict[str, Any] = {name: heads[name] for name in class_weights or {}}
+    return heads | {
+        name: dataclasses.replace(head, class_weights=(class_weights or {})[name]) for name, head in weighted.items()
+    }
+
+
+import_heads()

@@ -1,0 +1,168 @@
+"""What every head is: the interface `Head`, and the registry of heads.
+
+A head is a target of the model. It owns its label, the number of its logits, its loss, how logits become predictions,
+and its metrics. The model, the training step and the evaluator know only this interface.
+"""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from agegender_jax.labels import GENDERS
+from agegender_jax.metrics import Metric
+from agegender_jax.models.losses import LOSSES
+
+Columns = Mapping[str, np.ndarray]
+"""Arrays `[n, ...]` by name."""
+
+
+class LabelNames(NamedTuple):
+    """What a head needs to know of a run's labels.
+
+    Attributes:
+      age_groups: name of the scheme of age groups.
+      class_names: of the classes that the dataset names itself; before the data are read, any.
+    """
+
+    age_groups: str
+    class_names: tuple[str, ...] = ("unknown",)
+
+
+class Head(abc.ABC):
+    """A target of the model.
+
+    Attributes:
+      name: of the head: its key in `config.heads`.
+      options: keys of `config.heads.NAME` and their defaults; `weight`, the factor of the loss in the total, is one of
+        them, and a head of weight 0 is left out.
+      choices: values of those options that are one of a list.
+      sees_gender: whether it may read the logits of the head `gender`, see `config.model.gender_to_age`.
+      only_gender: of `GENDERS`, whose labels alone the head knows; None for all.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    sees_gender: ClassVar[bool] = False
+    only_gender: str | None = None
+    weight: float
+
+    @classmethod
+    @abc.abstractmethod
+    def build(cls, options: Mapping[str, Any], labels: LabelNames) -> Self:
+        """Builds the head from its options in a recipe."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Number of logits."""
+
+    def layer(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Builds the module that computes the logits, float32 `[batch, features] -> [batch, size]`."""
+        return nnx.Linear(features, self.size, rngs=rngs)
+
+    @abc.abstractmethod
+    def column(self, examples: Columns) -> np.ndarray:
+        """Returns the label of every row of a table of examples, `[n]`; unknown is -1 (classes) or NaN (numbers)."""
+
+    @abc.abstractmethod
+    def known(self, label: np.ndarray) -> np.ndarray:
+        """Returns which labels are known, bool `[n]`: those of the examples that are measured."""
+
+    @abc.abstractmethod
+    def loss(self, logits: Float[Array, "batch size"], label: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Computes the loss of each example and its weight, float32 `[batch]`; the weight is 0 for unknown labels."""
+
+    @abc.abstractmethod
+    def distribution(self, logits: Float[Array, "batch size"]) -> Float[Array, "batch ..."]:
+        """Computes what may be averaged over views of an example or over models, float32."""
+
+    @abc.abstractmethod
+    def decode(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns predictions from `distribution`: arrays `[n, ...]` by name."""
+
+    @property
+    @abc.abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is measured; the first is the main one."""
+
+    @abc.abstractmethod
+    def statistics(self, predictions: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> tuple[Any, ...]:
+        """Returns what the function of every metric is called with, of all examples whose label is known.
+
+        Args:
+          predictions: of `decode`.
+          label: `[n]`.
+          weights: float `[..., n]`, how often each example counts, or None for once.
+        """
+
+    @abc.abstractmethod
+    def baseline(self, train_label: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
+        """Returns the best constant prediction for the training labels: its name, and predictions `[1, ...]`."""
+
+    @abc.abstractmethod
+    def text(self, values: np.ndarray, row: int) -> str:
+        """Returns a label, or a prediction in the form of a label, for people; "?" where it is unknown."""
+
+    @abc.abstractmethod
+    def predicted(self, predictions: Columns) -> np.ndarray:
+        """Returns the predictions in the form of labels, `[n]`."""
+
+    def measure(self, predictions: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
+        """Computes all metrics by name, over the examples whose label is known.
+
+        Of weights `[..., n]` each is an array `[...]`: an example of weight 2 counts as two, one of weight 0 as absent.
+        """
+        statistics = self.statistics(predictions, label, weights)
+        return {metric.name: metric.function(*statistics) for metric in self.metrics}
+
+    def of_gender(self, label: np.ndarray, examples: Columns, unknown: Any) -> np.ndarray:
+        """Returns labels that are unknown but for the examples of `only_gender`."""
+        if self.only_gender is None:
+            return label
+        return np.where(examples["gender"] == GENDERS.index(self.only_gender), label, label.dtype.type(unknown))
+
+
+HeadClass = TypeVar("HeadClass", bound=type[Head])
+
+_REGISTERED: dict[str, type[Head]] = {}
+
+HEADS: Mapping[str, type[Head]] = _REGISTERED
+"""Heads by name. Import it from `agegender_jax.models.heads`, which registers them all."""
+
+
+def register(head: HeadClass) -> HeadClass:
+    """Adds a head to `HEADS`; a class decorator.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+    if head.name in _REGISTERED:
+        raise ValueError(f"A head {head.name!r} is already registered.")
+    _REGISTERED[head.name] = head
+    return head
+
+
+def example_weight(
+    loss_name: str, known: jax.Array, label: jax.Array, class_count: int, class_weights: np.ndarray | None
+) -> Float[Array, " batch"]:
+    """Returns the weight of each example: that of the loss, times that of the example's class."""
+    weight = known.astype(jnp.float32)
+    if (own := LOSSES[loss_name].weight) is not None:
+        weight = weight * own(label, class_count)
+    return weight if class_weights is None else weight * jnp.asarray(class_weights)[label]
+
+
+def metrics_table(heads: Mapping[str, Head]) -> dict[str, dict[str, Any]]:
+    """Returns `Metric.metadata` of all metrics by `target/metric`, and `main`, whether it is the target's main one."""
+    return {
+        f"{name}/{metric.name}": metric.metadata() | {"main": metric is head.metrics[0]}
+        for name, head in heads.items()
+        for metric in head.metrics
+    }
