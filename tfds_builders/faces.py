@@ -91,7 +91,7 @@ def find_faces(image: np.ndarray, min_size: int = MIN_SIZE) -> list[Box]:
 
 
 def without_nested(boxes: Sequence[Box]) -> list[Box]:
-    """Returns the boxes without those whose centre lies in the middle of an earlier one: a face found at two scales.
+    """Returns the boxes without those whose centre lies in the middle of an earlier one: a face detected at two scales.
 
     The middle is half as wide and half as high. A box elsewhere in a larger one stays: the larger may be an error.
 

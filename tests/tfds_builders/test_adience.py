@@ -1,4 +1,4 @@
-"""The adience builder: fold files good and bad, pictures in both layouts, the report, and what is left behind."""
+"""The adience builder: fold files good and bad, images in both layouts, the report, and what is left behind."""
 
 import hashlib
 import math
@@ -24,7 +24,7 @@ ALIGNED = CONFIGS[0]
 
 
 def lay(folder: Path, rows: list[list[Labels]] = ROWS, without: tuple[str, ...] = ()) -> Path:
-    """Writes the five fold files and a picture for every row; returns the directory."""
+    """Writes the five fold files and an image for every row; returns the directory."""
     folder.mkdir(parents=True)
     for name, some in zip(FILES, rows, strict=True):
         (folder / name).write_bytes(content(some))
@@ -207,13 +207,13 @@ def test_a_limit_that_is_no_share_is_refused(tmp_path: Path, value: object) -> N
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
     manual = lay(tmp_path / "manual")
-    picture = manual / "aligned/1@N01/landmark_aligned_face.1.a.jpg"
+    image = manual / "aligned/1@N01/landmark_aligned_face.1.a.jpg"
     secret = tmp_path / "elsewhere.jpg"
-    picture.rename(secret)
-    picture.symlink_to(secret)
+    image.rename(secret)
+    image.symlink_to(secret)
     with pytest.raises(DataError, match=r"1\.a\.jpg' is a link, .* which is not followed"):
         prepare("adience", manual, tmp_path / "data")
-    picture.unlink()
+    image.unlink()
     os.rename(manual / "aligned" / "2@N01", tmp_path / "user")
     (manual / "aligned" / "2@N01").symlink_to(tmp_path / "user")
     with pytest.raises(DataError, match=r"2@N01' is a link, .* which is not followed"):

@@ -1,4 +1,4 @@
-"""Finding faces and cutting them out: where they were drawn, what is lost, and datasets that are prepared so."""
+"""Face detection and crops: boxes, lost faces, and datasets of crops."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +28,9 @@ TIME = "20170116174525125"
 
 
 def face(seed: int = 0, size: int = 200, around: int = 60) -> np.ndarray:
-    """A drawn face with room around it, in which the cascade finds it."""
-    drawn = draw_face(np.random.default_rng(seed), age=30, gender=seed % 2, size=size)
-    return np.pad(drawn, ((around, around), (around, around), (0, 0)), "edge")
+    """Returns a synthetic face with a margin, in which the cascade detects it."""
+    image = draw_face(np.random.default_rng(seed), age=30, gender=seed % 2, size=size)
+    return np.pad(image, ((around, around), (around, around), (0, 0)), "edge")
 
 
 def encoded(image: np.ndarray, kind: str = "JPEG") -> bytes:
@@ -40,7 +40,7 @@ def encoded(image: np.ndarray, kind: str = "JPEG") -> bytes:
 
 
 def is_inside(box: Box, left: int, top: int, size: int) -> bool:
-    """Whether a box covers the middle of a drawn face, and is about as large."""
+    """Returns whether a box covers the middle of a face, and is about as large."""
     across, down = box.x + box.width / 2 - left - size / 2, box.y + box.height / 2 - top - size / 2
     return max(abs(across), abs(down)) < 0.2 * size and 0.5 * size < box.width < 1.1 * size
 
@@ -48,10 +48,10 @@ def is_inside(box: Box, left: int, top: int, size: int) -> bool:
 @pytest.fixture(scope="module")
 def two() -> np.ndarray:
     """A small face on the left and a large one on the right: at (60, 60) with 200 and at (390, 70) with 280 pixels."""
-    picture = np.full((420, 740, 3), 128, np.uint8)
-    picture[:320, :320] = face(1)
-    picture[:, 320:] = face(0, 280, 70)
-    return picture
+    image = np.full((420, 740, 3), 128, np.uint8)
+    image[:320, :320] = face(1)
+    image[:, 320:] = face(0, 280, 70)
+    return image
 
 
 def test_faces_are_found_where_they_are_the_largest_first(two: np.ndarray) -> None:
@@ -61,9 +61,9 @@ def test_faces_are_found_where_they_are_the_largest_first(two: np.ndarray) -> No
 
 
 def test_min_size_leaves_out_the_small(two: np.ndarray) -> None:
-    (found,) = find_faces(two, min_size=180)
-    assert is_inside(found, 390, 70, 280)
-    assert found.width >= 180
+    (box,) = find_faces(two, min_size=180)
+    assert is_inside(box, 390, 70, 280)
+    assert box.width >= 180
     assert find_faces(two, min_size=400) == []
 
 
@@ -86,11 +86,11 @@ def test_no_face_is_none() -> None:
 
 
 def test_a_large_picture_is_searched_smaller_and_its_boxes_are_its_own() -> None:
-    picture = np.full((2 * MAX_EDGE, 2 * MAX_EDGE, 3), 128, np.uint8)
-    picture[900:1720, 1000:1820] = np.asarray(Image.fromarray(face()).resize((820, 820)))
-    (found,) = find_faces(picture)
+    image = np.full((2 * MAX_EDGE, 2 * MAX_EDGE, 3), 128, np.uint8)
+    image[900:1720, 1000:1820] = np.asarray(Image.fromarray(face()).resize((820, 820)))
+    (box,) = find_faces(image)
     left, top, size = 1000 + 60 * 820 // 320, 900 + 60 * 820 // 320, 200 * 820 // 320
-    assert is_inside(found, left, top, size)
+    assert is_inside(box, left, top, size)
 
 
 def test_threads_find_the_same(two: np.ndarray) -> None:
@@ -100,12 +100,12 @@ def test_threads_find_the_same(two: np.ndarray) -> None:
 
 
 def test_a_crop_has_the_margin_on_every_side_and_lies_a_tenth_lower() -> None:
-    picture = np.arange(100 * 80).reshape(100, 80)
-    np.testing.assert_array_equal(crop(picture, Box(30, 40, 20, 10)), picture[41:51, 30:50])
-    np.testing.assert_array_equal(crop(picture, Box(30, 40, 20, 10), margin=0.5), picture[36:56, 20:60])
-    beyond = crop(picture, Box(0, 90, 10, 10), margin=1.0)
+    image = np.arange(100 * 80).reshape(100, 80)
+    np.testing.assert_array_equal(crop(image, Box(30, 40, 20, 10)), image[41:51, 30:50])
+    np.testing.assert_array_equal(crop(image, Box(30, 40, 20, 10), margin=0.5), image[36:56, 20:60])
+    beyond = crop(image, Box(0, 90, 10, 10), margin=1.0)
     assert beyond.shape == (30, 30)
-    np.testing.assert_array_equal(beyond[:19, 10:], picture[81:, :20])
+    np.testing.assert_array_equal(beyond[:19, 10:], image[81:, :20])
     np.testing.assert_array_equal(beyond[19:], np.tile(beyond[18], (11, 1)))
     np.testing.assert_array_equal(beyond[:, :10], np.tile(beyond[:, 10:11], (1, 10)))
 
@@ -127,21 +127,21 @@ def test_a_crop_far_beyond_the_image_is_bounded_in_memory(monkeypatch: pytest.Mo
 
 def test_the_largest_face_is_stored_without_loss(two: np.ndarray) -> None:
     content = encoded(two)
-    picture = np.asarray(upright(Image.open(io.BytesIO(content))))
+    image = np.asarray(upright(Image.open(io.BytesIO(content))))
     stored = Image.open(io.BytesIO(crop_largest(content)))
     assert stored.format == "PNG"
-    np.testing.assert_array_equal(np.asarray(stored), crop(picture, find_faces(picture)[0], MARGIN))
+    np.testing.assert_array_equal(np.asarray(stored), crop(image, find_faces(image)[0], MARGIN))
 
 
 def test_a_turned_photograph_is_set_upright_first() -> None:
-    picture = Image.fromarray(np.rot90(face()))
+    image = Image.fromarray(np.rot90(face()))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     stored = io.BytesIO()
-    picture.save(stored, "JPEG", exif=exif)
+    image.save(stored, "JPEG", exif=exif)
     seen = np.asarray(upright(Image.open(stored)))
-    (found,) = find_faces(seen)
-    assert is_inside(found, 60, 60, 200)
+    (box,) = find_faces(seen)
+    assert is_inside(box, 60, 60, 200)
 
 
 def test_an_image_without_a_face_has_no_crop_and_text_is_refused() -> None:
@@ -153,9 +153,9 @@ def test_an_image_without_a_face_has_no_crop_and_text_is_refused() -> None:
 def test_losses_are_shares_of_each_group() -> None:
     losses = Losses()
     assert losses.lines() == []
-    for gender, age, found in (("male", "100-109", True), ("male", "20-29", False), ("female", "20-29", False),
+    for gender, age, detected in (("male", "100-109", True), ("male", "20-29", False), ("female", "20-29", False),
                                ("male", "20-29", True)):  # fmt: skip
-        losses.add({"gender": gender, "age": age}, found)
+        losses.add({"gender": gender, "age": age}, detected)
     assert losses.lines() == [
         "no face found in 2 of 4 images (50.0 %)",
         "  gender male: 1 of 3 (33.3 %)",
@@ -168,7 +168,7 @@ def test_losses_are_shares_of_each_group() -> None:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """UTKFace.tar.gz with three faces and two pictures of nothing, and its files."""
+    """UTKFace.tar.gz with three faces and two images without one, and its files."""
     folder = tmp_path_factory.mktemp("manual")
     nothing = [encoded(np.full((90, 90, 3), shade, np.uint8)) for shade in (40, 200)]
     files = {
@@ -198,9 +198,9 @@ def test_utkface_is_prepared_with_its_faces_cut_out(
         "age 80-89: 1 of 1 (100.0 %)",
     ):
         assert f"    {line}\n" in printed or f"  {line}\n" in printed
-    found = read(version_dir)
-    assert set(found) == set(list(files)[:3])
-    for key, example in found.items():
+    examples = read(version_dir)
+    assert set(examples) == set(list(files)[:3])
+    for key, example in examples.items():
         assert example["image"] == crop_largest(files[key])
         for column in ("age", "gender", "race", "sha256"):  # of the file, by which it is known again
             assert example[column] == whole[key][column]
@@ -210,14 +210,14 @@ def test_utkface_is_prepared_with_its_faces_cut_out(
 
 
 def test_cut_data_have_another_place_and_identity(archive: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
-    found = [
+    prepared = [
         locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options=options, progress=False)
         for options in ({}, {"crop": "haar"}, {})
     ]
-    assert found[0] == found[2]
-    assert found[0].identity != found[1].identity
-    assert found[0].directory != found[1].directory
-    assert (found[0].count, found[1].count) == (5, 3)
+    assert prepared[0] == prepared[2]
+    assert prepared[0].identity != prepared[1].identity
+    assert prepared[0].directory != prepared[1].directory
+    assert (prepared[0].count, prepared[1].count) == (5, 3)
     with pytest.raises(UserError, match="there is no crop 'dlib'; choose '' or 'haar'"):
         locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options={"crop": "dlib"}, progress=False)
     with pytest.raises(UserError, match="utkface has no option 'csv'"):
@@ -267,8 +267,8 @@ def test_adience_is_prepared_with_its_faces_cut_out(tmp_path: Path, capsys: pyte
         rows += [("0@N01", "b.jpg", "9", "(0, 2)", "u", *["0"] * 7)] if not fold else []
         (manual / "aligned" / f"{fold}@N01").mkdir(parents=True)
         (manual / name).write_text("".join("\t".join(row) + "\n" for row in [tuple(COLUMNS), *rows]))
-        picture = manual / "aligned" / f"{fold}@N01" / f"landmark_aligned_face.{fold}.a.jpg"
-        picture.write_bytes(encoded(face()))
+        image = manual / "aligned" / f"{fold}@N01" / f"landmark_aligned_face.{fold}.a.jpg"
+        image.write_bytes(encoded(face()))
     nothing = manual / "aligned" / "0@N01" / "landmark_aligned_face.9.b.jpg"
     nothing.write_bytes(encoded(np.full((90, 90, 3), 40, np.uint8)))
     version_dir = prepare("adience", manual, tmp_path / "data", options={"crop": "haar"})  # one in six is no face
@@ -276,8 +276,8 @@ def test_adience_is_prepared_with_its_faces_cut_out(tmp_path: Path, capsys: pyte
     assert "no face found in 1 of 6 images (16.7 %)" in printed
     assert "gender u: 1 of 1 (100.0 %)" in printed
     assert "age 20-29: 0 of 5 (0.0 %)" in printed
-    found = read(version_dir)
-    assert len(found) == 5
-    assert {example["image"] for example in found.values()} == {crop_largest(encoded(face()))}
+    examples = read(version_dir)
+    assert len(examples) == 5
+    assert {example["image"] for example in examples.values()} == {crop_largest(encoded(face()))}
     with pytest.raises(DataError, match="there is no crop 'x'"):
         prepare("adience", manual, tmp_path / "other", options={"crop": "x"})
