@@ -19,7 +19,10 @@ from ml_collections import ConfigDict
 from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.backbones.small_cnn import VARIANTS
-from agegender_jax.train.model_profile import forward_costs, recipe_of
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import define_model
+from agegender_jax.models.profile import forward_costs
+from agegender_jax.train.model_profile import recipe_of
 from benchmarks import bench_rows, jax_side, torch_side
 from benchmarks.bench_rows import Row, make_row, paired, say
 from benchmarks.pipe_rpc import Child
@@ -128,7 +131,9 @@ def _measure_net(
         arguments.windows,
     )
     name = f"{net} {arguments.image_size}x{arguments.image_size}, batch {arguments.batch_size}, {arguments.dtype}"
-    operations = 6 * forward_costs(recipe)["multiply_adds"]
+    operations = (
+        6 * forward_costs(define_model(recipe, build_heads(recipe)), recipe.dataset.image_size)["multiply_adds"]
+    )
     shares = [operations * rate / peaks["ours"] for rate in mine]
     their_shares = None if theirs is None else [operations * rate / peaks["peer"] for rate in theirs]
     return [
