@@ -334,13 +334,13 @@ def _depthwise_backward(
     sums, _ = lax.scan(add, [jnp.zeros(gradient.shape[1:], jnp.float32)] * (height * width), (x, gradient))
     of_kernel = jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
 
-    # The transposed convolution is one of the gradient, its values apart by the stride, with the kernel turned.
+    # The transposed convolution is one of the gradient, dilated by the stride, with the kernel turned.
     edges = []
     for axis, window in ((1, height), (2, width)):
         spread = (gradient.shape[axis] - 1) * stride + 1
         edges.append((window - 1, x.shape[axis] - spread, stride - 1))
-    apart = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    return _depthwise_windows(apart, kernel[::-1, ::-1], 1), of_kernel
+    dilated = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    return _depthwise_windows(dilated, kernel[::-1, ::-1], 1), of_kernel
 
 
 _depthwise_windows.defvjp(_depthwise_forward, _depthwise_backward)

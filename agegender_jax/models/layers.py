@@ -27,7 +27,7 @@ _AT_LAST_MAP: ContextVar[Callable[[jax.Array], jax.Array] | None] = ContextVar("
 
 
 def tap_features(x: jax.Array) -> jax.Array:
-    """`x`, which is a backbone's last convolutional map: what its class activation maps are of.
+    """Returns `x`, and marks it as the last convolutional map of a backbone, of which class activation maps are made.
 
     A backbone passes the map through here after its activation and before it is pooled or flattened; one that consists
     of several nets does so once for each. It adds nothing to the traced program except within `intercept_features`.
@@ -38,7 +38,7 @@ def tap_features(x: jax.Array) -> jax.Array:
 
 @contextmanager
 def intercept_features(see: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
-    """Within, backbones go on from what `see` makes of their last convolutional maps, `[batch, h, w, channels]`.
+    """Replaces, within the context, the last convolutional maps of backbones, `[batch, h, w, channels]`, by `see(map)`.
 
     >>> with intercept_features(lambda x: 2 * x):
     ...     print(tap_features(jnp.ones(2)))
@@ -52,7 +52,7 @@ def intercept_features(see: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
 
 
 def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -> jax.Array:
-    """Maximum over square windows; an incomplete last window is dropped ("floor" pooling).
+    """Takes the maximum over square windows; an incomplete last window is dropped ("floor" pooling).
 
     A map that is smaller than the window is one window.
 
@@ -111,7 +111,7 @@ _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
 def average_pool(x: jax.Array, window: int = 2) -> jax.Array:
-    """Mean over square windows side by side; an incomplete last window is dropped.
+    """Takes the mean over square windows side by side; an incomplete last window is dropped.
 
     A map that is smaller than the window is one window.
 
@@ -126,7 +126,7 @@ def average_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
 
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
-    """Mean over the parts of a grid of `size` by `size`, as PyTorch's `adaptive_avg_pool2d` cuts them.
+    """Takes the mean over the cells of a grid of `size` by `size`, as PyTorch's `adaptive_avg_pool2d` does.
 
     A map that is smaller than the grid stays as it is: repeating its values would add parameters and no information.
 
@@ -145,7 +145,7 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
 def local_response_norm(
     x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:
-    """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3, in Caffe's form).
+    """Normalises across channels: local response normalisation (Krizhevsky et al. 2012, section 3.3, in Caffe's form).
 
     `x / (k + alpha / size * sum over the neighbouring channels of x^2) ** beta`.
 
@@ -224,7 +224,7 @@ class BatchNorm(nnx.Module):
         self.momentum, self.epsilon, self.dtype = momentum, epsilon, dtype
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """`x` standardised by the batch's statistics where `train`, else by the running ones; scaled and shifted."""
+        """Standardises `x` by the batch's statistics if `train`, else the running ones; then scales and shifts it."""
         x = x.astype(self.dtype)
         scale, bias = self.scale[...], self.bias[...]
         if not train:
@@ -265,14 +265,14 @@ class Conv(nnx.Module):
         self.stride, self.padding, self.depthwise, self.dtype = stride, padding, depthwise, dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The convolution of `x`, in `dtype`."""
+        """Returns the convolution of `x`, in `dtype`."""
         form = depthwise_conv2d if self.depthwise else conv2d
         y = form(x.astype(self.dtype), self.kernel[...].astype(self.dtype), stride=self.stride, padding=self.padding)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 def conv_output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
-    """The edge, in pixels, of what `conv2d` returns for an input of edge `size`.
+    """Returns the edge, in pixels, of what `conv2d` returns for an input of edge `size`.
 
     >>> conv_output_size(256, 7, 4, "VALID"), conv_output_size(31, 5, 1, "SAME")
     (63, 31)
@@ -283,7 +283,7 @@ def conv_output_size(size: int, kernel: int, stride: int, padding: Padding) -> i
 
 
 def pool_output_size(size: int, window: int, stride: int) -> int:
-    """The edge, in pixels, of what `max_pool` returns for an input of edge `size`.
+    """Returns the edge, in pixels, of what `max_pool` returns for an input of edge `size`.
 
     >>> pool_output_size(63, 3, 2), pool_output_size(5, 2, 2)
     (31, 2)

@@ -26,7 +26,7 @@ class Backbone(nnx.Module):
         self.embedding_size = top.embedding_size
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embedding; `rngs` holds the stream `dropout`, needed where `train`."""
+        """Returns the embedding; `rngs` holds the stream `dropout`, needed if `train`."""
         return self.top(self.trunk(x, train=train, rngs=rngs), train=train, rngs=rngs)
 
 
@@ -43,7 +43,7 @@ class AveragePool(nnx.Module):
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embedding."""
+        """Returns the embedding."""
         return self.dropout(x.mean((1, 2)), deterministic=not train, rngs=rngs)
 
 
@@ -89,7 +89,7 @@ class MLPPool(nnx.Module):
         self.embedding_size = sizes[-1]
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embedding."""
+        """Returns the embedding."""
         x = layers.adaptive_average_pool(x, self.grid)
         x = x.reshape(x.shape[0], -1)
         for dense in self.dense:
@@ -115,7 +115,7 @@ class GlobalMaxPool(nnx.Module):
         self.embedding_size = channels
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embedding."""
+        """Returns the embedding."""
         return nnx.relu(self.norm(x.max((1, 2)), train=train))
 
 
@@ -137,7 +137,7 @@ class GlobalMaxPoolLiteral(nnx.Module):
         self.embedding_size = classes
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embedding."""
+        """Returns the embedding."""
         x = nnx.softmax(self.dense(x.max((1, 2))))
         return nnx.relu(self.norm(x, train=train))
 

@@ -50,7 +50,7 @@ class AlexNet(nnx.Module):
         self.convs = nnx.List(convs)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The last feature map."""
+        """Returns the last feature map."""
         for number, conv in enumerate(self.convs):
             x = nnx.relu(conv(x))
             if number == len(_LAYOUT) - 1:

@@ -74,7 +74,7 @@ class ResidualUnit(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """The unit's output."""
+        """Returns the unit's output."""
         y = nnx.relu(self.norms[0](x, train=train))
         shortcut = x if self.shortcut is None else self.shortcut(y)
         y = self.convs[0](y)
@@ -110,7 +110,7 @@ class SoftMask(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """The mask, in (0, 1), of the shape of `x`."""
+        """Returns the mask, in (0, 1), of the shape of `x`."""
         size, maps = x.shape[1:3], []
         for unit in self.down[:-1]:
             x = unit(layers.max_pool(x, 3, 2, padding=1), train=train)
@@ -147,7 +147,7 @@ class AttentionModule(nnx.Module):
         self.last = _units(channels, outer_units, dtype, rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """(the module's output, its mask), both of the shape of `x`."""
+        """Returns (the module's output, its mask), both of the shape of `x`."""
         for unit in self.first:
             x = unit(x, train=train)
         mask = self.mask(x, train=train)
@@ -194,7 +194,7 @@ class ResidualAttention(nnx.Module):
         rngs: nnx.Rngs | None = None,
         masks: list[jax.Array] | None = None,
     ) -> jax.Array:
-        """The last feature map.
+        """Returns the last feature map.
 
         Args:
           x: images.
@@ -229,19 +229,19 @@ class AttentionEnsemble(nnx.Module):
         self.embedding_size = sum(self.parts)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embeddings of both, side by side."""
+        """Returns the embeddings of both, side by side."""
         nets = (self.attention, self.residual)
         return jnp.concatenate([net(x, train=train, rngs=rngs) for net in nets], axis=-1)
 
 
 def attention_trunk(backbone: Any) -> ResidualAttention | None:
-    """The attention trunk of a backbone, or None where there is none."""
+    """Returns the attention trunk of a backbone, or None if there is none."""
     trunk = getattr(getattr(backbone, "attention", backbone), "trunk", None)
     return trunk if isinstance(trunk, ResidualAttention) else None
 
 
 def enlarge(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
-    """Bilinear resampling whose corner pixels stay in the corners, as the authors' `Interp` layer does it.
+    """Resamples bilinearly with the corner pixels kept in the corners, as the authors' `Interp` layer does.
 
     One matrix for the rows and one for the columns: matrix products are fast on every backend, gathers are not.
 
@@ -258,7 +258,7 @@ def enlarge(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
 
 
 def _interpolation(size: int, out: int) -> np.ndarray:
-    """Row i holds the weights of the `size` pixels that make pixel i of `out`."""
+    """Returns a matrix whose row i holds the weights of the `size` pixels in pixel i of `out`."""
     places = np.linspace(0, size - 1, out)
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(size)))
 

@@ -86,7 +86,7 @@ class CNN180(nnx.Module):
         self.embedding_size = HIDDEN[-1]
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embedding; `rngs` holds the stream `dropout`, needed where `train`."""
+        """Returns the embedding; `rngs` holds the stream `dropout`, needed if `train`."""
         for number, (conv, norm, filters) in enumerate(zip(self.convs, self.norms, self.filters, strict=True), start=1):
             x = nnx.relu(norm(conv(x), train=train))
             if number == len(self.filters):

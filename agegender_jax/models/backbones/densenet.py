@@ -22,7 +22,7 @@ class NormConv(nnx.Module):
         self.conv = layers.Conv(m, n, kernel, padding=kernel // 2, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """The convolution of the normalised `x`."""
+        """Returns the convolution of the normalised `x`."""
         return self.conv(nnx.relu(self.norm(x, train=train)))
 
 
@@ -47,7 +47,7 @@ class Layer(nnx.Module):
         self.transition = NormConv(wide, self.filters, 1, dtype=dtype, rngs=rngs) if transition else None
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """The layer's output."""
+        """Returns the layer's output."""
         x = jnp.concatenate([x, self.grow(self.reduce(x, train=train), train=train)], axis=-1)
         return x if self.transition is None else layers.average_pool(self.transition(x, train=train))
 
@@ -75,7 +75,7 @@ class DenseNet(nnx.Module):
         self.last_norm = layers.BatchNorm(channels, dtype=dtype)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The last feature map."""
+        """Returns the last feature map."""
         x = nnx.relu(self.stem_norm(self.stem(x), train=train))
         x = layers.max_pool(x, 3, 2, padding=1)
         for layer in self.layers:

@@ -75,7 +75,7 @@ class MBConv(nnx.Module):
         self.drop_path = nnx.Dropout(drop_path, broadcast_dims=(1, 2, 3))
 
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The block's output."""
+        """Returns the block's output."""
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = nnx.relu6(self.expand_norm(self.expand(y), train=train))
@@ -120,7 +120,7 @@ class EfficientNetLite0(nnx.Module):
         self.last_norm = _norm(LAST, dtype, rngs)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The last feature map; `rngs` holds the stream `dropout`, needed where `train` and `drop_path` is above 0."""
+        """Returns the last feature map; `rngs` holds the stream `dropout`, needed if `train` and `drop_path` > 0."""
         x = nnx.relu6(self.stem_norm(self.stem(x), train=train))
         for block in self.blocks:
             x = block(x, train=train, rngs=rngs)

@@ -45,7 +45,7 @@ class ConvNorm(nnx.Module):
         self.norm = layers.BatchNorm(n, dtype=dtype)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """The normalised convolution of `x`."""
+        """Returns the normalised convolution of `x`."""
         return self.norm(self.conv(x), train=train)
 
 
@@ -96,7 +96,7 @@ class Block(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """The block's output."""
+        """Returns the block's output."""
         y = x
         for conv in self.convs[:-1]:
             y = nnx.relu(conv(y, train=train))
@@ -127,7 +127,7 @@ class ResNet(nnx.Module):
         self.blocks = nnx.List(blocks)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The last feature map."""
+        """Returns the last feature map."""
         x = layers.max_pool(nnx.relu(self.stem(x, train=train)), 3, 2, padding=1)
         for block in self.blocks:
             x = block(x, train=train)

@@ -19,9 +19,9 @@ VARIANTS = ("plain", "bn")
 class Routed(nnx.Module):
     """Three nets side by side: `[batch, size, size, 3] -> [batch, embedding_size]`.
 
-    Every picture goes through both age nets, which is what the soft mixture asks for and what keeps shapes static: a
-    step costs three nets, not two. A batch normalisation within an age net thus has the statistics of pictures of both
-    genders, in training as afterwards; nets without it learn from the pictures of their own gender alone.
+    Every image goes through both age nets, which is what the soft mixture asks for and what keeps shapes static: a
+    step costs three nets, not two. A batch normalisation within an age net thus has the statistics of images of both
+    genders, in training as afterwards; nets without it learn from the images of their own gender alone.
 
     Args:
       gender: the net that routes, a backbone with `embedding_size`.
@@ -40,7 +40,7 @@ class Routed(nnx.Module):
         return slice((0, *self.ends)[number], self.ends[number])
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embeddings side by side; `rngs` holds the stream `dropout`, needed where `train`."""
+        """Returns the embeddings side by side; `rngs` holds the stream `dropout`, needed if `train`."""
         nets = (self.gender, self.male, self.female)
         return jnp.concatenate([net(x, train=train, rngs=rngs) for net in nets], -1)
 

@@ -170,7 +170,7 @@ class SmallCNN(nnx.Module):
         self.embedding_size = widths[-1]
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The embedding; `rngs` holds the stream `dropout`, needed where `train`."""
+        """Returns the embedding; `rngs` holds the stream `dropout`, needed if `train`."""
         for i, block in enumerate(self.blocks):
             x = nnx.relu(self.convs[i](x))
             if i == len(self.blocks) - 1:

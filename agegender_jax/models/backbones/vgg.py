@@ -60,7 +60,7 @@ class VGG(nnx.Module):
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The last feature map."""
+        """Returns the last feature map."""
         number = 0
         for count in self.stages:
             for _ in range(count):

@@ -27,7 +27,7 @@ _MAX_OBJECTS = 100_000
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The weights by name, as they are stored: `LAYER/kernel`, `/bias`, `/gamma`, `/beta`, `/moving_mean`, ...
+    """Reads the weights by name, as they are stored: `LAYER/kernel`, `/bias`, `/gamma`, `/beta`, `/moving_mean`, ...
 
     Args:
       path: of a file of weights or of a whole model; of a model's optimizer nothing is read.
@@ -143,7 +143,7 @@ def _checked(dataset: Any) -> Any:
 def _leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of a layer by what they are.
 
-    Keras 2's names differ between versions (`b_1:0` is a bias); so a kernel and its bias are told by their ranks. The
+    Keras 2's names differ between versions (`b_1:0` is a bias); so a kernel and its bias are known by their ranks. The
     four of a normalisation have telling names in `.h5`, and in `.weights.h5` an order, as in Keras' own loading.
     """
     kernels = [array for array in arrays.values() if array.ndim > 1]

@@ -17,10 +17,10 @@ from agegender_jax.models.registry import Normalization, WeightFormat
 
 
 def normalization(source: str, backbone: str) -> Normalization:
-    """The mean and the standard deviation that the weights expect of the input.
+    """Returns the mean and the standard deviation that the weights expect of the input.
 
     Args:
-      source: `config.model.pretrained`; not a run's directory, whose recipe says it.
+      source: `config.model.pretrained`; not a run's directory, whose recipe has it.
       backbone: `config.model.backbone`.
 
     Raises:
@@ -33,7 +33,7 @@ def normalization(source: str, backbone: str) -> Normalization:
 def metadata(
     source: str, backbone: str, params: Mapping[Any, Any] | None = None, loaded: Mapping[Any, Any] | None = None
 ) -> dict[str, str]:
-    """What a run keeps of where its weights came from.
+    """Describes the source of pretrained weights, as a run records it.
 
     Args:
       source: `config.model.pretrained`; not a run's directory.
@@ -66,7 +66,7 @@ def metadata(
 
 
 def _unchanged(params: Mapping[Any, Any], loaded: Mapping[Any, Any]) -> list[str]:
-    """The parts with arrays that loading left as they were: `backbone/top`, `heads/NAME`."""
+    """Returns the parts whose arrays loading left as they were: `backbone/top`, `heads/NAME`."""
     after = flatten(loaded)
     return sorted({"/".join(path[:2]) for path, leaf in flatten(params).items() if after[path] is leaf})
 
@@ -74,7 +74,7 @@ def _unchanged(params: Mapping[Any, Any], loaded: Mapping[Any, Any]) -> list[str
 def load(
     source: str, backbone: str, params: Mapping[Any, Any], stats: Mapping[Any, Any], *, variant: str = ""
 ) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """A model's trees with the weights of a file in the backbone.
+    """Puts the weights of a file into the backbone of a model's trees.
 
     The heads stay as they are, and so does a top that is not the published one or that the file does not have.
 
@@ -109,10 +109,10 @@ def from_arrays(
     *,
     where: str,
 ) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """`load` of arrays that were read: by the names and in the layouts of Keras or else of PyTorch.
+    """Does as `load` does with arrays that were read: in the names and layouts of Keras or else of PyTorch.
 
     Raises:
-      UserError: they are not this net's, leaf by leaf; `where` says of what.
+      UserError: they are not this net's, leaf by leaf; `where` names their source.
     """
     leaves = match(arrays, keras, _format(backbone, keras, where), flatten(params) | flatten(stats), where)
     if keras:
@@ -152,7 +152,7 @@ def _read(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def _one_line(error: Exception) -> str:
-    """What an error says, without the line breaks and control characters that a file may have brought into it."""
+    """Returns an error's message without the line breaks and control characters that a file may have put into it."""
     text = "".join(character if character.isprintable() else " " for character in str(error)[:1000])
     return " ".join(text.split())[:300]
 
@@ -173,7 +173,7 @@ def load_tree(
     *,
     skip: Collection[str] = (),
 ) -> tuple[dict[Any, Any], dict[Any, Any], str]:
-    """A model's trees with the weights of another model of this project.
+    """Puts the weights of another model of this project into a model's trees.
 
     The backbone must match leaf by leaf. A head is taken where all its leaves match, and stays as it is otherwise.
 
@@ -185,7 +185,7 @@ def load_tree(
       skip: names of heads that stay as they are, as those that mean something else in the other model.
 
     Returns:
-      New trees, float32, and one line that says which heads were taken.
+      New trees, float32, and one line that names the heads that were taken.
 
     Raises:
       UserError: the backbones differ; lists where.

@@ -29,7 +29,7 @@ _SHOWN = 5
 
 
 def flatten(tree: Mapping[Any, Any], prefix: Path = ()) -> dict[Path, Any]:
-    """The leaves of nested dictionaries by path; numbers in a path become text.
+    """Returns the leaves of nested dictionaries by path; numbers in a path become text.
 
     >>> flatten({"convs": {0: {"kernel": 1.0}}})
     {('convs', '0', 'kernel'): 1.0}
@@ -42,7 +42,7 @@ def flatten(tree: Mapping[Any, Any], prefix: Path = ()) -> dict[Path, Any]:
 
 
 def replaced(tree: Mapping[Any, Any], leaves: Mapping[Path, Any], prefix: Path = ()) -> dict[Any, Any]:
-    """A new tree with the leaves at these paths replaced; the others are the same objects."""
+    """Returns a new tree with the leaves at these paths replaced; the others are the same objects."""
     return {
         key: replaced(value, leaves, (*prefix, str(key)))
         if isinstance(value, Mapping)
@@ -54,7 +54,7 @@ def replaced(tree: Mapping[Any, Any], leaves: Mapping[Path, Any], prefix: Path =
 def match(
     arrays: Mapping[str, np.ndarray], keras: bool, names: WeightFormat, wanted: Mapping[Path, Any], where: str
 ) -> dict[Path, np.ndarray]:
-    """The arrays of a file as leaves of our trees.
+    """Assigns the arrays of a file to the leaves of our trees.
 
     Args:
       arrays: by name, from a reader.
@@ -75,7 +75,7 @@ def match(
         layer, _, leaf = name.rpartition(separator)
         by_layer.setdefault(layer, {})[leaf] = name
     has_dense = any(layer in by_layer for layer in names.dense)
-    found: dict[Path, np.ndarray] = {}
+    matched: dict[Path, np.ndarray] = {}
     missing: list[str] = []
     used: set[str] = set()
     for path, leaf in wanted.items():
@@ -95,8 +95,8 @@ def match(
             # Normalising x + b by a mean of m is normalising x by m - b.
             array = array - arrays[bias].astype(np.float32, copy=False)
             used.add(bias)
-        found[path] = _fitted(array, keras, path, tuple(leaf.shape), names.grid, f"{name!r} of {where}")
-    top_used = any(path[1] == "top" for path in found)
+        matched[path] = _fitted(array, keras, path, tuple(leaf.shape), names.grid, f"{name!r} of {where}")
+    top_used = any(path[1] == "top" for path in matched)
     spare = {*names.classifier, *(() if top_used else names.dense)}
     left = [
         name
@@ -110,7 +110,7 @@ def match(
             f"{where} does not hold this net: {_listed(missing, 'without a counterpart in the file')} and "
             f"{_listed(map(repr, left), 'left over in the file')}; choose the backbone that the file is of."
         )
-    return found
+    return matched
 
 
 def _leaf_name(path: Path, keras: bool, leaves: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 class Weights(NamedTuple):
-    """Weights that were found and not yet read.
+    """Weights that are located and not yet read.
 
     Attributes:
       source: what the user asked for.
@@ -33,7 +33,7 @@ class Weights(NamedTuple):
     path: Path
 
     def sha256(self) -> str:
-        """Of the file, in hexadecimal digits.
+        """Returns the file's SHA-256 in hexadecimal digits.
 
         Raises:
           UserError: it cannot be read.

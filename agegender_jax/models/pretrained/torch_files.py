@@ -63,7 +63,7 @@ class _Storage(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Size in the file."""
+        """Returns the size in the file."""
         return self.length * np.dtype(self.dtype).itemsize
 
 
@@ -77,7 +77,7 @@ class _Tensor(NamedTuple):
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a `state_dict` by name, as they are stored.
+    """Reads the tensors of a `state_dict` by name, as they are stored.
 
     Args:
       path: of a file that `torch.save` wrote: a state dictionary, or a dictionary with one under `state_dict` or
