@@ -15,7 +15,8 @@ import tfds_builders
 from agegender_jax.cli import main
 from agegender_jax.errors import UserError
 from agegender_jax.models import backbones, registry
-from agegender_jax.models.model import build_heads, model_structure
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import model_structure
 from agegender_jax.synthetic.faces import draw_face
 from agegender_jax.train.command import command
 
