@@ -83,7 +83,7 @@ def group_folds(stratum: IntArray, group: IntArray, among: BoolArray, folds: int
     rows, fold_of = np.flatnonzero(among), np.full(len(stratum), -1)
     groups = len(np.unique(group[rows]))
     if groups < folds:
-        raise UserError(f"{folds} folds need at least as many groups without conflicting labels; {groups} found.")
+        raise UserError(f"{folds} folds need at least as many groups without conflicting labels; there are {groups}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a rare stratum is not in every fold
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -98,7 +98,9 @@ def deal(stratum: IntArray, size: IntArray, order: IntArray, free: BoolArray, fo
     order = order[free[order]]
     order = order[np.argsort(-size[order], kind="stable")]
     if len(order) < folds:
-        raise UserError(f"{folds} folds need at least as many groups without conflicting labels; {len(order)} found.")
+        raise UserError(
+            f"{folds} folds need at least as many groups without conflicting labels; there are {len(order)}."
+        )
     # Rows dealt like cards, stratum after stratum: cells and totals are then as equal as whole rows allow.
     rows = np.bincount(stratum[order], size[order]).astype(np.int64)
     quota = np.zeros((len(rows), folds), np.int64)
@@ -118,7 +120,7 @@ def deal(stratum: IntArray, size: IntArray, order: IntArray, free: BoolArray, fo
 
 
 def shuffled(n: int, seed: int, stream: int) -> IntArray:
-    """A random order of n things, the same under every version of NumPy."""
+    """Returns a random order of n items, the same under every version of NumPy."""
     bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream,))).random_raw(n)
     return np.argsort(bits, kind="stable")
 

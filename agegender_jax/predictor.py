@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import soundfile
 
+from agegender_jax.data.decode_image import decode_whole
 from agegender_jax.data.decode_pool import DecodePool
 from agegender_jax.data.detect import MAX_FACES, Detection, NoDetector, as_file, detection_of, faces
 from agegender_jax.data.files import read_file
@@ -161,10 +162,7 @@ class Predictor:
     def _encoded(self, item: np.ndarray, rate: int) -> bytes:
         """An array as a file without loss, so that it goes the way of all files."""
         if self.kind == "image":
-            if item.ndim != 3 or item.shape[-1] != 3 or item.dtype != np.uint8 or not item.size:
-                raise UserError(
-                    f"An array of {item.dtype} {list(item.shape)} is no picture; give uint8 [height, width, 3], RGB."
-                )
+            _check_image(item)
             return as_file(item)
         if item.ndim != 1 or item.dtype not in (np.int16, np.float32, np.float64) or rate < 1:
             raise UserError(
@@ -200,12 +198,13 @@ class Predictor:
         def search(row: int) -> list[tuple[str, str, tuple[int, ...], np.ndarray]]:
             item, name = items[row], names[row]
             nothing = (-1,) * 4, self._empty(1)[0]
-            stored = self._encoded(item, 0) if isinstance(item, np.ndarray) else None
+            if isinstance(item, np.ndarray):
+                _check_image(item)
             try:
                 if row in errors:
                     raise UserError(errors[row])
-                content = read_file(name) if stored is None else stored
-                found, count = faces(content, name, detection, self._inputs.decode, MAX_FACES)
+                image = item if isinstance(item, np.ndarray) else decode_whole(read_file(name), name)
+                found, count = faces(image, name, detection, self._inputs.shape[0], MAX_FACES)
             except NoDetector:
                 raise
             except UserError as error:
@@ -246,6 +245,13 @@ class Predictor:
             feed = ArrayLoader(decoded, self._mesh)
             flip = self.run.recipe.evaluate.flip
             return self._evaluator.distributions(self._model_state, feed, np.arange(len(decoded)), flip=flip)
+
+
+def _check_image(array: np.ndarray) -> None:
+    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
+        raise UserError(
+            f"An array of {array.dtype} {list(array.shape)} is no picture; give uint8 [height, width, 3], RGB."
+        )
 
 
 def _too_small(items: Sequence[Item], names: Sequence[str], least: int) -> dict[int, str]:

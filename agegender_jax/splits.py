@@ -2,7 +2,7 @@
 
 Two protocols. `disjoint`, the default, keeps the rows of a group (a subject, a speaker, a photographer) together, so
 that nobody is both learnt from and tested on. `paper` draws rows at random as the published papers did, which leaks
-groups; it is there to compare with their figures. Both are stratified.
+groups; it is there to compare with their results. Both are stratified.
 
 A split is a pure function of the seed, the fold and the set of keys with their labels: the order of the rows and the
 numbering of the groups play no part. Where groups are small the totals are exact, and randomness is the raw output of
@@ -29,7 +29,7 @@ from agegender_jax.errors import UserError
 
 PROTOCOLS = ("disjoint", "paper")
 LEAKY = ("paper",)
-"""Protocols whose test figures are of people, or files, that may have been learnt from."""
+"""Protocols whose test metrics are of people, or files, that may be in the training part."""
 
 PARTS = ("train", "validation", "test")
 _LARGE = 5  # rows a group on average: from here on no group of one row can be counted on to fill up a total

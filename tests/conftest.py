@@ -37,7 +37,7 @@ def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def synthetic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manual directory with UTKFace.tar.gz of 160 drawn faces. Read only."""
+    """A manual directory with UTKFace.tar.gz of 160 synthetic faces. Read only."""
     directory = tmp_path_factory.mktemp("synthetic")
     write_utkface_archive(directory / "UTKFace.tar.gz", 160, seed=1)
     return directory
@@ -79,7 +79,7 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Finished:
-    """A complete run on 600 drawn faces, with flip-averaged figures and class weights. Read only.
+    """A complete run on 600 synthetic faces, with flip-averaged figures and class weights. Read only.
 
     Its learning rate is constant, so runs of fewer steps share its compiled step.
     """

@@ -333,7 +333,7 @@ def test_adience_is_synthesized_with_the_labels_of_fold_files(tmp_path: Path) ->
         (["describe", "utkface", "--csv", "labels.csv"], "give its --manual_dir"),
         (["describe", "utkface", "--html", "taken.html"], "taken.html exists"),
         (["describe", "utkface", "--manual_dir", "DRAWN", "--config", "big"], "has no configuration 'big'"),
-        (["synthesize", "cats", "--out", "new"], "Nothing draws 'cats'"),
+        (["synthesize", "cats", "--out", "new"], "Nothing generates 'cats'"),
         (["synthesize", "utkface", "--out", "new", "--fold_files", "DRAWN"], "--fold_files is for adience"),
         (["synthesize", "adience", "--out", "new", "--fold_files", "DRAWN"], "fold_0_data.txt"),
         (["synthesize", "adience", "--out", "new", "--count", "3"], "at least 20"),

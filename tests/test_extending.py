@@ -17,7 +17,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.models import backbones, registry
 from agegender_jax.models.heads import build_heads
 from agegender_jax.models.model import model_structure
-from agegender_jax.synthetic.faces import draw_face
+from agegender_jax.synthetic.faces import generate_face
 from agegender_jax.train.command import command
 
 PAGE = Path(__file__).parents[1] / "docs" / "EXTENDING.md"
@@ -36,7 +36,7 @@ def portraits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     lines = ["file,age,gender,person"]
     for i in range(40):
-        face = draw_face(np.random.default_rng(i), 20 + i, i % 2, 48)
+        face = generate_face(np.random.default_rng(i), 20 + i, i % 2, 48)
         cv2.imwrite(str(folder / f"{i:02d}.png"), face[..., ::-1])
         lines.append(f"{i:02d}.png,{20 + i},{('male', 'female')[i % 2]},person {i // 2}")
     (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")

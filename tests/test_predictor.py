@@ -31,7 +31,7 @@ from agegender_jax.evaluate.targets import make_targets, measure_targets
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.predictor import AHEAD, Detection, Predictor
 from agegender_jax.run import Run
-from agegender_jax.synthetic.faces import draw_face
+from agegender_jax.synthetic.faces import generate_face
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train.loop import train_recipe
 from tfds_builders.faces import crop, crop_largest, find_faces
@@ -173,7 +173,7 @@ def test_an_unfinished_run_is_a_sentence(finished: Any, tmp_path: Path) -> None:
 
 
 def test_faces_are_detected_in_a_picture(predictor: Predictor, tmp_path: Path) -> None:
-    drawn = [draw_face(np.random.default_rng(seed), age=30, gender=seed) for seed in (0, 1)]
+    drawn = [generate_face(np.random.default_rng(seed), age=30, gender=seed) for seed in (0, 1)]
     picture = np.concatenate([np.pad(face, ((60, 60), (60, 60), (0, 0)), "edge") for face in drawn], axis=1)
     Image.fromarray(picture).save(tmp_path / "two.png")
     Image.new("RGB", (80, 80)).save(tmp_path / "none.png")
@@ -209,7 +209,7 @@ def cropped(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def face(tmp_path: Path) -> tuple[Path, np.ndarray]:
     """A picture with a face and room around it, as a file, and its pixels."""
-    drawn = draw_face(np.random.default_rng(0), age=30, gender=0)
+    drawn = generate_face(np.random.default_rng(0), age=30, gender=0)
     picture = np.pad(drawn, ((60, 60), (60, 60), (0, 0)), "edge")
     Image.fromarray(picture).save(tmp_path / "face.png")
     return tmp_path / "face.png", picture

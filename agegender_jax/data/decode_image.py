@@ -37,11 +37,16 @@ def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
     try:
         file = _opened(content, name)
         file.draft("RGB", (size, size))  # JPEG: decodes at a reduced scale where that is enough
-        return np.asarray(upright(file).resize((size, size), Image.Resampling.BILINEAR))
+        return to_square(upright(file), size)
     except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise _damaged(name, error) from error
+
+
+def to_square(image: Image.Image, size: int) -> np.ndarray:
+    """Scales an RGB image to a square, with antialiasing: uint8 `[size, size, 3]`."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def decode_whole(content: bytes, name: str = "image") -> np.ndarray:

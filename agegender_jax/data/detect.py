@@ -1,32 +1,31 @@
-"""Faces of encoded pictures, for whoever asks a run about pictures that are more than a face."""
+"""Faces in images, for predictions of images that show more than one face."""
 
 import dataclasses
 import io
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from agegender_jax.data.decode_image import decode_whole
+from agegender_jax.data.decode_image import to_square
 from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
 from tfds_builders.faces import MARGIN, MIN_SIZE, Box, crop, find_faces
 
 MAX_FACES = 32
-"""Most faces of one picture that are answered for, the largest: bounds the memory."""
+"""Most faces of one image that are predicted, the largest: bounds the memory."""
 
 
 class NoDetector(UserError):
-    """No picture can be searched."""
+    """No image can be searched: the detector is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """That pictures are searched for faces, each of which is answered for.
+    """How images are searched for faces, each of which is predicted.
 
     Attributes:
       margin: on each side of the detector's box, as a share of it.
-      min_size: smallest edge of that box, pixels of the picture.
+      min_size: smallest edge of that box, pixels of the image.
     """
 
     margin: float = MARGIN
@@ -39,26 +38,27 @@ def detection_of(crop: str) -> Detection | None:
 
 
 def faces(
-    content: bytes, name: str, detection: Detection, decode: Callable[..., np.ndarray], most: int
+    image: np.ndarray, name: str, detection: Detection, size: int, most: int
 ) -> tuple[list[tuple[Box, np.ndarray]], int]:
-    """The faces of an encoded picture: boxes with decoded examples, the largest first; and how many there are in all.
+    """Finds the faces in an image, and scales them as `decode_image` scales a file that holds a face.
 
     Args:
-      content: as `decode_image` takes it.
-      name: the image's name, for messages.
+      image: uint8 `[height, width, 3]`, RGB.
+      name: of the image, for messages.
       detection: what to look for.
-      decode: as `Preprocessor.decode`.
-      most: faces that are decoded.
+      size: edge of the scaled faces, pixels.
+      most: number of faces that are returned, the largest first.
+
+    Returns:
+      Boxes with faces uint8 `[size, size, 3]`, and how many faces there are in all.
 
     Raises:
-      UserError: the picture cannot be decoded or searched; or OpenCV has no cascade here, which is a `NoDetector`.
+      UserError: the image cannot be searched; or OpenCV has no cascade here, which is a `NoDetector`.
     """
-    picture = decode_whole(content, name)
     try:
-        boxes = find_faces(picture, detection.min_size)
-        # From here on a face is a file like any other.
-        examples = [decode(as_file(crop(picture, box, detection.margin)), name=name) for box in boxes[:most]]
-        return list(zip(boxes[:most], examples, strict=True)), len(boxes)
+        boxes = find_faces(image, detection.min_size)
+        scaled = [to_square(Image.fromarray(crop(image, box, detection.margin)), size) for box in boxes[:most]]
+        return list(zip(boxes[:most], scaled, strict=True)), len(boxes)
     except UserError:
         raise
     except DataError as error:
@@ -68,8 +68,8 @@ def faces(
         raise UserError(f"{name}: cannot be searched for faces ({reason}); shrink or remove it.") from error
 
 
-def as_file(picture: np.ndarray) -> bytes:
-    """A picture uint8 `[height, width, 3]` as a file without loss, so that it goes the way of all files."""
+def as_file(image: np.ndarray) -> bytes:
+    """Encodes an image uint8 `[height, width, 3]` without loss, so that it is decoded like any file."""
     stored = io.BytesIO()
-    Image.fromarray(picture).save(stored, "BMP")
+    Image.fromarray(image).save(stored, "BMP")
     return stored.getvalue()

@@ -31,7 +31,7 @@ COLUMNS: dict[str, Any] = {
     "class_name": np.str_,
     "sha256": np.str_,
 }
-"""What is known of an example besides its image or sound.
+"""The metadata of an example: the columns of the table that stands beside the images or recordings.
 
 `age` is in years, NaN where only a range is annotated or nothing; `age_low` to `age_high` is the range, both `age`
 where that is exact. `subject` is who is shown or heard, `group` what must stay with an example besides (all of a
@@ -57,7 +57,7 @@ class Prepared:
       directory: the version's folder, which TFDS reads.
       identity: changes whenever the prepared bytes do.
       kind: of the content, one of `preprocess.PREPROCESSORS`.
-      synthetic: whether it was drawn from a seed, and not collected from people.
+      synthetic: whether it was generated from a seed, and not collected from people.
     """
 
     name: str
@@ -174,7 +174,7 @@ def locate(
       progress: whether to draw progress bars.
 
     Raises:
-      UserError: nothing is found, or it cannot be prepared; says where it looked and what to put there.
+      UserError: there is no such dataset, or it cannot be prepared; the message names the folder.
     """
     from tfds_builders.prepare import dataset_names, prepare
 
@@ -207,14 +207,14 @@ def locate(
 
 def _newest(folder: Path) -> Path | None:
     """The folder of the newest prepared version in `folder`, or in the only configuration that lies there."""
-    found = [path.parent for path in folder.glob("*/dataset_info.json")]
-    if not found:
-        found = [path.parent for path in folder.glob("*/*/dataset_info.json")]
-        if len(names := sorted({path.parent.name for path in found})) > 1:
+    versions = [path.parent for path in folder.glob("*/dataset_info.json")]
+    if not versions:
+        versions = [path.parent for path in folder.glob("*/*/dataset_info.json")]
+        if len(names := sorted({path.parent.name for path in versions})) > 1:
             raise UserError(
                 f"{folder} holds several configurations: {', '.join(names)}; name one with config.dataset.config."
             )
-    return max(found, key=lambda path: _version(path.name)) if found else None
+    return max(versions, key=lambda path: _version(path.name)) if versions else None
 
 
 def _prepared(name: str, directory: Path) -> Prepared:

@@ -18,7 +18,7 @@ from agegender_jax.errors import UserError
 from tfds_builders.sound import MAX_SECONDS
 
 AMIN = 1e-10
-"""Least power that is told from silence, as librosa's `power_to_db`."""
+"""Least power that is distinguished from silence, as librosa's `power_to_db`."""
 
 _CHUNK = 8  # clips; 4 to 16 are equally fast
 # The streams of an example's randomness; 0 to 3 are those of `augment.augment`.
@@ -207,7 +207,9 @@ def spectrogram_image(waves: jax.Array, recipe: SpectrogramRecipe, size: int) ->
 
 
 def _one_cpu() -> bool:
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    """Returns whether the mesh of the program that is traced (`jax.set_mesh`), else of the process, is one CPU."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() == "cpu" and (jax.device_count() if mesh.empty else mesh.size) == 1
 
 
 def _as_float(waves: jax.Array) -> jax.Array:
@@ -348,7 +350,7 @@ def mask(
 ) -> jax.Array:
     """Blackens a stretch of time and a band of frequencies of each picture: SpecAugment (Park et al. 2019).
 
-    One mask an axis, of a width drawn evenly from nothing to the largest, anywhere. It is filled with 0, the floor of
+    One mask an axis, of a width sampled evenly from nothing to the largest, anywhere. It is filled with 0, the floor of
     the spectrogram, which stands for silence. What is 0 is left alone, exactly.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from agegender_jax import atomic
+from agegender_jax.data.decode_image import decode_whole
 from agegender_jax.data.detect import NoDetector, detection_of, faces
 from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError
@@ -184,7 +185,8 @@ def _read(explainer: Explainer, files: Sequence[Path]) -> tuple[np.ndarray, list
             if detection is None:
                 content.append(decode(stored, name=name))
             else:
-                found, _ = faces(stored, name, detection, decode, most=1)
+                image = decode_whole(stored, name)
+                found, _ = faces(image, name, detection, explainer.inputs.shape[0], most=1)
                 if not found:
                     raise UserError(f"{name}: {NO_FACE}, and the run learned from detected faces.")
                 content.append(found[0][1])

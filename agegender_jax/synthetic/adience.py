@@ -15,7 +15,7 @@ from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.progress import progress_bar
-from agegender_jax.synthetic.faces import draw_face
+from agegender_jax.synthetic.faces import generate_face
 from tfds_builders.adience.fold_files import COLUMNS, FILES, Row, parse_age, read_fold_files
 from tfds_builders.archive import DataError
 from tfds_builders.report import Rejected
@@ -50,7 +50,7 @@ def write_adience(
     fold_files: Path | None = None,
     progress: bool = False,
 ) -> dict[str, int | str]:
-    """Writes drawn faces as Adience: `fold_0_data.txt` to `fold_4_data.txt` and `LAYOUT/USER/PREFIX.FACE.IMAGE`.
+    """Writes synthetic faces as Adience: `fold_0_data.txt` to `fold_4_data.txt` and `LAYOUT/USER/PREFIX.FACE.IMAGE`.
 
     A subject is one drawing, and each photograph turns, shifts, scales, mirrors and lights it anew. So the faces of a
     subject resemble each other, more than photographs do, and a random split leaks who they are. The age is drawn
@@ -66,10 +66,10 @@ def write_adience(
         layout: "aligned" or "faces".
         size: side of the pictures in pixels.
         fold_files: folder of real fold files, whose labels, users, subjects and file names are taken.
-        progress: whether to draw a progress bar, on a terminal.
+        progress: whether to show a progress bar, on a terminal.
 
     Returns:
-        `about`: what drawn faces prove and what not; and the numbers of `rows`, `faces`, `subjects`, `users`.
+        `about`: what synthetic faces prove and what not; and the numbers of `rows`, `faces`, `subjects`, `users`.
 
     Raises:
         UserError: the folder is not empty or cannot be written, the fold files are unusable, or an argument is out of
@@ -77,13 +77,13 @@ def write_adience(
     """
     if seed < 0 or size < 16 or (rows != 0 and rows < _MIN_ROWS):
         raise UserError(
-            f"Cannot draw {rows} rows of {size} pixels from seed {seed}: rows are 0 or at least {_MIN_ROWS}, pixels at "
-            "least 16, the seed at least 0."
+            f"Cannot generate {rows} rows of {size} pixels from seed {seed}: rows are 0 or at least {_MIN_ROWS}, "
+            "pixels at least 16, the seed at least 0."
         )
     if layout not in PREFIXES:
         raise UserError(f"Adience has no layout {layout!r}; choose one of {', '.join(PREFIXES)}.")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} exists already: remove it, or name another folder for the drawn faces.")
+        raise UserError(f"{folder} exists already: remove it, or name another folder for the synthetic faces.")
     rng = np.random.default_rng([seed, rows])
     if fold_files is None:
         table = _made_up(rows or _MADE_UP_ROWS, rng)
@@ -99,7 +99,7 @@ def write_adience(
             _write_fold_files(temporary, table, rng)
             _write_pictures(temporary / layout, table, PREFIXES[layout], seed, size, progress)
     except OSError as error:
-        raise UserError(f"{folder}: the drawn faces cannot be written ({error.strerror}).") from error
+        raise UserError(f"{folder}: the synthetic faces cannot be written ({error.strerror}).") from error
     return {
         "about": DISCLAIMER,
         "rows": len(table),
@@ -202,7 +202,7 @@ def _subject(row: Row, seed: int, size: int) -> np.ndarray:
     low, high = parse_age(row.age_label) or (0.0, 80.0)
     age = rng.uniform(min(low, high), max(low, high))
     gender = row.gender if row.gender in (0, 1) else int(rng.integers(2))
-    return draw_face(rng, age, gender, size)
+    return generate_face(rng, age, gender, size)
 
 
 def _photograph(drawing: np.ndarray, rng: np.random.Generator) -> np.ndarray:

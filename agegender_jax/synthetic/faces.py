@@ -1,7 +1,7 @@
-"""Faces drawn from a seed, packed in UTKFace's own archive format.
+"""Faces generated from a seed, packed in UTKFace's own archive format.
 
 The drawings are cartoons: they prove that the pipeline works from end to end, and they say nothing about people. How a
-drawn face shows age and gender is a convention of this file (grey hair, wrinkles, beards, long hair), so a score
+synthetic face shows age and gender is a convention of this file (grey hair, wrinkles, beards, long hair), so a score
 reached on these faces says nothing about photographs. The race in a file name is random; no picture depends on it.
 
 Every cue follows the age gradually, and every face departs from its labels: it looks some years older or younger than
@@ -219,7 +219,7 @@ class _Face:
         return cv2.addWeighted(image, 1, noise, amount, -127.5 * amount)
 
 
-def draw_face(rng: np.random.Generator, age: float, gender: int, size: int = 200) -> np.ndarray:
+def generate_face(rng: np.random.Generator, age: float, gender: int, size: int = 200) -> np.ndarray:
     """Draws one cartoon face. It proves the pipeline and says nothing about people.
 
     Args:
@@ -231,7 +231,7 @@ def draw_face(rng: np.random.Generator, age: float, gender: int, size: int = 200
     Returns:
         uint8 [size, size, 3], RGB.
 
-    >>> draw_face(np.random.default_rng(0), age=40, gender=1).shape
+    >>> generate_face(np.random.default_rng(0), age=40, gender=1).shape
     (200, 200, 3)
     """
     face = _Face(rng, age, gender, size)
@@ -244,7 +244,7 @@ def draw_face(rng: np.random.Generator, age: float, gender: int, size: int = 200
 
 class _Member(NamedTuple):
     name: str
-    age: int  # as drawn, which the name of a conflicting copy does not tell
+    age: int  # as generated, which the name of a conflicting copy does not tell
     gender: int
     face: int  # members with the same face hold the same bytes
 
@@ -266,10 +266,10 @@ def _plan(count: int, seed: int) -> tuple[list[_Member], dict[str, int | str]]:
     times = rng.permutation(np.cumsum(rng.integers(1, max(2, 1_700_000_000 // count), count)))
     races = rng.choice(len(_RACES), count, p=_RACES)
 
-    def member(at: int, age: int, gender: int, drawn: tuple[int, int, int]) -> _Member:
+    def member(at: int, age: int, gender: int, who: tuple[int, int, int]) -> _Member:
         time = datetime(2017, 1, 18) + timedelta(milliseconds=int(times[at]))
         stamp = f"{time:%Y%m%d%H%M%S}{time.microsecond // 1000:03d}"
-        return _Member(f"{age}_{gender}_{races[at]}_{stamp}.jpg.chip.jpg", *drawn)
+        return _Member(f"{age}_{gender}_{races[at]}_{stamp}.jpg.chip.jpg", *who)
 
     faces = [(int(age), int(gender), at) for at, (age, gender) in enumerate(zip(ages, genders, strict=True))]
     members = [member(at, age, gender, (age, gender, at)) for age, gender, at in faces]
@@ -288,7 +288,7 @@ def _plan(count: int, seed: int) -> tuple[list[_Member], dict[str, int | str]]:
 
 
 def write_utkface_archive(path: Path, count: int, seed: int = 0, *, progress: bool = False) -> dict[str, int | str]:
-    """Writes drawn faces as UTKFace's archive: `UTKFace/<age>_<gender>_<race>_<time>.jpg.chip.jpg`, 200 x 200 RGB.
+    """Writes synthetic faces as UTKFace's archive: `UTKFace/<age>_<gender>_<race>_<time>.jpg.chip.jpg`, 200 x 200 RGB.
 
     Labels are distributed roughly as in the release. From 20 members on, the archive has the release's irregularities:
     three names without a race, two irregular names, and byte-identical copies with the same labels (0.6 % of the
@@ -302,16 +302,16 @@ def write_utkface_archive(path: Path, count: int, seed: int = 0, *, progress: bo
         progress: prints a line for each 1,000 members.
 
     Returns:
-        `about`: what drawn faces prove and what not; and the numbers of `members`, `faces` (distinct pictures),
+        `about`: what synthetic faces prove and what not; and the numbers of `members`, `faces` (distinct pictures),
         `duplicates` (copies with the same labels), `conflicts` (with others), `without_race`, `irregular_names`.
 
     Raises:
         UserError: the file exists, or `count` or `seed` is out of range.
     """
     if count < 1 or seed < 0:
-        raise UserError(f"Cannot draw {count} faces from seed {seed}: the count starts at 1, the seed at 0.")
+        raise UserError(f"Cannot generate {count} faces from seed {seed}: the count starts at 1, the seed at 0.")
     if path.exists():
-        raise UserError(f"{path} exists already: remove it, or name another file for the drawn faces.")
+        raise UserError(f"{path} exists already: remove it, or name another file for the synthetic faces.")
     members, summary = _plan(count, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The gzip header holds no name and no time; TarInfo's owner, mode and time are constants.
@@ -323,11 +323,11 @@ def write_utkface_archive(path: Path, count: int, seed: int = 0, *, progress: bo
     ):
         for done, member in enumerate(members, 1):
             rng = np.random.default_rng([seed, member.face])  # a stream for each face: copies come out identical
-            image = cv2.cvtColor(draw_face(rng, member.age, member.gender), cv2.COLOR_RGB2BGR)
+            image = cv2.cvtColor(generate_face(rng, member.age, member.gender), cv2.COLOR_RGB2BGR)
             data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))))[1].tobytes()
             info = tarfile.TarInfo(f"UTKFace/{member.name}")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
             if progress and done % 1000 == 0:
-                print(f"{done:,} of {count:,} faces drawn", flush=True)
+                print(f"{done:,} of {count:,} faces generated", flush=True)
     return summary

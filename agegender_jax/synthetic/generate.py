@@ -11,7 +11,7 @@ from tfds_builders.archive import SYNTHETIC_FILE
 
 
 def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:
-    from agegender_jax.synthetic.faces import write_utkface_archive  # OpenCV, which only drawing needs
+    from agegender_jax.synthetic.faces import write_utkface_archive  # OpenCV, which only generating needs
 
     write_utkface_archive(folder / "UTKFace.tar.gz", count, seed=seed, progress=progress)
 
@@ -36,18 +36,18 @@ def _voices(folder: Path, count: int, seed: int, progress: bool) -> None:
 
 
 VOICE_SPEAKERS = 4
-"""Speakers of each class of drawn voices: the fewest that can be in three parts, and one more."""
+"""Speakers of each class of synthetic voices: the fewest that can be in three parts, and one more."""
 
-DRAWERS: dict[str, Callable[..., None]] = {
+GENERATORS: dict[str, Callable[..., None]] = {
     "utkface": _utkface,
     "adience": _adience,
     "voice_age_gender": _voices,
 }
-"""What draws a dataset, by its name."""
+"""Functions that generate a dataset, by its name."""
 
 
 def builder_options(name: str) -> dict[str, Any]:
-    """Options of the builder that a drawn dataset needs."""
+    """Options of the builder that a synthetic dataset needs."""
     if name == "voice_age_gender":
         from agegender_jax.synthetic.voices import SPEAKER_PATTERN
 
@@ -56,28 +56,28 @@ def builder_options(name: str) -> dict[str, Any]:
 
 
 def generate(name: str, folder: Path, count: int, *, seed: int = 0, progress: bool = True, **options: Any) -> None:
-    """Draws a dataset into a new folder, whole or not at all, with a note in it that it was drawn.
+    """Generates a dataset in a new folder, whole or not at all, with a note in it that it is synthetic.
 
     Args:
-      name: of the dataset, one of `DRAWERS`.
+      name: of the dataset, one of `GENERATORS`.
       folder: to be made; the manual directory that it can be prepared from.
-      count: about how many examples; 0 leaves it to the drawer, where that can say.
-      seed: the same seed draws the same.
+      count: about how many examples; 0 leaves it to the generator, where that has a default.
+      seed: the same seed generates the same.
       progress: whether to show how far it is.
-      **options: of its drawer: `fold_files` of adience, whose labels, users and subjects are taken over.
+      **options: of its generator: `fold_files` of adience, whose labels, users and subjects are taken over.
 
     Raises:
       UserError: an unknown name, or a folder that is there already or cannot be written.
     """
-    if name not in DRAWERS:
-        raise UserError(f"Nothing draws {name!r}; choose one of: {', '.join(DRAWERS)}.")
+    if name not in GENERATORS:
+        raise UserError(f"Nothing generates {name!r}; choose one of: {', '.join(GENERATORS)}.")
     if folder.exists():
         raise UserError(f"{folder} exists already; remove it, or name another folder.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(folder) as temporary:
             temporary.mkdir()
-            DRAWERS[name](temporary, count, seed, progress, **options)
+            GENERATORS[name](temporary, count, seed, progress, **options)
             (temporary / SYNTHETIC_FILE).write_text(f"{DISCLAIMER}\n", encoding="utf-8")
     except OSError as error:
         if folder.exists():  # another process was first, and generated the same

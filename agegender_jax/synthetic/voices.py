@@ -1,4 +1,4 @@
-"""Voices drawn from a seed, in the layout of one folder per `<gender>_<age>`.
+"""Voices generated from a seed, in the layout of one folder per `<gender>_<age>`.
 
 A voice is a source and a filter (Fant 1960): a train of glottal pulses with breath noise, through the resonances of a
 vocal tract that moves from vowel to vowel, with fricatives between. The words are nonsense. The recordings prove that
@@ -30,7 +30,7 @@ SPEAKER_PATTERN = r"/(s\d+)_"
 """Searched in a path such as `male_31/s0012_a_03.wav`, its first group is the speaker."""
 
 CLASSES = tuple(f"{gender}_{age}" for age in (16, 30, 50, 75) for gender in ("female", "male"))
-"""The classes that `write_voices` draws unless told otherwise."""
+"""The classes that `write_voices` generates by default."""
 
 _CLASS = re.compile(r"(male|female)_(\d{1,3})")
 _AGES = (3, 110)  # years
@@ -71,7 +71,7 @@ def _ramp(value: float, start: float, stop: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Speaker:
-    """A drawn speaker: what stays the same in all of its recordings. Arrays are float64."""
+    """A synthetic speaker: what stays the same in all of its recordings. Arrays are float64."""
 
     age: float  # years
     gender: int  # 0 male, 1 female
@@ -91,7 +91,7 @@ class Speaker:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A drawn session: what recordings made at one time in one place share."""
+    """A synthetic session: what recordings made at one time in one place share."""
 
     response: np.ndarray  # float64 [20]: gains of the microphone in dB from 100 Hz to 7.6 kHz
     room: int  # seed of the echoes, so that a session can be recorded at any rate
@@ -103,7 +103,7 @@ class Session:
     mood: float  # how much higher than usual the speaker speaks, in semitones
 
 
-def draw_speaker(rng: np.random.Generator, age: float, gender: int) -> Speaker:
+def sample_speaker(rng: np.random.Generator, age: float, gender: int) -> Speaker:
     """Draws who speaks.
 
     Pitch and formants follow age and gender by the tables above. With age, jitter, shimmer, breathiness and tremor grow
@@ -119,7 +119,7 @@ def draw_speaker(rng: np.random.Generator, age: float, gender: int) -> Speaker:
         The speaker.
 
     >>> rng = np.random.default_rng(0)
-    >>> man, woman, child = (draw_speaker(rng, *who).pitch for who in ((40, 0), (40, 1), (6, 1)))
+    >>> man, woman, child = (sample_speaker(rng, *who).pitch for who in ((40, 0), (40, 1), (6, 1)))
     >>> man < woman < child
     True
     """
@@ -145,7 +145,7 @@ def draw_speaker(rng: np.random.Generator, age: float, gender: int) -> Speaker:
     )
 
 
-def draw_session(rng: np.random.Generator) -> Session:
+def sample_session(rng: np.random.Generator) -> Session:
     """Draws where, when and with what a speaker is recorded."""
     return Session(
         response=rng.normal(0, 1.5, len(_BANDS)),
@@ -236,12 +236,12 @@ def _utterance(speaker: Speaker, rng: np.random.Generator, mood: float, samples:
 def _check_sound(rate: int, seconds: float) -> None:
     if not (_RATES[0] <= rate <= _RATES[1] and _SECONDS[0] <= seconds <= _SECONDS[1]):
         raise UserError(
-            f"Cannot draw voices of {seconds:g} s at {rate} Hz: the length is {_SECONDS[0]:g} to {_SECONDS[1]:g} s, "
-            f"the rate {_RATES[0]} to {_RATES[1]} Hz."
+            f"Cannot generate voices of {seconds:g} s at {rate} Hz: the length is {_SECONDS[0]:g} to {_SECONDS[1]:g} "
+            f"s, the rate {_RATES[0]} to {_RATES[1]} Hz."
         )
 
 
-def draw_voice(
+def generate_voice(
     speaker: Speaker,
     rng: np.random.Generator,
     *,
@@ -253,8 +253,8 @@ def draw_voice(
 
     Args:
         speaker: who speaks.
-        rng: source of what is said and how, and of the noise.
-        session: where it is recorded; by default drawn from `rng`.
+        rng: source of the words, the manner and the noise.
+        session: where it is recorded; by default sampled from `rng`.
         rate: samples a second, 8000 to 48000.
         seconds: length, 0.5 to 60.
 
@@ -265,12 +265,12 @@ def draw_voice(
         UserError: rate or length is out of range.
 
     >>> rng = np.random.default_rng(0)
-    >>> voice = draw_voice(draw_speaker(rng, age=31, gender=1), rng)
+    >>> voice = generate_voice(sample_speaker(rng, age=31, gender=1), rng)
     >>> voice.shape, voice.dtype
     ((32000,), dtype('float32'))
     """
     _check_sound(rate, seconds)
-    session = session or draw_session(rng)
+    session = session or sample_session(rng)
     samples = round(rate * seconds)
     size = fft.next_fast_len(samples + rate // 4, real=True)  # room for the echoes, so that none wraps around
     mouth = _utterance(speaker, rng, session.mood, samples, rate)
@@ -301,12 +301,12 @@ def _parse(classes: Sequence[str]) -> list[tuple[str, int, int]]:
         match = _CLASS.fullmatch(name)
         if match is None or not _AGES[0] <= int(match[2]) <= _AGES[1] or match[2] != str(int(match[2])):
             raise UserError(
-                f"Cannot draw voices of class {name!r}: name it <gender>_<age>, such as female_31, "
+                f"Cannot generate voices of class {name!r}: name it <gender>_<age>, such as female_31, "
                 f"with a whole age of {_AGES[0]} to {_AGES[1]} years."
             )
         parsed.append((name, int(match[2]), GENDERS.index(match[1])))
     if not parsed or len(set(classes)) < len(parsed):
-        raise UserError(f"Cannot draw voices of the classes {', '.join(classes) or '(none)'}: name each once.")
+        raise UserError(f"Cannot generate voices of the classes {', '.join(classes) or '(none)'}: name each once.")
     return parsed
 
 
@@ -327,7 +327,7 @@ def write_voices(
     seconds: float = 2.0,
     progress: bool = False,
 ) -> dict[str, int | float | str]:
-    """Writes drawn voices as `<folder>/<gender>_<age>/<speaker>_<session>_<number>.wav`, 16-bit PCM, one channel.
+    """Writes synthetic voices as `<folder>/<gender>_<age>/<speaker>_<session>_<number>.wav`, 16-bit PCM, one channel.
 
     Speakers are numbered through from `s0001`, class after class. The recordings of one are spread evenly over three
     sessions, `a` to `c` (as many as there are recordings, where fewer). The same arguments, with the same versions of
@@ -344,7 +344,7 @@ def write_voices(
         progress: shows a bar on a terminal.
 
     Returns:
-        `about`: what drawn voices prove and what not; the numbers of `classes`, `speakers`, `sessions` and
+        `about`: what synthetic voices prove and what not; the numbers of `classes`, `speakers`, `sessions` and
         `recordings`; and `rate` and `seconds` of each recording.
 
     Raises:
@@ -355,7 +355,7 @@ def write_voices(
     recordings = speakers * recordings_per_speaker
     if speakers_per_class < 1 or recordings_per_speaker < 1 or speakers > _MAX_SPEAKERS or seed < 0:
         raise UserError(
-            f"Cannot draw {recordings_per_speaker} recordings of {speakers_per_class} speakers in each of "
+            f"Cannot generate {recordings_per_speaker} recordings of {speakers_per_class} speakers in each of "
             f"{len(parsed)} classes from seed {seed}: both numbers start at 1, the seed at 0, and there are at most "
             f"{_MAX_SPEAKERS:,} speakers."
         )
@@ -365,7 +365,7 @@ def write_voices(
     bar = progress_bar(recordings, "Synthesizing voices", unit="recordings", shown=progress)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} exists and is not an empty folder: name another one for the drawn voices.")
+            raise UserError(f"{folder} exists and is not an empty folder: name another one for the synthetic voices.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(folder) as temporary:
             temporary.mkdir()
@@ -373,11 +373,11 @@ def write_voices(
                 name, age, gender = parsed[(number - 1) // speakers_per_class]
                 (temporary / name).mkdir(exist_ok=True)
                 rng = np.random.default_rng([seed, number])  # a stream for each: speakers do not depend on each other
-                speaker = draw_speaker(rng, age, gender)
-                drawn = [draw_session(rng) for _ in range(sessions)]
+                speaker = sample_speaker(rng, age, gender)
+                sampled = [sample_session(rng) for _ in range(sessions)]
                 for recording in range(recordings_per_speaker):
                     at = recording * sessions // recordings_per_speaker
-                    voice = draw_voice(speaker, rng, session=drawn[at], rate=rate, seconds=seconds)
+                    voice = generate_voice(speaker, rng, session=sampled[at], rate=rate, seconds=seconds)
                     file = f"s{number:04d}_{'abc'[at]}_{recording + 1:0{digits}d}.wav"
                     (temporary / name / file).write_bytes(_wav(voice, rate))
                     bar.update()

@@ -20,7 +20,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.commands import predict
 from agegender_jax.errors import UserError
 from agegender_jax.predictor import Predictor
-from agegender_jax.synthetic.faces import draw_face
+from agegender_jax.synthetic.faces import generate_face
 
 Command = Callable[..., int]
 
@@ -30,7 +30,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of five faces, PNG."""
     folder = tmp_path_factory.mktemp("faces")
     for seed in range(5):
-        face = draw_face(np.random.default_rng(seed), age=20 * seed, gender=seed % 2, size=64)
+        face = generate_face(np.random.default_rng(seed), age=20 * seed, gender=seed % 2, size=64)
         Image.fromarray(face).save(folder / f"{seed}.png")
     return folder
 
@@ -304,7 +304,7 @@ def test_a_terminal_obeys_no_file_s_name(
 
 
 def test_detection_is_a_row_a_face(predict_files: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    face = np.pad(draw_face(np.random.default_rng(0), age=30, gender=0), ((60, 60), (60, 60), (0, 0)), "edge")
+    face = np.pad(generate_face(np.random.default_rng(0), age=30, gender=0), ((60, 60), (60, 60), (0, 0)), "edge")
     Image.fromarray(np.concatenate([face, face[:, ::-1]], axis=1)).save(tmp_path / "two.png")
     Image.new("RGB", (60, 60)).save(tmp_path / "none.png")
     assert predict_files(tmp_path, "--detect", "--out", tmp_path / "out.csv", "--min_bytes", 10) == 0

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agegender_jax.synthetic.faces import draw_face
+from agegender_jax.synthetic.faces import generate_face
 from tfds_builders.archive import MAX_FILE_BYTES
 
 Command = Callable[..., int]
@@ -138,7 +138,7 @@ def test_hostile_files(
 ) -> None:
     folder, answered, refused = hostile_folder
     assert len(answered | refused) == 201
-    face = np.pad(draw_face(np.random.default_rng(0), age=30, gender=0), ((60, 60), (60, 60), (0, 0)), "edge")
+    face = np.pad(generate_face(np.random.default_rng(0), age=30, gender=0), ((60, 60), (60, 60), (0, 0)), "edge")
     Image.fromarray(face).save(folder / "zz.png")
     assert predict_files(folder, "--out", tmp_path / "out.csv", *options) == 0
     rows = {row["file"].lstrip("'")[len(str(folder)) + 1 :]: row for row in rows_of(tmp_path / "out.csv")}

@@ -238,7 +238,7 @@ def test_no_folder_can_be_made(
             attempt()
 
 
-# ---------------------------------------------------------------------------------------- drawn faces
+# ---------------------------------------------------------------------------------------- synthetic faces
 
 
 def test_who_prepares_second_takes_what_the_first_prepared(
@@ -271,7 +271,7 @@ def test_who_draws_second_takes_what_the_first_drew(
     def overtaken(*_: Any) -> None:
         shutil.copytree(synthetic_dir, folder)
 
-    monkeypatch.setitem(generate.DRAWERS, "utkface", overtaken)
+    monkeypatch.setitem(generate.GENERATORS, "utkface", overtaken)
     generate.generate("utkface", folder, 160)
     assert (folder / "UTKFace.tar.gz").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]

@@ -25,7 +25,7 @@ from agegender_jax.evaluate.saliency import Explained, Explainer
 from agegender_jax.models.backbones.attention import VARIANTS, Variant
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
-from agegender_jax.synthetic.faces import draw_face
+from agegender_jax.synthetic.faces import generate_face
 from tfds_builders.faces import crop_largest
 
 
@@ -160,7 +160,7 @@ def test_a_run_of_cut_faces_is_shown_the_largest_face(run: Run, tmp_path: Path) 
     cut = Run.load(shutil.copytree(run.directory, tmp_path / "run"))
     cut.recipe.dataset.crop = "haar"
     (cut.directory / "recipe.json").write_text(recipes.to_json(cut.recipe))
-    drawn = draw_face(np.random.default_rng(0), age=30, gender=0)
+    drawn = generate_face(np.random.default_rng(0), age=30, gender=0)
     picture, stored = np.pad(drawn, ((60, 60), (60, 60), (0, 0)), "edge"), io.BytesIO()
     Image.fromarray(picture).save(stored, "PNG")
     (tmp_path / "photo.png").write_bytes(stored.getvalue())

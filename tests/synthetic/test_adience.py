@@ -171,7 +171,7 @@ def test_an_interruption_leaves_nothing_behind(
         assert len(list(tmp_path.iterdir())) == 1  # the temporary folder beside it
         raise error
 
-    monkeypatch.setattr(adience, "draw_face", interrupted)
+    monkeypatch.setattr(adience, "generate_face", interrupted)
     with pytest.raises(error):
         write_adience(tmp_path / "synthetic", 20, size=32)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The drawn faces: their labels can be read off the pixels, and their archive is the release's in form."""
+"""The synthetic faces: their labels can be read off the pixels, and their archive is the release's in form."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 
 from agegender_jax.errors import UserError
 from agegender_jax.synthetic import faces
-from agegender_jax.synthetic.faces import draw_face, write_utkface_archive
+from agegender_jax.synthetic.faces import generate_face, write_utkface_archive
 
 REGULAR = re.compile(r"UTKFace/(\d{1,3})_([01])_([0-4])_(\d{17})\.jpg\.chip\.jpg")
 IRREGULAR = {
@@ -37,25 +37,25 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     return summary, members
 
 
-def test_draw_face_gives_an_rgb_picture_of_the_size_asked_for() -> None:
+def test_generate_face_gives_an_rgb_picture_of_the_size_asked_for() -> None:
     for size in (64, 200):
-        face = draw_face(np.random.default_rng(0), 30, 0, size)
+        face = generate_face(np.random.default_rng(0), 30, 0, size)
         assert face.shape == (size, size, 3)
         assert face.dtype == np.uint8
         assert face.std() > 10
 
 
-def test_draw_face_follows_its_generator_alone() -> None:
-    first, again, other = (draw_face(np.random.default_rng(seed), 30, 1) for seed in (5, 5, 6))
+def test_generate_face_follows_its_generator_alone() -> None:
+    first, again, other = (generate_face(np.random.default_rng(seed), 30, 1) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first.astype(int) - other).mean() > 5
 
 
 @pytest.mark.parametrize("age", [0, 1, 116])
 @pytest.mark.parametrize("gender", [0, 1])
-def test_draw_face_accepts_the_ends_of_the_age_range(age: int, gender: int) -> None:
+def test_generate_face_accepts_the_ends_of_the_age_range(age: int, gender: int) -> None:
     for seed in range(20):
-        assert draw_face(np.random.default_rng(seed), age, gender).shape == (200, 200, 3)
+        assert generate_face(np.random.default_rng(seed), age, gender).shape == (200, 200, 3)
 
 
 def test_hair_gets_lighter_and_skin_more_wrinkled_with_age() -> None:
@@ -63,7 +63,7 @@ def test_hair_gets_lighter_and_skin_more_wrinkled_with_age() -> None:
     # middle lie the bags under a grown-up's eyes and the folds beside the nose, where lines make neighbours differ.
     hair, rough = [], []
     for age in (25, 45, 62, 80):
-        grey = [draw_face(np.random.default_rng(seed), age, 1).astype(float).mean(-1) for seed in range(150)]
+        grey = [generate_face(np.random.default_rng(seed), age, 1).astype(float).mean(-1) for seed in range(150)]
         hair.append(np.mean([face[25:40, 85:115].mean() for face in grey]))
         rough.append(np.mean([np.abs(np.diff(face[106:122, 65:135], axis=0)).mean() for face in grey]))
     assert np.all(np.diff(hair) > 0), hair
@@ -74,7 +74,7 @@ def test_hair_gets_lighter_and_skin_more_wrinkled_with_age() -> None:
 
 def test_gender_changes_the_picture_more_in_grown_ups_than_in_small_children() -> None:
     def difference(age: float) -> float:
-        means = [np.mean([draw_face(np.random.default_rng(s), age, g, 64) for s in range(150)], 0) for g in (0, 1)]
+        means = [np.mean([generate_face(np.random.default_rng(s), age, g, 64) for s in range(150)], 0) for g in (0, 1)]
         return float(np.abs(means[0] - means[1]).mean())
 
     assert difference(35) > 1.2 * difference(1) > 0
@@ -159,7 +159,7 @@ def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "seed"), [(0, 0), (5, -1)])
 def test_numbers_out_of_range_are_refused(tmp_path: Path, count: int, seed: int) -> None:
-    with pytest.raises(UserError, match="Cannot draw"):
+    with pytest.raises(UserError, match="Cannot generate"):
         write_utkface_archive(tmp_path / "UTKFace.tar.gz", count, seed)
     assert not list(tmp_path.iterdir())
 
@@ -176,9 +176,9 @@ def test_an_interruption_leaves_nothing_behind(
         if drawn == 6:
             assert len(list(tmp_path.iterdir())) == 1  # the temporary file, in the same folder
             raise error
-        return draw_face(rng, age, gender)
+        return generate_face(rng, age, gender)
 
-    monkeypatch.setattr(faces, "draw_face", interrupted)
+    monkeypatch.setattr(faces, "generate_face", interrupted)
     with pytest.raises(error):
         write_utkface_archive(tmp_path / "UTKFace.tar.gz", 30)
     assert not list(tmp_path.iterdir())
@@ -187,8 +187,8 @@ def test_an_interruption_leaves_nothing_behind(
 def test_progress_is_told_when_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(faces, "draw_face", lambda *args: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(faces, "generate_face", lambda *args: np.zeros((8, 8, 3), np.uint8))
     write_utkface_archive(tmp_path / "a.tar.gz", 2000, progress=True)
-    assert capsys.readouterr().out.splitlines() == ["1,000 of 2,000 faces drawn", "2,000 of 2,000 faces drawn"]
+    assert capsys.readouterr().out.splitlines() == ["1,000 of 2,000 faces generated", "2,000 of 2,000 faces generated"]
     write_utkface_archive(tmp_path / "b.tar.gz", 1000)
     assert capsys.readouterr().out == ""

@@ -6,15 +6,15 @@ import pytest
 
 from agegender_jax.data.source import locate
 from agegender_jax.errors import UserError
-from agegender_jax.synthetic.generate import DRAWERS, builder_options, generate
+from agegender_jax.synthetic.generate import GENERATORS, builder_options, generate
 from tfds_builders.prepare import dataset_names
 
 
 def test_every_dataset_that_can_be_prepared_can_be_drawn() -> None:
-    assert set(DRAWERS) == set(dataset_names())
+    assert set(GENERATORS) == set(dataset_names())
 
 
-@pytest.mark.parametrize("name", DRAWERS)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_what_is_drawn_can_be_prepared_and_is_known_to_be_drawn(name: str, tmp_path: Path) -> None:
     generate(name, tmp_path / "synthetic", 64, progress=False)
     options = builder_options(name)
@@ -35,12 +35,12 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
         generate("mnist", tmp_path / "new", 20, progress=False)
 
 
-def test_a_drawing_that_ends_midway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generating_that_ends_midway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(folder: Path, *_: object) -> None:
         (folder / "half").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(generate.DRAWERS, "utkface", stopped)
+    monkeypatch.setitem(GENERATORS, "utkface", stopped)
     with pytest.raises(KeyboardInterrupt):
         generate("utkface", tmp_path / "synthetic", 20, progress=False)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The drawn voices: age, gender and speaker can be heard, and the files lie as a real set's do."""
+"""The synthetic voices: age, gender and speaker can be heard, and the files lie as a real set's do."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from agegender_jax.errors import UserError
 from agegender_jax.synthetic import voices
-from agegender_jax.synthetic.voices import SPEAKER_PATTERN, draw_session, draw_speaker, draw_voice, write_voices
+from agegender_jax.synthetic.voices import SPEAKER_PATTERN, generate_voice, sample_session, sample_speaker, write_voices
 
 RATE = 16000
 
@@ -53,8 +53,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 def test_pitch_is_lowest_in_men_and_highest_in_children() -> None:
     measured = {}
     for name, age, gender in (("men", 30, 0), ("women", 30, 1), ("children", 8, 1)):
-        speakers = [draw_speaker(np.random.default_rng(seed), age, gender) for seed in range(12)]
-        pitches = [periodicity(draw_voice(speaker, np.random.default_rng(0)))[0] for speaker in speakers]
+        speakers = [sample_speaker(np.random.default_rng(seed), age, gender) for seed in range(12)]
+        pitches = [periodicity(generate_voice(speaker, np.random.default_rng(0)))[0] for speaker in speakers]
         errors = np.abs(12 * np.log2(np.array(pitches) / [speaker.pitch for speaker in speakers]))
         assert np.median(errors) < 2, (name, errors)  # semitones; a sentence wanders about the mean
         measured[name] = np.mean(pitches)
@@ -63,7 +63,7 @@ def test_pitch_is_lowest_in_men_and_highest_in_children() -> None:
 
 def test_pitch_of_women_falls_and_of_men_rises_late_in_life() -> None:
     def pitch(age: float, gender: int) -> float:
-        return float(np.mean([draw_speaker(np.random.default_rng(seed), age, gender).pitch for seed in range(300)]))
+        return float(np.mean([sample_speaker(np.random.default_rng(seed), age, gender).pitch for seed in range(300)]))
 
     assert pitch(75, 1) < 0.92 * pitch(30, 1)
     assert pitch(80, 0) > 1.05 * pitch(40, 0)
@@ -71,7 +71,7 @@ def test_pitch_of_women_falls_and_of_men_rises_late_in_life() -> None:
 
 def test_formants_are_as_far_apart_as_in_the_literature() -> None:
     men, women, children = (
-        np.mean([draw_speaker(np.random.default_rng(seed), age, gender).formants for seed in range(200)], 0)[:, 2]
+        np.mean([sample_speaker(np.random.default_rng(seed), age, gender).formants for seed in range(200)], 0)[:, 2]
         for age, gender in ((35, 0), (35, 1), (8, 1))
     )
     assert women.mean() / np.mean(WOMEN_F3) == pytest.approx(1, abs=0.05)
@@ -82,7 +82,8 @@ def test_formants_are_as_far_apart_as_in_the_literature() -> None:
 def test_old_voices_are_less_periodic_than_young_ones() -> None:
     def mean_periodicity(age: float) -> float:
         voices = (
-            draw_voice(draw_speaker(np.random.default_rng(s), age, 1), np.random.default_rng(s)) for s in range(16)
+            generate_voice(sample_speaker(np.random.default_rng(s), age, 1), np.random.default_rng(s))
+            for s in range(16)
         )
         return float(np.mean([periodicity(voice)[1] for voice in voices]))
 
@@ -93,9 +94,9 @@ def test_old_voices_are_less_periodic_than_young_ones() -> None:
 def test_a_speaker_sounds_like_itself_in_other_sessions() -> None:
     spectra = []
     for seed in range(16):
-        speaker = draw_speaker(np.random.default_rng(seed), 40, seed % 2)
+        speaker = sample_speaker(np.random.default_rng(seed), 40, seed % 2)
         rng = np.random.default_rng([seed, 1])
-        spectra.append([log_spectrum(draw_voice(speaker, rng)) for _ in range(2)])  # each in a session of its own
+        spectra.append([log_spectrum(generate_voice(speaker, rng)) for _ in range(2)])  # each in a session of its own
     distances = np.abs(np.array(spectra)[:, None, :1] - np.array(spectra)[None, :, 1:]).mean((2, 3))
     same_gender = np.add.outer(np.arange(16), np.arange(16)) % 2 == 0
     own = np.eye(16, dtype=bool)
@@ -104,11 +105,11 @@ def test_a_speaker_sounds_like_itself_in_other_sessions() -> None:
 
 
 def test_a_session_is_heard_in_all_its_recordings() -> None:
-    speaker, rng = draw_speaker(np.random.default_rng(3), 40, 1), np.random.default_rng(4)
+    speaker, rng = sample_speaker(np.random.default_rng(3), 40, 1), np.random.default_rng(4)
     spectra = np.array(
         [
-            [log_spectrum(draw_voice(speaker, rng, session=session)) for _ in range(3)]
-            for session in (draw_session(rng) for _ in range(8))
+            [log_spectrum(generate_voice(speaker, rng, session=session)) for _ in range(3)]
+            for session in (sample_session(rng) for _ in range(8))
         ]
     )
     within = np.abs(spectra[:, 0] - spectra[:, 1]).mean()
@@ -120,7 +121,7 @@ def test_a_session_is_heard_in_all_its_recordings() -> None:
 def test_recordings_are_finite_within_range_and_audible(rate: int, seconds: float) -> None:
     for seed, age in enumerate((3, 9, 13, 40, 110) * 6):
         rng = np.random.default_rng(seed)
-        voice = draw_voice(draw_speaker(rng, age, seed % 2), rng, rate=rate, seconds=seconds)
+        voice = generate_voice(sample_speaker(rng, age, seed % 2), rng, rate=rate, seconds=seconds)
         assert voice.shape == (round(rate * seconds),)
         assert voice.dtype == np.float32
         assert np.isfinite(voice).all()
@@ -129,8 +130,8 @@ def test_recordings_are_finite_within_range_and_audible(rate: int, seconds: floa
 
 
 def test_a_recording_follows_its_generator_alone() -> None:
-    speaker = draw_speaker(np.random.default_rng(1), 31, 1)
-    first, again, other = (draw_voice(speaker, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    speaker = sample_speaker(np.random.default_rng(1), 31, 1)
+    first, again, other = (generate_voice(speaker, np.random.default_rng(seed)) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -213,7 +214,7 @@ def test_an_empty_folder_is_filled_and_any_other_left_alone(tmp_path: Path) -> N
     ],
 )
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="Cannot draw"):
+    with pytest.raises(UserError, match="Cannot generate"):
         write_voices(tmp_path / "voices", **wrong)
     assert not list(tmp_path.iterdir())
 
@@ -232,7 +233,7 @@ def test_an_interruption_leaves_nothing_behind(
             raise error
         return np.zeros(8, np.float32)
 
-    monkeypatch.setattr(voices, "draw_voice", interrupted)
+    monkeypatch.setattr(voices, "generate_voice", interrupted)
     with pytest.raises(error):
         write_voices(tmp_path / "voices")
     assert not list(tmp_path.iterdir())
@@ -241,6 +242,6 @@ def test_an_interruption_leaves_nothing_behind(
 def test_progress_stays_off_what_is_not_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(voices, "draw_voice", lambda *args, **options: np.zeros(8, np.float32))
+    monkeypatch.setattr(voices, "generate_voice", lambda *args, **options: np.zeros(8, np.float32))
     write_voices(tmp_path / "voices", progress=True)
     assert capsys.readouterr() == ("", "")

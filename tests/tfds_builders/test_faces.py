@@ -14,7 +14,7 @@ from agegender_jax.data.dataset import open_dataset
 from agegender_jax.data.source import locate
 from agegender_jax.errors import UserError
 from agegender_jax.recipe_options import data_options
-from agegender_jax.synthetic.faces import draw_face
+from agegender_jax.synthetic.faces import generate_face
 from tests.tfds_builders.files import metadata, pack, read
 from tfds_builders import faces
 from tfds_builders.adience.fold_files import COLUMNS, FILES
@@ -29,7 +29,7 @@ TIME = "20170116174525125"
 
 def face(seed: int = 0, size: int = 200, around: int = 60) -> np.ndarray:
     """Returns a synthetic face with a margin, in which the cascade detects it."""
-    image = draw_face(np.random.default_rng(seed), age=30, gender=seed % 2, size=size)
+    image = generate_face(np.random.default_rng(seed), age=30, gender=seed % 2, size=size)
     return np.pad(image, ((around, around), (around, around), (0, 0)), "edge")
 
 
