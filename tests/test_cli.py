@@ -279,7 +279,7 @@ def test_describe_prints_and_writes_a_page(
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("utkface 1.1.0\n")
-    assert "160 pictures" in printed
+    assert "160 images" in printed
     assert "disjoint, by age group" in printed
     assert "paper (leaky), by age group" in printed
     assert printed.rstrip().splitlines()[-1].startswith("Page with plots and examples: describe-utkface.html")

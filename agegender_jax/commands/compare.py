@@ -19,9 +19,9 @@ def add_parser(commands: Any) -> None:
     parser = add(
         commands,
         "compare",
-        "say whether two runs differ",
-        "Compares two finished runs on the same examples: every figure of both, the difference with its 95 % interval "
-        "(drawn by clusters: subjects, speakers, identical files), and p. Runs whose examples or labels differ are "
+        "compare two runs",
+        "Compares two finished runs on the same examples: every metric of both, the difference with its 95 % interval "
+        "(sampled by clusters: subjects, speakers, identical files), and p. Runs whose examples or labels differ are "
         "refused. The --workdir of a study, trained with --repeats, stands for the mean of its runs, and the interval "
         "then holds their spread. Of two single runs McNemar's test stands beside it.",
         EXAMPLES,

@@ -1,4 +1,4 @@
-"""`agegender report`: a finished run explained in one page."""
+"""`agegender report`: the report of a finished run in one page."""
 
 import argparse
 from pathlib import Path
@@ -18,17 +18,17 @@ def add_parser(commands: Any) -> None:
     parser = add(
         commands,
         "report",
-        "explain a finished run in one page",
-        "Writes a page that needs nothing but itself, RUN/report/index.html: figures with intervals beside what the "
-        "best constant guess reaches, groups, confusion, calibration, learning curves, mistakes, data, split and model "
-        "card. report.json beside it holds the numbers. Only a page of its own kind is replaced.",
+        "report a finished run in one page",
+        "Writes a page that needs nothing but itself, RUN/report/index.html: metrics with intervals beside a baseline, "
+        "groups, confusion, calibration, learning curves, mistakes, data, split and model card. report.json beside it "
+        "holds the numbers. Only a page of its own kind is replaced.",
         EXAMPLES,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
     parser.add_argument(
         "--with-images",
         action="store_true",
-        help="embed pictures of mistakes, and where the network looks: mind the dataset's terms",
+        help="embed images of mistakes, and saliency maps: mind the dataset's terms",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page [RUN/report/index.html]")
     add_data(parser, "with --with-images: where the run's data lie now")
@@ -51,6 +51,6 @@ def _report(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
     )
     people = arguments.with_images and not (run.summary() or {})["synthetic"]
-    held = "; it holds people's data: mind the terms, which it names" if people else ""
+    held = "; it contains people's data: mind the terms, which it names" if people else ""
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB{held})")
     return 0

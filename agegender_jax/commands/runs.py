@@ -1,6 +1,7 @@
-"""`agegender runs`: the runs in a folder, what differs in their recipes, and their figures."""
+"""`agegender runs`: the runs in a folder, what differs in their recipes, and their metrics."""
 
 import argparse
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -30,10 +31,10 @@ def add_parser(commands: Any) -> None:
     parser = add(
         commands,
         "runs",
-        "list runs, what differs in their recipes, and their figures",
+        "list runs, what differs in their recipes, and their metrics",
         f"Lists the runs in a folder and up to {DEPTH} folders below it in one table: dataset, protocol, split, state, "
-        "test figures with 95 % intervals, and where its recipe differs from what most runs on its dataset have. Says "
-        "which figures cannot be compared. A damaged run is named with its reason.",
+        "test metrics with 95 % intervals, and where its recipe differs from most runs on its dataset. Lists which "
+        "metrics cannot be compared, and why a run is damaged.",
         EXAMPLES,
     )
     parser.add_argument("directory", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="[runs]")
@@ -44,20 +45,56 @@ def add_parser(commands: Any) -> None:
 def _runs(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
     prepare()
-    found = [describe(arguments.directory, directory) for directory in find(arguments.directory)]
-    if not found:
+    runs = [describe(arguments.directory, directory) for directory in find(arguments.directory)]
+    if not runs:
         raise UserError(
             f"{arguments.directory} holds no runs (no recipe.json in it or up to {DEPTH} folders below it); "
             "give the folder that their --workdir lies in."
         )
-    result = {"directory": str(arguments.directory), "runs": found, "differing": differing(found)}
-    print(table(result))
-    write_json(arguments.json, result)
+    usual = differing(runs)
+    print(_text(runs, usual))
+    listed = [dataclasses.asdict(run) for run in runs]
+    write_json(arguments.json, {"directory": str(arguments.directory), "runs": listed, "differing": usual})
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class ListedRun:
+    """What is listed of a run; what is not known yet, or because the run is damaged, has its default.
+
+    Attributes:
+      path: relative to the folder whose runs are listed.
+      study: the folder of the study that the run is a trial of, or None.
+      state: `complete`, `damaged`, `not started` or `step n of m`, of the last step that was logged.
+      reason: why it is damaged.
+      recipe: values by key, None of a damaged run.
+      metrics: the main metrics on the test part, by name; their `baseline`, and the ends of their `intervals`.
+    """
+
+    path: str
+    study: str | None
+    state: str
+    reason: str = ""
+    recipe: dict[str, Any] | None = None
+    dataset: str = ""
+    synthetic: bool = False
+    protocol: str = ""
+    age_groups: str = ""
+    split_sha256: str = ""
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    baseline: dict[str, float] = dataclasses.field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    images_per_second: float | None = None
+    seconds: float | None = None
+
+    @property
+    def data(self) -> str:
+        """What the run was trained on, as the table names it: synthetic data are a dataset of their own."""
+        return self.dataset + (" (synthetic)" if self.synthetic else "")
+
+
 def find(directory: Path) -> Iterator[Path]:
-    """Directories of runs, sorted by path; what lies within a run is no run, and links are not followed.
+    """Yields the directories of runs, sorted by path; neither runs within a run nor links are followed.
 
     Raises:
       UserError: the directory is none, or cannot be read.
@@ -82,59 +119,49 @@ def _below(directory: Path, depth: int) -> Iterator[Path]:
                 yield from _below(Path(entry.path), depth + 1)
 
 
-def describe(root: Path, directory: Path) -> dict[str, Any]:
-    """What is known of a run.
+def describe(root: Path, directory: Path) -> ListedRun:
+    """Returns what is listed of a run.
 
     Args:
-      root: which its path is told from.
+      root: which its path is relative to.
       directory: of the run.
-
-    Returns:
-      `path`, `study` (the folder of the study that it is a member of, or None) and `state`: `complete`, `damaged`, or
-      `step n of m`, of the last step that was logged. `reason` of a damaged one. Of others `recipe` (values by key),
-      `dataset`, `drawn`, `protocol`, `age_groups`, `split_sha256`, `figures` and `constant` by name, `intervals` by
-      name (`low`, `high`), `images_per_second`, `seconds`; None or empty where they are not known yet.
     """
-    relative = os.path.relpath(directory, root)
-    study = os.path.dirname(relative) if (directory.parent / "study.json").exists() and relative != "." else None
-    known: dict[str, Any] = {"path": directory.resolve().name if relative == "." else relative, "study": study}
+    path = os.path.relpath(directory, root)
+    study = os.path.dirname(path) if (directory.parent / "study.json").exists() and path != "." else None
+    path = directory.resolve().name if path == "." else path
     try:
-        return known | _known(directory)
+        return ListedRun(path, study, **_values(directory))
     except UserError as error:
-        return known | {"state": "damaged", "reason": str(error)}
+        return ListedRun(path, study, "damaged", str(error))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # JSON of another form than this version's
         reason = f"{directory}: its files are of another version ({type(error).__name__}: {error}); restore them."
-        return known | {"state": "damaged", "reason": reason}
+        return ListedRun(path, study, "damaged", reason)
 
 
-def _known(directory: Path) -> dict[str, Any]:
-    """The rest of `describe`; raises where the run is damaged."""
+def _values(directory: Path) -> dict[str, Any]:
     from agegender_jax.report.content import leaves
     from agegender_jax.run import Run
 
     run = Run.load(directory)
     recipe, metadata, summary = run.recipe, run.metadata(), run.summary()
-    known = {
+    values = {
         "recipe": leaves(recipe),
         "dataset": recipe.dataset.name,
-        "synthetic": bool(metadata.get("synthetic", recipe.dataset.synthetic)),
+        "synthetic": bool((summary or metadata).get("synthetic", recipe.dataset.synthetic)),
         "protocol": recipe.split.protocol,
         "age_groups": recipe.age_groups,
-        "split_sha256": metadata.get("split_sha256"),
-        **{"figures": {}, "constant": {}, "intervals": {}, "images_per_second": None, "seconds": None},
+        "split_sha256": str((summary or metadata).get("split_sha256") or ""),
     }
     if summary is None:
-        return known | {"state": _progress(run)}
-    test, constant, intervals = summary["test"], summary["constant"], summary["intervals"]["test"]
+        return values | {"state": _progress(run)}
+    test, baseline, intervals = summary["test"], summary["constant"], summary["intervals"]["test"]
     names = [name for name, metric in summary["metrics"].items() if metric["main"] and test.get(name) is not None]
-    return known | {
+    return values | {
         "state": "complete",
-        "synthetic": bool(summary["synthetic"]),
-        "split_sha256": str(summary["split_sha256"]),
-        "figures": {name: float(test[name]) for name in names},
-        "constant": {name: constant.get(name) for name in names},
+        "metrics": {name: float(test[name]) for name in names},
+        "baseline": {name: float(baseline[name]) for name in names if baseline.get(name) is not None},
         "intervals": {
-            name: {"low": float(low), "high": float(high)} for name, (low, high) in intervals.items() if name in names
+            name: (float(intervals[name][0]), float(intervals[name][1])) for name in names if name in intervals
         },
         "images_per_second": summary["images_per_second"],
         "seconds": float(summary["seconds"]),
@@ -142,144 +169,117 @@ def _known(directory: Path) -> dict[str, Any]:
 
 
 def _progress(run: Any) -> str:
-    """How far a run is that is not complete."""
     from agegender_jax.splits import Split
     from agegender_jax.train.options import Schedule
 
     if not (run.directory / "split.json").exists():
-        return "not begun"
+        return "not started"
     total = Schedule.from_recipe(run.recipe, len(Split.load(run.directory / "split.json").train)).total
-    last, path = 0, run.directory / "metrics.jsonl"
+    step, path = 0, run.directory / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for line in reversed(lines):
         try:
-            last = int(json.loads(line)["step"])
+            step = int(json.loads(line)["step"])
             break
-        except (ValueError, KeyError, TypeError):  # torn, where the run was killed
+        except (ValueError, KeyError, TypeError):  # not a line that was written whole
             continue
-    return f"step {last:,} of {total:,}"
+    return f"step {step:,} of {total:,}"
 
 
-def differing(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By dataset, drawn ones apart, keys of the recipes that are not the same in all its runs: what most of them have.
+def differing(runs: Sequence[ListedRun]) -> dict[str, dict[str, Any]]:
+    """Returns by dataset the keys of the recipes that are not the same in all its runs, with their commonest values.
 
-    >>> runs = [{"dataset": "utkface", "recipe": {"seed": seed, "name": "small"}} for seed in (0, 1, 0)]
-    >>> differing([*runs, {"dataset": "adience", "recipe": {"seed": 0, "name": "large"}}])
-    {'utkface': {'seed': 0}, 'adience': {}}
+    >>> differing([ListedRun("", None, "", recipe={"seed": seed, "b": 1}, dataset="utkface") for seed in (0, 1, 0)])
+    {'utkface': {'seed': 0}}
     """
-    of_dataset: dict[str, list[Mapping[str, Any]]] = {}
-    for run in found:
-        if "recipe" in run:
-            of_dataset.setdefault(dataset_of(run), []).append(run["recipe"])
-    return {dataset: _common(recipes) for dataset, recipes in of_dataset.items()}
+    recipes: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        if run.recipe is not None:
+            recipes.setdefault(run.data, []).append(run.recipe)
+    usual: dict[str, dict[str, Any]] = {}
+    for dataset, own in recipes.items():
+        usual[dataset] = {}
+        for key in sorted({key for recipe in own for key in recipe}):
+            texts = Counter(json.dumps(recipe.get(key)) for recipe in own)
+            if len(texts) > 1:
+                usual[dataset][key] = json.loads(texts.most_common(1)[0][0])
+    return usual
 
 
-def dataset_of(run: Mapping[str, Any]) -> str:
-    """What a run was trained on, as the table says it."""
-    return str(run["dataset"]) + (" (drawn)" if run.get("synthetic") else "")
-
-
-def _common(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    common = {}
-    for key in sorted({key for recipe in recipes for key in recipe}):
-        texts = Counter(json.dumps(recipe.get(key)) for recipe in recipes)
-        if len(texts) > 1:
-            common[key] = json.loads(texts.most_common(1)[0][0])
-    return common
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The runs as text: one row a run, those of a study under its name; below, what cannot be compared."""
-    found, usual = result["runs"], result["differing"]
-    figures = list(dict.fromkeys(name for run in found for name in run.get("figures", {})))
+def _text(runs: Sequence[ListedRun], usual: Mapping[str, Any]) -> str:
+    """Returns one row a run, those of a study under its name; below, what cannot be compared."""
     rows: list[dict[str, str]] = []
     study = None
-    for run in found:
-        if run["study"] != study and run["study"]:
-            count = sum(each["study"] == run["study"] for each in found)
-            rows.append({"": f"{run['study']}/", "state": f"{count} run{'s' if count > 1 else ''}"})
-        study = run["study"]
-        rows.append({"": run["path"]} | _row(run, figures, usual))
-    titles = ("", "dataset", "protocol", "split", "state", *figures, "images/s", "time", "differs")
-    titles = tuple(title for title in titles if any(row.get(title) for row in rows))
-    lines = plain(Table(titles, [[row.get(title, "") for title in titles] for row in rows]))
-    return "\n".join([lines, *_notes(found, usual)])
+    for run in runs:
+        if run.study and run.study != study:
+            count = sum(each.study == run.study for each in runs)
+            rows.append({"": f"{run.study}/", "state": f"{count} run{'s' if count > 1 else ''}"})
+        study = run.study
+        rows.append(_row(run, usual))
+    names = dict.fromkeys(name for run in runs for name in run.metrics)
+    titles = ("", "dataset", "protocol", "split", "state", *names, "images/s", "time", "differs")
+    shown = [title for title in titles if any(row.get(title) for row in rows)]
+    table = Table(shown, [[row.get(title, "") for title in shown] for row in rows])
+    return "\n".join([plain(table), *map(printable, _notes(runs, usual))])
 
 
-def _row(run: Mapping[str, Any], figures: Sequence[str], usual: Mapping[str, Any]) -> dict[str, str]:
+def _row(run: ListedRun, usual: Mapping[str, Any]) -> dict[str, str]:
     from agegender_jax.splits import marked
 
-    if "recipe" not in run:
-        return {"state": run["state"]}
-    common = usual[dataset_of(run)]
-    own = {key: run["recipe"].get(key) for key, value in common.items() if run["recipe"].get(key) != value}
+    if run.recipe is None:
+        return {"": run.path, "state": run.state}
     cells = {
-        "dataset": printable(dataset_of(run)),
-        "protocol": marked(run["protocol"]),
-        "split": (run["split_sha256"] or "")[:_HASH],
-        "state": run["state"],
-        "images/s": f"{run['images_per_second']:.0f}" if run["images_per_second"] else "",
-        "time": duration(run["seconds"]) if run["seconds"] is not None else "",
-        "differs": ", ".join(f"{key}={_value(value)}" for key, value in own.items()),
+        "": run.path,
+        "dataset": run.data,
+        "protocol": marked(run.protocol),
+        "split": run.split_sha256[:_HASH],
+        "state": run.state,
+        "images/s": f"{run.images_per_second:.0f}" if run.images_per_second else "",
+        "time": duration(run.seconds) if run.seconds is not None else "",
+        "differs": _settings(
+            {key: run.recipe.get(key) for key, value in usual[run.data].items() if run.recipe.get(key) != value}
+        ),
     }
-    for name in figures:
-        if name in run["figures"]:
-            ends, constant = run["intervals"].get(name), run["constant"].get(name)
-            cells[name] = f"{run['figures'][name]:.4f}"
-            if ends:
-                cells[name] += f" [{ends['low']:.4f}, {ends['high']:.4f}]"
-            if constant is not None:
-                cells[name] += f" ({constant:.4f})"
+    for name, value in run.metrics.items():
+        cells[name] = f"{value:.4f}"
+        if name in run.intervals:
+            cells[name] += " [{:.4f}, {:.4f}]".format(*run.intervals[name])
+        if name in run.baseline:
+            cells[name] += f" ({run.baseline[name]:.4f})"
     return cells
 
 
-def _notes(found: Sequence[Mapping[str, Any]], usual: Mapping[str, Any]) -> list[str]:
-    """The lines under the table."""
+def _settings(values: Mapping[str, Any]) -> str:
+    texts = {key: f"{value:g}" if isinstance(value, float) else str(value) or "''" for key, value in values.items()}
+    return ", ".join(f"{key}={text}" for key, text in texts.items())
+
+
+def _notes(runs: Sequence[ListedRun], usual: Mapping[str, Any]) -> list[str]:
+    """Returns the lines under the table."""
     lines = []
     for dataset, common in usual.items():
         if common:
-            most = ", ".join(f"{key}={_value(value)}" for key, value in common.items())
-            count = sum("recipe" in run and dataset_of(run) == dataset for run in found)
-            whom = (
-                f"what most of the {count} runs on {printable(dataset)} have"
-                if count > 2
-                else f"the other on {printable(dataset)}"
-            )
-            lines.append(f"differs: from {whom}: {most}")
-    if any(run.get("constant") for run in found):
-        lines.append("(in brackets): the best constant guess from the training labels, on the same test part")
-    if any(run.get("intervals") for run in found):
-        lines.append("[in square ones]: 95 % intervals over the test examples")
-    if any(run.get("synthetic") for run in found):
+            count = sum(run.recipe is not None and run.data == dataset for run in runs)
+            others = f"most of the {count} runs on {dataset}" if count > 2 else f"the other run on {dataset}"
+            lines.append(f"differs: from {others}: {_settings(common)}")
+    if any(run.baseline for run in runs):
+        lines.append("(...): baseline, the same prediction for every example, chosen on the training labels")
+    if any(run.intervals for run in runs):
+        lines.append("[...]: 95 % interval over samples of test examples")
+    if any(run.synthetic for run in runs):
         lines.append(DISCLAIMER)
-    lines += _incomparable(found)
-    lines += [f"{printable(run['path'])} is damaged: {printable(run['reason'])}" for run in found if "reason" in run]
-    return lines
-
-
-def _incomparable(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which figures must not be compared, dataset by dataset."""
-    lines = []
-    done = [run for run in found if run.get("figures")]
-    for dataset in dict.fromkeys(map(dataset_of, done)):
-        runs = [run for run in done if dataset_of(run) == dataset]
-        splits = dict.fromkeys(run["split_sha256"][:_HASH] for run in runs)
-        schemes = dict.fromkeys(run["age_groups"] for run in runs)
+    complete = [run for run in runs if run.metrics]
+    datasets = dict.fromkeys(run.data for run in complete)
+    for dataset in datasets:
+        splits = list(dict.fromkeys(run.split_sha256[:_HASH] for run in complete if run.data == dataset))
+        schemes = dict.fromkeys(run.age_groups for run in complete if run.data == dataset)
         if len(splits) > 1:
-            named = [*list(splits)[:_SPLITS], f"{len(splits) - _SPLITS} more"] if len(splits) > _SPLITS else splits
-            lines.append(
-                f"{printable(dataset)} has {len(splits)} splits ({', '.join(named)}): figures under different splits "
-                "cannot be compared."
-            )
+            more = [f"{len(splits) - _SPLITS} more"] if len(splits) > _SPLITS else []
+            names = ", ".join([*splits[:_SPLITS], *more])
+            lines.append(f"{dataset} has {len(splits)} splits ({names}), whose metrics cannot be compared.")
         if len(schemes) > 1:
-            lines.append(
-                f"{printable(dataset)} has age groups {', '.join(schemes)}: accuracies under different ones cannot be "
-                "compared."
-            )
-    if len(set(map(dataset_of, done))) > 1:
-        lines.append("Figures of different datasets cannot be compared.")
+            lines.append(f"{dataset} has age groups {', '.join(schemes)}, whose accuracies cannot be compared.")
+    if len(datasets) > 1:
+        lines.append("Metrics of different datasets cannot be compared.")
+    lines += [f"{run.path} is damaged: {run.reason}" for run in runs if run.reason]
     return lines
-
-
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else printable(str(value)) or "''"

@@ -35,13 +35,13 @@ class Example:
     Attributes:
       key: of the example.
       caption: its labels.
-      picture: data URI of a JPEG, "" where the content cannot be decoded.
+      image: data URI of a JPEG, "" where the content cannot be decoded.
       sound: data URI of the stored recording, "" where there is none, or it is too large.
     """
 
     key: str
     caption: str
-    picture: str
+    image: str
     sound: str = ""
 
 
@@ -69,7 +69,7 @@ def choose(columns: Columns, scheme: str, count: int = COUNT) -> list[int]:
         spread = np.linspace(0, len(of_turn) - 1, min(len(of_turn), count - len(taken))).round().astype(int)
         taken += [of_turn[place] for place in spread.tolist()]
         turn += 1
-    return [row for _, row in sorted(taken, key=lambda found: (found[0], str(columns["key"][found[1]])))]
+    return [row for _, row in sorted(taken, key=lambda pair: (pair[0], str(columns["key"][pair[1]])))]
 
 
 def _last(value: int) -> int:
@@ -88,13 +88,13 @@ def make_sheet(contents: Contents, scheme: str, count: int = COUNT) -> list[Exam
     rows, sounds = choose(contents.columns, scheme, count), contents.prepared.kind == "audio"
     stored = [bytes(contents.source[row]["content"]) for row in rows]
     keys = [str(contents.columns["key"][row]) for row in rows]
-    pictures = (_spectrograms if sounds else _thumbnails)(stored, keys)
+    images = (_spectrograms if sounds else _thumbnails)(stored, keys)
     examples, left = [], _MAX_PLAYERS_BYTES
-    for row, key, content, picture in zip(rows, keys, stored, pictures, strict=True):
+    for row, key, content, image in zip(rows, keys, stored, images, strict=True):
         player = ""
         if sounds and len(content) <= min(MAX_PLAYER_BYTES, left):
             player, left = data_uri(_sound_type(content), content), left - len(content)
-        examples.append(Example(key, caption(contents.columns, row), picture, player))
+        examples.append(Example(key, caption(contents.columns, row), image, player))
     return examples
 
 

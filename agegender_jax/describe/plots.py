@@ -29,7 +29,7 @@ def plot(name: str, contents: Contents, scheme: str) -> Plot:
 
 
 def _ages(figure: Any, contents: Contents, scheme: str) -> None:
-    """Men to the left, women to the right, as population pyramids are drawn."""
+    """Men to the left, women to the right, as in a population pyramid."""
     figure.set_size_inches(_WIDTH, 4.2)
     axes = figure.add_subplot()
     age, gender = contents.columns["age"], contents.columns["gender"]
@@ -53,23 +53,23 @@ def _age_groups(figure: Any, contents: Contents, scheme: str) -> None:
     axes = figure.add_subplot()
     by_gender = statistics.age_groups_by_gender(contents.columns, scheme)
     names = (*AGE_GROUPS[scheme].names, "none")
-    _stack(axes, names, {gender: [found[name] for name in names] for gender, found in by_gender.items()}, COLOURS)
+    _stack(axes, names, {gender: [counts[name] for name in names] for gender, counts in by_gender.items()}, COLOURS)
     axes.set_xlabel(f"age group ({scheme})")
     axes.tick_params(axis="x", rotation=90 if len(names) > 10 else 0, labelsize=7 if len(names) > 10 else 8)
 
 
 def _classes(figure: Any, contents: Contents, scheme: str) -> None:
-    found = statistics.classes(contents.columns)[:_CLASSES]
-    figure.set_size_inches(_WIDTH, 1.0 + 0.19 * len(found))
+    classes = statistics.classes(contents.columns)[:_CLASSES]
+    figure.set_size_inches(_WIDTH, 1.0 + 0.19 * len(classes))
     axes = figure.add_subplot()
-    places = range(len(found))
-    bars = axes.barh(places, [each["files"] for each in found], color=BLUE)
-    for bar, each in zip(bars, found, strict=True):
+    places = range(len(classes))
+    bars = axes.barh(places, [each["files"] for each in classes], color=BLUE)
+    for bar, each in zip(bars, classes, strict=True):
         if not each["splittable"]:
             bar.set(alpha=0.45, hatch="////", edgecolor=INK)
-    people = [f" {each['subjects']}" if not each["unidentified"] else " ?" for each in found]
+    people = [f" {each['subjects']}" if not each["unidentified"] else " ?" for each in classes]
     axes.bar_label(bars, people, fontsize=8)
-    axes.set_yticks(places, [literal(each["name"][:28]) for each in found], fontsize=8)
+    axes.set_yticks(places, [literal(each["name"][:28]) for each in classes], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1, y=0.01)
     axes.set_xlabel("files; beside the bar: subjects. Hatched: cannot be split three ways", fontsize=8)
@@ -101,14 +101,14 @@ def _subjects(figure: Any, contents: Contents, scheme: str) -> None:
 def _folds(figure: Any, contents: Contents, scheme: str) -> None:
     figure.set_size_inches(_WIDTH, 3.6)
     axes = figure.add_subplot()
-    found = statistics.folds(contents.columns, scheme)
+    folds = statistics.folds(contents.columns, scheme)
     names = (*AGE_GROUPS[scheme].names, "none")
     import matplotlib
 
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.95, len(names) - 1))
     colours = {**dict(zip(names, shades, strict=False)), "none": COLOURS["unknown"]}
-    heights = {name: [fold["age_groups"][name] for fold in found] for name in names}
-    _stack(axes, [f"fold {fold['fold']}" for fold in found], heights, colours)
+    heights = {name: [fold["age_groups"][name] for fold in folds] for name in names}
+    _stack(axes, [f"fold {fold['fold']}" for fold in folds], heights, colours)
 
 
 def _sounds(figure: Any, contents: Contents, scheme: str) -> None:

@@ -1,4 +1,4 @@
-"""Everything that is known of a prepared dataset without decoding it: its columns, and what the files' headers say."""
+"""What is known of a prepared dataset without decoding it: its columns, and the headers of its files."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ class Contents:
       prepared: where it lies.
       source: its examples, by row.
       columns: `source.COLUMNS`, each `[n]`.
-      headers: what the files are: `bytes` int64; of pictures `width` and `height` int64, pixels; of recordings
+      headers: what the files are: `bytes` int64; of images `width` and `height` int64, pixels; of recordings
         `seconds` float64 and `rate` int64, Hz. Each `[n]`; 0 where a header cannot be read.
     """
 
@@ -39,7 +39,7 @@ class Contents:
 
     @property
     def voices(self) -> bool:
-        """Whether the examples are recordings, or pictures of recordings: only those have classes of their own."""
+        """Whether the examples are recordings, or images of recordings: only those have classes of their own."""
         return self.prepared.kind == "audio" or bool((self.columns["class_name"] != "").any())
 
     @property
@@ -66,7 +66,7 @@ def read(prepared: Prepared, *, progress: bool = True) -> Contents:
         "bytes": [],
         **({"seconds": [], "rate": []} if prepared.kind == "audio" else {"width": [], "height": []}),
     }
-    look = _sound if prepared.kind == "audio" else _picture
+    look = _sound if prepared.kind == "audio" else _image
     with progress_bar(len(source), "Reading", unit="files", shown=progress) as bar:
         for row in range(len(source)):
             example = source[row]
@@ -80,7 +80,7 @@ def read(prepared: Prepared, *, progress: bool = True) -> Contents:
     return Contents(prepared, source, columns, {name: np.asarray(values) for name, values in header.items()})
 
 
-def _picture(content: bytes) -> tuple[int, int]:
+def _image(content: bytes) -> tuple[int, int]:
     from PIL import Image
 
     try:

@@ -1,4 +1,4 @@
-"""What is said of a dataset, section by section, as text and tables that the terminal and the page both show."""
+"""The description of a dataset: sections of sentences and tables that the terminal and the page both show."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ LABELS_AND_TERMS = "Labels and terms"
 
 _LISTED = 25  # ranges, sizes and rates that are listed; the others are counted
 _GROUPS = 10  # age groups that are listed even where they are empty
-_TOLD_APART = ("terms", "labels", "identities")  # of the builder's metadata: not among its counts
+_NOT_COUNTS = ("terms", "labels", "identities")  # of the builder's metadata: not among its counts
 _SIDE_BY_SIDE = ("levi_hassner", "literal", "nearest")  # age groups that are compared fold by fold
 
 
@@ -38,7 +38,7 @@ class Section:
 
 
 def describe(contents: Contents, scheme: str | None = None) -> list[Section]:
-    """Describes a dataset.
+    """Returns the sections of the description of a dataset.
 
     Args:
       contents: the dataset.
@@ -63,26 +63,26 @@ def describe(contents: Contents, scheme: str | None = None) -> list[Section]:
 
 
 def title(contents: Contents) -> str:
-    """The dataset's name, configuration and version."""
+    """Returns the dataset's name, configuration and version."""
     return " ".join(filter(None, (contents.prepared.name, contents.config, contents.prepared.version)))
 
 
 def terms(contents: Contents) -> str:
-    """Under which the dataset may be used."""
+    """Returns the terms under which the dataset may be used."""
     if contents.prepared.synthetic:
-        return "none: it was drawn from a seed, and the terms of the original do not apply"
+        return "none: the data are synthetic, and the terms of the original do not apply"
     return contents.source.terms or "not stated by the builder: find out before you use or share it"
 
 
 def origin(contents: Contents) -> str:
-    """What the labels are."""
+    """Returns what the labels are."""
     if contents.prepared.synthetic:
-        return "what was to be drawn"
+        return "the labels that the synthetic data were made for"
     return str(contents.metadata.get("labels", "")) or "perceived age and gender as annotated"
 
 
 def _what(contents: Contents) -> Section:
-    kind = "recordings" if contents.prepared.kind == "audio" else "pictures"
+    kind = "recordings" if contents.prepared.kind == "audio" else "images"
     parts: list[str | Table] = [
         f"{len(contents.source):,} {kind}, {_megabytes(int(contents.headers['bytes'].sum()))}"
         f"{f' ({DISCLAIMER})' if contents.prepared.synthetic else ''}.",
@@ -96,7 +96,7 @@ def _what(contents: Contents) -> Section:
 
 
 def _is_count(name: str, value: Any) -> bool:
-    return name not in _TOLD_APART and not isinstance(value, str) and value not in ({}, [], None)
+    return name not in _NOT_COUNTS and not isinstance(value, str) and value not in ({}, [], None)
 
 
 def _value(value: Any) -> str:
@@ -141,7 +141,7 @@ def _ages(columns: statistics.Columns) -> Section:
 
 def _age_groups(columns: statistics.Columns, one: str, schemes: Sequence[str]) -> Section:
     counts = statistics.age_group_counts(columns, schemes)
-    if all(found["none"] == len(columns["key"]) for found in counts.values()):
+    if all(of_scheme["none"] == len(columns["key"]) for of_scheme in counts.values()):
         return Section("Age groups", ["No file has an age group."])
     parts: list[str | Table] = [f"{name}: {AGE_GROUPS[name].description}." for name in schemes]
     left_out = False
@@ -158,7 +158,8 @@ def _age_groups(columns: statistics.Columns, one: str, schemes: Sequence[str]) -
     by_gender = statistics.age_groups_by_gender(columns, one)
     total = statistics.age_group_counts(columns, [one])[one]
     rows = [
-        (group, *(f"{found[group]:,}" for found in by_gender.values()), f"{count:,}") for group, count in total.items()
+        (group, *(f"{of_scheme[group]:,}" for of_scheme in by_gender.values()), f"{count:,}")
+        for group, count in total.items()
     ]
     parts.append(Table(("age group", *by_gender, "all"), rows, f"Age groups ({one}) by gender"))
     return Section("Age groups", parts, ("age_groups",))
@@ -171,10 +172,10 @@ def _races(columns: statistics.Columns) -> list[Section]:
 
 
 def _classes(columns: statistics.Columns) -> list[Section]:
-    found = statistics.classes(columns)
-    if not found:
+    classes = statistics.classes(columns)
+    if not classes:
         return []
-    few = sum(not each["splittable"] for each in found)
+    few = sum(not each["splittable"] for each in classes)
     rows = [
         (
             each["name"],
@@ -182,12 +183,12 @@ def _classes(columns: statistics.Columns) -> list[Section]:
             f"{each['subjects']:,}" + (f" + {each['unidentified']:,} unknown" if each["unidentified"] else ""),
             "" if each["splittable"] else "cannot be split three ways",
         )
-        for each in found
+        for each in classes
     ]
     parts: list[str | Table] = [Table(("class", "files", "subjects", ""), rows)]
     if few:
         parts.append(
-            f"{few} of {len(found)} classes have fewer than 3 subjects and cannot be split three ways with nobody "
+            f"{few} of {len(classes)} classes have fewer than 3 subjects and cannot be split three ways with nobody "
             "in two parts; learn gender and age bands or years instead, or add speakers."
         )
     return [Section("Classes", parts, ("classes",))]
@@ -203,10 +204,10 @@ def _subjects(contents: Contents) -> Section:
     if known.any():
         rows.append(_sizes("subjects", statistics.sizes(columns["subject"][known])))
         if unknown := int((~known).sum()):
-            parts.append(f"{unknown:,} files are of nobody who is identified; each counts as a subject of its own.")
+            parts.append(f"{unknown:,} files have no identified subject; each counts as a subject of its own.")
     else:
         parts.append(
-            "Nobody is identified: figures are an upper bound for people who are new. Identical files stay together, "
+            "No subject is identified: metrics are an upper bound for new people. Identical files stay together, "
             "but two files of one person may be in training and in test."
         )
     groups = statistics.sizes(columns["group"])
@@ -227,54 +228,54 @@ def _sizes(name: str, size: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _headers(contents: Contents) -> Section:
-    found = statistics.headers(contents.headers)
+    headers = statistics.headers(contents.headers)
     sound = contents.prepared.kind == "audio"
     parts: list[str | Table] = []
-    if seconds := found.get("seconds"):
+    if seconds := headers.get("seconds"):
         parts.append(
             f"{seconds['total'] / 3600:.2f} hours; a recording lasts {seconds['min']:.2f} to {seconds['max']:.2f} "
             f"seconds, median {seconds['median']:.2f}."
         )
-    by = found["by_rate" if sound else "by_size"]
+    by = headers["by_rate" if sound else "by_size"]
     rows = [(f"{value:,} Hz" if sound else value, f"{count:,}") for value, count in by[:_LISTED]]
     if rows:
         parts.append(Table(("sample rate" if sound else "pixels", "files"), rows, _cut(len(by))))
-    if found["unreadable"]:
-        parts.append(f"{found['unreadable']:,} files have no header that can be read.")
-    return Section("Recordings" if sound else "Pictures", parts, ("sounds",) if seconds else ())
+    if headers["unreadable"]:
+        parts.append(f"{headers['unreadable']:,} files have no header that can be read.")
+    return Section("Recordings" if sound else "Images", parts, ("sounds",) if seconds else ())
 
 
 def _folds(contents: Contents, one: str) -> list[Section]:
     columns = contents.columns
     schemes = tuple(dict.fromkeys((*_SIDE_BY_SIDE, one)))
-    found = statistics.folds(columns, one, schemes)
-    if not found:
+    folds = statistics.folds(columns, one, schemes)
+    if not folds:
         return []
-    names = [f"fold {each['fold']}" for each in found]
+    names = [f"fold {each['fold']}" for each in folds]
 
     def row(name: str, values: Sequence[int]) -> tuple[str, ...]:
         return (name, *(f"{value:,}" for value in values), f"{sum(values):,}")
 
-    rows = [row(key, [each[key] for each in found]) for key in ("rows", "subjects", "groups")]
-    rows += [row(name, [each["genders"][name] for each in found]) for name in found[0]["genders"]]
+    rows = [row(key, [each[key] for each in folds]) for key in ("rows", "subjects", "groups")]
+    rows += [row(name, [each["genders"][name] for each in folds]) for name in folds[0]["genders"]]
     parts: list[str | Table] = [Table(("", *names, "sum"), rows)]
-    rows = [row(name, [each["age_groups"][name] for each in found]) for name in found[0]["age_groups"]]
+    rows = [row(name, [each["age_groups"][name] for each in folds]) for name in folds[0]["age_groups"]]
     parts.append(Table(("age group", *names, "sum"), rows, f"Age groups ({one})"))
-    rows = [row(f"age group, {name}", [each["with_group"][name] for each in found]) for name in schemes]
-    rows.append(row("male or female", [each["gendered"] for each in found]))
+    rows = [row(f"age group, {name}", [each["with_group"][name] for each in folds]) for name in schemes]
+    rows.append(row("male or female", [each["gendered"] for each in folds]))
     counted = contents.metadata
     published = {"levi_hassner_age": PUBLISHED_AGE, "levi_hassner_gender": PUBLISHED_GENDER}
-    for name, figures in published.items():
-        if isinstance(values := counted.get(name), list) and len(values) == len(found):
+    for name, numbers in published.items():
+        if isinstance(values := counted.get(name), list) and len(values) == len(folds):
             label = "age (levi_hassner)" if name.endswith("age") else "male or female"
             rows.append(row(f"{label}, with repeated rows", values))
-            if len(figures) == len(found):
-                rows.append(row(f"{label}, as published", figures))
+            if len(numbers) == len(folds):
+                rows.append(row(f"{label}, as published", numbers))
     parts.append(
         Table(
             ("usable rows", *names, "sum"),
             rows,
-            "What is usable under each scheme; published figures (Levi and Hassner 2015) count repeated rows",
+            "What is usable under each scheme; published numbers (Levi and Hassner 2015) count repeated rows",
         )
     )
     across = {name: statistics.in_several(columns[name], columns["fold"]) for name in ("subject", "group")}
@@ -283,15 +284,15 @@ def _folds(contents: Contents, one: str) -> list[Section]:
 
 
 def _identical(columns: statistics.Columns) -> Section:
-    found = statistics.identical(columns)
-    if not found["groups"]:
+    counts = statistics.identical(columns)
+    if not counts["groups"]:
         return Section("Identical files", ["No two files are identical."])
     return Section(
         "Identical files",
         [
-            f"{found['groups']:,} groups of identical files, {found['files']:,} files in all. In "
-            f"{found['conflicting_groups']:,} of them ({found['conflicting_files']:,} files) ages or genders disagree, "
-            f"in {found['groups_over_5_years']:,} by more than 5 years. Splits keep identical files together under "
+            f"{counts['groups']:,} groups of identical files, {counts['files']:,} files in all. In "
+            f"{counts['conflicting_groups']:,} of them ({counts['conflicting_files']:,} files) labels disagree, in "
+            f"{counts['groups_over_5_years']:,} by more than 5 years. Splits keep identical files together under "
             "disjoint, and those that disagree in train."
         ],
     )

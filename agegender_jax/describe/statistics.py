@@ -22,12 +22,12 @@ _PARTS = 3  # train, validation, test: what a class needs subjects for
 
 
 def genders(columns: Columns) -> dict[str, int]:
-    """How many examples of each gender, `GENDER_NAMES` in order."""
+    """Returns how many examples there are of each gender, `GENDER_NAMES` in order."""
     return {name: int((columns["gender"] == value).sum()) for value, name in GENDER_NAMES.items()}
 
 
 def ages(columns: Columns) -> dict[str, Any]:
-    """What is known of the ages.
+    """Returns what is known of the ages.
 
     Returns:
       `exact`, `ranges` and `unknown` are numbers of examples. Of the exact ages: `min`, `q1`, `median`, `q3`, `max`
@@ -38,7 +38,7 @@ def ages(columns: Columns) -> dict[str, Any]:
     age, low, high = (np.asarray(columns[name], np.float64) for name in ("age", "age_low", "age_high"))
     exact, ranged = np.isfinite(age), ~np.isfinite(age) & np.isfinite(low) & np.isfinite(high)
     by = collections.Counter(zip(low[ranged].tolist(), high[ranged].tolist(), strict=True))
-    found: dict[str, Any] = {
+    statistics: dict[str, Any] = {
         "exact": int(exact.sum()),
         "ranges": int(ranged.sum()),
         "unknown": int((~exact & ~ranged).sum()),
@@ -47,34 +47,34 @@ def ages(columns: Columns) -> dict[str, Any]:
     if exact.any():
         years = age[exact]
         quartiles = np.percentile(years, [0, 25, 50, 75, 100]).tolist()
-        found |= dict(zip(("min", "q1", "median", "q3", "max"), quartiles, strict=True))
+        statistics |= dict(zip(("min", "q1", "median", "q3", "max"), quartiles, strict=True))
         values, counts = np.unique(years, return_counts=True)
-        found |= {"commonest": float(values[counts.argmax()]), "commonest_share": float(counts.max() / len(years))}
+        statistics |= {"commonest": float(values[counts.argmax()]), "commonest_share": float(counts.max() / len(years))}
         grown = years[(years >= HEAPING_FROM) & (years == np.floor(years))]
         if len(np.unique(grown)) >= _HEAPING_AGES:
-            found |= {"whole": len(grown), "multiples_of_5": float((grown % 5 == 0).mean())}
-    return found
+            statistics |= {"whole": len(grown), "multiples_of_5": float((grown % 5 == 0).mean())}
+    return statistics
 
 
 def grouped(columns: Columns, scheme: str) -> np.ndarray:
-    """The age group of every example, int32 `[n]`."""
+    """Returns the age group of every example, int32 `[n]`."""
     return age_groups(scheme).assign_range(columns["age_low"], columns["age_high"])
 
 
 def age_group_counts(columns: Columns, schemes: Sequence[str]) -> dict[str, dict[str, int]]:
-    """By scheme: how many examples each group has, and `none`, how many have no group."""
-    found = {}
+    """Returns by scheme how many examples each group has, and as `none`, how many have no group."""
+    counts = {}
     for scheme in schemes:
         group = grouped(columns, scheme)
-        found[scheme] = {
+        counts[scheme] = {
             **{name: int((group == index).sum()) for index, name in enumerate(AGE_GROUPS[scheme].names)},
             "none": int((group == UNKNOWN).sum()),
         }
-    return found
+    return counts
 
 
 def age_groups_by_gender(columns: Columns, scheme: str) -> dict[str, dict[str, int]]:
-    """By gender: what `age_group_counts` gives; genders that do not occur are left out."""
+    """Returns by gender the counts of `age_group_counts`; genders that do not occur are left out."""
     names, gender = GENDER_NAMES, columns["gender"]
     return {
         names[value]: age_group_counts({k: v[gender == value] for k, v in columns.items()}, [scheme])[scheme]
@@ -84,7 +84,7 @@ def age_groups_by_gender(columns: Columns, scheme: str) -> dict[str, dict[str, i
 
 
 def races(columns: Columns) -> dict[str, int]:
-    """How many examples of each race; empty where none is labelled."""
+    """Returns how many examples there are of each race; empty where none is labelled."""
     race = columns["race"]
     if (race < 0).all():
         return {}
@@ -92,12 +92,12 @@ def races(columns: Columns) -> dict[str, int]:
 
 
 def identified(columns: Columns) -> np.ndarray:
-    """Whose subject is known, bool `[n]`."""
+    """Returns whether the subject is known, bool `[n]`."""
     return columns["subject"] >= 0
 
 
 def sizes(values: np.ndarray) -> dict[str, Any]:
-    """How many examples each of the known values (not negative, int `[k]`) has.
+    """Returns how many examples each of the known values (not negative, int `[k]`) has.
 
     Returns:
       `known`, the number of examples, `distinct` values, and of the examples of one value `min`, `median`, `max`, and
@@ -105,23 +105,23 @@ def sizes(values: np.ndarray) -> dict[str, Any]:
     """
     known = values[values >= 0]
     counts = np.sort(np.unique(known, return_counts=True)[1])[::-1]
-    found: dict[str, Any] = {"known": len(known), "distinct": len(counts)}
+    result: dict[str, Any] = {"known": len(known), "distinct": len(counts)}
     if len(counts):
-        found |= {"min": int(counts[-1]), "median": float(np.median(counts)), "max": int(counts[0])}
-        found["counts"] = counts.tolist()
-    return found
+        result |= {"min": int(counts[-1]), "median": float(np.median(counts)), "max": int(counts[0])}
+        result["counts"] = counts.tolist()
+    return result
 
 
 def classes(columns: Columns) -> list[dict[str, Any]]:
-    """The classes that the dataset names: `name`, `files`, `subjects`, `unidentified` (files), `splittable`.
+    """Returns the classes that the dataset names: `name`, `files`, `subjects`, `unidentified` (files), `splittable`.
 
-    A class can be split three ways where it has three subjects, a file of nobody known being one for itself.
+    A class can be split three ways where it has three subjects, a file without a known subject being one for itself.
     """
-    known, found = identified(columns), []
+    known, result = identified(columns), []
     for name in class_names(columns):
         of = columns["class_name"] == name
         subjects, unidentified = len(np.unique(columns["subject"][of & known])), int((of & ~known).sum())
-        found.append(
+        result.append(
             {
                 "name": name,
                 "files": int(of.sum()),
@@ -130,21 +130,21 @@ def classes(columns: Columns) -> list[dict[str, Any]]:
                 "splittable": subjects + unidentified >= _PARTS,
             }
         )
-    return found
+    return result
 
 
 def folds(columns: Columns, scheme: str, schemes: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The folds that the dataset was published with, in order; empty where there are none.
+    """Returns the folds that the dataset was published with, in order; empty where there are none.
 
     Each has `fold`, `rows`, `subjects`, `groups`, `genders` (as `genders`), `age_groups` (as `age_group_counts` of
     `scheme`), `gendered`, the rows labelled male or female, and in `with_group`, by scheme of `schemes`, the rows that
     have an age group.
     """
-    found = []
+    result = []
     for fold in np.unique(columns["fold"][columns["fold"] >= 0]).tolist():
         of = {name: column[columns["fold"] == fold] for name, column in columns.items()}
         by_gender = genders(of)
-        found.append(
+        result.append(
             {
                 "fold": fold,
                 "rows": len(of["fold"]),
@@ -156,11 +156,11 @@ def folds(columns: Columns, scheme: str, schemes: Sequence[str] = ()) -> list[di
                 "with_group": {name: int((grouped(of, name) >= 0).sum()) for name in schemes},
             }
         )
-    return found
+    return result
 
 
 def in_several(values: np.ndarray, parts: np.ndarray) -> int:
-    """How many of the known values (not negative, int `[n]`) occur in several parts (int `[n]`; negative is no part).
+    """Returns how many of the values (int `[n]`) occur in several parts (int `[n]`); negative ones are unknown.
 
     >>> in_several(np.array([7, 7, 8, 8, -1, -1]), np.array([0, 1, 2, 2, 0, 1]))
     1
@@ -171,34 +171,34 @@ def in_several(values: np.ndarray, parts: np.ndarray) -> int:
 
 
 def identical(columns: Columns) -> dict[str, int]:
-    """Identical files and their contradictions, see `duplicates.find_conflicts`."""
+    """Returns counts of identical files and of their contradictions, see `grouping.find_conflicts`."""
     return contradictions(columns)[1]
 
 
-def headers(found: Columns) -> dict[str, Any]:
-    """What the files are.
+def headers(columns: Columns) -> dict[str, Any]:
+    """Returns what the files are.
 
     Returns:
-      `bytes` in total, and `unreadable`; of pictures `by_size`, counts by (width, height) as text, of recordings
+      `bytes` in total, and `unreadable`; of images `by_size`, counts by (width, height) as text, of recordings
       `by_rate`, counts by sample rate in Hz, and `seconds`: `total`, `min`, `median`, `max`. The commonest come first.
     """
-    told: dict[str, Any] = {"bytes": int(found["bytes"].sum())}
-    if "rate" in found:
-        good = found["rate"] > 0
-        told["by_rate"] = _commonest(found["rate"][good].tolist())
+    result: dict[str, Any] = {"bytes": int(columns["bytes"].sum())}
+    if "rate" in columns:
+        good = columns["rate"] > 0
+        result["by_rate"] = _commonest(columns["rate"][good].tolist())
         if good.any():
-            seconds = found["seconds"][good]
-            told["seconds"] = {
+            seconds = columns["seconds"][good]
+            result["seconds"] = {
                 "total": float(seconds.sum()),
                 "min": float(seconds.min()),
                 "median": float(np.median(seconds)),
                 "max": float(seconds.max()),
             }
     else:
-        good = found["width"] > 0
-        pairs = zip(found["width"][good].tolist(), found["height"][good].tolist(), strict=True)
-        told["by_size"] = _commonest([f"{width}×{height}" for width, height in pairs])
-    return told | {"unreadable": int((~good).sum())}
+        good = columns["width"] > 0
+        pairs = zip(columns["width"][good].tolist(), columns["height"][good].tolist(), strict=True)
+        result["by_size"] = _commonest([f"{width}×{height}" for width, height in pairs])
+    return result | {"unreadable": int((~good).sum())}
 
 
 def _commonest(values: Sequence[Any]) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard and reports, as uint8 arrays `[height, width, 3]`."""
+"""Images for TensorBoard, as uint8 arrays `[height, width, 3]`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 
-def confusion_picture(confusion: np.ndarray, names: Sequence[str], title: str) -> np.ndarray:
-    """A confusion matrix, shaded by the share of each row; every cell holds the count.
+def confusion_image(confusion: np.ndarray, names: Sequence[str], title: str) -> np.ndarray:
+    """Returns a confusion matrix as an image, shaded by the share of each row; every cell holds the count.
 
     Args:
-      confusion: int `[classes, classes]`, row = label, column = answer.
+      confusion: int `[classes, classes]`, row = label, column = prediction.
       names: of the classes.
       title: above the matrix.
     """
@@ -25,19 +25,19 @@ def confusion_picture(confusion: np.ndarray, names: Sequence[str], title: str) -
             axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("answer")
+    axes.set_xlabel("prediction")
     axes.set_ylabel("label (as annotated)")
     axes.set_title(title, fontsize=9)
     return _pixels(figure)
 
 
-def grid_picture(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> np.ndarray:
-    """Pictures in a grid, a caption under each.
+def grid_image(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> np.ndarray:
+    """Returns images in a grid, a caption under each.
 
     Args:
       images: uint8 `[n, size, size, 3]`.
-      captions: one a picture.
-      columns: pictures in a row.
+      captions: one an image.
+      columns: images in a row.
     """
     rows = max(1, -(-len(images) // columns))
     figure = _figure(1.25 * columns, 1.62 * rows)

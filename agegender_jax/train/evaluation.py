@@ -14,7 +14,7 @@ from agegender_jax.evaluate.targets import (
     make_targets,
     measure_targets,
 )
-from agegender_jax.evaluate.tensorboard_images import confusion_picture, grid_picture
+from agegender_jax.evaluate.tensorboard_images import confusion_image, grid_image
 from agegender_jax.models.heads import AgeGroupHead, ClassHead
 from agegender_jax.run import Run
 from agegender_jax.splits import is_leaky
@@ -114,12 +114,12 @@ def _draw(
         head = target.head
         if isinstance(head, ClassHead):
             title = f"{name}, {part}" + (f" ({head.scheme.name})" if isinstance(head, AgeGroupHead) else "")
-            picture = confusion_picture(head.confusion(target.predictions, target.labels), head.names, title)
+            picture = confusion_image(head.confusion(target.predictions, target.labels), head.names, title)
             writers.image(f"{part}/{name}", picture, step)
     sample = np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)
     captions = [_caption(targets, row) for row in sample]
     shown = setup.preprocessor.to_display(loader.read(rows[sample]))
-    writers.image(f"{part}/examples", grid_picture(shown, captions), step)
+    writers.image(f"{part}/examples", grid_image(shown, captions), step)
 
 
 def evaluate_baseline(setup: Setup) -> dict[str, Any]:

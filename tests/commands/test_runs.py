@@ -82,13 +82,11 @@ def test_a_row_a_run_with_what_differs_from_most(tmp_path: Path, capsys: pytest.
     assert [line.split()[0] for line in lines[1:4]] == ["a", "b", "c"]
     assert lines[1].endswith("model.backbone=resnet18, train.epochs=3")
     assert " ".join(lines[3].split()) == "c utkface disjoint aaaaaaaa complete 0.8000 (0.5000) 100 2 min 05 s"
-    assert (
-        lines[4] == "differs: from what most of the 3 runs on utkface have: model.backbone=small_cnn, train.epochs=30"
-    )
+    assert lines[4] == "differs: from most of the 3 runs on utkface: model.backbone=small_cnn, train.epochs=30"
     assert not any("cannot be compared" in line for line in lines)
     written = json.loads((tmp_path / "all.json").read_text())
     assert written["differing"] == {"utkface": {"model.backbone": "small_cnn", "train.epochs": 30.0}}
-    assert [run["figures"] for run in written["runs"]] == [{"gender/accuracy": value} for value in (0.9, 0.9, 0.8)]
+    assert [run["metrics"] for run in written["runs"]] == [{"gender/accuracy": value} for value in (0.9, 0.9, 0.8)]
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,9 +94,9 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, capsys: pytest.CaptureF
     _run(tmp_path / "b", split="b" * 64, age_groups="lower")
     _run(tmp_path / "c", split="c" * 64, **{"dataset.name": "adience"})
     text = "\n".join(_printed(tmp_path, capsys))
-    assert "utkface has 2 splits (aaaaaaaa, bbbbbbbb): figures under different splits cannot be compared." in text
-    assert "utkface has age groups nearest, lower: accuracies under different ones cannot be compared." in text
-    assert "Figures of different datasets cannot be compared." in text
+    assert "utkface has 2 splits (aaaaaaaa, bbbbbbbb), whose metrics cannot be compared." in text
+    assert "utkface has age groups nearest, lower, whose accuracies cannot be compared." in text
+    assert "Metrics of different datasets cannot be compared." in text
     assert "adience has" not in text
     assert "adience have" not in text  # what differs between datasets is no finding
     assert next(line for line in text.splitlines() if line.startswith("c ")).endswith("2 min 05 s")
@@ -111,7 +109,7 @@ def test_a_name_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.Captu
     assert "\x1b" not in "".join(lines)
 
 
-def test_drawn_runs_are_compared_with_drawn_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_runs_are_compared_with_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         run = _run(tmp_path / name, **{"train.epochs": 3.0 if name == "a" else 4.0})
         summary = json.loads((run / "summary.json").read_text())
@@ -124,9 +122,9 @@ def test_drawn_runs_are_compared_with_drawn_ones(tmp_path: Path, capsys: pytest.
     _run(tmp_path / "d")
     _run(tmp_path / "e", **{"train.epochs": 5.0})
     lines = _printed(tmp_path, capsys)
-    assert [line.split()[1:3] for line in lines[1:4]] == [["utkface", "(drawn)"]] * 3
-    assert "differs: from what most of the 3 runs on utkface (drawn) have: train.epochs=4" in lines
-    assert "differs: from the other on utkface: train.epochs=30" in lines
+    assert [line.split()[1:3] for line in lines[1:4]] == [["utkface", "(synthetic)"]] * 3
+    assert "differs: from most of the 3 runs on utkface (synthetic): train.epochs=4" in lines
+    assert "differs: from the other run on utkface: train.epochs=30" in lines
     assert lines[5].endswith("train.epochs=5")
 
 
@@ -140,7 +138,7 @@ def test_a_run_on_the_way_says_how_far_it_is(tmp_path: Path, capsys: pytest.Capt
     (run / "metrics.jsonl").write_text('{"step": 8}\n{"step": 12, "train/loss": 1}\n{"step": 1')
     lines = _printed(tmp_path, capsys)
     assert "step 12 of 20" in lines[1]
-    assert "not begun" in lines[2]
+    assert "not started" in lines[2]
 
 
 def test_a_damaged_run_is_named_and_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +179,7 @@ def test_intervals_are_the_summarys(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "0.9000 [0.8500, 0.9400] (0.5000)" in lines[1]
     assert "0.9000 (0.5000)" in lines[2]
     written = json.loads((tmp_path / "all.json").read_text())["runs"]
-    assert [run["intervals"] for run in written] == [{"gender/accuracy": {"low": 0.85, "high": 0.94}}, {}]
+    assert [run["intervals"] for run in written] == [{"gender/accuracy": [0.85, 0.94]}, {}]
 
 
 def test_a_trained_run_is_listed(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,7 @@ def test_a_damaged_or_large_recording_has_no_player_or_picture(columns: Make, co
     made.source[0]["content"] = b"RIFF" + bytes(2_000_000)
     made.source[1]["content"] = b"RIFFnothing"
     large, damaged = contact_sheet.make_sheet(made, "nearest")
-    assert (large.picture, large.sound, damaged.picture) == ("", "", "")
+    assert (large.image, large.sound, damaged.image) == ("", "", "")
     assert base64.b64decode(damaged.sound.partition(",")[2]) == b"RIFFnothing"
 
 

@@ -32,7 +32,7 @@ def test_every_section_of_a_dataset_with_everything(columns: Make, contents: Cal
     shown = render_text(sections.title(described), sections.describe(described))
     assert shown.startswith("made_up tiny 1.0.0\n")
     for part in (
-        "100 pictures",
+        "100 images",
         "Labels: guessed.",
         "Terms: Mind the gap.",
         "kept 1,234",
@@ -71,7 +71,7 @@ def test_voices_without_ages(columns: Make, contents: Callable[..., Any]) -> Non
 
 def test_nobody_identified(columns: Make, contents: Callable[..., Any]) -> None:
     shown = render_text("", sections.describe(contents(columns(30, age=range(30), subject=[-1] * 30))))
-    assert "Nobody is identified: figures are an upper bound for people who are new." in shown
+    assert "No subject is identified: metrics are an upper bound for new people." in shown
     assert "Terms: not stated by the builder" in shown
 
 

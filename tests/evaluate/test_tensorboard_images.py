@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agegender_jax.evaluate.tensorboard_images import confusion_picture, grid_picture
+from agegender_jax.evaluate.tensorboard_images import confusion_image, grid_image
 
 
 def is_picture(image: np.ndarray) -> bool:
@@ -15,46 +15,46 @@ def is_picture(image: np.ndarray) -> bool:
 
 def test_a_confusion_matrix_shows_its_counts_and_its_title() -> None:
     counts = np.array([[5, 1], [0, 6]])
-    picture = confusion_picture(counts, ("male", "female"), "gender")
+    picture = confusion_image(counts, ("male", "female"), "gender")
     assert is_picture(picture)
-    np.testing.assert_array_equal(picture, confusion_picture(counts, ("male", "female"), "gender"))
-    same_shares = confusion_picture(10 * counts, ("male", "female"), "gender")
-    other_title = confusion_picture(counts, ("male", "female"), "age")
+    np.testing.assert_array_equal(picture, confusion_image(counts, ("male", "female"), "gender"))
+    same_shares = confusion_image(10 * counts, ("male", "female"), "gender")
+    other_title = confusion_image(counts, ("male", "female"), "age")
     for other in (same_shares, other_title):
         assert other.shape == picture.shape
         assert (other != picture).any()
 
 
 def test_a_confusion_matrix_grows_with_its_classes_and_may_be_empty() -> None:
-    small = confusion_picture(np.zeros((2, 2), int), ("a", "b"), "t")
-    large = confusion_picture(np.zeros((24, 24), int), [str(i) for i in range(24)], "t")
+    small = confusion_image(np.zeros((2, 2), int), ("a", "b"), "t")
+    large = confusion_image(np.zeros((24, 24), int), [str(i) for i in range(24)], "t")
     assert is_picture(large)
     assert large.shape[0] > 2 * small.shape[0]
 
 
 def test_a_grid_shows_every_picture_in_its_place() -> None:
     images = np.zeros((5, 16, 16, 3), np.uint8)
-    dark = grid_picture(images, [""] * 5, columns=4)
+    dark = grid_image(images, [""] * 5, columns=4)
     assert is_picture(dark)
     for place in range(5):
         lit = images.copy()
         lit[place] = 255, 0, 0
-        changed = np.argwhere((grid_picture(lit, [""] * 5, columns=4) != dark).any(-1)).mean(0)
+        changed = np.argwhere((grid_image(lit, [""] * 5, columns=4) != dark).any(-1)).mean(0)
         cell = changed // (dark.shape[0] / 2, dark.shape[1] / 4)
         assert cell.tolist() == [place // 4, place % 4]
 
 
 def test_a_grid_shows_its_captions_and_may_be_empty() -> None:
     images = np.zeros((2, 16, 16, 3), np.uint8)
-    assert (grid_picture(images, ["male 31", "a"]) != grid_picture(images, ["male 32", "a"])).any()
-    assert is_picture(grid_picture(images[:0], []))
+    assert (grid_image(images, ["male 31", "a"]) != grid_image(images, ["male 32", "a"])).any()
+    assert is_picture(grid_image(images[:0], []))
 
 
 def test_no_display_is_asked_for() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from agegender_jax.evaluate.tensorboard_images import confusion_picture\n"
-        "confusion_picture(np.eye(2, dtype=int), ('a', 'b'), 't')\n"
+        "from agegender_jax.evaluate.tensorboard_images import confusion_image\n"
+        "confusion_image(np.eye(2, dtype=int), ('a', 'b'), 't')\n"
         "sys.exit('matplotlib.pyplot' in sys.modules or 'tkinter' in sys.modules)"
     )
     root = Path(__file__).parents[2]
