@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from agegender_jax.models.convolution import Padding, conv2d, cpu_form, depthwise_conv2d, padded, strided_windows
 
@@ -51,7 +52,9 @@ def intercept_features(see: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
         _AT_LAST_MAP.reset(token)
 
 
-def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -> jax.Array:
+def max_pool(
+    x: Float[Array, "batch height width channels"], window: int = 2, stride: int = 2, padding: int = 0
+) -> Float[Array, "batch rows columns channels"]:
     """Takes the maximum over square windows; an incomplete last window is dropped ("floor" pooling).
 
     A map that is smaller than the window is one window.
@@ -59,7 +62,7 @@ def max_pool(x: jax.Array, window: int = 2, stride: int = 2, padding: int = 0) -
     Where several inputs tie for the maximum, the first of them has the gradient.
 
     Args:
-      x: `[batch, height, width, channels]`.
+      x: a feature map.
       window: edge of the window, pixels.
       stride: pixels between windows.
       padding: pixels on every side, which are never the maximum.
@@ -110,7 +113,9 @@ def _pooled_backward(
 _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
-def average_pool(x: jax.Array, window: int = 2) -> jax.Array:
+def average_pool(
+    x: Float[Array, "batch height width channels"], window: int = 2
+) -> Float[Array, "batch rows columns channels"]:
     """Takes the mean over square windows side by side; an incomplete last window is dropped.
 
     A map that is smaller than the window is one window.
@@ -125,7 +130,9 @@ def average_pool(x: jax.Array, window: int = 2) -> jax.Array:
     return x.reshape(batch, rows, window, columns, window, channels).mean((2, 4))
 
 
-def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+def adaptive_average_pool(
+    x: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch rows columns channels"]:
     """Takes the mean over the cells of a grid of `size` by `size`, as PyTorch's `adaptive_avg_pool2d` does.
 
     A map that is smaller than the grid stays as it is: repeating its values would add parameters and no information.
@@ -143,14 +150,14 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
 
 
 def local_response_norm(
-    x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> jax.Array:
+    x: Float[Array, "*batch channels"], size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Float[Array, "*batch channels"]:
     """Normalises across channels: local response normalisation (Krizhevsky et al. 2012, section 3.3, in Caffe's form).
 
     `x / (k + alpha / size * sum over the neighbouring channels of x^2) ** beta`.
 
     Args:
-      x: `[..., channels]`.
+      x: a feature map, channels last.
       size: number of neighbouring channels, odd.
       alpha: scale, divided by `size` as Caffe and PyTorch do.
       beta: exponent.

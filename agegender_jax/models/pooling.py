@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from agegender_jax.models import layers
 from agegender_jax.models.registry import BackboneOptions
+
+FeatureMap = Float[Array, "batch height width channels"]
 
 
 class Backbone(nnx.Module):
@@ -25,7 +28,9 @@ class Backbone(nnx.Module):
         self.trunk, self.top = trunk, top
         self.embedding_size = top.embedding_size
 
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch size size 3"], *, train: bool = False, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "batch embedding"]:
         """Returns the embedding; `rngs` holds the stream `dropout`, needed if `train`."""
         return self.top(self.trunk(x, train=train, rngs=rngs), train=train, rngs=rngs)
 
@@ -42,7 +47,9 @@ class AveragePool(nnx.Module):
         self.embedding_size = channels
         self.dropout = nnx.Dropout(dropout)
 
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "batch embedding"]:
         """Returns the embedding."""
         return self.dropout(x.mean((1, 2)), deterministic=not train, rngs=rngs)
 
@@ -88,7 +95,9 @@ class MLPPool(nnx.Module):
         self.dropout = nnx.Dropout(dropout)
         self.embedding_size = sizes[-1]
 
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "batch embedding"]:
         """Returns the embedding."""
         x = layers.adaptive_average_pool(x, self.grid)
         x = x.reshape(x.shape[0], -1)
@@ -114,7 +123,9 @@ class GlobalMaxPool(nnx.Module):
         self.norm = layers.BatchNorm(channels, dtype=dtype)
         self.embedding_size = channels
 
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "batch embedding"]:
         """Returns the embedding."""
         return nnx.relu(self.norm(x.max((1, 2)), train=train))
 
@@ -136,7 +147,9 @@ class GlobalMaxPoolLiteral(nnx.Module):
         self.norm = layers.BatchNorm(classes, dtype=dtype)
         self.embedding_size = classes
 
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "batch embedding"]:
         """Returns the embedding."""
         x = nnx.softmax(self.dense(x.max((1, 2))))
         return nnx.relu(self.norm(x, train=train))
