@@ -12,7 +12,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
+from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.heads import HEADS
+from agegender_jax.models.registry import INITS, POOLINGS
 
 
 def base() -> ConfigDict:
@@ -135,8 +137,6 @@ _CHOICES = {
     "split.protocol": ("disjoint", "paper"),
     "audio.spectrogram": ("log_mel", "audiomnist"),
     "split.stratify": ("age_group", "gender", "class"),
-    "model.pooling": ("published", "average", "max", "max_literal"),
-    "model.init": ("default", "published"),
     "model.gender_to_age": ("off", "joined", "stopped"),
     "model.dtype": ("float32", "bfloat16"),
     "optimizer.name": ("adam", "adamw", "sgd"),
@@ -252,7 +252,8 @@ def _choices() -> dict[str, tuple[str, ...]]:
     of_heads = {
         f"heads.{name}.{option}": values for name, head in HEADS.items() for option, values in head.choices.items()
     }
-    return _CHOICES | of_heads
+    of_model = {"model.backbone": tuple(BACKBONES), "model.pooling": POOLINGS, "model.init": INITS}
+    return _CHOICES | of_model | of_heads
 
 
 def to_json(recipe: ConfigDict) -> str:

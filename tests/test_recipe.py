@@ -97,6 +97,7 @@ def test_a_config_says_which_arguments_it_knows() -> None:
     [
         ("age_groups", "oldest"),
         ("split.protocol", "random"),
+        ("model.backbone", "vgg"),
         ("model.dtype", "float16"),
         ("heads.age.decoding", "argmax"),
         ("heads.age.loss", "l2"),
