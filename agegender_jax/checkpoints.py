@@ -102,34 +102,7 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is not there, or is damaged.
         """
-        scalar = None
-        if leaves := jax.tree.leaves(abstract):
-            sharding = leaves[0].sharding
-            if isinstance(sharding, NamedSharding):
-                sharding = NamedSharding(sharding.mesh, PartitionSpec())
-            scalar = jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)
-        wanted = {item: abstract, "checksums": {"training": scalar, "model": scalar} if leaves else None}
-        found: Any = None
-        failure: BaseException | None = None
-        try:
-            found = self._checkpointer.load_checkpointables(step, wanted)
-        except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
-            failure = error
-        if not all_agree(failure is None):
-            failure = failure or ValueError("another process cannot read its part")
-        # Of all processes' parts together, but each reads the files by itself.
-        elif not all_agree(int(_checksum(found[item])) == int(found["checksums"][item])):
-            failure = ValueError("its arrays are not those that were saved")
-        else:
-            return found[item]
-        cause: BaseException = failure
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
-        raise UserError(
-            f"{self._checkpointer.directory}: the checkpoint of step {step} cannot be read ({reason}); restore it "
-            "from a copy."
-        ) from failure
+        return _read(Path(self._checkpointer.directory), step, item, abstract)
 
     def restore_newest(self, item: str, abstract: Any) -> tuple[int, Any] | None:
         """The newest checkpoint that can be read, `(step, item)`, or None where there is none.
@@ -176,6 +149,52 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go of the directory."""
         self._checkpointer.close()
+
+
+def read_model(directory: Path, step: int, abstract: Any) -> Any:
+    """Reads the model of a checkpoint, and writes nothing.
+
+    Args:
+      directory: where the checkpoints lie.
+      step: of the checkpoint.
+      abstract: pytree of `jax.ShapeDtypeStruct`, how it is laid out; None is as it was saved.
+
+    Raises:
+      UserError: the checkpoint is not there, or is damaged.
+    """
+    if not (directory / str(step)).is_dir():
+        raise UserError(f"{directory} has no checkpoint of step {step}; restore it from a copy.")
+    return _read(directory, step, "model", abstract)
+
+
+def _read(directory: Path, step: int, item: str, abstract: Any) -> Any:
+    scalar = None
+    if leaves := jax.tree.leaves(abstract):
+        sharding = leaves[0].sharding
+        if isinstance(sharding, NamedSharding):
+            sharding = NamedSharding(sharding.mesh, PartitionSpec())
+        scalar = jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)
+    wanted = {item: abstract, "checksums": {"training": scalar, "model": scalar} if leaves else None}
+    restored: Any = None
+    failure: BaseException | None = None
+    try:
+        restored = ocp.load_checkpointables(directory.resolve() / str(step), wanted)
+    except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
+        failure = error
+    if not all_agree(failure is None):
+        failure = failure or ValueError("another process cannot read its part")
+    # Of all processes' parts together, but each reads the files by itself.
+    elif not all_agree(int(_checksum(restored[item])) == int(restored["checksums"][item])):
+        failure = ValueError("its arrays are not those that were saved")
+    else:
+        return restored[item]
+    cause: BaseException = failure
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+    raise UserError(
+        f"{directory}: the checkpoint of step {step} cannot be read ({reason}); restore it from a copy."
+    ) from failure
 
 
 def _checksum(tree: Any) -> np.ndarray:

@@ -1,8 +1,10 @@
 """A finished run as a function from pictures or recordings to answers.
 
 It needs nothing but the run's directory, and shows the network what training and evaluation showed it: the decoding,
-the preprocessing and the program are theirs, down to the number of examples in a batch. Predictions are
-therefore those of `agegender evaluate`, bit for bit.
+the preprocessing and the program are theirs. Where at least one batch of the run's own size (`evaluate.batch_size`) is
+asked for at once, all is computed in such batches, and the predictions are those of `agegender evaluate`, bit for bit.
+Fewer examples are computed in the smallest batch of `BATCH_SIZES` that holds them, so that one face does not cost 256:
+their predictions are those of `agegender evaluate` up to rounding.
 """
 
 import io
@@ -13,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -23,23 +25,20 @@ import soundfile
 
 from agegender_jax.data.decode_image import decode_whole
 from agegender_jax.data.decode_pool import DecodePool
-from agegender_jax.data.detect import MAX_FACES, Detection, NoDetector, as_file, detection_of, faces
+from agegender_jax.data.detect import MAX_FACES, Detection, NoDetector, as_file, faces
 from agegender_jax.data.files import read_file
 from agegender_jax.data.loader import ArrayLoader
-from agegender_jax.data.preprocess import preprocessor_as_trained
 from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.complete import complete
-from agegender_jax.evaluate.evaluate_run import evaluated_model
-from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.prediction_table import PredictionTable, concatenate, make_prediction_table
-from agegender_jax.mesh import make_mesh
-from agegender_jax.recipe_options import preprocess_options
-from agegender_jax.run import Run
 from tfds_builders.faces import NO_FACE
 
 AHEAD = 2
 """Batches that are read and decoded, or computed, while one is looked at."""
+
+BATCH_SIZES = (1, 8, 64)
+"""Sizes of batches, besides the run's own; each is compiled when it is first needed."""
 
 WITHOUT_FACE = f"{NO_FACE}."
 """Error of a picture in which no face was found."""
@@ -49,27 +48,20 @@ Item = str | os.PathLike[str] | np.ndarray
 
 
 class Predictor:
-    """A finished run, ready to answer; see `load`.
+    """A finished run, ready to predict; close it when done, or use it as a context manager.
 
     Attributes:
-      run: the run.
-      kind: of what it takes, one of `source.KINDS`.
+      model: the run.
+      kind: of what it takes, `image` or `audio`.
       heads: by name.
-      detection: how the run's data were searched for faces, and so are pictures unless `stream` is told otherwise; None
-        where they were taken as they are.
-      batch_size: examples that are computed at a time; fewer cost as much.
+      batch_size: the run's own: most examples that are computed at a time.
     """
 
-    def __init__(self, run: Run) -> None:
-        summary, metadata = complete(run)
-        self.run, self.kind, self.heads = run, str(metadata.get("kind", "image")), run.heads()
-        self.detection = detection_of(run.recipe.dataset.crop)
-        self._inputs = preprocessor_as_trained(preprocess_options(run.recipe), metadata, str(run.directory))
-        self._mesh = make_mesh()
-        self._model_state, graphdef = evaluated_model(run, summary["evaluated_step"])
-        self._evaluator = Evaluator(graphdef, self.heads, run.recipe.evaluate.batch_size, self._inputs, self._mesh)
-        devices = self._mesh.shape["data"]
-        self.batch_size = -(-run.recipe.evaluate.batch_size // devices) * devices
+    def __init__(self, model: LoadedModel) -> None:
+        self.model, self.kind, self.heads = model, model.kind, model.heads
+        self._inputs = model.preprocessor
+        devices = model.mesh.shape["data"]
+        self.batch_size = -(-model.run.recipe.evaluate.batch_size // devices) * devices
         self._workers = DecodePool(self._inputs.decode, self._inputs.shape, self._inputs.dtype)
         self._searching = ThreadPoolExecutor(cores(), thread_name_prefix="detect")
         self._computing = threading.Lock()
@@ -79,12 +71,24 @@ class Predictor:
         """Loads a finished run.
 
         Args:
-          directory: the run's, `--workdir` of `launch.py`.
+          directory: of the run, the `--workdir` of `launch.py`.
 
         Raises:
           UserError: it holds no complete run.
         """
-        return cls(Run.load(Path(directory)))
+        return cls(LoadedModel.load(directory))
+
+    def close(self) -> None:
+        """Ends the threads and processes that decode."""
+        self._searching.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> "Predictor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def predict(self, items: Iterable[Item], **options: Any) -> PredictionTable:
         """The answers for all items at once; the options and errors are those of `stream`."""
@@ -129,8 +133,16 @@ class Predictor:
         if not abstain_wider > 0:
             raise UserError(f"abstain_wider={abstain_wider:g} is no width of an interval; it must be above 0 years.")
         if detect and self.kind != "image":
-            raise UserError(f"{self.run.directory} learned from recordings, which show no faces; leave detection out.")
-        detection = self.detection if detect is None else Detection() if detect is True else detect or None
+            raise UserError(
+                f"{self.model.run.directory} learned from recordings, which show no faces; leave detection out."
+            )
+        detection: Detection | None
+        if detect is None:
+            detection = self.model.detection
+        elif isinstance(detect, Detection):
+            detection = detect
+        else:
+            detection = Detection() if detect else None
 
         def answer(first: int, some: Sequence[Item]) -> PredictionTable:
             names = [
@@ -143,7 +155,9 @@ class Predictor:
             else:
                 names, reasons, boxes, decoded = self._faces(some, names, errors, detection)
             abstain = {"abstain_below": abstain_below, "abstain_wider": abstain_wider}
-            return self._answers(names, reasons, boxes, decoded, level=level, **abstain)
+            return self._answers(
+                names, reasons, boxes, decoded, whole=first > 0 or len(some) == self.batch_size, level=level, **abstain
+            )
 
         source, first = iter(items), 0
         pool = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="predict")
@@ -158,6 +172,10 @@ class Predictor:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def batch_size_for(self, count: int) -> int:
+        """Returns the size of the batches in which `count` examples are computed that are asked for at once."""
+        return min((size for size in BATCH_SIZES if count <= size < self.batch_size), default=self.batch_size)
 
     def _encoded(self, item: np.ndarray, rate: int) -> bytes:
         """An array as a file without loss, so that it goes the way of all files."""
@@ -226,14 +244,21 @@ class Predictor:
         errors: Sequence[str],
         boxes: np.ndarray | None,
         decoded: np.ndarray,
+        *,
+        whole: bool = False,
         **options: float,
     ) -> PredictionTable:
         good = np.flatnonzero([not error for error in errors])
-        said = self._distributions(decoded if len(good) == len(names) else decoded[good])
-        return make_prediction_table(self.heads, said, names, errors, good, boxes=boxes, **options)
+        distributions = self._distributions(decoded if len(good) == len(names) else decoded[good], whole)
+        return make_prediction_table(self.heads, distributions, names, errors, good, boxes=boxes, **options)
 
-    def _distributions(self, decoded: np.ndarray) -> dict[str, np.ndarray]:
-        """What the heads say, float32 `[n, ...]` by name."""
+    def _distributions(self, decoded: np.ndarray, whole: bool) -> dict[str, np.ndarray]:
+        """Computes the distributions of the heads, float32 `[n, ...]` by name.
+
+        Args:
+          decoded: examples `[n, ...]`.
+          whole: compute in a batch of the run's own size, whatever `n` is.
+        """
         if not len(decoded):
             shapes = {
                 name: jax.eval_shape(head.distribution, jax.ShapeDtypeStruct((1, head.size), jnp.float32)).shape
@@ -241,10 +266,10 @@ class Predictor:
             }
             return {name: np.empty((0, *shape[1:]), np.float32) for name, shape in shapes.items()}
         # One at a time: two would share the cores and need twice the memory.
-        with self._computing, jax.set_mesh(self._mesh):
-            feed = ArrayLoader(decoded, self._mesh)
-            flip = self.run.recipe.evaluate.flip
-            return self._evaluator.distributions(self._model_state, feed, np.arange(len(decoded)), flip=flip)
+        with self._computing, jax.set_mesh(self.model.mesh):
+            loader = ArrayLoader(decoded, self.model.mesh)
+            size = self.batch_size if whole else self.batch_size_for(len(decoded))
+            return self.model.distributions(loader, np.arange(len(decoded)), batch_size=size)
 
 
 def _check_image(array: np.ndarray) -> None:

@@ -28,7 +28,6 @@ from agegender_jax import atomic
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import UserError
-from agegender_jax.models.heads import Head, build_heads
 from agegender_jax.splits import Split
 
 REPORT = "report/index.html"
@@ -132,6 +131,17 @@ class Run:
         """The final figures, or None while the run is not complete."""
         return self._json("summary.json")
 
+    def require_summary(self) -> dict[str, Any]:
+        """Returns the final metrics.
+
+        Raises:
+          UserError: the run is not complete.
+        """
+        summary = self.summary()
+        if summary is None or not self.metadata():
+            raise UserError(f"{self.directory} is not complete; run its launch.py command again to finish it.")
+        return summary
+
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Writes a JSON file of the run, whole or not at all.
 
@@ -174,14 +184,8 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); restore the file.") from error
 
-    def heads(self) -> dict[str, Head]:
-        """The heads, with the classes and the class weights that the run was trained with."""
-        metadata = self.metadata()
-        weights = {name: np.array(values, np.float32) for name, values in metadata.get("class_weights", {}).items()}
-        return build_heads(self.recipe, metadata.get("class_names") or ("unknown",), weights)
-
     def checkpoints(self) -> Checkpoints:
-        """The checkpoints; close them when done."""
+        """Opens the checkpoints to train; close them when done."""
         return Checkpoints(self.directory / "checkpoints", self.recipe.checkpoint.keep)
 
     def _json(self, name: str) -> dict[str, Any] | None:

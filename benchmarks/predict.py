@@ -18,17 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from agegender_jax.data.dataset import Dataset, ResidentDataset, StreamedDataset
 from agegender_jax.data.loader import make_loader
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import Opened, evaluated_model, open_run
-from agegender_jax.evaluate.evaluator import Evaluator
-from agegender_jax.mesh import make_mesh
+from agegender_jax.evaluate.evaluate_run import EvaluationData, open_data
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.predictor import Predictor
-from agegender_jax.run import Run
 from benchmarks import bench_rows, jax_side, launch_runs
 from benchmarks.bench_rows import Row, make_row, say
 from benchmarks.pipe_rpc import ROOT
@@ -63,8 +60,8 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     if arguments.smoke:
         arguments.windows, arguments.examples = 1, 20
     jax_side.prepare(share=True)  # with the command
-    run = Run.load(arguments.run)
-    opened = open_run(run, manual_dir=arguments.manual_dir, data_dir=arguments.data_dir)
+    model = LoadedModel.load(arguments.run)
+    run, opened = model.run, open_data(model, manual_dir=arguments.manual_dir, data_dir=arguments.data_dir)
     count = min(arguments.examples or len(opened.data), len(opened.data))
     about, name = jax_side.about(), f"{run.recipe.dataset.name}, {count} files"
     with launch_runs.folder(arguments) as folder:
@@ -76,7 +73,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             if way != "predict"
         ]
         say("the command ...")
-        seconds, mebibytes = _command(run.directory, files, folder)
+        seconds, mebibytes = _command(run.directory, run.recipe.dataset.crop, files, folder)
         result.append(make_row(f"{name}: whole command", [count / seconds], None, "images/s", about))
         if mebibytes:
             result.append(make_row(f"{name}: whole command, memory", [mebibytes], None, "MiB", about))
@@ -89,7 +86,7 @@ def _loaders(data: Dataset) -> dict[str, Dataset]:
     return {"streamed": streamed} | ({"resident": data} if isinstance(data, ResidentDataset) else {})
 
 
-def _write(folder: Path, opened: Opened, count: int) -> list[Path]:
+def _write(folder: Path, opened: EvaluationData, count: int) -> list[Path]:
     """The prepared examples as files, named by their rows."""
     say("writing the files ...")
     folder.mkdir()
@@ -100,31 +97,29 @@ def _write(folder: Path, opened: Opened, count: int) -> list[Path]:
     return files
 
 
-def _evaluator(stack: ExitStack, opened: Opened, data: Dataset) -> Callable[[int], Distributions]:
+def _evaluator(
+    stack: ExitStack, opened: EvaluationData, data: Dataset, batch_size: Callable[[int], int]
+) -> Callable[[int], Distributions]:
     """What evaluates the first rows; the examples stay where they are until the stack is left."""
-    run, mesh = opened.run, make_mesh()
-    state, graphdef = evaluated_model(run, opened.summary["evaluated_step"])
-    evaluator = Evaluator(graphdef, opened.heads, run.recipe.evaluate.batch_size, opened.inputs, mesh)
-    loader = stack.enter_context(closing(make_loader(data, mesh)))
+    loader = stack.enter_context(closing(make_loader(data, opened.model.mesh)))
 
     def evaluate(count: int) -> Distributions:
-        with jax.set_mesh(mesh):
-            return evaluator.distributions(state, loader, np.arange(count), flip=run.recipe.evaluate.flip)
+        return opened.model.distributions(loader, np.arange(count), batch_size=batch_size(count))
 
     return evaluate
 
 
-def _windows(opened: Opened, files: Sequence[Path], windows: int) -> dict[str, list[float]]:
+def _windows(opened: EvaluationData, files: Sequence[Path], windows: int) -> dict[str, list[float]]:
     """Measures the examples a second of each way, a number a window.
 
     Raises:
       UserError: two ways differ.
     """
-    predictor = Predictor.load(opened.run.directory)
+    predictor = Predictor(opened.model)
     ways: dict[str, Callable[[int], Distributions]] = {"predict": lambda count: _predicted(predictor, files[:count])}
     with ExitStack() as stack:
         for name, data in _loaders(opened.data).items():
-            ways[name] = _evaluator(stack, opened, data)
+            ways[name] = _evaluator(stack, opened, data, predictor.batch_size_for)
         for way in ways.values():
             way(min(len(files), _WARM_UP))
         names, rates = list(ways), {name: [] for name in ways}
@@ -153,7 +148,7 @@ def _check_same(outputs: Mapping[str, Distributions]) -> None:
                 raise UserError(f"{first} and {name} differ in {head}: a bug; please report it.")
 
 
-def _command(run: Path, files: Sequence[Path], folder: Path) -> tuple[float, float]:
+def _command(run: Path, crop: bool, files: Sequence[Path], folder: Path) -> tuple[float, float]:
     """Seconds of the whole command, and its processes' memory in MiB (0 where the system does not say).
 
     Raises:
@@ -162,7 +157,7 @@ def _command(run: Path, files: Sequence[Path], folder: Path) -> tuple[float, flo
     listed, out = folder / "list", folder / "predictions.csv"
     listed.write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
     command = [sys.executable, "-m", "agegender_jax.cli", "predict", str(run.resolve()), f"--list={listed}"]
-    if Run.load(run).recipe.dataset.crop:
+    if crop:
         command.append("--no-detect")
     peaks: dict[int, int] = {}
     began = time.perf_counter()

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 from flax import nnx
+from jax.sharding import AxisType
 from PIL import Image
 
 from agegender_jax import predictor as module
@@ -25,6 +26,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.prediction_table import PredictionTable
 from agegender_jax.evaluate.predictions import NAME, read_predictions
 from agegender_jax.evaluate.targets import make_targets, measure_targets
@@ -67,17 +69,36 @@ def test_the_test_part_has_the_run_s_figures_to_the_last_bit(
     for name, values in kept.distributions.items():
         np.testing.assert_array_equal(found.distributions[name], values)
     own = measure_targets(make_targets(predictor.heads, found.distributions, kept.labels))
-    assert own == finished.summary["test"] == evaluate_runs(Run.load(finished.workdir), progress=False)["test"]
+    assert own == finished.summary["test"] == evaluate_runs(predictor.model, progress=False)["test"]
     gender = kept.targets()["gender"]
     assert found.targets["gender"].answer == tuple(gender.head.names[i] for i in gender.predictions["class"])  # type: ignore[union-attr]
     np.testing.assert_array_equal(found.targets["age"].years, kept.targets()["age"].predictions["years"])  # type: ignore[union-attr]
 
 
-def test_any_count_compiles_once(predictor: Predictor, faces: list[Path]) -> None:
-    whole = predictor.predict(faces)
-    for count in (0, 1, predictor.batch_size - 1, predictor.batch_size + 1):
-        assert same(predictor.predict(faces[:count]), whole, slice(count))
-    assert predictor._evaluator._distributions._cache_size() == 1
+def test_a_few_are_computed_in_small_batches_and_agree_up_to_rounding(
+    finished: Any, faces: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_SIZES", (1, 8))
+    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    predictor = Predictor(LoadedModel.load(finished.workdir, mesh))
+    size = predictor.batch_size
+    assert [predictor.batch_size_for(count) for count in (1, 2, 8, 9, size, 2 * size)] == [1, 8, 8, size, size, size]
+    compiled = predictor.model.evaluator._distributions
+    whole = predictor.predict(faces[: size + 1])
+    assert compiled._cache_size() == 1  # the one that is left over is computed as the others are
+    for count, programs in ((0, 1), (1, 2), (5, 3), (8, 3), (9, 3), (size, 3)):
+        few = predictor.predict(faces[:count])
+        assert compiled._cache_size() == programs
+        assert same(few, whole, slice(count)) or 0 < count <= 8
+        for name, values in few.distributions.items():
+            np.testing.assert_allclose(values, whole.distributions[name][:count], rtol=1e-4, atol=1e-6)
+
+
+def test_a_closed_predictor_runs_nothing(finished: Any, faces: list[Path]) -> None:
+    before = threading.active_count()
+    with Predictor.load(finished.workdir) as predictor:
+        predictor.predict(faces[:1], detect=True)
+    assert threading.active_count() == before
 
 
 def test_only_the_run_s_directory_is_needed(finished: Any, faces: list[Path], tmp_path: Path) -> None:
@@ -220,8 +241,8 @@ def test_a_run_of_cut_faces_is_shown_cut_faces(
 ) -> None:
     path, picture = face
     of_faces = Predictor.load(cropped)
-    assert predictor.detection is None
-    assert of_faces.detection == Detection()
+    assert predictor.model.detection is None
+    assert of_faces.model.detection == Detection()
     (box,) = find_faces(picture)
     shown = predictor.predict([crop(picture, box)])
     assert same(of_faces.predict([path, picture]), shown, [0, 0])
@@ -312,7 +333,7 @@ def listener(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterat
 
 def test_recordings_have_the_run_s_figures_to_the_last_bit(listener: tuple[Predictor, Path]) -> None:
     predictor, folder = listener
-    kept = read_predictions(predictor.run.directory / NAME).of("test")
+    kept = read_predictions(predictor.model.run.directory / NAME).of("test")
     paths = {path.name: path for path in folder.rglob("*.wav")}
     files = [paths[Path(key).name] for key in kept.key.tolist()]
     found = predictor.predict(files)
@@ -345,9 +366,9 @@ def test_what_is_no_recording_is_a_sentence(listener: tuple[Predictor, Path]) ->
 
 
 def test_another_way_to_make_spectrograms_is_refused(listener: tuple[Predictor, Path], tmp_path: Path) -> None:
-    shutil.copytree(listener[0].run.directory, tmp_path / "run")
+    shutil.copytree(listener[0].model.run.directory, tmp_path / "run")
     metadata = json.loads((tmp_path / "run" / "run.json").read_text())
     metadata["spectrogram"] |= {"hop": 3}
     (tmp_path / "run" / "run.json").write_text(json.dumps(metadata))
-    with pytest.raises(UserError, match="spectrograms that this version makes in another way"):
+    with pytest.raises(UserError, match="spectrograms that this version makes differently"):
         Predictor.load(tmp_path / "run")

@@ -42,11 +42,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
     prepare()
     from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs
+    from agegender_jax.evaluate.loaded import LoadedModel
     from agegender_jax.evaluate.report import ABOUT_INTERVALS, metrics_table
-    from agegender_jax.run import Run
 
     result = evaluate_runs(
-        [Run.load(directory) for directory in arguments.runs],
+        [LoadedModel.load(directory) for directory in arguments.runs],
         split=arguments.split,
         dataset=arguments.dataset,
         config=arguments.config,

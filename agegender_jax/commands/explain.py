@@ -55,10 +55,10 @@ def add_parser(commands: Any) -> None:
 def _explain(arguments: argparse.Namespace) -> int:
     prepare()
     from agegender_jax.evaluate.explain import export
-    from agegender_jax.run import Run
+    from agegender_jax.evaluate.loaded import LoadedModel
 
     exported = export(
-        Run.load(arguments.run),
+        LoadedModel.load(arguments.run),
         arguments.out,
         [Path(path) for path in walk(arguments.files)],
         method=arguments.method,

@@ -32,10 +32,10 @@ def add_parser(commands: Any) -> None:
 def _features(arguments: argparse.Namespace) -> int:
     prepare()
     from agegender_jax.evaluate.features import write_features
-    from agegender_jax.run import Run
+    from agegender_jax.evaluate.loaded import LoadedModel
 
     metadata, (count, size) = write_features(
-        Run.load(arguments.run),
+        LoadedModel.load(arguments.run),
         arguments.out,
         split=arguments.split,
         manual_dir=arguments.manual_dir,

@@ -119,7 +119,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     predictor = Predictor.load(arguments.run)
     wanted = {name: getattr(arguments, name) for name in ("margin", "min_size") if getattr(arguments, name) is not None}
     detect: Detection | bool = False
-    if predictor.detection is not None if arguments.detect is None else arguments.detect:
+    learned_from_faces = predictor.model.detection is not None
+    if learned_from_faces if arguments.detect is None else arguments.detect:
         detect = Detection(**wanted)
     elif wanted:
         raise UserError(f"--{next(iter(wanted))} is of detected faces, and none are detected; add --detect.")
@@ -164,7 +165,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         return 130
     where = f" in {arguments.out}" if arguments.out else ""
     print(f"{_counted(found)}{where}.", file=sys.stderr)
-    if (predictor.run.summary() or {}).get("synthetic"):
+    if predictor.model.summary["synthetic"]:
         print(f"The run learned from examples that were {DISCLAIMER}.", file=sys.stderr)
     return 0 if found["answer"] else UserError.exit_code
 

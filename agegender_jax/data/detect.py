@@ -32,11 +32,6 @@ class Detection:
     min_size: int = MIN_SIZE
 
 
-def detection_of(crop: str) -> Detection | None:
-    """Returns how data prepared with this `dataset.crop` were searched for faces; None where they were not."""
-    return Detection() if crop else None
-
-
 def faces(
     image: np.ndarray, name: str, detection: Detection, size: int, most: int
 ) -> tuple[list[tuple[Box, np.ndarray]], int]:

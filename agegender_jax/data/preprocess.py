@@ -5,7 +5,7 @@ one more class here, named in `PREPROCESSORS`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -202,23 +202,3 @@ def make_preprocessor(options: PreprocessOptions, kind: str) -> Preprocessor:
       UserError: the options ask for what this kind does not have, or name an unknown spectrogram.
     """
     return PREPROCESSORS[kind](options)
-
-
-def preprocessor_as_trained(options: PreprocessOptions, metadata: Mapping[str, Any], run: str) -> Preprocessor:
-    """Builds the preprocessor that a run was trained with.
-
-    Args:
-      options: of the run.
-      metadata: its `run.json`.
-      run: its directory, for messages.
-
-    Raises:
-      UserError: as `make_preprocessor`, or this version makes its spectrograms in another way.
-    """
-    preprocessor = make_preprocessor(options, str(metadata.get("kind", "image")))
-    if preprocessor.metadata.get("spectrogram") != metadata.get("spectrogram"):
-        raise UserError(
-            f"{run} was trained on spectrograms that this version makes differently ({metadata.get('spectrogram')}); "
-            "use the version that trained it."
-        )
-    return preprocessor

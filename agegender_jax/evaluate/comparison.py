@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.complete import complete
 from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions
 from agegender_jax.evaluate.targets import Target
 from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Discordant, difference, draw, holm, mcnemar, metrics_of
@@ -147,7 +146,7 @@ def text(result: Mapping[str, Any]) -> str:
 def _part(directory: Path, part: str) -> Predictions:
     """A part of a run's predictions, in the order of keys."""
     if not (directory / NAME).exists():
-        complete(Run.load(directory))  # says it if this is no run, or not a complete one
+        Run.load(directory).require_summary()  # raises where this is no run, or not a complete one
     found = read_predictions(directory / NAME).of(part)
     if not len(found):
         raise UserError(f"{directory / NAME} has no example of the part {part}; choose another --split.")

@@ -13,27 +13,15 @@ from ml_collections import ConfigDict
 
 from agegender_jax.data.dataset import Dataset, open_dataset
 from agegender_jax.data.loader import make_loader
-from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.complete import complete
-from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.label_mapping import for_another_dataset, unmapped
-from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
-from agegender_jax.evaluate.predictions import (
-    Predictions,
-    kept_rows,
-    known_columns,
-    metadata_of,
-    of_split,
-    write_predictions,
-)
+from agegender_jax.evaluate.loaded import LoadedModel
+from agegender_jax.evaluate.predictions import Predictions, known_columns
 from agegender_jax.evaluate.targets import baseline_targets, make_targets, measure_targets
 from agegender_jax.evaluate.uncertainty import of_predictions
-from agegender_jax.mesh import make_mesh, replicated
 from agegender_jax.models.heads import AgeGroupHead, ClassHead, Head
 from agegender_jax.models.losses import ORDINAL
-from agegender_jax.models.model import model_structure
 from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
 from agegender_jax.splits import LEAKY, Split
@@ -45,30 +33,38 @@ _COLUMNS = ("ensemble", "constant")  # of a table of several runs, besides the r
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """A complete run with the data that it is to be shown, as it wants them.
+class EvaluationData:
+    """The data that a finished run is evaluated on; see `open_data`.
 
     Attributes:
-      run: the run.
-      summary: its `summary.json`.
-      heads: by name.
+      model: the run.
+      heads: those of the run, as they read the labels of these data.
       options: the section `dataset` of a recipe: what the data are.
-      prepared, data, inputs: what `open_dataset` returned.
+      prepared: the dataset as it was prepared.
+      data: its examples.
       split: the run's own, over the rows of `data`; None where they are another archive.
     """
 
-    run: Run
-    summary: dict[str, Any]
+    model: LoadedModel
     heads: dict[str, Head]
     options: ConfigDict
     prepared: Prepared
     data: Dataset
-    inputs: Preprocessor
     split: Split | None
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self.model.run
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The `summary.json` of the run."""
+        return self.model.summary
 
 
 def evaluate_runs(
-    runs: Run | Sequence[Run],
+    models: LoadedModel | Sequence[LoadedModel],
     *,
     split: str | None = None,
     dataset: str | None = None,
@@ -92,7 +88,7 @@ def evaluate_runs(
     out. `runs` in the result holds the figures of each, which are those of that run measured alone.
 
     Args:
-      runs: one complete run, or several with the same heads.
+      models: one finished run, or several with the same heads.
       split: of `SPLITS`, None is `test`; another archive has no parts but `all`, which None then is.
       dataset: name of another dataset's format.
       config: of that dataset's builder.
@@ -101,11 +97,11 @@ def evaluate_runs(
       progress: whether to draw progress bars.
 
     Raises:
-      UserError: a run is not complete, the data are missing or bad, or the runs cannot be averaged.
+      UserError: the data are missing or bad, or the runs cannot be averaged.
     """
     opened = [
-        open_run(run, dataset=dataset, config=config, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
-        for run in ([runs] if isinstance(runs, Run) else runs)
+        open_data(model, dataset=dataset, config=config, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+        for model in ([models] if isinstance(models, LoadedModel) else models)
     ]
     first = opened[0]
     for other in opened[1:]:
@@ -154,8 +150,6 @@ def evaluate_runs(
         for each, distributions in zip(opened, found, strict=True)
     ]
     mean = found[0]
-    for each in opened:
-        write_missing_predictions(each)
     if len(opened) == 1:
         result |= own[0]
     else:
@@ -172,37 +166,21 @@ def evaluate_runs(
     }
 
 
-def write_missing_predictions(opened: Opened) -> None:
-    """Writes `predictions.npz` where a complete run has none, as those of earlier versions have not.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    path = opened.run.directory / PREDICTIONS
-    if path.exists() or opened.split is None:
-        return
-    columns = opened.data.columns
-    found = _distributions(opened, columns["key"][kept_rows(opened.split)])
-    write_predictions(
-        path, of_split(opened.split, columns, opened.heads, found, metadata_of(opened.run, opened.summary))
-    )
-
-
-def open_run(
-    run: Run,
+def open_data(
+    model: LoadedModel,
     *,
     dataset: str | None = None,
     config: str | None = None,
     manual_dir: Path | None = None,
     data_dir: Path | None = None,
     progress: bool = True,
-) -> Opened:
-    """Opens a complete run and the data that it is to be shown; the arguments are those of `evaluate_runs`.
+) -> EvaluationData:
+    """Opens the data that a finished run is to be evaluated on; the arguments are those of `evaluate_runs`.
 
     Raises:
-      UserError: the run is not complete, or the data are missing or bad.
+      UserError: the data are missing or bad.
     """
-    summary, metadata = complete(run)
+    run, metadata = model.run, model.metadata
     recipe = ConfigDict(run.recipe.to_dict())
     options = recipe.dataset
     given = dataset is not None or config is not None or manual_dir is not None
@@ -219,49 +197,19 @@ def open_run(
         data_options(recipe),
         manual_dir=manual_dir,
         data_dir=data_dir or Path(metadata["data_dir"]),
-        kind=metadata.get("kind", "image"),
+        kind=model.kind,
         progress=progress,
     )
-    prepared, inputs = data.prepared, data.preprocessor
     another = dataset is not None or config is not None
     split = None if another else run.split(data.columns["key"], others=given)
     if split is not None and given and metadata["data_sha256"] != data.sha256:
         split = None  # the same names, other files
     if split is None and not given:
         raise UserError(f"{run.directory} has no split.json; restore the file.")
-    if inputs.metadata.get("spectrogram") != metadata.get("spectrogram"):
-        raise UserError(
-            f"{run.directory} was trained on spectrograms that this version makes in another way "
-            f"({metadata.get('spectrogram')}); use the version that trained it."
-        )
-    heads = run.heads()
+    heads = model.heads
     if options.name != run.recipe.dataset.name:
         heads = {name: for_another_dataset(head) for name, head in heads.items()}
-    return Opened(run, summary, heads, options, prepared, data, inputs, split)
-
-
-def evaluated_model(run: Run, step: int) -> tuple[Any, Any]:
-    """The model that a run's figures are of: `(params, stats)` on all devices, and its structure.
-
-    Args:
-      run: a complete run.
-      step: `evaluated_step` of its summary.
-
-    Raises:
-      UserError: there is no checkpoint of this step.
-    """
-    graphdef, params, stats = model_structure(run.recipe, run.heads())
-    everywhere = replicated(make_mesh())
-    layout = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), (params, stats)
-    )
-    checkpoints = run.checkpoints()
-    try:
-        if step not in checkpoints.steps:
-            raise UserError(f"{run.directory} has no checkpoint of step {step}; restore it from a copy.")
-        return checkpoints.restore(step, "model", layout), graphdef
-    finally:
-        checkpoints.close()
+    return EvaluationData(model, heads, options, data.prepared, data, split)
 
 
 def as_columns(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
@@ -272,18 +220,16 @@ def as_columns(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return columns | ({"constant": result["constant"]} if "constant" in result else {})
 
 
-def _distributions(opened: Opened, keys: np.ndarray) -> dict[str, np.ndarray]:
-    """Each head's distribution for the examples with these keys, `[n, ...]`."""
+def _distributions(opened: EvaluationData, keys: np.ndarray) -> dict[str, np.ndarray]:
+    """Computes each head's distribution for the examples with these keys, `[n, ...]`."""
     row_of = {key: row for row, key in enumerate(opened.data.columns["key"].tolist())}
     rows = np.array([row_of[key] for key in keys.tolist()], np.int32)
-    recipe, mesh = opened.run.recipe, make_mesh()
-    model_state, graphdef = evaluated_model(opened.run, opened.summary["evaluated_step"])
-    with jax.set_mesh(mesh), closing(make_loader(opened.data, mesh)) as feed:
-        evaluator = Evaluator(graphdef, opened.heads, recipe.evaluate.batch_size, opened.inputs, mesh)
-        return evaluator.distributions(model_state, feed, rows, flip=recipe.evaluate.flip)
+    mesh = opened.model.mesh
+    with jax.set_mesh(mesh), closing(make_loader(opened.data, mesh)) as loader:
+        return opened.model.distributions(loader, rows)
 
 
-def _new_to_all(opened: Sequence[Opened]) -> tuple[np.ndarray, dict[str, int]]:
+def _new_to_all(opened: Sequence[EvaluationData]) -> tuple[np.ndarray, dict[str, int]]:
     """Rows of the first run's data that no run learned or chose from, and what is to be said of the others."""
     columns = opened[0].data.columns
     seen: set[str] = set()
@@ -302,7 +248,7 @@ def _new_to_all(opened: Sequence[Opened]) -> tuple[np.ndarray, dict[str, int]]:
     return rows, {"left_out": int((~new).sum()), "files_of_seen_subjects": int(acquainted.sum())}
 
 
-def _check_heads(first: Opened, other: Opened) -> None:
+def _check_heads(first: EvaluationData, other: EvaluationData) -> None:
     """Averages are of distributions that mean the same, and that become an answer in the same way."""
     both = f"{first.run.directory} and {other.run.directory} cannot be averaged"
     if first.heads.keys() != other.heads.keys():
@@ -343,7 +289,7 @@ def _shape(head: Head) -> list[int]:
     return list(jax.eval_shape(head.distribution, jax.ShapeDtypeStruct((1, head.size), jnp.float32)).shape[1:])
 
 
-def _check_data(first: Opened, other: Opened) -> None:
+def _check_data(first: EvaluationData, other: EvaluationData) -> None:
     """Averages are of what runs say of the same files, under the same labels."""
     both = f"{first.run.directory} and {other.run.directory}"
     mine, its = first.data.columns, other.data.columns
@@ -367,7 +313,7 @@ def _check_data(first: Opened, other: Opened) -> None:
             )
 
 
-def _check_splits(opened: Sequence[Opened]) -> None:
+def _check_splits(opened: Sequence[EvaluationData]) -> None:
     """Figures on a part that one of the runs learned from would leak."""
     hashes = {each.split.sha256: each.run.directory for each in opened if each.split is not None}
     if len(hashes) > 1:

@@ -1,7 +1,7 @@
 """The distributions that a model predicts for a list of examples."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -20,74 +20,90 @@ from agegender_jax.sharding import state_shardings
 class Evaluator:
     """Runs a model over examples in batches of one static shape.
 
-    The last batch is padded and the padding is dropped from the answers, so every example counts exactly once on any
-    number of devices. Figures are computed on the host from the answers of all examples together.
+    The last batch is padded and the padding is dropped from the results, so every example counts exactly once on any
+    number of devices.
 
     Args:
-      graphdef: the model's structure, from `split_model`.
-      heads: by name.
-      batch_size: examples evaluated at once, rounded up to a multiple of the devices.
-      inputs: how examples become what the network sees.
+      graphdef: structure of the model, from `split_model`.
+      compute: takes the model and images, float32 `[batch, size, size, 3]`, and returns arrays `[batch, ...]` by name;
+        see `head_distributions`.
+      batch_size: examples in a batch, rounded up to a multiple of the devices.
+      preprocessor: makes of examples what the network sees.
       mesh: devices.
     """
 
     def __init__(
         self,
         graphdef: Any,
-        heads: Mapping[str, Head],
+        compute: Callable[[Any, jax.Array], dict[str, jax.Array]],
         batch_size: int,
-        inputs: Preprocessor,
+        preprocessor: Preprocessor,
         mesh: jax.sharding.Mesh,
     ) -> None:
-        self._heads = heads
-        self._mesh = mesh
-        devices = mesh.shape["data"]
-        self._batch_size = -(-batch_size // devices) * devices
+        self._mesh, self._batch_size = mesh, batch_size
         sharding = by_batch(mesh)
 
         def distributions(model_state: Any, data: Any, batch: Any, mirrored: jax.Array) -> Any:
             content = jax.lax.with_sharding_constraint(content_of(data, batch), sharding)
-            images = inputs.eval_transform(content, mirrored)
+            images = preprocessor.eval_transform(content, mirrored)
             # Parameters that lie split over `data` are gathered as layers need them.
             model_state = jax.lax.with_sharding_constraint(model_state, state_shardings(model_state, mesh))
-            outputs = nnx.merge(graphdef, *model_state)(images)
-            return {name: head.distribution(outputs[name]) for name, head in heads.items()}
+            return compute(nnx.merge(graphdef, *model_state), images)
 
         self._distributions = jax.jit(distributions, out_shardings=replicated(mesh))
 
     def distributions(
-        self, model_state: Any, feed: EvalLoader, rows: np.ndarray, *, flip: bool = False
+        self,
+        model_state: Any,
+        loader: EvalLoader,
+        rows: np.ndarray,
+        *,
+        flip: bool = False,
+        batch_size: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Each head's distribution for the examples of `rows`.
+        """Computes each head's distribution for the examples of `rows`.
 
         Args:
           model_state: `(params, stats)`.
-          feed: of the examples.
+          loader: of the examples.
           rows: int [m].
           flip: average over each image and its mirror image.
+          batch_size: examples in a batch; None is the evaluator's. Each other one is compiled when it is first used.
 
         Returns:
           Arrays `[m, ...]` by head.
         """
-        padding = -len(rows) % self._batch_size if len(rows) else self._batch_size
+        devices = self._mesh.shape["data"]
+        size = -(-(batch_size or self._batch_size) // devices) * devices
+        padding = -len(rows) % size if len(rows) else size
         # With a row that was asked for: where examples are streamed, the padding is decoded too.
         mode: Any = "edge" if len(rows) else "constant"
-        padded = np.pad(np.asarray(rows, np.int32), (0, padding), mode).reshape(-1, self._batch_size)
+        padded = np.pad(np.asarray(rows, np.int32), (0, padding), mode).reshape(-1, size)
         everywhere = replicated(self._mesh)
         views = [put(np.array(mirrored), everywhere) for mirrored in ([False, True] if flip else [False])]
         in_flight: deque[list[dict[str, jax.Array]]] = deque()
         parts = []
 
         def read() -> None:
-            found = jax.device_get(in_flight.popleft())
-            # The mean of the distributions, not of the logits: what a head says may be averaged.
-            parts.append({name: np.mean([view[name] for view in found], axis=0) for name in self._heads})
+            of_views = jax.device_get(in_flight.popleft())
+            # Of the distributions and not of the logits: those of an ordinal head are of thresholds.
+            parts.append({name: np.mean([view[name] for view in of_views], axis=0) for name in of_views[0]})
 
-        with closing(feed.eval_batches(padded)) as batches:
+        with closing(loader.eval_batches(padded)) as batches:
             for batch in batches:
-                in_flight.append([self._distributions(model_state, feed.data, batch, view) for view in views])
+                in_flight.append([self._distributions(model_state, loader.data, batch, view) for view in views])
                 if len(in_flight) > IN_FLIGHT:
                     read()
         while in_flight:
             read()
-        return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in self._heads}
+        return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
+
+
+def head_distributions(heads: Mapping[str, Head]) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+    """Returns what an `Evaluator` computes of a model: the distribution of each head, by name."""
+
+    def compute(model: Any, images: jax.Array) -> dict[str, jax.Array]:
+        outputs = model(images)
+        return {name: head.distribution(outputs[name]) for name, head in heads.items()}
+
+    return compute

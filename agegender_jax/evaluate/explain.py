@@ -11,13 +11,13 @@ import numpy as np
 
 from agegender_jax import atomic
 from agegender_jax.data.decode_image import decode_whole
-from agegender_jax.data.detect import NoDetector, detection_of, faces
+from agegender_jax.data.detect import NoDetector, faces
 from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import SPLITS, Opened, open_run
+from agegender_jax.evaluate.evaluate_run import SPLITS, EvaluationData, open_data
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.saliency import Explained, Explainer
 from agegender_jax.models.heads import ClassHead
-from agegender_jax.run import Run
 from agegender_jax.text import csv_cell, printable
 from tfds_builders.faces import NO_FACE
 
@@ -56,7 +56,7 @@ class Exported:
 
 
 def export(
-    run: Run,
+    model: LoadedModel,
     out: Path,
     files: Sequence[Path] = (),
     *,
@@ -77,7 +77,7 @@ def export(
     the map is of. The folder appears whole or not at all.
 
     Args:
-      run: a complete run.
+      model: a finished run.
       out: folder, new or empty.
       files: pictures or recordings as the run takes them; the run's data are then not needed. Where these were
         searched for faces, so are pictures, and the largest face is shown. One that cannot be read, or has no face, is
@@ -92,7 +92,7 @@ def export(
       progress: whether to draw progress bars on a terminal.
 
     Raises:
-      UserError: the run is not complete or has no such thing to show, the data are missing or bad, no file can be
+      UserError: the run has no such thing to show, the data are missing or bad, no file can be
         read, or the folder is not empty or cannot be written.
     """
     if files and not count is split is manual_dir is data_dir is None:
@@ -102,13 +102,13 @@ def export(
         what = f"files do not fit on a sheet; give {MAX_COUNT} at most" if files else "examples do not fit on a sheet"
         raise UserError(f"{count} {what}." if files else f"{count} {what}; choose a --count from 1 to {MAX_COUNT}.")
     _check_out(out)
-    explainer = Explainer(run, method, head, class_name)
+    explainer = Explainer(model, method, head, class_name)
     skipped: list[str] = []
     if files:
         content, names, skipped = _read(explainer, files)
         drawn, terms = False, ""
     else:
-        opened = open_run(run, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+        opened = open_data(model, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
         rows = _part(opened, split)
         rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
         content = opened.data.read(rows)
@@ -120,15 +120,15 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(out) as folder:
             folder.mkdir()
-            _write(folder, explainer, explainer.inputs.to_display(content), found, names)
+            _write(folder, explainer, explainer.model.preprocessor.to_display(content), found, names)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out.") from error
     sizes = [(stage.shape[1], stage.shape[2]) for stage in found.maps]
-    return Exported(len(content), skipped, sizes, explainer.kind, drawn, terms)
+    return Exported(len(content), skipped, sizes, model.kind, drawn, terms)
 
 
 def saliency_sheet(
-    run: Run,
+    model: LoadedModel,
     content: np.ndarray,
     captions: Sequence[str],
     *,
@@ -141,8 +141,8 @@ def saliency_sheet(
     """Examples in a grid, each beside its map; below, its caption and what the run says.
 
     Args:
-      run: a complete run.
-      content: decoded examples as the run's `Inputs` have them, `[n, ...]`, at least one.
+      model: a finished run.
+      content: examples, decoded by the run's preprocessor, `[n, ...]`, at least one.
       captions: a short line an example.
       method: of `saliency.METHODS`.
       head: see `Explainer`.
@@ -154,11 +154,11 @@ def saliency_sheet(
       uint8 `[H, W, 3]`.
 
     Raises:
-      UserError: the run is not complete or has no such thing to show.
+      UserError: the run has no such thing to show.
     """
-    explainer = Explainer(run, method, head, class_name)
+    explainer = Explainer(model, method, head, class_name)
     found = explainer(content)
-    return _sheet(_cards(explainer, explainer.inputs.to_display(content), found, captions, side), columns)
+    return _sheet(_cards(explainer, explainer.model.preprocessor.to_display(content), found, captions, side), columns)
 
 
 def answer_text(explainer: Explainer, found: Explained, row: int) -> str:
@@ -178,7 +178,7 @@ def answer_text(explainer: Explainer, found: Explained, row: int) -> str:
 def _read(explainer: Explainer, files: Sequence[Path]) -> tuple[np.ndarray, list[str], list[str]]:
     """Decoded files, their names, and what is wrong with each of the others."""
     content, names, skipped = [], [], []
-    decode, detection = explainer.inputs.decode, detection_of(explainer.run.recipe.dataset.crop)
+    decode, detection = explainer.model.preprocessor.decode, explainer.model.detection
     for name in map(str, files):
         try:
             stored = read_file(name)
@@ -202,7 +202,7 @@ def _read(explainer: Explainer, files: Sequence[Path]) -> tuple[np.ndarray, list
     return np.stack(content), names, skipped
 
 
-def _part(opened: Opened, split: str | None) -> np.ndarray:
+def _part(opened: EvaluationData, split: str | None) -> np.ndarray:
     """Rows of the part, of which there is at least one."""
     if opened.split is None:
         if split not in (None, "all"):

@@ -21,19 +21,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from agegender_jax.data.loader import make_loader
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import SPLITS, Opened, evaluated_model, open_run
+from agegender_jax.evaluate.evaluate_run import SPLITS, EvaluationData, open_data
 from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.npz import read_arrays, require, write_arrays
 from agegender_jax.evaluate.predictions import COLUMNS, checked_rows, heads_of, known_columns, metadata_of
 from agegender_jax.labels import UNKNOWN
-from agegender_jax.mesh import make_mesh
 from agegender_jax.models.heads import ClassHead, Head
-from agegender_jax.models.model import Model, build_model, split_model
-from agegender_jax.run import Run
 from agegender_jax.splits import PARTS
 
 SUFFIX = ".npz"
@@ -79,26 +76,8 @@ class Features:
     metadata: dict[str, Any]
 
 
-class Embedder(nnx.Module):
-    """A model without its heads: `[batch, size, size, 3] -> {"embedding": float32 [batch, embedding_size]}`."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
-        """The embedding."""
-        return {"embedding": self.model.backbone(x, train=False).astype(jnp.float32)}
-
-
-class _AsItIs:
-    """Of a head, what the evaluator needs to run: the embedding is its own distribution."""
-
-    def distribution(self, embedding: jax.Array) -> jax.Array:
-        return embedding
-
-
 def write_features(
-    run: Run,
+    model: LoadedModel,
     out: Path,
     *,
     split: str = "all",
@@ -111,7 +90,7 @@ def write_features(
     They are of the parameters that the run's figures are of, and of the examples as they are, never of mirror images.
 
     Args:
-      run: a complete run.
+      model: a finished run.
       out: the file, which must not be there; its name ends in `.npz`.
       split: of `SPLITS`.
       manual_dir: where the run's data lie now.
@@ -122,7 +101,7 @@ def write_features(
       The metadata, and the shape of the embeddings.
 
     Raises:
-      UserError: the file is there, or cannot be written; the run is not complete; the data are not the run's.
+      UserError: the file is there, or cannot be written; the data are not the run's.
     """
     if out.suffix != SUFFIX:
         raise UserError(f"{out}: features are written as {SUFFIX}; choose a name that ends so.")
@@ -132,10 +111,10 @@ def write_features(
         raise UserError(f"{out} is there already, and nothing is overwritten; choose another --out.")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is no folder; make it, or choose another --out.")
-    opened = open_run(run, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+    opened = open_data(model, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
     if opened.split is None:
         raise UserError(
-            f"What lies in {manual_dir} are not the files of {run.directory}, and features are of a run's own split; "
+            f"{manual_dir} does not hold the files of {model.run.directory}, and features are of a run's own split; "
             "give the --manual_dir where they are, or leave it out."
         )
     part = np.empty(len(opened.data), f"<U{max(map(len, PARTS))}")
@@ -143,7 +122,7 @@ def write_features(
         part[getattr(opened.split, name)] = name
     rows = np.arange(len(part)) if split == "all" else getattr(opened.split, split)
     columns = opened.data.columns
-    metadata = _facts(opened)
+    metadata = _metadata(opened)
     arrays: dict[str, np.ndarray] = {
         "embedding": _embeddings(opened, rows),
         "key": columns["key"][rows],
@@ -156,20 +135,20 @@ def write_features(
     return metadata, arrays["embedding"].shape
 
 
-def _embeddings(opened: Opened, rows: np.ndarray) -> np.ndarray:
-    """Float32 `[n, embedding_size]`."""
-    recipe, mesh = opened.run.recipe, make_mesh()
-    (params, stats), _ = evaluated_model(opened.run, opened.summary["evaluated_step"])
-    embedder: Embedder = nnx.eval_shape(lambda: Embedder(build_model(recipe, opened.heads)))
-    graphdef, _, _ = split_model(embedder)
-    heads: Any = {"embedding": _AsItIs()}
-    with jax.set_mesh(mesh), closing(make_loader(opened.data, mesh)) as feed:
-        evaluator = Evaluator(graphdef, heads, recipe.evaluate.batch_size, opened.inputs, mesh)
-        state = {"model": params}, ({"model": stats} if stats else {})
-        return evaluator.distributions(state, feed, rows)["embedding"]
+def _embeddings(opened: EvaluationData, rows: np.ndarray) -> np.ndarray:
+    """Computes what the backbone makes of the examples of `rows`, float32 `[n, embedding_size]`."""
+
+    def compute(model: Any, images: jax.Array) -> dict[str, jax.Array]:
+        return {"embedding": model.backbone(images, train=False).astype(jnp.float32)}
+
+    model = opened.model
+    batch_size = model.run.recipe.evaluate.batch_size
+    with jax.set_mesh(model.mesh), closing(make_loader(opened.data, model.mesh)) as loader:
+        evaluator = Evaluator(model.graphdef, compute, batch_size, model.preprocessor, model.mesh)
+        return evaluator.distributions(model.model_state, loader, rows)["embedding"]
 
 
-def _facts(opened: Opened) -> dict[str, Any]:
+def _metadata(opened: EvaluationData) -> dict[str, Any]:
     metadata = {**metadata_of(opened.run, opened.summary), "config": opened.options.config}
     return {name: metadata[name] for name in METADATA}
 

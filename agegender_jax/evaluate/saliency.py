@@ -20,20 +20,14 @@ import numpy as np
 from flax import nnx
 
 from agegender_jax.data.loader import ArrayLoader
-from agegender_jax.data.preprocess import Preprocessor, preprocessor_as_trained
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.complete import complete
-from agegender_jax.evaluate.evaluate_run import evaluated_model
-from agegender_jax.evaluate.evaluator import Evaluator
-from agegender_jax.mesh import by_batch, make_mesh, put
+from agegender_jax.evaluate.loaded import LoadedModel
+from agegender_jax.mesh import by_batch, put
 from agegender_jax.models.backbones.attention import attention_trunk
-from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
+from agegender_jax.models.heads import AgeYearsHead, ClassHead
 from agegender_jax.models.layers import intercept_features
 from agegender_jax.models.losses import ORDINAL, years
-from agegender_jax.models.model import build_model
 from agegender_jax.progress import progress_bar
-from agegender_jax.recipe_options import preprocess_options
-from agegender_jax.run import Run
 
 
 def grad_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -168,74 +162,60 @@ class Explained:
 
 
 class Explainer:
-    """A complete run, asked for one thing that it says and where it sees it; it needs no dataset.
+    """A finished run, asked for one thing that it says and where it sees it; it needs no dataset.
 
     Where the run's figures are averaged over each picture and its mirror image, so are answers and maps. The answers
     are the evaluator's, to the last bit.
 
     Args:
-      run: the run.
+      model: the run.
       method: of `METHODS`.
       head: name of the head to explain; None is the first.
       class_name: the class that the maps are of; None is the answered one of each example.
 
     Attributes:
-      run: the run.
-      inputs: decode examples as the run wants them.
-      kind: `image` or `audio`.
+      model: the run.
       method: as given.
       head_name: name of the head.
       head: that is explained.
 
     Raises:
-      UserError: the run is not complete, has no such thing to show, or its checkpoint is missing.
+      UserError: the run has no such thing to show.
     """
 
     def __init__(
-        self, run: Run, method: str = "layer_cam", head: str | None = None, class_name: str | None = None
+        self, model: LoadedModel, method: str = "layer_cam", head: str | None = None, class_name: str | None = None
     ) -> None:
-        summary, metadata = complete(run)
         if method not in METHODS:
             raise UserError(f"There is no method {method!r}; choose one of: {', '.join(METHODS)}.")
-        self.run, self.method, self._options = run, method, run.recipe.evaluate
-        self.kind: str = metadata.get("kind", "image")
-        self.inputs: Preprocessor = preprocessor_as_trained(
-            preprocess_options(run.recipe), metadata, str(run.directory)
-        )
-        self._heads = run.heads()
-        self.head_name, self.head = _named(self._heads, head, run)
+        self.model, self.method, self._options = model, method, model.run.recipe.evaluate
+        self.head_name, self.head = _named(model.heads, head, model)
         self._class = _class_number(self.head_name, self.head, class_name, method)
         if method == "attention":
-            _check_attention(run, self._heads)
-        self._model_state, self._graphdef = evaluated_model(run, summary["evaluated_step"])
-        self._mesh = make_mesh()
-        self._evaluator = Evaluator(
-            self._graphdef, self._heads, run.recipe.evaluate.batch_size, self.inputs, self._mesh
-        )
+            _check_attention(model)
         self._look = self._over_views(self._maps)
 
     def __call__(self, content: np.ndarray, *, progress: bool = False) -> Explained:
         """Answers and maps of some examples, at least one.
 
         Args:
-          content: decoded by `inputs`, `[n, *inputs.shape]`.
+          content: decoded by the preprocessor, `[n, *preprocessor.shape]`.
           progress: whether to draw a progress bar on a terminal.
         """
-        devices, sharding = self._mesh.shape["data"], by_batch(self._mesh)
+        mesh = self.model.mesh
+        devices, sharding = mesh.shape["data"], by_batch(mesh)
         size = -(-min(self._options.batch_size, len(content)) // devices) * devices
         maps: list[list[np.ndarray]] = []
         bar = progress_bar(len(content), "Explaining", shown=progress)
-        with jax.set_mesh(self._mesh), bar:
-            feed = ArrayLoader(content, self._mesh)
-            rows, flip = np.arange(len(content)), self._options.flip
-            distributions = self._evaluator.distributions(self._model_state, feed, rows, flip=flip)
+        with jax.set_mesh(mesh), bar:
+            distributions = self.model.distributions(ArrayLoader(content, mesh), np.arange(len(content)))
             answers = self.head.decode(distributions[self.head_name])
             classes = self._classes(answers, len(content))
             for start in range(0, len(content), size):
                 some = np.minimum(np.arange(start, start + size), len(content) - 1)
                 batch = put(content[some], sharding), put(classes[some], sharding)
                 count = min(size, len(content) - start)
-                maps.append([stage[:count] for stage in jax.device_get(self._look(self._model_state, *batch))])
+                maps.append([stage[:count] for stage in jax.device_get(self._look(self.model.model_state, *batch))])
                 bar.update(count)
         stages = [np.concatenate(stage) for stage in zip(*maps, strict=True)]
         return Explained(answers, classes if self.of_a_class else None, stages)
@@ -250,10 +230,10 @@ class Explainer:
         views = (False, True) if self._options.flip else (False,)
 
         def mean(model_state: Any, content: jax.Array, *rest: jax.Array) -> Any:
-            model = nnx.merge(self._graphdef, *model_state)
+            model = nnx.merge(self.model.graphdef, *model_state)
             found = []
             for mirrored in views:
-                view = function(model, self.inputs.eval_transform(content, jnp.array(mirrored)), *rest)
+                view = function(model, self.model.preprocessor.eval_transform(content, jnp.array(mirrored)), *rest)
                 found.append([x[:, :, ::-1] for x in view] if mirrored else view)
             return jax.tree.map(lambda *each: jnp.stack(each).mean(0), *found)
 
@@ -279,9 +259,9 @@ class Explainer:
         return answers["class"] if self._class is None else np.full(size, self._class, np.int32)
 
 
-def _named(heads: Mapping[str, Any], name: str | None, run: Run) -> tuple[str, Any]:
+def _named(heads: Mapping[str, Any], name: str | None, model: LoadedModel) -> tuple[str, Any]:
     if name not in (None, *heads):
-        raise UserError(f"{run.directory} has no head {name!r}; choose one of: {', '.join(heads)}.")
+        raise UserError(f"{model.run.directory} has no head {name!r}; choose one of: {', '.join(heads)}.")
     name = name or next(iter(heads))
     return name, heads[name]
 
@@ -301,8 +281,9 @@ def _class_number(name: str, head: Any, class_name: str | None, method: str) -> 
     return head.names.index(class_name)
 
 
-def _check_attention(run: Run, heads: Mapping[str, Head]) -> None:
-    if attention_trunk(nnx.eval_shape(lambda: build_model(run.recipe, heads)).backbone) is None:
+def _check_attention(model: LoadedModel) -> None:
+    if attention_trunk(nnx.merge(model.graphdef, *model.model_state).backbone) is None:
+        run = model.run
         raise UserError(
             f"{run.directory} has no attention to show: its backbone is {run.recipe.model.backbone}; give a run of "
             "residual_attention or attention_ensemble, or choose another --method."

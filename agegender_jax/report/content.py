@@ -23,8 +23,6 @@ from agegender_jax.splits import PARTS, Split
 GENERATOR = "agegender report"
 """Stands in both files: only such files are replaced."""
 
-_NEEDED = ("run", "dataset", "split_sha256", "evaluated_step", "train_examples", "constant", "constant_names")
-
 
 @dataclasses.dataclass(frozen=True)
 class TargetInfo:
@@ -168,7 +166,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
     Raises:
       UserError: the run is not complete, or one of its files is damaged.
     """
-    summary, metadata, recipe = complete(run), run.metadata(), run.recipe
+    summary, metadata, recipe = run.require_summary(), run.metadata(), run.recipe
     info: dict[str, Any] = {field.name: metadata.get(field.name) for field in dataclasses.fields(DataInfo)}
     targets, test = predictions.targets(), predictions.of("test")
     command = metadata.get("command")
@@ -208,34 +206,18 @@ def gather(run: Run, predictions: Predictions) -> Content:
     )
 
 
-def complete(run: Run) -> dict[str, Any]:
-    """Returns the run's summary.
-
-    Raises:
-      UserError: there is none, or it is damaged or of another version.
-    """
-    summary = run.summary()
-    if summary is None or not run.metadata():
-        raise UserError(f"{run.directory} is not complete; run its launch.py command again to finish it.")
-    for name in _NEEDED:
-        if name not in summary:
-            raise UserError(f"{run.directory / 'summary.json'} is of another version (it holds no {name}); restore it.")
-    return summary
-
-
 def own_predictions(run: Run) -> Predictions:
     """Returns the predictions that the run's metrics were computed from.
 
     Raises:
       UserError: there are none, or they are damaged or of another training.
     """
-    summary, path = complete(run), run.directory / NAME
+    summary, path = run.require_summary(), run.directory / NAME
     predictions = read_predictions(path)
     for name in ("split_sha256", "evaluated_step", "flip_averaged"):
         if predictions.metadata[name] != summary[name]:
             raise UserError(
-                f"{path} does not belong to summary.json (its {name} differs); remove it, and `agegender evaluate "
-                f"{run.directory}` writes it again."
+                f"{path} does not belong to summary.json (its {name} differs); restore both from the same copy."
             )
     return predictions
 

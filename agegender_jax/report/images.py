@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from agegender_jax.evaluate.evaluate_run import Opened
+from agegender_jax.evaluate.evaluate_run import EvaluationData
 from agegender_jax.evaluate.explain import saliency_sheet
 from agegender_jax.page import jpeg
 from agegender_jax.report.content import Content
@@ -34,7 +34,7 @@ class Images:
     sample: int = 0
 
 
-def load_images(opened: Opened, content: Content) -> Images:
+def load_images(opened: EvaluationData, content: Content) -> Images:
     """Returns the images of a report; of recordings their spectrograms.
 
     Args:
@@ -55,16 +55,16 @@ def keys(content: Content) -> list[str]:
     return list(dict.fromkeys(every))
 
 
-def _thumbnails(opened: Opened, names: list[str]) -> dict[str, str]:
+def _thumbnails(opened: EvaluationData, names: list[str]) -> dict[str, str]:
     if not names:
         return {}
     place = {key: row for row, key in enumerate(opened.data.columns["key"].tolist())}
     rows = np.array([place[name] for name in names], np.int64)
-    images = opened.inputs.to_display(opened.data.read(rows))
+    images = opened.model.preprocessor.to_display(opened.data.read(rows))
     return {name: jpeg(image, side=THUMBNAIL, quality=_QUALITY) for name, image in zip(names, images, strict=True)}
 
 
-def saliency_panels(opened: Opened, rows: np.ndarray) -> dict[str, np.ndarray]:
+def saliency_panels(opened: EvaluationData, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Returns for each target some examples beside their saliency maps: uint8 `[H, W, 3]` by target.
 
     Args:
@@ -73,6 +73,6 @@ def saliency_panels(opened: Opened, rows: np.ndarray) -> dict[str, np.ndarray]:
     """
     content, names = opened.data.read(rows), opened.data.columns["key"][rows].tolist()
     return {
-        target: saliency_sheet(opened.run, content, names, method=_METHOD, head=target, columns=2)
+        target: saliency_sheet(opened.model, content, names, method=_METHOD, head=target, columns=2)
         for target in opened.heads
     }

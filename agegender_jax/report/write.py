@@ -8,7 +8,8 @@ from typing import Any
 
 from agegender_jax import page
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import open_run
+from agegender_jax.evaluate.evaluate_run import open_data
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
 from agegender_jax.report import format as fmt
@@ -52,7 +53,7 @@ def write_report(
     predictions = own_predictions(run)
     opened = None
     if with_images:
-        opened = open_run(run, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+        opened = open_data(LoadedModel.load(run.directory), manual_dir=manual_dir, data_dir=data_dir, progress=progress)
         if opened.split is None:
             raise UserError(f"{manual_dir} does not hold the files of {run.directory}; give where its own data lie.")
     if progress:

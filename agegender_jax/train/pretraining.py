@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import evaluated_model
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import find_backbone
 from agegender_jax.run import Run
@@ -81,12 +81,11 @@ class PretrainedWeights:
                 f"{self.source} is a run of {other}, and this recipe is of {own}; set config.model.backbone and "
                 "config.model.variant to those of the run."
             )
-        summary = self.run.summary()
-        if summary is None:
+        if self.run.summary() is None:
             raise UserError(f"{self.source} is not complete; finish that run, or give another config.model.pretrained.")
-        step = summary["evaluated_step"]
-        (their_params, their_stats), _ = evaluated_model(self.run, step)
-        same_classes = tuple(self.run.metadata().get("class_names", ())) == tuple(self.class_names)
+        parent = LoadedModel.load(self.run.directory)
+        step, (their_params, their_stats) = parent.summary["evaluated_step"], parent.model_state
+        same_classes = tuple(parent.metadata.get("class_names", ())) == tuple(self.class_names)
         skip = () if same_classes else ("class_name",)
         params, stats, description = pretrained.load_tree(their_params, their_stats, params, stats, skip=skip)
         origin = {"source": self.source, "step": str(step), "description": f"run {self.run.name}: {description}"}

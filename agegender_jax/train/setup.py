@@ -22,7 +22,7 @@ from agegender_jax.data.preprocess import Preprocessor
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.distributed import all_or_none, from_primary, primary_first
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.evaluator import Evaluator, head_distributions
 from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import DISCLAIMER, class_weights
 from agegender_jax.mesh import check_batch, make_mesh
@@ -187,7 +187,7 @@ def build_setup(
         model=model,
         optimizer=optimizer,
         learning_rates=np.asarray(jax.vmap(rates)(np.arange(schedule.total))),
-        evaluator=Evaluator(model.graphdef, heads, recipe.evaluate.batch_size, preprocessor, mesh),
+        evaluator=Evaluator(model.graphdef, head_distributions(heads), recipe.evaluate.batch_size, preprocessor, mesh),
         state=state,
         weights=weights,
         metadata=metadata,

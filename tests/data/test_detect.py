@@ -8,7 +8,7 @@ from PIL import Image
 
 from agegender_jax.data import detect
 from agegender_jax.data.decode_image import decode_image, decode_whole
-from agegender_jax.data.detect import Detection, NoDetector, detection_of, faces
+from agegender_jax.data.detect import Detection, NoDetector, faces
 from agegender_jax.errors import UserError
 from agegender_jax.synthetic.faces import generate_face
 from tfds_builders.archive import DataError
@@ -53,8 +53,3 @@ def test_a_missing_cascade_is_no_picture_s_fault(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(detect, "find_faces", fail)
     with pytest.raises(NoDetector, match=r"^OpenCV has none\.$"):
         faces(image(), "a", Detection(), 32, 9)
-
-
-def test_it_is_as_the_data_were_prepared() -> None:
-    assert detection_of("") is None
-    assert detection_of("haar") == Detection()

@@ -17,7 +17,6 @@ from agegender_jax.data.preprocess import (
     ImagePreprocessor,
     PreprocessOptions,
     make_preprocessor,
-    preprocessor_as_trained,
 )
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import make_mesh
@@ -126,14 +125,3 @@ def test_what_the_recipe_only_names_is_kept_whole() -> None:
     metadata = make_preprocessor(OPTIONS, "audio").metadata["spectrogram"]
     assert (metadata["name"], metadata["sample_rate"], metadata["seconds"]) == ("log_mel", 16000, 0.5)
     assert make_preprocessor(OPTIONS, "image").metadata == {}
-
-
-def test_inputs_are_those_that_a_run_was_trained_with() -> None:
-    metadata = make_preprocessor(OPTIONS, "audio").metadata
-    assert isinstance(preprocessor_as_trained(OPTIONS, metadata | {"kind": "audio"}, "run"), AudioPreprocessor)
-    assert isinstance(
-        preprocessor_as_trained(OPTIONS, {}, "run"), ImagePreprocessor
-    )  # of a version that knew nothing else
-    other = {"kind": "audio", "spectrogram": metadata["spectrogram"] | {"hop": 3}}
-    with pytest.raises(UserError, match=r"^run was trained on spectrograms"):
-        preprocessor_as_trained(OPTIONS, other, "run")

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
-from agegender_jax.run import Run
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.synthetic.adience import write_adience
 from agegender_jax.train.loop import train_recipe
 
@@ -35,7 +35,7 @@ def faces(folder: Path) -> list[dict[str, str]]:
 
 def test_a_run_on_years_is_measured_on_ranges(finished: Any, adience: Path, tmp_path: Path) -> None:
     result = evaluate_runs(
-        Run.load(finished.workdir), dataset="adience", manual_dir=adience, data_dir=tmp_path, progress=False
+        LoadedModel.load(finished.workdir), dataset="adience", manual_dir=adience, data_dir=tmp_path, progress=False
     )
     rows = faces(adience)
     genders, ages = [row["gender"] for row in rows], [row["age"] for row in rows]
@@ -62,7 +62,7 @@ def test_a_run_on_ranges_is_measured_on_years(
     small_recipe.train.epochs = 0.1
     train_recipe(small_recipe, tmp_path / "run", manual_dir=adience, data_dir=tmp_path, progress=False)
     result = evaluate_runs(
-        Run.load(tmp_path / "run"),
+        LoadedModel.load(tmp_path / "run"),
         dataset="utkface", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False,
     )  # fmt: skip
     with tarfile.open(finished.manual_dir / "UTKFace.tar.gz") as tar:

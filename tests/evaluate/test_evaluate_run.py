@@ -14,13 +14,16 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from agegender_jax import recipe as recipes
 from agegender_jax.data.dataset import open_dataset
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs, evaluated_model, open_run
+from agegender_jax.evaluate.evaluate_run import _meaning, as_columns, evaluate_runs, open_data
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.models.heads import AgeYearsHead, build_heads
 from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
 from agegender_jax.splits import Split, make_split
@@ -48,8 +51,15 @@ def names_in(finished: Any, *parts: str) -> list[str]:
     return [Path(key).name for part in parts for key in split[part]]
 
 
-def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any) -> None:
-    result = evaluate_runs(Run.load(finished.workdir), progress=False)
+@pytest.fixture(scope="module")
+def model(finished: Any) -> LoadedModel:
+    return LoadedModel.load(finished.workdir)
+
+
+def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any, model: LoadedModel) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")}
+    result = evaluate_runs(model, progress=False)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")}  # nothing is written
     assert result["test"] == finished.summary["test"]
     assert result["constant"] == finished.summary["constant"]
     assert result["split_sha256"] == finished.summary["split_sha256"]
@@ -57,16 +67,15 @@ def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any) -> None:
     assert list(as_columns(result)) == ["test", "constant"]
 
 
-def test_the_validation_part_is_the_summary_s(finished: Any) -> None:
-    result = evaluate_runs(Run.load(finished.workdir), split="validation", progress=False)
+def test_the_validation_part_is_the_summary_s(finished: Any, model: LoadedModel) -> None:
+    result = evaluate_runs(model, split="validation", progress=False)
     assert result["validation"] == finished.summary["validation"]
     assert "test" not in result
 
 
-def test_all_is_every_example_once(finished: Any) -> None:
-    run = Run.load(finished.workdir)
+def test_all_is_every_example_once(model: LoadedModel) -> None:
     parts = {
-        part: evaluate_runs(run, split=part, progress=False)[part] for part in ("train", "validation", "test", "all")
+        part: evaluate_runs(model, split=part, progress=False)[part] for part in ("train", "validation", "test", "all")
     }
     whole = parts.pop("all")
     assert whole["n"] == 600 == sum(figures["n"] for figures in parts.values())
@@ -75,7 +84,7 @@ def test_all_is_every_example_once(finished: Any) -> None:
 
 
 def test_files_that_the_run_has_seen_are_found_under_other_names(
-    finished: Any, synthetic_dir: Path, tmp_path: Path
+    finished: Any, model: LoadedModel, synthetic_dir: Path, tmp_path: Path
 ) -> None:
     """Half of another archive are files the run trained on, renamed; only the others count."""
     own, new = members(finished.manual_dir), members(synthetic_dir)
@@ -87,7 +96,7 @@ def test_files_that_the_run_has_seen_are_found_under_other_names(
         for number, name in enumerate(seen + held_out)
     }
     other = pack(tmp_path / "other", renamed | new)
-    result = evaluate_runs(Run.load(finished.workdir), manual_dir=other, data_dir=tmp_path / "data", progress=False)
+    result = evaluate_runs(model, manual_dir=other, data_dir=tmp_path / "data", progress=False)
     distinct = {own[name] for name in seen}
     assert result["left_out"] == sum(content in distinct for content in (renamed | new).values()) >= 30
     assert result["test"]["n"] == len(renamed | new) - result["left_out"]
@@ -99,12 +108,12 @@ def test_files_that_the_run_has_seen_are_found_under_other_names(
     assert "not seen" in result["protocol"]
 
 
-def test_an_archive_seen_whole_leaves_nothing_to_measure(finished: Any, tmp_path: Path) -> None:
+def test_an_archive_seen_whole_leaves_nothing_to_measure(finished: Any, model: LoadedModel, tmp_path: Path) -> None:
     own = members(finished.manual_dir)
     seen = [name for name in names_in(finished, "train") if name.count("_") == 3][:12]
     other = pack(tmp_path / "other", {name: own[name] for name in seen})
     with pytest.raises(UserError, match=r"Every one of the 12 files there was used to train .*finished"):
-        evaluate_runs(Run.load(finished.workdir), manual_dir=other, data_dir=tmp_path / "data", progress=False)
+        evaluate_runs(model, manual_dir=other, data_dir=tmp_path / "data", progress=False)
 
 
 def copy(finished: Any, folder: Path, *left_out: str) -> Run:
@@ -114,19 +123,20 @@ def copy(finished: Any, folder: Path, *left_out: str) -> Run:
 
 def test_a_run_without_summary_is_not_complete(finished: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not complete; run its launch\.py command again"):
-        evaluate_runs(copy(finished, tmp_path / "run", "summary.json"), progress=False)
+        LoadedModel.load(copy(finished, tmp_path / "run", "summary.json").directory)
 
 
 def test_a_run_without_its_split_or_checkpoint_says_so(finished: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no split\.json"):
-        evaluate_runs(copy(finished, tmp_path / "a", "split.json"), progress=False)
+    unsplit = LoadedModel.load(copy(finished, tmp_path / "a", "split.json").directory)
+    with pytest.raises(UserError, match=r"split\.json"):
+        evaluate_runs(unsplit, progress=False)
     with pytest.raises(UserError, match=r"has no checkpoint of step 76"):
-        evaluate_runs(copy(finished, tmp_path / "b", "76"), progress=False)
+        LoadedModel.load(copy(finished, tmp_path / "b", "76").directory)
 
 
 def test_a_copied_run_gives_the_same_figures(finished: Any, tmp_path: Path) -> None:
     """A run is its directory: nothing in it holds the place where it was made."""
-    result = evaluate_runs(copy(finished, tmp_path / "moved"), progress=False)
+    result = evaluate_runs(LoadedModel.load(copy(finished, tmp_path / "moved").directory), progress=False)
     assert result["test"] == finished.summary["test"]
     assert result["run"] == "moved"
     assert np.isfinite(list(result["test"].values())).all()
@@ -145,7 +155,7 @@ class Tiny(nnx.Module):
 
 
 @pytest.fixture(scope="module")
-def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[tuple[Run, Path, Path]]:
+def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[tuple[LoadedModel, Path, Path]]:
     """A run of two steps on one drawn corpus with speakers, its manual directory, and another corpus'."""
     folder = tmp_path_factory.mktemp("voices")
     for name, seed in (("here", 1), ("there", 2)):
@@ -163,39 +173,39 @@ def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator
         spec = dataclasses.replace(BACKBONES["cnn180"], build=lambda options, rngs: Tiny(rngs))
         patch.setitem(BACKBONES, "cnn180", spec)  # type: ignore[arg-type]
         train_recipe(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
-        yield Run.load(folder / "run"), folder / "here", folder / "there"
+        yield LoadedModel.load(folder / "run"), folder / "here", folder / "there"
 
 
-def test_a_run_on_voices_carries_its_classes_and_spectrogram(voices: tuple[Run, Path, Path]) -> None:
-    run, _, _ = voices
-    assert run.metadata()["class_names"] == ["female_20", "female_60", "male_20", "male_60"]
-    assert run.heads()["class_name"].size == 4
-    assert run.metadata()["spectrogram"]["name"] == "log_mel"
-    assert run.metadata()["subjects"] == {"known": 12, "in_several_parts": 0, "unidentified_examples": 0}
-    summary = run.summary()
-    assert summary is not None
-    again = evaluate_runs(run, progress=False)
-    assert again["test"] == summary["test"]
-    assert again["constant"] == summary["constant"]
+def test_a_run_on_voices_carries_its_classes_and_spectrogram(voices: tuple[LoadedModel, Path, Path]) -> None:
+    model, _, _ = voices
+    assert model.metadata["class_names"] == ["female_20", "female_60", "male_20", "male_60"]
+    assert model.heads["class_name"].size == 4
+    assert model.metadata["spectrogram"]["name"] == "log_mel"
+    assert model.metadata["subjects"] == {"known": 12, "in_several_parts": 0, "unidentified_examples": 0}
+    again = evaluate_runs(model, progress=False)
+    assert again["test"] == model.summary["test"]
+    assert again["constant"] == model.summary["constant"]
 
 
-def test_another_corpus_is_measured_whole_and_what_was_learnt_from_is_left_out(voices: tuple[Run, Path, Path]) -> None:
-    run, here, there = voices
-    result = evaluate_runs(run, dataset="voice_age_gender", manual_dir=there, progress=False)
+def test_another_corpus_is_measured_whole_and_what_was_learnt_from_is_left_out(
+    voices: tuple[LoadedModel, Path, Path],
+) -> None:
+    model, here, there = voices
+    result = evaluate_runs(model, dataset="voice_age_gender", manual_dir=there, progress=False)
     assert (result["test"]["n"], result["left_out"]) == (24, 0)
     assert result["files_of_seen_subjects"] == 16  # the names of speakers are the same in both drawn corpora
-    again = evaluate_runs(run, config="folders", manual_dir=here, progress=False)
+    again = evaluate_runs(model, config="folders", manual_dir=here, progress=False)
     assert (again["test"]["n"], again["left_out"]) == (8, 16)  # a third was never learnt from: the test part
-    assert again["test"]["class_name/accuracy"] == evaluate_runs(run, progress=False)["test"]["class_name/accuracy"]
+    assert again["test"]["class_name/accuracy"] == evaluate_runs(model, progress=False)["test"]["class_name/accuracy"]
 
 
-def test_a_run_on_voices_is_not_shown_faces(voices: tuple[Run, Path, Path], finished: Any) -> None:
+def test_a_run_on_voices_is_not_shown_faces(voices: tuple[LoadedModel, Path, Path], finished: Any) -> None:
     with pytest.raises(UserError, match="kind 'image', and 'audio' is wanted"):
         evaluate_runs(voices[0], dataset="utkface", manual_dir=finished.manual_dir, progress=False)
 
 
 @pytest.fixture(scope="module")
-def second(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def second(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """Another run on the same split: an earlier checkpoint, other sizes of pictures, not flip-averaged."""
     run = copy(finished, tmp_path_factory.mktemp("runs") / "second")
     checkpoints = run.checkpoints()
@@ -205,16 +215,18 @@ def second(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.write("summary.json", finished.summary | {"evaluated_step": step})
     run.recipe.dataset.image_size = 40
     run.recipe.evaluate.flip = False
-    return run
+    (run.directory / "recipe.json").write_text(recipes.to_json(run.recipe))
+    return LoadedModel.load(run.directory)
 
 
-def said(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def probabilities_of(model: LoadedModel) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """A run's probabilities on its test part, [n, classes] by head, and the labels: the model called by hand."""
-    opened = open_run(run, progress=False)
+    opened, run = open_data(model, progress=False), model.run
     assert opened.split is not None
-    state, graphdef = evaluated_model(run, opened.summary["evaluated_step"])
     call = jax.jit(
-        lambda content, mirrored: nnx.merge(graphdef, *state)(opened.inputs.eval_transform(content, mirrored))
+        lambda content, mirrored: nnx.merge(model.graphdef, *model.model_state)(
+            model.preprocessor.eval_transform(content, mirrored)
+        )
     )
     content = opened.data.read(opened.split.test)
     views = [call(content, mirrored) for mirrored in ([False, True] if run.recipe.evaluate.flip else [False])]
@@ -222,10 +234,9 @@ def said(run: Run) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return {name: np.mean([softmax(view[name], -1) for view in views], 0) for name in opened.heads}, labels
 
 
-def test_an_ensemble_averages_what_the_heads_say(finished: Any, second: Run) -> None:
-    first = Run.load(finished.workdir)
-    result = evaluate_runs([first, second], progress=False)
-    (one, labels), (other, _) = said(first), said(second)
+def test_an_ensemble_averages_what_the_heads_say(finished: Any, model: LoadedModel, second: LoadedModel) -> None:
+    result = evaluate_runs([model, second], progress=False)
+    (one, labels), (other, _) = probabilities_of(model), probabilities_of(second)
     mean = {name: (one[name] + other[name]) / 2 for name in one}
     for name in ("gender", "age_group"):
         known = labels[name] >= 0
@@ -244,16 +255,22 @@ def test_an_ensemble_averages_what_the_heads_say(finished: Any, second: Run) -> 
     assert columns["ensemble"]["age/mae"] not in (columns["finished"]["age/mae"], columns["second"]["age/mae"])
 
 
-def test_an_ensemble_of_one_run_twice_is_that_run(finished: Any) -> None:
-    run = Run.load(finished.workdir)
-    result = evaluate_runs([run, run], split="validation", progress=False)
+def test_an_ensemble_of_one_run_twice_is_that_run(finished: Any, model: LoadedModel) -> None:
+    result = evaluate_runs([model, model], split="validation", progress=False)
     assert result["validation"] == finished.summary["validation"]
     assert list(as_columns(result)) == ["ensemble", "finished", "finished (2)", "constant"]
-    assert evaluate_runs([run], progress=False) == evaluate_runs(run, progress=False)
+    assert evaluate_runs([model], progress=False) == evaluate_runs(model, progress=False)
 
 
-def test_runs_of_two_splits_are_not_averaged_on_their_own_data(finished: Any, tmp_path: Path) -> None:
-    run, other = Run.load(finished.workdir), copy(finished, tmp_path / "other")
+def instead(model: LoadedModel, run: Run) -> LoadedModel:
+    """The model with another directory, recipe and metadata."""
+    return dataclasses.replace(model, run=run, metadata=run.metadata())
+
+
+def test_runs_of_two_splits_are_not_averaged_on_their_own_data(
+    finished: Any, model: LoadedModel, tmp_path: Path
+) -> None:
+    other = copy(finished, tmp_path / "other", "checkpoints")
     split = Split.load(other.directory / "split.json")
     moved = dataclasses.replace(
         split,
@@ -262,18 +279,20 @@ def test_runs_of_two_splits_are_not_averaged_on_their_own_data(finished: Any, tm
     )
     moved.save(other.directory / "split.json")
     with pytest.raises(UserError, match=f"{split.sha256[:16]} and {moved.sha256[:16]}.*would leak"):
-        evaluate_runs([run, other], progress=False)
+        evaluate_runs([model, instead(model, other)], progress=False)
 
 
-def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(finished: Any, tmp_path: Path) -> None:
-    run, other = Run.load(finished.workdir), copy(finished, tmp_path / "other")
+def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(
+    finished: Any, model: LoadedModel, tmp_path: Path
+) -> None:
+    run, other = model.run, copy(finished, tmp_path / "other", "checkpoints")
     files = members(finished.manual_dir)
     more = {hashlib.sha256(files[name]).hexdigest() for name in names_in(finished, "test")[:20]}
     (other.directory / "seen_sha256.txt").write_text("\n".join(more))
     archive = {"dataset": "utkface", "manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
-    result = evaluate_runs([other, run], **archive, progress=False)
+    result = evaluate_runs([instead(model, other), model], **archive, progress=False)
     seen = sum(hashlib.sha256(content).hexdigest() in more | run.seen() for content in files.values())
-    assert result["left_out"] == seen > evaluate_runs(run, **archive, progress=False)["left_out"]
+    assert result["left_out"] == seen > evaluate_runs(model, **archive, progress=False)["left_out"]
     assert result["test"]["n"] == len(files) - seen
     assert result["test"] == result["runs"]["other"]["test"]
     assert list(as_columns(result)) == ["ensemble", "other", "finished", "constant"]
@@ -290,52 +309,50 @@ def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(finishe
         ("heads.age_group.loss", "coral", "the decoding of the head age_group is mode in one and rank in the other"),
     ],
 )
-def test_heads_that_mean_something_else_are_not_averaged(
-    key: str, value: Any, reason: str, finished: Any, tmp_path: Path
+def test_heads_that_mean_something_else_are_not_averaged(key: str, value: Any, reason: str, model: LoadedModel) -> None:
+    recipe = ConfigDict(model.run.recipe.to_dict())
+    recipe.update_from_flattened_dict({key: value})
+    other = dataclasses.replace(model, heads=build_heads(recipe))
+    with pytest.raises(UserError, match=rf"cannot be averaged: {reason}"):
+        evaluate_runs([model, other], progress=False)
+
+
+def test_a_regression_has_nothing_to_decode() -> None:
+    one, other = (AgeYearsHead(loss_name="l1", decoding=decoding) for decoding in ("median", "expectation"))
+    assert _meaning(one) == _meaning(other)
+
+
+def test_files_of_equal_names_and_other_content_are_not_averaged(
+    finished: Any, model: LoadedModel, tmp_path: Path
 ) -> None:
-    other = copy(finished, tmp_path / "other", "checkpoints")
-    other.recipe.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=rf"finished and .*other cannot be averaged: {reason}"):
-        evaluate_runs([Run.load(finished.workdir), other], progress=False)
-
-
-def test_a_regression_has_nothing_to_decode(finished: Any, tmp_path: Path) -> None:
-    runs = [copy(finished, tmp_path / name, "checkpoints") for name in "ab"]
-    for run, decoding in zip(runs, ("median", "expectation"), strict=True):
-        run.recipe.heads.age.update(loss="l1", decoding=decoding)
-    with pytest.raises(UserError, match="has no checkpoint of step 76"):  # what comes after the comparison
-        evaluate_runs(runs, progress=False)
-
-
-def test_files_of_equal_names_and_other_content_are_not_averaged(finished: Any, tmp_path: Path) -> None:
     """One file of the second run's archive is another picture under the same name."""
     other, files = copy(finished, tmp_path / "other", "checkpoints"), members(finished.manual_dir)
     first, second, *_ = files
     archive = pack(tmp_path / "archive", files | {first: files[second]})
     other.write("run.json", other.metadata() | {"manual_dir": str(archive), "data_dir": str(tmp_path / "data")})
     with pytest.raises(UserError, match=r"other are of other files: 1 of the 600 names .* on other content"):
-        evaluate_runs([Run.load(finished.workdir), other], progress=False)
+        evaluate_runs([model, instead(model, other)], progress=False)
 
 
 def test_runs_that_label_the_same_files_in_two_ways_are_not_averaged(
-    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, other = Run.load(finished.workdir), copy(finished, tmp_path / "other", "checkpoints")
+    other = dataclasses.replace(model)
 
-    def relabelled(run: Run, **options: Any) -> Any:
-        opened = open_run(run, **options)
-        if run is first:
+    def relabelled(given: LoadedModel, **options: Any) -> Any:
+        opened = open_data(given, **options)
+        if given is model:
             return opened
         columns = opened.data.columns | {"age": np.roll(opened.data.columns["age"], 1)}
         return dataclasses.replace(opened, data=dataclasses.replace(opened.data, columns=columns))
 
-    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.open_run", relabelled)
+    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.open_data", relabelled)
     with pytest.raises(UserError, match="label the same files in two ways, by the head age; give runs of one"):
-        evaluate_runs([first, other], progress=False)
+        evaluate_runs([model, other], progress=False)
 
 
 def test_runs_on_other_data_are_not_averaged(
-    finished: Any, synthetic_dir: Path, data_dir: Path, tmp_path: Path
+    finished: Any, model: LoadedModel, synthetic_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     other = copy(finished, tmp_path / "other", "checkpoints")
     other.write("run.json", other.metadata() | {"manual_dir": str(synthetic_dir)})
@@ -343,4 +360,4 @@ def test_runs_on_other_data_are_not_averaged(
     none = np.zeros(len(data), np.int64)
     make_split(data.columns["key"], none, np.arange(len(data)), conflicted=none).save(other.directory / "split.json")
     with pytest.raises(UserError, match=r"are of other data \(600 and 160 examples, not of the same names"):
-        evaluate_runs([Run.load(finished.workdir), other], progress=False)
+        evaluate_runs([model, instead(model, other)], progress=False)

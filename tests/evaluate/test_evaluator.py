@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from agegender_jax.data.loader import DeviceLoader, ResidentLoader, StreamingLoader
 from agegender_jax.data.preprocess import ImagePreprocessor
-from agegender_jax.evaluate.evaluator import Evaluator
+from agegender_jax.evaluate.evaluator import Evaluator, head_distributions
 from agegender_jax.evaluate.targets import fit_baseline, make_targets, measure_targets
 from agegender_jax.mesh import replicated
 from agegender_jax.models.heads import Head, build_heads
@@ -53,12 +53,10 @@ def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, DeviceLoader]:
     heads = build_heads(recipe)
     graphdef, params, stats = split_model(Linear(heads))
     state = jax.device_put((params, stats), replicated(mesh))
-    feed = ResidentLoader(IMAGES, mesh, {}, None)
-    return (
-        Evaluator(graphdef, heads, recipe.evaluate.batch_size, ImagePreprocessor(preprocess_options(recipe)), mesh),
-        state,
-        feed,
-    )
+    loader = ResidentLoader(IMAGES, mesh, {}, None)
+    preprocessor = ImagePreprocessor(preprocess_options(recipe))
+    evaluator = Evaluator(graphdef, head_distributions(heads), recipe.evaluate.batch_size, preprocessor, mesh)
+    return evaluator, state, loader
 
 
 def by_numpy(recipe: ConfigDict, state: Any, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Pictures of maps: what is written, and what is refused before anything is."""
 
 import csv
+import dataclasses
 import io
 import os
 import shutil
@@ -19,8 +20,9 @@ from scipy.stats import spearmanr
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate import explain
-from agegender_jax.evaluate.evaluate_run import open_run
+from agegender_jax.evaluate.evaluate_run import open_data
 from agegender_jax.evaluate.explain import MAX_COUNT, SIDE, answer_text, export, saliency_sheet
+from agegender_jax.evaluate.loaded import LoadedModel, trained_heads
 from agegender_jax.evaluate.saliency import Explained, Explainer
 from agegender_jax.models.backbones.attention import VARIANTS, Variant
 from agegender_jax.models.model import model_structure
@@ -29,38 +31,34 @@ from agegender_jax.synthetic.faces import generate_face
 from tfds_builders.faces import crop_largest
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_device() -> Iterator[None]:
-    """What eight of them add is tested elsewhere, and costs compile time."""
-    with pytest.MonkeyPatch.context() as patch:
-        mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-        for module in ("measure", "saliency"):
-            patch.setattr(f"agegender_jax.evaluate.{module}.make_mesh", lambda: mesh)
-        yield
+def load(directory: Path) -> LoadedModel:
+    """On one device: what eight of them add is tested elsewhere, and costs compile time."""
+    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    return LoadedModel.load(directory, mesh)
 
 
 @pytest.fixture(scope="module")
-def run(finished: Any) -> Run:
-    return Run.load(finished.workdir)
+def model(finished: Any) -> LoadedModel:
+    return load(finished.workdir)
 
 
 @pytest.fixture(scope="module")
-def explainer(run: Run) -> Explainer:
-    return Explainer(run)
+def explainer(model: LoadedModel) -> Explainer:
+    return Explainer(model)
 
 
 @pytest.fixture(scope="module")
-def moved(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def moved(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """The same run where its data are not to be found."""
     folder = tmp_path_factory.mktemp("moved") / "run"
     shutil.copytree(finished.workdir, folder)
     metadata = Run.load(folder).metadata()
     Run.load(folder).write("run.json", {**metadata, "manual_dir": "/nowhere", "data_dir": "/nowhere"})
-    return Run.load(folder)
+    return load(folder)
 
 
 @pytest.fixture(scope="module")
-def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
     """The finished run with another net, one small attention module whose parameters are drawn, not learned."""
     with pytest.MonkeyPatch.context() as patch:
         tiny = Variant(8, (8, 16), (1,), outer_units=0, trunk_units=1, last_units=1, residual=18)
@@ -71,19 +69,19 @@ def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         run.recipe.model.update(backbone="residual_attention", variant="tiny")
         run.recipe.evaluate.update(batch_size=8, flip=False)
         (folder / "recipe.json").write_text(recipes.to_json(run.recipe))
-        _, *model = model_structure(run.recipe, run.heads())
+        _, *shapes = model_structure(run.recipe, trained_heads(run))
         random = np.random.default_rng(0)
-        params, stats = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0, 0.2, leaf.shape), leaf.dtype), model)
+        params, stats = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0, 0.2, leaf.shape), leaf.dtype), shapes)
         checkpoints = run.checkpoints()
         checkpoints.save(finished.summary["evaluated_step"], {"params": params}, (params, stats), None)
         checkpoints.close()
-        yield run
+        yield load(folder)
 
 
 @pytest.fixture
-def faces(run: Run, tmp_path: Path) -> list[Path]:
+def faces(model: LoadedModel, tmp_path: Path) -> list[Path]:
     """Three of the run's own examples as files."""
-    content = open_run(run, progress=False).data.read(np.arange(3))
+    content = open_data(model, progress=False).data.read(np.arange(3))
     paths = [tmp_path / f"face {number} $x_1$.png" for number in range(3)]
     for path, picture in zip(paths, content, strict=True):
         Image.fromarray(picture).save(path)
@@ -96,7 +94,7 @@ def table(out: Path) -> list[dict[str, str]]:
 
 
 def test_files_are_shown_without_the_data_and_bad_ones_are_left_out(
-    moved: Run, explainer: Explainer, faces: list[Path], tmp_path: Path
+    moved: LoadedModel, explainer: Explainer, faces: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8 no picture")
@@ -130,9 +128,9 @@ def test_files_are_shown_without_the_data_and_bad_ones_are_left_out(
         assert (words == 255).mean() > 0.7
 
 
-def test_examples_of_the_run_from_both_ends_of_a_part(run: Run, tmp_path: Path) -> None:
-    exported = export(run, tmp_path / "out", count=3, split="validation", head="age", method="layer_cam")
-    opened = open_run(run, progress=False)
+def test_examples_of_the_run_from_both_ends_of_a_part(model: LoadedModel, tmp_path: Path) -> None:
+    exported = export(model, tmp_path / "out", count=3, split="validation", head="age", method="layer_cam")
+    opened = open_data(model, progress=False)
     assert opened.split is not None
     rows = table(tmp_path / "out")
     first, *_, last = opened.split.validation
@@ -146,18 +144,18 @@ def test_examples_of_the_run_from_both_ends_of_a_part(run: Run, tmp_path: Path) 
 
 
 def test_names_in_the_table_are_no_formulas_and_of_any_bytes(
-    run: Run, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = [Path("=1+1.png"), Path(os.fsdecode(b"\xe9.png"))]
     for name in names:
         shutil.copy(faces[0], name)
-    assert export(run, tmp_path / "out", names, progress=False).count == 2
+    assert export(model, tmp_path / "out", names, progress=False).count == 2
     assert [row["example"] for row in table(tmp_path / "out")] == ["'=1+1.png", "\\udce9.png"]
 
 
-def test_a_run_of_cut_faces_is_shown_the_largest_face(run: Run, tmp_path: Path) -> None:
-    cut = Run.load(shutil.copytree(run.directory, tmp_path / "run"))
+def test_a_run_of_cut_faces_is_shown_the_largest_face(model: LoadedModel, tmp_path: Path) -> None:
+    cut = Run.load(shutil.copytree(model.run.directory, tmp_path / "run"))
     cut.recipe.dataset.crop = "haar"
     (cut.directory / "recipe.json").write_text(recipes.to_json(cut.recipe))
     drawn = generate_face(np.random.default_rng(0), age=30, gender=0)
@@ -166,35 +164,35 @@ def test_a_run_of_cut_faces_is_shown_the_largest_face(run: Run, tmp_path: Path) 
     (tmp_path / "photo.png").write_bytes(stored.getvalue())
     (tmp_path / "face.png").write_bytes(crop_largest(stored.getvalue()))
     Image.new("RGB", (80, 80)).save(tmp_path / "none.png")
-    exported = export(Run.load(cut.directory), tmp_path / "cut", [tmp_path / "photo.png", tmp_path / "none.png"])
+    exported = export(load(cut.directory), tmp_path / "cut", [tmp_path / "photo.png", tmp_path / "none.png"])
     assert exported.skipped == [f"{tmp_path}/none.png: no face found, and the run learned from detected faces."]
-    export(run, tmp_path / "whole", [tmp_path / "face.png"])
+    export(model, tmp_path / "whole", [tmp_path / "face.png"])
     with Image.open(tmp_path / "cut" / "001.png") as one, Image.open(tmp_path / "whole" / "001.png") as other:
         panels = [np.asarray(image.crop((0, 0, 2 * SIDE, SIDE))) for image in (one, other)]
     np.testing.assert_array_equal(*panels)
 
 
-def test_attention_changes_with_what_was_learned(attentive: Run) -> None:
+def test_attention_changes_with_what_was_learned(attentive: LoadedModel) -> None:
     """The sanity check of Adebayo et al. (2018), of the masks."""
-    content = open_run(attentive, progress=False).data.read(np.arange(8))
+    content = open_data(attentive, progress=False).data.read(np.arange(8))
     explainer = Explainer(attentive, "attention")
     (before,) = explainer(content).maps
-    params, stats = explainer._model_state
+    params, stats = attentive.model_state
     random = np.random.default_rng(1)
     again = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(-0.2, 0.2, leaf.shape), leaf.dtype), params)
-    explainer._model_state = jax.device_put((again, stats), jax.tree.map(lambda leaf: leaf.sharding, (params, stats)))
-    (after,) = explainer(content).maps
+    again = jax.device_put(again, jax.tree.map(lambda leaf: leaf.sharding, params))
+    (after,) = Explainer(dataclasses.replace(attentive, model_state=(again, stats)), "attention")(content).maps
     pairs = zip(before.reshape(8, -1), after.reshape(8, -1), strict=True)
     assert np.mean([spearmanr(*pair)[0] for pair in pairs]) < 0.5
 
 
-def test_attention_has_a_panel_a_stage_and_needs_no_head(attentive: Run, tmp_path: Path) -> None:
+def test_attention_has_a_panel_a_stage_and_needs_no_head(attentive: LoadedModel, tmp_path: Path) -> None:
     exported = export(attentive, tmp_path / "out", count=9, method="attention", progress=False)
     assert exported.map_size == [(8, 8)]
     with Image.open(tmp_path / "out" / "009.png") as image:
         assert image.width == 2 * SIDE
     assert {row["map_of"] for row in table(tmp_path / "out")} == {""}
-    content = open_run(attentive, progress=False).data.read(np.arange(9))  # batches of 8
+    content = open_data(attentive, progress=False).data.read(np.arange(9))  # batches of 8
     explainer = Explainer(attentive, "attention")
     (found,) = explainer(content).maps
     assert ((found > 0) & (found < 1)).all()
@@ -210,17 +208,17 @@ def test_the_map_lies_over_the_picture_from_nothing_to_its_highest_value() -> No
     assert explain._heated(black, np.zeros((2, 2)), 0.0, 0.0).max() <= 2
 
 
-def test_what_is_written_below(run: Run, explainer: Explainer) -> None:
+def test_what_is_written_below(model: LoadedModel, explainer: Explainer) -> None:
     answers = {"probability": np.array([[0.25, 0.75]], np.float32), "class": np.array([1])}
     assert answer_text(explainer, Explained(answers, np.array([1]), []), 0) == "female 0.75"
     assert answer_text(explainer, Explained(answers, np.array([0]), []), 0) == "map of male 0.25, answer female 0.75"
-    age = Explainer(run, head="age")
+    age = Explainer(model, head="age")
     assert answer_text(age, Explained({"years": np.array([31.26])}, None, []), 0) == "age 31.3 years"
 
 
-def test_a_sheet_for_a_report(run: Run) -> None:
-    content = open_run(run, progress=False).data.read(np.arange(3))
-    sheet = saliency_sheet(run, content, ["two " * 40, "\u0000$three_$", ""], columns=2, side=64)
+def test_a_sheet_for_a_report(model: LoadedModel) -> None:
+    content = open_data(model, progress=False).data.read(np.arange(3))
+    sheet = saliency_sheet(model, content, ["two " * 40, "\u0000$three_$", ""], columns=2, side=64)
     assert (sheet.dtype, sheet.shape[1:]) == (np.uint8, (2 * 128 + 3 * 8, 3))
     assert sheet.shape[0] == 2 * (64 + 2 * 15) + 3 * 8
     assert (sheet[-100:, -128:] == 255).all()  # the fourth place is empty
@@ -228,36 +226,30 @@ def test_a_sheet_for_a_report(run: Run) -> None:
 
 
 def test_what_cannot_be_shown_is_refused_and_leaves_nothing(
-    run: Run, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, text = tmp_path / "out", tmp_path / "text.jpg"
     text.write_text("none")
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match="0 examples do not fit on a sheet; choose a --count from 1 to 100"):
-        export(run, out, count=0)
+        export(model, out, count=0)
     with pytest.raises(UserError, match="101 files do not fit on a sheet; give 100 at most"):
-        export(run, out, [faces[0]] * (MAX_COUNT + 1))
+        export(model, out, [faces[0]] * (MAX_COUNT + 1))
     with pytest.raises(UserError, match="Files are shown as they are; leave out --count"):
-        export(run, out, faces, split="test")
+        export(model, out, faces, split="test")
     with pytest.raises(UserError, match="There is no part 'best'; choose one of: train, validation, test, all"):
-        export(run, out, split="best", progress=False)
+        export(model, out, split="best", progress=False)
     with pytest.raises(UserError, match=r"The file cannot be shown: .*text.jpg: is no image"):
-        export(run, out, [text])
+        export(model, out, [text])
     with pytest.raises(UserError, match=r"None of the 2 files can be shown: .*text.jpg: is no image"):
-        export(run, out, [text, tmp_path])
+        export(model, out, [text, tmp_path])
     with pytest.raises(UserError, match=r"text.jpg: is no folder to write to .*choose another --out"):
-        export(run, text, faces)
+        export(model, text, faces)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     with pytest.raises(UserError, match="full is not empty; choose another --out"):
-        export(run, tmp_path / "full", faces)
+        export(model, tmp_path / "full", faces)
     monkeypatch.setattr(explain, "_sheet", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(UserError, match=r"out: cannot be written \(No space left\)"):
-        export(run, out, faces, progress=False)
+        export(model, out, faces, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == before | {"full"}
-
-
-def test_a_run_that_is_not_complete_is_refused(finished: Any, tmp_path: Path) -> None:
-    shutil.copytree(finished.workdir, tmp_path / "begun", ignore=shutil.ignore_patterns("summary.json", "checkpoints"))
-    with pytest.raises(UserError, match="begun is not complete"):
-        export(Run.load(tmp_path / "begun"), tmp_path / "out")

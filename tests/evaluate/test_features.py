@@ -10,43 +10,42 @@ import pytest
 from flax import nnx
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import Opened, evaluated_model, open_run
+from agegender_jax.evaluate.evaluate_run import open_data
 from agegender_jax.evaluate.features import METADATA, read_features, write_features
-from agegender_jax.run import Run
+from agegender_jax.evaluate.loaded import LoadedModel
 
 
 @pytest.fixture(scope="module")
-def file(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run whose recipe holds paths."""
+def model(finished: Any) -> LoadedModel:
+    """A run whose recipe holds a path."""
+    model = LoadedModel.load(finished.workdir)
+    model.run.recipe.model.pretrained = "/home/me/weights.safetensors"
+    return model
+
+
+@pytest.fixture(scope="module")
+def file(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("features") / "features.npz"
-
-    def opened(run: Run, **options: Any) -> Opened:
-        found = open_run(run, **options)
-        run.recipe.dataset.csv, run.recipe.model.pretrained = "/home/me/labels.csv", "/home/me/weights.safetensors"
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agegender_jax.evaluate.features.open_run", opened)
-        write_features(Run.load(finished.workdir), path, progress=False)
+    write_features(model, path, progress=False)
     return path
 
 
-def test_embeddings_are_what_the_heads_see(finished: Any, file: Path) -> None:
-    run = Run.load(finished.workdir)
-    (params, stats), graphdef = evaluated_model(run, 76)
-    opened = open_run(run, progress=False)
+def test_embeddings_are_what_the_heads_see(model: LoadedModel, file: Path) -> None:
+    params, stats = model.model_state
     found = read_features(file)
-    model = jax.jit(
-        lambda content: nnx.merge(graphdef, params, stats)(opened.inputs.eval_transform(content, np.array(False)))
+    call = jax.jit(
+        lambda content: nnx.merge(model.graphdef, params, stats)(
+            model.preprocessor.eval_transform(content, np.array(False))
+        )
     )
-    logits = model(opened.data.read(np.arange(50)))
+    logits = call(open_data(model, progress=False).data.read(np.arange(50)))
     for name in ("gender", "age"):
         layer = params["heads"][name]
         by_hand = found.embedding[:50] @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
         np.testing.assert_allclose(by_hand, logits[name], rtol=1e-4, atol=1e-4)
 
 
-def test_keys_parts_and_labels_are_the_run_s(finished: Any, file: Path) -> None:
+def test_keys_parts_and_labels_are_the_run_s(finished: Any, model: LoadedModel, file: Path) -> None:
     found = read_features(file)
     parts = json.loads((finished.workdir / "split.json").read_text())["parts"]
     for part, keys in parts.items():
@@ -59,7 +58,7 @@ def test_keys_parts_and_labels_are_the_run_s(finished: Any, file: Path) -> None:
     np.testing.assert_array_equal(found.labels["age"][full], np.array(ages)[full])
     np.testing.assert_array_equal(found.labels["gender"][full], np.array(genders)[full])
     assert found.labels["age_group"].dtype == np.int32
-    columns = open_run(Run.load(finished.workdir), progress=False).data.columns
+    columns = open_data(model, progress=False).data.columns
     contents = dict(zip(columns["key"].tolist(), columns["sha256"].tolist(), strict=True))
     same: dict[str, set[int]] = {}
     for key, cluster in zip(found.key.tolist(), found.cluster.tolist(), strict=True):
@@ -79,8 +78,8 @@ def test_facts_say_what_the_embeddings_are_of(finished: Any, file: Path) -> None
     )
 
 
-def test_a_part_alone_is_those_rows_of_the_whole(finished: Any, file: Path, tmp_path: Path) -> None:
-    metadata, shape = write_features(Run.load(finished.workdir), tmp_path / "test.npz", split="test", progress=False)
+def test_a_part_alone_is_those_rows_of_the_whole(model: LoadedModel, file: Path, tmp_path: Path) -> None:
+    metadata, shape = write_features(model, tmp_path / "test.npz", split="test", progress=False)
     whole, part = read_features(file), read_features(tmp_path / "test.npz")
     assert metadata == whole.metadata
     assert shape == part.embedding.shape
@@ -90,8 +89,7 @@ def test_a_part_alone_is_those_rows_of_the_whole(finished: Any, file: Path, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["test.npz"]  # nothing temporary is left
 
 
-def test_nothing_is_overwritten_and_bad_names_are_refused_first(finished: Any, tmp_path: Path) -> None:
-    run = Run.load(finished.workdir)
+def test_nothing_is_overwritten_and_bad_names_are_refused_first(model: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "taken.npz").write_text("mine")
     for name, reason in (
         ("taken.npz", "is there already"),
@@ -99,14 +97,13 @@ def test_nothing_is_overwritten_and_bad_names_are_refused_first(finished: Any, t
         ("nowhere/features.npz", "is no folder"),
     ):
         with pytest.raises(UserError, match=reason):
-            write_features(run, tmp_path / name, progress=False)
+            write_features(model, tmp_path / name, progress=False)
     with pytest.raises(UserError, match="no part 'half'"):
-        write_features(run, tmp_path / "new.npz", split="half", progress=False)
+        write_features(model, tmp_path / "new.npz", split="half", progress=False)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_features_are_of_the_run_s_own_data(finished: Any, synthetic_dir: Path, tmp_path: Path) -> None:
-    run = Run.load(finished.workdir)
-    with pytest.raises(UserError, match=r"are not the files of .*finished, and features are of a run's own split"):
-        write_features(run, tmp_path / "new.npz", manual_dir=synthetic_dir, progress=False)
+def test_features_are_of_the_run_s_own_data(model: LoadedModel, synthetic_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not hold the files of .*finished"):
+        write_features(model, tmp_path / "new.npz", manual_dir=synthetic_dir, progress=False)
     assert not list(tmp_path.iterdir())

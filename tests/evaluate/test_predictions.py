@@ -1,7 +1,6 @@
 """What a run says of its examples, as a file: against the summary, and damaged in every way."""
 
 import json
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ import numpy as np
 import pytest
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.predictions import COLUMNS, METADATA, NAME, read_predictions, write_predictions
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
-from agegender_jax.run import Run
 
 
 def arrays_of(finished: Any) -> dict[str, np.ndarray]:
@@ -106,14 +103,3 @@ def test_another_kind_of_file_is_a_sentence(finished: Any, tmp_path: Path) -> No
         archive.writestr("key.npy", bytes(1_000_000))
     with pytest.raises(UserError, match="its arrays are compressed"):
         read_predictions(path)
-
-
-def test_a_run_of_an_earlier_version_gets_its_predictions_when_it_is_measured(finished: Any, tmp_path: Path) -> None:
-    directory = shutil.copytree(finished.workdir, tmp_path / "finished")
-    kept = arrays_of(finished)
-    (directory / NAME).unlink()
-    evaluate_runs(Run.load(directory), progress=False)
-    with np.load(directory / NAME) as file:
-        assert set(file.files) == set(kept)
-        for name, values in kept.items():
-            np.testing.assert_array_equal(file[name], values)

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from scipy.stats import spearmanr
 
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import open_run
+from agegender_jax.evaluate.evaluate_run import open_data
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.predictions import NAME, read_predictions
 from agegender_jax.evaluate.saliency import CAMS, Explainer, class_activation, score
 from agegender_jax.labels import AGE_GROUPS
@@ -24,7 +25,6 @@ from agegender_jax.models.backbones.attention import AttentionEnsemble
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, build_heads
 from agegender_jax.models.model import Model, build_model
-from agegender_jax.run import Run
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -232,30 +232,29 @@ def test_of_two_colours_in_two_corners_the_one_that_decides_is_shown(method: str
     np.testing.assert_allclose(found / found.max(), picture[0, :, :, 0], atol=1e-6)
 
 
-@pytest.fixture
-def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What eight of them add is tested elsewhere, and costs compile time."""
-    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    for module in ("measure", "saliency"):
-        monkeypatch.setattr(f"agegender_jax.evaluate.{module}.make_mesh", lambda: mesh)
+@pytest.fixture(scope="module")
+def loaded(finished: Any) -> LoadedModel:
+    return LoadedModel.load(finished.workdir)
 
 
 @pytest.fixture(scope="module")
-def run(finished: Any) -> Run:
-    return Run.load(finished.workdir)
+def on_one_device(finished: Any) -> LoadedModel:
+    """What eight of them add is tested elsewhere, and costs compile time."""
+    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    return LoadedModel.load(finished.workdir, mesh)
 
 
-def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(run: Run, finished: Any) -> None:
-    opened = open_run(run, progress=False)
+def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(loaded: LoadedModel, finished: Any) -> None:
+    opened = open_data(loaded, progress=False)
     assert opened.split is not None
     rows = opened.split.test
     content = opened.data.read(rows)
-    explainer = Explainer(run, head="age")
+    explainer = Explainer(loaded, head="age")
     found = explainer(content)
     label = explainer.head.column(opened.data.columns)[rows]
     figures = explainer.head.measure(found.answers, label)
     assert figures["mae"] == pytest.approx(finished.summary["test"]["age/mae"], abs=1e-4)
-    kept = read_predictions(run.directory / NAME).of("test").targets()["age"]
+    kept = read_predictions(loaded.run.directory / NAME).of("test").targets()["age"]
     np.testing.assert_array_equal(found.answers["years"], kept.predictions["years"])  # to the last bit
     assert found.classes is None
     few = explainer(content[:3])  # of fewer than there are devices
@@ -269,11 +268,10 @@ def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(run: Run,
     assert shown.max() > 0
 
 
-@pytest.mark.usefixtures("_one_device")
-def test_maps_are_of_the_class_that_is_asked_for_and_mirrored_as_the_pictures_are(run: Run) -> None:
-    content = open_run(run, progress=False).data.read(np.arange(3))
-    male = Explainer(run, class_name="male")
-    found = {"male": male(content), "female": Explainer(run, class_name="female")(content)}
+def test_maps_are_of_the_class_that_is_asked_for_and_mirrored_as_the_pictures_are(on_one_device: LoadedModel) -> None:
+    content = open_data(on_one_device, progress=False).data.read(np.arange(3))
+    male = Explainer(on_one_device, class_name="male")
+    found = {"male": male(content), "female": Explainer(on_one_device, class_name="female")(content)}
     assert found["female"].classes is not None
     assert found["female"].classes.tolist() == [1, 1, 1]
     np.testing.assert_array_equal(found["male"].answers["class"], found["female"].answers["class"])
@@ -294,6 +292,6 @@ def test_maps_are_of_the_class_that_is_asked_for_and_mirrored_as_the_pictures_ar
         ({"method": "attention", "class_name": "male"}, "Attention is not of a class"),
     ],
 )
-def test_what_there_is_not_is_refused(run: Run, options: dict[str, str], message: str) -> None:
+def test_what_there_is_not_is_refused(loaded: LoadedModel, options: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Explainer(run, **options)  # type: ignore[arg-type]
+        Explainer(loaded, **options)  # type: ignore[arg-type]

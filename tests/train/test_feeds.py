@@ -26,6 +26,7 @@ from agegender_jax.data.source import Source
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.features import read_features, write_features
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.mesh import replicated
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
 from agegender_jax.models.model import model_structure
@@ -130,7 +131,7 @@ def test_what_is_chosen_is_said(two: Two) -> None:
 
 def test_a_streamed_run_is_measured_from_a_stream(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its figures, and its embeddings, with nothing resident."""
-    resident_run, run = Run.load(two.resident), Run.load(two.streamed)
+    resident_run, run = LoadedModel.load(two.resident), LoadedModel.load(two.streamed)
     write_features(resident_run, tmp_path / "resident.npz", progress=False)
     monkeypatch.setattr(ResidentDataset, "decode_all", lambda *_, **__: pytest.fail("all is decoded"))
     assert evaluate_runs(run, progress=False)["test"] == two.streamed_summary["test"]

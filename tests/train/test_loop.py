@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
 from agegender_jax.train import command as training
@@ -159,7 +160,7 @@ def test_class_weights_are_printed_and_kept(finished: Any) -> None:
     assert metadata["class_weights"].keys() == {"age_group"}
     line = next(line for line in finished.printed.splitlines() if line.startswith("weights  age_group: "))
     assert f"25-32 {weights[4]:.2f}" in line
-    head = Run.load(finished.workdir).heads()["age_group"]
+    head = LoadedModel.load(finished.workdir).heads["age_group"]
     assert isinstance(head, ClassHead)
     assert head.class_weights is not None
     assert head.class_weights.tolist() == pytest.approx(weights)
@@ -303,7 +304,7 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
     assert (summary["evaluated_step"], summary["steps"]) == (8, 24)
     expected = share["test"] if common else 1 - share["test"]
     assert summary["test"]["gender/accuracy"] == pytest.approx(expected) != pytest.approx(0.5)
-    assert evaluate_runs(Run.load(tmp_path / "run"), progress=False)["test"] == summary["test"]
+    assert evaluate_runs(LoadedModel.load(tmp_path / "run"), progress=False)["test"] == summary["test"]
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints.steps == [8, 24]
     checkpoints.close()

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
-from agegender_jax.run import Run
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.train import command, loop, setup
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
     assert summary["steps"] == expected["steps"] == 8
     assert summary["test"] == pytest.approx(expected["test"], rel=1e-5)
     # What two processes saved, eight devices read.
-    assert evaluate_runs(Run.load(moved), progress=False)["test"] == pytest.approx(summary["test"], rel=1e-5)
+    assert evaluate_runs(LoadedModel.load(moved), progress=False)["test"] == pytest.approx(summary["test"], rel=1e-5)
 
 
 def test_other_data_than_the_primary_process_has_are_refused(
