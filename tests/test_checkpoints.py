@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from absl import logging
 
-from agegender_jax.checkpoints import Checkpoints, _checksum
+from agegender_jax import checkpoints as module
+from agegender_jax.checkpoints import Checkpoints, _checksum, read_model
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, make_mesh, replicated
 
@@ -241,6 +242,17 @@ def test_where_none_can_be_read_all_stay_and_it_is_said_each_time(three: Path, w
     assert len(warnings) == 6
 
 
+def test_reading_the_model_writes_nothing_and_finds_damage(three: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in three.rglob("*")}
+    state = example(2)["params"]
+    assert_same_bits(read_model(three, 2, abstract(state)), state)
+    assert before == {path: path.stat().st_mtime_ns for path in three.rglob("*")}
+    flip(largest(three / "2" / "model"))
+    for step in (2, 4):
+        with pytest.raises(UserError, match=f"checkpoint of step {step}"):
+            read_model(three, step, abstract(state))
+
+
 def test_restoring_a_damaged_or_absent_step_is_one_sentence(three: Path) -> None:
     flip(largest(three / "2" / "model"))
     with opened(three) as checkpoints:
@@ -295,12 +307,25 @@ def test_what_an_interrupted_save_left_is_no_checkpoint_and_is_removed(three: Pa
     assert not (three / "4.orbax-checkpoint-tmp").exists()
 
 
-def test_the_checksum_sees_every_flipped_bit_and_swapped_words() -> None:
-    values = np.random.default_rng(0).normal(size=6).astype(np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.float16, np.uint8, np.float64, jnp.bfloat16])
+def test_the_checksum_sees_every_flipped_bit(dtype: Any) -> None:
+    values = np.random.default_rng(0).normal(size=6).astype(dtype)
     before = int(_checksum(values))
     for byte in range(values.nbytes):
         for bit in (0, 7):
             content = bytearray(values.tobytes())
             content[byte] ^= 1 << bit
-            assert int(_checksum(np.frombuffer(bytes(content), np.float32))) != before
-    assert int(_checksum(values[[1, 0, 2, 3, 4, 5]])) != before
+            assert int(_checksum(np.frombuffer(bytes(content), values.dtype))) != before
+
+
+def test_the_checksum_of_a_split_array_is_that_of_the_whole_one_and_gathers_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mesh = make_mesh()
+    values = np.random.default_rng(0).normal(size=(64, 3)).astype(jnp.bfloat16)
+    whole = int(_checksum([values, values]))
+    shapes = []
+    monkeypatch.setattr(module, "_sum", lambda array, add=module._sum: shapes.append(array.shape) or add(array))
+    split, copied = jax.device_put(values, by_batch(mesh)), jax.device_put(values, replicated(mesh))
+    assert int(_checksum([split, copied])) == whole
+    assert shapes == [(8, 3)] * 8 + [(64, 3)]
