@@ -158,7 +158,7 @@ def _command(run: Path, crop: bool, files: Sequence[Path], folder: Path) -> tupl
     listed.write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
     command = [sys.executable, "-m", "agegender_jax.cli", "predict", str(run.resolve()), f"--list={listed}"]
     if crop:
-        command.append("--no-detect")
+        command.append("--no_detect")
     peaks: dict[int, int] = {}
     began = time.perf_counter()
     with (

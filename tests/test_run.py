@@ -86,6 +86,7 @@ def test_load_says_that_there_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"optimiser": 1}', b'{"train": {"epochs": "x"}}'])
 def test_a_damaged_recipe_is_named(tmp_path: Path, small_recipe: ConfigDict, content: bytes) -> None:
     (tmp_path / "recipe.json").write_bytes(content)
+    (tmp_path / "split.json").write_text("{}")
     for attempt in (lambda: Run.load(tmp_path), lambda: Run.start(tmp_path, small_recipe)):
         with pytest.raises(UserError, match=r"recipe\.json is no recipe of this version"):
             attempt()

@@ -1,10 +1,9 @@
 """`agegender classical`: an SVM and a random forest on embeddings."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_json, check_json, prepare, title, write_json
+from agegender_jax.commands.common import add, add_json, check_json, prepare, title, to_path, write_json
 
 _CLASSICAL = ("svm", "forest")  # as in evaluate/classical.py, which takes seconds to import
 
@@ -26,7 +25,7 @@ def add_parser(commands: Any) -> None:
         "each cut (Breiman 2001), not all of them: nothing is chosen by the data. 14,000 examples take minutes.",
         EXAMPLES,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what `agegender features` wrote")
+    parser.add_argument("file", type=to_path, metavar="FILE", help="what `agegender features` wrote")
     parser.add_argument("--only", type=_classical_models, default=_CLASSICAL, help="svm, forest or both [svm,forest]")
     add_json(parser)
     parser.set_defaults(function=_classical)

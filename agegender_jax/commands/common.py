@@ -35,13 +35,18 @@ def add_part(parser: argparse.ArgumentParser, default: str | None = None) -> Non
 
 def add_data(parser: argparse.ArgumentParser, manual_dir: str = "where the run's data lie now") -> None:
     """Adds `--manual_dir`, whose help is given, and `--data_dir`."""
-    parser.add_argument("--manual_dir", type=Path, metavar="DIR", help=manual_dir)
-    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="where prepared data lie [as in the run]")
+    parser.add_argument("--manual_dir", type=to_path, metavar="DIR", help=manual_dir)
+    parser.add_argument("--data_dir", type=to_path, metavar="DIR", help="where prepared data lie [as in the run]")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds `--json`; see `check_json` and `write_json`."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="new file: also write the figures there")
+    parser.add_argument("--json", type=to_path, metavar="FILE", help="new file: also write the figures there")
+
+
+def to_path(text: str) -> Path:
+    """Converts an argument to a path; a leading `~` is the user's home, also where the shell leaves it."""
+    return Path(text).expanduser()
 
 
 def at_least(least: int) -> Any:

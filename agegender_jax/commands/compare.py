@@ -1,10 +1,9 @@
 """`agegender compare`: whether two runs differ."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_json, check_json, prepare, write_json
+from agegender_jax.commands.common import add, add_json, check_json, prepare, to_path, write_json
 from agegender_jax.errors import UserError
 
 EXAMPLES = """examples:
@@ -27,7 +26,7 @@ def add_parser(commands: Any) -> None:
         EXAMPLES,
     )
     for name, which in (("first", "a run's directory, or a study's"), ("second", "what to compare it with")):
-        parser.add_argument(name, type=Path, metavar=name.upper(), help=which)
+        parser.add_argument(name, type=to_path, metavar=name.upper(), help=which)
     parser.add_argument(
         "--split", choices=("validation", "test"), default="test", help="which part of the runs' split [test]"
     )

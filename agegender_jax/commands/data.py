@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, at_least, prepare
+from agegender_jax.commands.common import add, at_least, prepare, to_path
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
 
@@ -61,15 +61,18 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("dataset", help="utkface, adience or voice_age_gender")
     parser.add_argument("--config", default="", metavar="NAME", help="configuration of its builder [the first]")
-    parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the downloaded data lie")
+    parser.add_argument("--manual_dir", type=to_path, metavar="DIR", help="where the downloaded data lie")
     parser.add_argument(
-        "--data_dir", type=Path, metavar="DIR", help="where prepared data lie [TFDS_DATA_DIR or ~/tensorflow_datasets]"
+        "--data_dir",
+        type=to_path,
+        metavar="DIR",
+        help="where prepared data lie [TFDS_DATA_DIR or ~/tensorflow_datasets]",
     )
     for name, text in _PATTERNS.items():
         parser.add_argument(f"--{name}", default="", help=text)
     parser.add_argument("--max_bad", type=_share, default=0.0, help="largest share of unusable files [the builder's]")
     parser.add_argument("--age_groups", choices=tuple(AGE_GROUPS), help="scheme of age groups [all of them]")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="the page [describe-DATASET.html]")
+    parser.add_argument("--html", type=to_path, metavar="FILE", help="the page [describe-DATASET.html]")
     parser.add_argument("--no_html", action="store_true", help="write no page")
     parser.set_defaults(function=describe)
 
@@ -82,11 +85,11 @@ def add_parser(commands: Any) -> None:
         _SYNTHESIZE_EXAMPLES,
     )
     parser.add_argument("dataset", help="utkface, adience or voice_age_gender")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--out", type=to_path, required=True, metavar="DIR", help="new folder")
     parser.add_argument("--count", type=at_least(1), help=f"about how many examples [{_DEFAULT_COUNT}]")
     parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed makes the same data [0]")
     parser.add_argument(
-        "--fold_files", type=Path, metavar="DIR", help="adience: take labels and subjects from these, all rows"
+        "--fold_files", type=to_path, metavar="DIR", help="adience: take labels and subjects from these, all rows"
     )
     parser.set_defaults(function=synthesize)
 
@@ -105,8 +108,8 @@ def describe(arguments: argparse.Namespace) -> int:
         render.check_path(target)  # before minutes of preparing
     prepared = locate(
         arguments.dataset,
-        manual_dir=arguments.manual_dir.expanduser() if arguments.manual_dir else None,
-        data_dir=(arguments.data_dir or default_data_dir()).expanduser(),
+        manual_dir=arguments.manual_dir,
+        data_dir=arguments.data_dir or default_data_dir(),
         config=arguments.config,
         options=options,
     )

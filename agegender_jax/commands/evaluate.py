@@ -1,10 +1,19 @@
 """`agegender evaluate`: measuring finished runs."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_data, add_json, add_part, check_json, prepare, title, write_json
+from agegender_jax.commands.common import (
+    add,
+    add_data,
+    add_json,
+    add_part,
+    check_json,
+    prepare,
+    title,
+    to_path,
+    write_json,
+)
 
 EXAMPLES = """examples:
   agegender evaluate runs/cpu
@@ -28,7 +37,7 @@ def add_parser(commands: Any) -> None:
         EXAMPLES,
     )
     parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="a run's directory (the --workdir of launch.py)"
+        "runs", type=to_path, nargs="+", metavar="RUN", help="a run's directory (the --workdir of launch.py)"
     )
     add_part(parser)
     parser.add_argument("--dataset", help="format of another archive, such as utkface")

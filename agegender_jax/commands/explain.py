@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare, walk
+from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare, to_path, walk
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.text import printable
 
@@ -30,14 +30,14 @@ def add_parser(commands: Any) -> None:
         "in years. It is as coarse as the network's last map.",
         EXAMPLES,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    parser.add_argument("run", type=to_path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
     parser.add_argument(
         "files",
         nargs="*",
         metavar="PATH",
         help="pictures or recordings, and folders of them, 100 files at most [examples of the run]",
     )
-    parser.add_argument("--out", type=Path, default=Path("maps"), metavar="DIR", help="folder, new or empty [maps]")
+    parser.add_argument("--out", type=to_path, default=Path("maps"), metavar="DIR", help="folder, new or empty [maps]")
     parser.add_argument(
         "--method",
         choices=("grad_cam", "grad_cam_pp", "layer_cam", "attention"),

@@ -1,10 +1,9 @@
 """`agegender features`: what a run's backbone makes of each example."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_data, add_part, prepare, title
+from agegender_jax.commands.common import add, add_data, add_part, prepare, title, to_path
 
 EXAMPLES = """examples:
   agegender features runs/cpu --out features.npz
@@ -22,8 +21,8 @@ def add_parser(commands: Any) -> None:
         "an .npz of plain arrays: `agegender classical` learns from it, and so may anything else.",
         EXAMPLES,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="new file, named *.npz")
+    parser.add_argument("run", type=to_path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    parser.add_argument("--out", type=to_path, required=True, metavar="FILE", help="new file, named *.npz")
     add_part(parser, "all")
     add_data(parser)
     parser.set_defaults(function=_features)

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from agegender_jax.commands.common import add, at_least, check_new, prepare, walk
+from agegender_jax.commands.common import add, at_least, check_new, prepare, to_path, walk
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.progress import progress_bar
@@ -59,12 +59,12 @@ def add_parser(commands: Any) -> None:
         "for telling who somebody is, or for decisions about people.",
         EXAMPLES,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    parser.add_argument("run", type=to_path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files, and folders of them")
     parser.add_argument("--list", metavar="FILE", help="a file with a path a line; - is the standard input")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=to_path,
         metavar="FILE",
         help="new file: *.csv, *.jsonl (an object a line), *.json (an array of them) or *.parquet [CSV, here]",
     )
@@ -92,11 +92,16 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="smaller files are bad; 5000 is a filter of faces once published [0]",
     )
-    parser.add_argument(
+    detection = parser.add_mutually_exclusive_group()
+    detection.add_argument(
         "--detect",
-        action=argparse.BooleanOptionalAction,
+        action="store_true",
+        default=None,
         help="search pictures for faces (a Haar cascade), and answer for each, the 32 largest of a picture [as the "
         "run's data were prepared]",
+    )
+    detection.add_argument(
+        "--no_detect", action="store_false", dest="detect", default=None, help="take pictures as they are"
     )
     parser.add_argument(
         "--margin",
@@ -120,12 +125,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     wanted = {name: getattr(arguments, name) for name in ("margin", "min_size") if getattr(arguments, name) is not None}
     detect: Detection | bool = False
     learned_from_faces = predictor.model.detection is not None
-    if learned_from_faces if arguments.detect is None else arguments.detect:
+    if arguments.detect or (arguments.detect is None and learned_from_faces):
         detect = Detection(**wanted)
     elif wanted:
         raise UserError(f"--{next(iter(wanted))} is of detected faces, and none are detected; add --detect.")
     if detect and arguments.detect is None:
-        print("The run learned from detected faces, so faces are detected; --no-detect leaves that.", file=sys.stderr)
+        print("The run learned from detected faces, so faces are detected; --no_detect leaves that.", file=sys.stderr)
     shown = sys.stderr.isatty()
     total = sum(1 for _ in walk(arguments.paths)) if shown and arguments.list is None else None
     bar = progress_bar(total, unit="files")

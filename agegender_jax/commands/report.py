@@ -1,15 +1,14 @@
 """`agegender report`: the report of a finished run in one page."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_data, prepare
+from agegender_jax.commands.common import add, add_data, prepare, to_path
 from agegender_jax.errors import UserError
 
 EXAMPLES = """examples:
   agegender report runs/cpu
-  agegender report runs/cpu --with-images --out private/cpu.html
+  agegender report runs/cpu --with_images --out private/cpu.html
 """
 
 
@@ -24,20 +23,20 @@ def add_parser(commands: Any) -> None:
         "holds the numbers. Only a page of its own kind is replaced.",
         EXAMPLES,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    parser.add_argument("run", type=to_path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
     parser.add_argument(
-        "--with-images",
+        "--with_images",
         action="store_true",
         help="embed images of mistakes, and saliency maps: mind the dataset's terms",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page [RUN/report/index.html]")
-    add_data(parser, "with --with-images: where the run's data lie now")
+    parser.add_argument("--out", type=to_path, metavar="FILE", help="the page [RUN/report/index.html]")
+    add_data(parser, "with --with_images: where the run's data lie now")
     parser.set_defaults(function=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     if not arguments.with_images and (arguments.manual_dir or arguments.data_dir):
-        raise UserError("--manual_dir and --data_dir are for --with-images; leave them out.")
+        raise UserError("--manual_dir and --data_dir are for --with_images; leave them out.")
     prepare()
     from agegender_jax.report.write import write_report
     from agegender_jax.run import Run

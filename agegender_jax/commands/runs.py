@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_json, check_json, prepare, write_json
+from agegender_jax.commands.common import add, add_json, check_json, prepare, to_path, write_json
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.text import Table, duration, plain, printable
@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
         "metrics cannot be compared, and why a run is damaged.",
         EXAMPLES,
     )
-    parser.add_argument("directory", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="[runs]")
+    parser.add_argument("directory", type=to_path, nargs="?", default=Path("runs"), metavar="DIR", help="[runs]")
     add_json(parser)
     parser.set_defaults(function=_runs)
 

@@ -49,7 +49,9 @@ def add_parser(commands: Any) -> None:
         "--out", type=Path, default=Path("profile"), metavar="DIR", help="folder, new or empty [profile]"
     )
     parser.add_argument("--dispatches", type=_several, default=_SHORT, help=f"at least 2 [{_SHORT}]")
-    parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="where the downloaded data lie")
+    parser.add_argument(
+        "--manual_dir", type=lambda text: Path(text).expanduser(), metavar="DIR", help="where the downloaded data lie"
+    )
     parser.add_argument(
         "--data_dir", type=Path, metavar="DIR", help="where prepared data lie [TFDS_DATA_DIR or ~/tensorflow_datasets]"
     )

@@ -262,7 +262,7 @@ def test_options_are_checked(predict_files: Command, capsys: pytest.CaptureFixtu
     assert "'-1' is no number from 0 to 2" in said
 
 
-@pytest.mark.parametrize("arguments", [["--margin", "0.1"], ["--min_size", "50", "--no-detect"]])
+@pytest.mark.parametrize("arguments", [["--margin", "0.1"], ["--min_size", "50", "--no_detect"]])
 def test_how_to_detect_needs_detection(arguments: list[str], predict_files: Command) -> None:
     with pytest.raises(UserError, match=f"{arguments[0]} is of detected faces, and none are detected; add --detect"):
         predict_files("x", *arguments)
@@ -324,7 +324,7 @@ def test_a_run_that_learned_from_cut_faces_cuts_them(
     recipe.dataset.crop = "haar"
     (workdir / "recipe.json").write_text(recipes.to_json(recipe))
     Image.new("RGB", (60, 60)).save(tmp_path / "none.png")
-    assert predict_files(tmp_path / "none.png", "--no-detect", "--out", tmp_path / "no.csv", workdir=workdir) == 0
+    assert predict_files(tmp_path / "none.png", "--no_detect", "--out", tmp_path / "no.csv", workdir=workdir) == 0
     assert "faces are detected" not in capsys.readouterr().err
     arguments = (tmp_path / "none.png", "--min_size", 50, "--out", tmp_path / "out.csv")
     assert predict_files(*arguments, workdir=workdir) == 2

@@ -38,7 +38,7 @@ def test_pictures_come_only_when_they_are_asked_for(
 ) -> None:
     target = tmp_path / "page.html"
     monkeypatch.setattr("agegender_jax.report.images.saliency_panels", lambda opened, rows: {})  # has tests of its own
-    assert cli.main(["report", str(finished.workdir), "--with-images", "--out", str(target)]) == 0
+    assert cli.main(["report", str(finished.workdir), "--with_images", "--out", str(target)]) == 0
     text = target.read_text()
     mistakes = json.loads((tmp_path / "page.json").read_text())["mistakes"]
     assert text.count("<img") == sum(len(rows) for kinds in mistakes.values() for rows in kinds.values()) > 0
@@ -50,7 +50,7 @@ def test_pictures_come_only_when_they_are_asked_for(
     ("arguments", "sentence"),
     [
         (["nowhere"], "holds no run"),
-        (["RUN", "--manual_dir", "x"], "are for --with-images; leave them out"),
+        (["RUN", "--manual_dir", "x"], "are for --with_images; leave them out"),
         (["RUN", "--out", "report.txt"], "report.txt does not end in .html"),
     ],
 )
