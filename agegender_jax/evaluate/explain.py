@@ -186,7 +186,7 @@ def _read(explainer: Explainer, files: Sequence[Path]) -> tuple[np.ndarray, list
                 content.append(decode(stored, name=name))
             else:
                 image = decode_whole(stored, name)
-                found, _ = faces(image, name, detection, explainer.inputs.shape[0], most=1)
+                found, _ = faces(image, name, detection, explainer.model.preprocessor.shape[0], most=1)
                 if not found:
                     raise UserError(f"{name}: {NO_FACE}, and the run learned from detected faces.")
                 content.append(found[0][1])
