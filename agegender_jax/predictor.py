@@ -81,6 +81,7 @@ class Predictor:
     def close(self) -> None:
         """Ends the threads and processes that decode."""
         self._searching.shutdown(cancel_futures=True)
+        self._workers.close()
 
     def __enter__(self) -> "Predictor":
         return self
