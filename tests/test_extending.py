@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 import tfds_builders
 from agegender_jax.cli import main
 from agegender_jax.errors import UserError
-from agegender_jax.models import backbones, registry
-from agegender_jax.models.heads import build_heads
+from agegender_jax.models import backbones, heads, registry
+from agegender_jax.models.heads import base, build_heads
 from agegender_jax.models.model import model_structure
 from agegender_jax.synthetic.faces import generate_face
 from agegender_jax.train.command import command
@@ -96,3 +96,33 @@ def test_a_backbone_in_one_file_is_listed_and_trains(
     small_recipe.model.drop_path = 0.1
     with pytest.raises(UserError, match=r"config\.model\.drop_path"):
         model_structure(small_recipe, build_heads(small_recipe))
+
+
+@pytest.fixture
+def adult_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The head of the page, in a folder of heads."""
+    section = PAGE.read_text(encoding="utf-8").split("## A target in one file")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code is not None
+    folder = tmp_path / "heads"
+    folder.mkdir()
+    (folder / "adult.py").write_text(code[1], encoding="utf-8")
+    monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(folder)])
+    heads.import_heads()
+    yield
+    base._REGISTERED.pop("adult")
+    sys.modules.pop(f"{heads.__name__}.adult")
+
+
+def test_a_target_in_one_file_is_trained_and_reported(
+    adult_head: None, small_recipe: ConfigDict, tmp_path: Path, data_dir: Path
+) -> None:
+    small_recipe.dataset.synthetic = 80
+    small_recipe.heads.adult.weight = 1.0
+    small_recipe.evaluate.update(select="adult/accuracy", report=True)
+    small_recipe.train.update(batch_size=8, epochs=0.01)
+    assert command(small_recipe, workdir=tmp_path / "run", manual_dir=None, data_dir=data_dir) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["metrics"]["adult/accuracy"]["main"]
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert report["test"]["confusion"]["adult"]["names"] == ["minor", "adult"]
