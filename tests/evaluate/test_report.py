@@ -45,10 +45,10 @@ def test_the_summary_says_what_was_measured_on_what() -> None:
         "peak_memory_bytes": 2_500_000_000,
     }
     text = summary_text(summary)
-    for part in ("drawn: ", "disjoint", "nearest", "0123456789abcdef\n", "0.9200", "always male", "1 min 02 s"):
+    for part in ("synthetic: ", "disjoint", "nearest", "0123456789abcdef\n", "0.9200", "always male", "1 min 02 s"):
         assert part in text
     assert "2.50 GB" in text
     assert "1234 images/s" in text
     assert "images/s" not in summary_text(summary | {"images_per_second": None})
-    assert "drawn: " not in summary_text(summary | {"synthetic": False})
+    assert "synthetic: " not in summary_text(summary | {"synthetic": False})
     assert "not flip-averaged" in summary_text(summary | {"flip_averaged": False})
