@@ -1,6 +1,8 @@
-"""The images of a report, where these are asked for: of its mistakes, and of some examples with their saliency."""
+"""The mistakes of a report, and its images, where these are asked for: of mistakes, and of examples with saliency."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +10,9 @@ from agegender_jax.evaluate.evaluate_run import EvaluationData
 from agegender_jax.evaluate.explain import saliency_sheet
 from agegender_jax.page import jpeg
 from agegender_jax.report.content import Content
+from agegender_jax.report.format import spaced
+from agegender_jax.report.mistakes import LEVEL, WRONG_YEARS
+from agegender_jax.text import Table
 
 THUMBNAIL = 112
 """Edge of a mistake's image, pixels."""
@@ -76,3 +81,48 @@ def saliency_panels(opened: EvaluationData, rows: np.ndarray) -> dict[str, np.nd
         target: saliency_sheet(opened.model, content, names, method=_METHOD, head=target, columns=2)
         for target in opened.heads
     }
+
+
+def mistakes(content: Content, thumbnails: Mapping[str, str]) -> dict[str, Any] | None:
+    """Returns the mistakes, worst and most confident, by target: tables, or images with captions."""
+    lists = []
+    for target, kinds in content.mistakes.items():
+        years = content.targets[target].kind == "years"
+        sure = f"{100 * LEVEL:.0f} % interval"
+        titles = {
+            "worst": f"{spaced(target)}: largest errors",
+            "confident": f"{spaced(target)}: errors of {WRONG_YEARS:g} years or more with the narrowest {sure}"
+            if years
+            else f"{spaced(target)}: wrong with the highest confidence",
+        }
+        lists += [(title, kinds[kind], years) for kind, title in titles.items() if kinds[kind]]
+    if not lists:
+        return None
+    if not thumbnails:
+        return {"tables": [_mistake_table(rows, years, title) for title, rows, years in lists], "sheets": []}
+    sheets = [
+        (title, [(thumbnails.get(row["key"], ""), _caption(row), row["key"]) for row in rows])
+        for title, rows, _ in lists
+    ]
+    return {"tables": [], "sheets": sheets}
+
+
+def _mistake_table(rows: Sequence[Mapping[str, Any]], years: bool, title: str) -> Table:
+    if not years:
+        cells = [(row["key"], row["label"], row["answer"], f"{100 * row['probability']:.1f} %") for row in rows]
+        return Table(("file", "annotated", "predicted", "probability"), cells, title)
+    header = ["file", "annotated, years", "predicted", "error"]
+    if width := all("width" in row for row in rows):
+        header.append(f"width of its {100 * LEVEL:.0f} % interval")
+    ages = [
+        (row["key"], f"{row['label']:g}", f"{row['answer']:.1f}", f"{row['error']:+.1f}")
+        + ((f"{row['width']:.1f}",) if width else ())
+        for row in rows
+    ]
+    return Table(header, ages, title)
+
+
+def _caption(row: Mapping[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['answer']:.1f} years, annotated {row['label']:g}"
+    return f"{row['answer']} ({100 * row['probability']:.0f} %), annotated {row['label']}"

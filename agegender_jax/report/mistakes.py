@@ -1,4 +1,4 @@
-"""The answers that are furthest off, those that are wrong with the most confidence, and what becomes of under-18s."""
+"""The predictions with the largest errors, the wrong ones with the highest confidence, and those of under-18s."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ def mistakes(predictions: Predictions, count: int = COUNT) -> dict[str, dict[str
       count: of each kind, fewer where there are fewer.
 
     Returns:
-      For each thing `worst` and `confident`: rows with `key`, `label`, `answer`, and of classes the `probability` that
+      For each target `worst` and `confident`: rows with `key`, `label`, `answer`, and of classes the `probability` that
       the answer was given, of years the `error` and, from a distribution, the `width` of the interval that should hold
       the label in `LEVEL` of all cases. Classes that are not ordered have no `worst` beyond the most confident. Ties
       are in order of the keys.
@@ -77,8 +77,8 @@ def _of_years(target: Target, key: np.ndarray, count: int) -> dict[str, list[dic
     )
 
     def row(i: int) -> dict[str, Any]:
-        found = {"key": str(key[i]), "label": float(label[i]), "answer": float(years[i]), "error": float(error[i])}
-        return found if width is None else found | {"width": float(width[i])}
+        entry = {"key": str(key[i]), "label": float(label[i]), "answer": float(years[i]), "error": float(error[i])}
+        return entry if width is None else entry | {"width": float(width[i])}
 
     worst = _first(known, key, -np.abs(error[known]))[:count]
     wrong = known[np.abs(error[known]) >= WRONG_YEARS]
@@ -88,8 +88,8 @@ def _of_years(target: Target, key: np.ndarray, count: int) -> dict[str, list[dic
 
 def _first(rows: np.ndarray, key: np.ndarray, *order: np.ndarray) -> list[int]:
     """Rows with the least of `order` first, each as long as `rows`; equal ones by their keys."""
-    found: list[int] = rows[np.lexsort((key[rows], *reversed(order)))].tolist()
-    return found
+    ordered: list[int] = rows[np.lexsort((key[rows], *reversed(order)))].tolist()
+    return ordered
 
 
 def around_18(predictions: Predictions) -> dict[str, Any] | None:
@@ -102,10 +102,10 @@ def around_18(predictions: Predictions) -> dict[str, Any] | None:
       `by`: `age` or `age_group`; for `minors` and `adults` the numbers `n` and `mistaken` and their `share`, with the
       95 % interval over clusters: `value`, `low`, `high`.
     """
-    found = _sides(predictions.targets())
-    if found is None:
+    sides_of = _sides(predictions.targets())
+    if sides_of is None:
         return None
-    by, adult, minor = found
+    by, adult, minor = sides_of
     columns = predictions.columns
     resamples = ClusterBootstrap(columns["cluster"])
     sides = {"minors": (columns["age_high"] < ADULT, adult), "adults": (columns["age_low"] >= ADULT, minor)}

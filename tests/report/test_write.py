@@ -232,7 +232,7 @@ def test_pictures_are_embedded_where_they_are_asked_for(content: Content, monkey
     keys = np.array(images.keys(content) + [f"other{i}" for i in range(30)])
     opened: Any = SimpleNamespace(
         data=SimpleNamespace(columns={"key": keys}, read=lambda rows: np.zeros((len(rows), 160, 160, 3), np.uint8)),
-        inputs=SimpleNamespace(to_display=lambda pixels: pixels),
+        model=SimpleNamespace(preprocessor=SimpleNamespace(to_display=lambda pixels: pixels)),
         split=SimpleNamespace(test=np.arange(len(keys))),
         heads={},
         run=None,
