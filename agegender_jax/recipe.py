@@ -62,7 +62,9 @@ def base() -> ConfigDict:
                 "spatial_dropout": 0.15,  # of whole channels, where the backbone has it
                 "drop_path": 0.0,  # of whole residual branches, where the backbone has it (stochastic depth)
                 "gender_to_age": "off",  # `joined`: the age heads see the gender's logits; `stopped`: without gradient
-                "pretrained": "",  # weights to begin with: a file, a run's directory, or a name of models/pretrained
+                "pretrained": "",  # weights to start from: a file, a run's directory, or a name of models/pretrained
+                # True: also if that run has seen examples of validation or test; the new run is then marked leaky
+                "pretrained_leaky": False,
                 "dtype": "float32",  # of the arithmetic; parameters and statistics are always float32
             },
             "heads": {name: dict(head.options) for name, head in HEADS.items()},  # a weight of 0 leaves a head out

@@ -3,8 +3,8 @@
 recipe.json     the recipe, whole
 run.json        dataset, class weights, counts, versions: what is known before the first step
 split.json      who is in train, validation and test, with a hash
-seen_sha256.txt content hashes of the files that the run learns from and chooses by
-seen_subjects.txt who is shown or heard in them, as far as it is known
+seen_sha256.txt content hashes of the files that the run, or one that it starts from, learns from and chooses by
+seen_subjects.txt who is shown or heard in them, as far as it is known: dataset and number
 checkpoints/    a folder a step (and damaged_checkpoints/, where one was set aside)
 metrics.jsonl   a line an event; the same figures as TensorBoard's
 tensorboard/    events
@@ -16,7 +16,7 @@ report/         index.html, where the run explains itself, and its numbers
 import fcntl
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,19 +170,51 @@ class Run:
         return split.for_keys(keys)
 
     def seen(self) -> set[str]:
-        """SHA-256 of the files that the run learned from (training) and chose by (validation)."""
+        """Returns the SHA-256 of the files that the run learned from (training) or chose by (validation).
+
+        With those of the run that it started from, and so of all its ancestors.
+        """
         try:
             return set((self.directory / "seen_sha256.txt").read_text(encoding="utf-8").split())
         except OSError as error:
             raise UserError(f"{self.directory} has no seen_sha256.txt ({error.strerror}); restore the file.") from error
 
-    def seen_subjects(self) -> np.ndarray:
-        """Who is shown or heard in those files, int64 [k]; empty where nobody is identified."""
+    def seen_subjects(self) -> set[tuple[str, int]]:
+        """Returns who is shown or heard in those files: dataset and number; empty where nobody is identified."""
         path = self.directory / "seen_subjects.txt"
         try:
-            return np.array(path.read_text(encoding="utf-8").split() if path.exists() else [], np.int64)
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return {(dataset, int(number)) for dataset, _, number in (line.partition(" ") for line in lines)}
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); restore the file.") from error
+
+    def has_seen(self, dataset: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns which examples are of files or subjects that the run, or an ancestor, has seen, bool `[n]`.
+
+        Args:
+          dataset: name; subjects are known within one.
+          columns: of the dataset, `source.COLUMNS`.
+        """
+        subjects = [number for name, number in self.seen_subjects() if name == dataset]
+        return np.isin(columns["sha256"], list(self.seen())) | np.isin(columns["subject"], subjects)
+
+    def write_seen(self, dataset: str, columns: Mapping[str, np.ndarray], split: Split, parent: "Run | None") -> None:
+        """Writes `seen_sha256.txt` and `seen_subjects.txt`.
+
+        Args:
+          dataset: name.
+          columns: of the dataset.
+          split: of the run.
+          parent: the run whose weights this one starts from: what it has seen is inherited.
+        """
+        rows = np.concatenate([split.train, split.validation])
+        files = set(columns["sha256"][rows].tolist())
+        subjects = {(dataset, number) for number in columns["subject"][rows].tolist() if number >= 0}
+        if parent:
+            files, subjects = files | parent.seen(), subjects | parent.seen_subjects()
+        atomic.write_text(self.directory / "seen_sha256.txt", "".join(f"{digest}\n" for digest in sorted(files)))
+        lines = "".join(f"{name} {number}\n" for name, number in sorted(subjects))
+        atomic.write_text(self.directory / "seen_subjects.txt", lines)
 
     def checkpoints(self) -> Checkpoints:
         """Opens the checkpoints to train; close them when done."""

@@ -143,16 +143,17 @@ class Split:
 
 def is_leaky(split: Split) -> bool:
     """Whether somebody, or a file, may be both learned from and tested on."""
-    return split.protocol in LEAKY or bool(split.report["groups_in_several_parts"])
+    report = split.report
+    return split.protocol in LEAKY or bool(report["groups_in_several_parts"] or report.get("seen_by_pretrained"))
 
 
-def marked(protocol: str) -> str:
-    """The protocol's name as it is printed: a leaky one never without the word.
+def marked(protocol: str, leaky: bool = False) -> str:
+    """Returns the protocol's name as it is printed: never without the word where it, or the run, is leaky.
 
-    >>> marked("disjoint"), marked("paper")
-    ('disjoint', 'paper (leaky)')
+    >>> marked("disjoint"), marked("paper"), marked("disjoint", leaky=True)
+    ('disjoint', 'paper (leaky)', 'disjoint (leaky)')
     """
-    return f"{protocol} (leaky)" if protocol in LEAKY else protocol
+    return f"{protocol} (leaky)" if leaky or protocol in LEAKY else protocol
 
 
 def make_split(

@@ -17,6 +17,7 @@ RESULT: dict[str, Any] = {
     **dict.fromkeys(("run", "dataset", "age_groups", "split_sha256"), "x"),
     **{
         "protocol": "paper",
+        "leaky": True,
         "synthetic": False,
         "left_out": 0,
         "files_of_seen_subjects": 0,

@@ -80,7 +80,7 @@ def title(result: Mapping[str, Any]) -> str:
     split = f", split {result['split_sha256'][:16]}" if result["split_sha256"] else ""
     drawn = f" ({DISCLAIMER})" if result["synthetic"] else ""
     return (
-        f"{result['run']}: {result['dataset']}{drawn}, protocol {marked(result['protocol'])}, "
+        f"{result['run']}: {result['dataset']}{drawn}, protocol {marked(result['protocol'], result['leaky'])}, "
         f"age groups {result['age_groups']}{split}"
     )
 

@@ -79,6 +79,7 @@ class ListedRun:
     dataset: str = ""
     synthetic: bool = False
     protocol: str = ""
+    leaky: bool = False
     age_groups: str = ""
     split_sha256: str = ""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -149,6 +150,7 @@ def _values(directory: Path) -> dict[str, Any]:
         "dataset": recipe.dataset.name,
         "synthetic": bool((summary or metadata).get("synthetic", recipe.dataset.synthetic)),
         "protocol": recipe.split.protocol,
+        "leaky": bool((summary or {}).get("leaky", False)),
         "age_groups": recipe.age_groups,
         "split_sha256": str((summary or metadata).get("split_sha256") or ""),
     }
@@ -231,7 +233,7 @@ def _row(run: ListedRun, usual: Mapping[str, Any]) -> dict[str, str]:
     cells = {
         "": run.path,
         "dataset": run.data,
-        "protocol": marked(run.protocol),
+        "protocol": marked(run.protocol, run.leaky),
         "split": run.split_sha256[:_HASH],
         "state": run.state,
         "images/s": f"{run.images_per_second:.0f}" if run.images_per_second else "",

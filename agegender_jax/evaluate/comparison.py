@@ -103,6 +103,7 @@ def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed:
         "runs": [first.name, second.name],
         "repeats": [len(first.repeats), len(second.repeats)],
         **{name: about.metadata[name] for name in ("dataset", "synthetic", "protocol")},
+        "leaky": any(run.metadata["leaky"] for side in (first, second) for run in side.repeats),
         "part": str(about.part[0]) if count else "",
         "n": count,
         "clusters": resamples.clusters(np.arange(count)),
@@ -129,8 +130,8 @@ def text(result: Mapping[str, Any]) -> str:
     clusters = f" in {result['clusters']} clusters" if result["clusters"] < result["n"] else ""
     repeats = [f"{name} the mean of {n}" for name, n in zip(result["runs"], result["repeats"], strict=True) if n > 1]
     lines = [
-        f"{result['dataset']}{drawn}, protocol {marked(result['protocol'])}, part {result['part']}: {result['n']} "
-        f"examples{clusters}" + (f"; {' and '.join(repeats)} repeats" if repeats else ""),
+        f"{result['dataset']}{drawn}, protocol {marked(result['protocol'], result['leaky'])}, part {result['part']}: "
+        f"{result['n']} examples{clusters}" + (f"; {' and '.join(repeats)} repeats" if repeats else ""),
         plain(by_row(columns)),
         f"{len(figures)} figures are compared: p (Holm) allows for that many, p alone does not.",
         "Intervals and p are of paired draws of these examples"

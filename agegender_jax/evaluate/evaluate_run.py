@@ -120,6 +120,7 @@ def evaluate_runs(
         "config": first.options.config,
         "protocol": "every file that the run has not seen" if len(opened) == 1 else "every file that no run has seen",
         "age_groups": first.run.recipe.age_groups,
+        "leaky": False,
         "split_sha256": None,
         "split": split,
         "left_out": 0,
@@ -134,7 +135,8 @@ def evaluate_runs(
         rows = np.arange(len(first.data)) if split == "all" else getattr(saved, split)
         # Runs of one split may name two protocols, where these come to the same; a leaky one is never hidden.
         protocol = max((each.summary["protocol"] for each in opened), key=lambda name: name in LEAKY)
-        result |= {"protocol": protocol, "split_sha256": first.summary["split_sha256"]}
+        leaky = any(each.summary["leaky"] for each in opened)
+        result |= {"protocol": protocol, "leaky": leaky, "split_sha256": first.summary["split_sha256"]}
     labels = {name: head.column(first.data.columns) for name, head in first.heads.items()}
     chosen = {name: label[rows] for name, label in labels.items()}
     keys = first.data.columns["key"][rows]
@@ -243,8 +245,8 @@ def _new_to_all(opened: Sequence[EvaluationData]) -> tuple[np.ndarray, dict[str,
         raise UserError(f"Every one of the {len(new)} files there was used to train {directories}: nothing is left.")
     acquainted = np.zeros(len(rows), bool)
     for each in opened:
-        if each.options.name == each.run.recipe.dataset.name:
-            acquainted |= np.isin(columns["subject"][rows], each.run.seen_subjects())
+        subjects = [number for dataset, number in each.run.seen_subjects() if dataset == each.options.name]
+        acquainted |= np.isin(columns["subject"][rows], subjects)
     return rows, {"left_out": int((~new).sum()), "files_of_seen_subjects": int(acquainted.sum())}
 
 

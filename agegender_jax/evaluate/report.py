@@ -46,8 +46,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     speed = f" at {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
     columns = {"validation": summary["validation"], "test": summary["test"], "baseline": summary["constant"]}
     lines = [
-        f"{summary['run']}: {summary['dataset']}{synthetic}, protocol {marked(summary['protocol'])}, age groups "
-        f"{summary['age_groups']}, split {summary['split_sha256'][:16]}",
+        f"{summary['run']}: {summary['dataset']}{synthetic}, protocol {marked(summary['protocol'], summary['leaky'])}, "
+        f"age groups {summary['age_groups']}, split {summary['split_sha256'][:16]}",
         metrics_table(columns, summary.get("intervals", {})),
         ABOUT_INTERVALS,
         "flip-averaged: mean over each image and its mirror image; the validations during training were not"

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from agegender_jax import atomic, distributed
+from agegender_jax import distributed
 from agegender_jax import recipe as recipes
 from agegender_jax.data.dataset import ResidentDataset
 from agegender_jax.data.loader import DeviceLoader
@@ -308,11 +307,8 @@ def _write_beginning(setup: Setup, run: Run) -> None:
     """Writes what the run has seen, its metadata and its split, where it is new."""
     if (run.directory / "split.json").exists():
         return
-    # Content hashes of what the run learns and chooses from, so that other archives can be checked for it.
-    columns, seen = setup.dataset.columns, np.concatenate([setup.split.train, setup.split.validation])
-    hashes, subjects = columns["sha256"][seen], np.unique(columns["subject"][seen])
-    atomic.write_text(run.directory / "seen_sha256.txt", "\n".join(sorted(set(hashes.tolist()))) + "\n")
-    atomic.write_text(run.directory / "seen_subjects.txt", "".join(f"{n}\n" for n in subjects[subjects >= 0].tolist()))
+    parent = setup.weights.run if setup.weights else None
+    run.write_seen(setup.dataset_name, setup.dataset.columns, setup.split, parent)
     run.write("run.json", dict(setup.metadata))
     setup.split.save(run.directory / "split.json")  # last: where it is, the others are
 
@@ -335,15 +331,16 @@ def _peak_memory() -> int:
 
 
 def _write_report(run: Run, progress: bool = False) -> None:
-    """Writes the page, where the recipe has one; a run is complete without it, so what goes wrong is only said."""
+    """Writes the report, where the recipe asks for one; a run is complete without it, so a failure is a warning."""
     if not is_primary() or not run.recipe.evaluate.report:
         return
-    from agegender_jax.report.write import write_report  # plots, at the end alone
-
     try:
+        from agegender_jax.report.write import write_report  # plots, at the end alone
+
         log_primary(f"{write_report(run, progress=progress)}: the report")
-    except UserError as error:
-        log_primary(f"There is no report: {error}")
+    except Exception as error:  # a defect, too, must end neither the run nor a sweep
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        log_primary(f"Warning: the report could not be written ({kind}{error}); try agegender report {run.directory}.")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, build_head
 from agegender_jax.models.model import ModelDef, define_model
 from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
-from agegender_jax.splits import PARTS, Split, marked
+from agegender_jax.splits import PARTS, Split, is_leaky, marked
 from agegender_jax.train.measurement import selection_metric
 from agegender_jax.train.optimizer import check_freeze, frozen_parameters, learning_rate, make_optimizer
 from agegender_jax.train.options import OptimizerOptions, Schedule, TrainOptions
@@ -148,8 +148,14 @@ def build_setup(
         check_freeze(optimizer_options, model.params)
         state = abstract_state(model, optimizer, mesh, average=bool(options.ema_decay), fsdp=options.fsdp)
         weights = find_weights(recipe, names) if run is None else None  # a run that has begun needs them no more
+        if recipe.model.pretrained_leaky and run is None and not (weights and weights.run):
+            raise UserError(
+                "config.model.pretrained_leaky=True is for a run that starts from the weights of another run; set "
+                "config.model.pretrained to the directory of one, or leave it out."
+            )
         if weights:
             weights.load(model.params, model.stats)
+            split = _check_inherited(recipe, weights, dataset, split)
     metadata = {
         "manual_dir": str(manual_dir.resolve()) if manual_dir else None,
         "data_dir": str(data_dir.resolve()),
@@ -241,6 +247,29 @@ def _check_same_data(dataset_name: str, dataset: Dataset, split: Split) -> None:
             )
 
 
+def _check_inherited(recipe: ConfigDict, weights: PretrainedWeights, dataset: Dataset, split: Split) -> Split:
+    """Checks that the run whose weights are taken has seen nothing of validation and test.
+
+    Returns:
+      The split; where the recipe accepts that it leaks, its report counts the examples that were seen.
+    """
+    accepted = recipe.model.pretrained_leaky
+    if weights.run is None:
+        return split
+    held_out = np.concatenate([split.validation, split.test])
+    seen = int(weights.run.has_seen(recipe.dataset.name, dataset.columns)[held_out].sum())
+    if not seen:
+        return split
+    if not accepted:
+        raise UserError(
+            f"{weights.source}, or a run that it started from, was trained or chosen with {seen} of the "
+            f"{len(held_out)} validation and test examples of this run (the same files or subjects), so its metrics "
+            "would be too good: choose other weights in config.model.pretrained or other data, or set "
+            "config.model.pretrained_leaky=True, which marks the run as leaky."
+        )
+    return dataclasses.replace(split, report=split.report | {"seen_by_pretrained": seen})
+
+
 def _build_heads(
     recipe: ConfigDict, names: Sequence[str], dataset: Dataset, split: Split
 ) -> tuple[dict[str, Head], dict[str, np.ndarray]]:
@@ -269,8 +298,8 @@ def _describe(
         f"at {recipe.dataset.image_size}x{recipe.dataset.image_size}",
         f"feed     {dataset.placement}",
         f"labels   perceived age and gender as annotated; age groups: {recipe.age_groups}",
-        f"split    {marked(split.protocol)}{fold}: {len(split.train)} train, {len(split.validation)} validation, "
-        f"{len(split.test)} test; sha256 {split.sha256[:16]}",
+        f"split    {marked(split.protocol, is_leaky(split))}{fold}: {len(split.train)} train, "
+        f"{len(split.validation)} validation, {len(split.test)} test; sha256 {split.sha256[:16]}",
     ]
     if counts["groups"]:
         lines.append(
@@ -287,6 +316,8 @@ def _describe(
     lines.append(f"         {identities(metadata['subjects'])}")
     if leaks := split.report["groups_in_several_parts"]:
         lines.append(f"         leaky: {leaks} groups that belong together lie in several parts")
+    if seen := split.report.get("seen_by_pretrained"):
+        lines.append(f"         leaky: {seen} validation and test examples were seen by the pretrained run")
     if spectrogram := metadata.get("spectrogram"):
         lines.append("sound    " + ", ".join(f"{key} {value}" for key, value in spectrogram.items()))
     for name, head in heads.items():

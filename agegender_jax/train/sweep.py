@@ -236,6 +236,11 @@ def summarize(members: Sequence[TrialSpec], summaries: Mapping[str, Mapping[str,
             )
             for protocol in protocols
         },
+        "leaky": [
+            protocol
+            for protocol in protocols
+            if any(summaries[m.name]["leaky"] for m in members if m.protocol == protocol and m.name in summaries)
+        ],
         "same_splits": len({summary["split_sha256"] for summary in summaries.values()})
         < len({(m.protocol, m.fold) for m in members if m.name in summaries}),
         "identities": {
@@ -302,9 +307,10 @@ def report(result: Mapping[str, Any]) -> str:
     by_folds, by_repeats = len(result["folds"]) > 1, result["repeats"] > 1
     spread = "folds" if by_folds else "repeats"
     protocols = result["protocols"]
+    titles = {name: marked(name, name in result["leaky"]) for name in protocols}
     columns: dict[str, dict[str, str]] = {}
     for protocol, found in protocols.items():
-        columns[marked(protocol)] = {name: _cell(figure, spread) for name, figure in found["test"].items()}
+        columns[titles[protocol]] = {name: _cell(figure, spread) for name, figure in found["test"].items()}
         if by_folds and by_repeats:
             columns[f"{protocol}, repeats"] = {
                 name: f"± {figure['repeats']:.4f}"
@@ -336,15 +342,15 @@ def report(result: Mapping[str, Any]) -> str:
     ]
     if any(figure["interval"] for found in protocols.values() for figure in found["test"].values()):
         lines.append("[95 % interval of the mean over repeats, on these test examples]: other examples are not in it")
-    counts = [f"{marked(name)} {count:.0f}" for name, count in result["train_examples"].items()]
+    counts = [f"{titles[name]} {count:.0f}" for name, count in result["train_examples"].items()]
     lines.append(f"examples to learn from: {', '.join(counts)}")
     if len(protocols) > 1 and result["same_splits"]:
         lines.append("both protocols gave the same split, for nothing tells people apart: no leak can be measured")
     for protocol, sentences in result["identities"].items():
-        lines += [f"{marked(protocol)}: {sentence}" for sentence in sentences]
+        lines += [f"{titles[protocol]}: {sentence}" for sentence in sentences]
     if result["synthetic"] and published:
         lines.append("the published figures are of photographs and cannot be compared with those of drawings")
-    if "paper" in protocols:
+    if result["leaky"]:
         lines.append("leaky: whoever is tested on may have been learnt from; no figure for people who are new")
     lines += [f"{marked(protocol)}: refused. {reason}" for protocol, reason in result["refused"].items()]
     return "\n".join(lines)

