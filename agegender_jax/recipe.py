@@ -6,15 +6,20 @@ locked, so a mistyped key is an error, and `check` catches a mistyped value befo
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from agegender_jax.data.partition import STRATA
+from agegender_jax.data.spectrogram import RECIPES
 from agegender_jax.errors import UserError
+from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.heads import HEADS
+from agegender_jax.models.model import DTYPES, GENDER_TO_AGE
 from agegender_jax.models.registry import INITS, POOLINGS
+from agegender_jax.splits import PROTOCOLS
 
 
 def base() -> ConfigDict:
@@ -89,11 +94,8 @@ def base() -> ConfigDict:
                 "learning_rate": 1e-4,
                 "schedule": "constant",
                 "warmup": 0.0,  # share of all steps
-                "b1": 0.9,
-                "b2": 0.999,
                 "weight_decay": 0.0,  # on kernels alone
                 "clip_norm": 0.0,  # of the gradient; 0 leaves it alone
-                "layer_decay": 1.0,  # factor of the learning rate from each layer to the one below
                 "freeze": "",  # parameters whose path this pattern finds stay as they are, such as `backbone/trunk`
                 "unfreeze_epoch": 0.0,  # until then; 0 is for good
             },
@@ -134,19 +136,25 @@ def for_two_cores(recipe: ConfigDict) -> None:
     recipe.evaluate.batch_size = 128
 
 
-_CHOICES = {
-    "dataset.crop": ("", "haar"),
-    "split.protocol": ("disjoint", "paper"),
-    "audio.spectrogram": ("log_mel", "audiomnist"),
-    "split.stratify": ("age_group", "gender", "class"),
-    "model.gender_to_age": ("off", "joined", "stopped"),
-    "model.dtype": ("float32", "bfloat16"),
-    "optimizer.name": ("adam", "adamw", "sgd"),
-    "optimizer.schedule": ("constant", "cosine", "step"),
-    "evaluate.use": ("last", "best"),
-    "compute.loader": ("auto", "resident", "stream"),
-    "age_groups": ("nearest", "lower", "upper", "literal", "levi_hassner", "five_year"),
-}
+def choices() -> dict[str, Collection[str]]:
+    """Returns what the keys that name something may be, by key, from the registries that they name it in."""
+    return {
+        "dataset.crop": ("", "haar"),
+        "split.protocol": PROTOCOLS,
+        "split.stratify": STRATA,
+        "audio.spectrogram": RECIPES,
+        "age_groups": AGE_GROUPS,
+        "model.backbone": BACKBONES,
+        "model.pooling": POOLINGS,
+        "model.init": INITS,
+        "model.gender_to_age": GENDER_TO_AGE,
+        "model.dtype": DTYPES,
+        "evaluate.use": ("last", "best"),
+        "compute.loader": ("auto", "resident", "stream"),
+        **{f"heads.{name}.{key}": values for name, head in HEADS.items() for key, values in head.choices.items()},
+    }
+
+
 _AT_LEAST = {
     "dataset.image_size": 32,
     "dataset.synthetic": 0,
@@ -174,7 +182,6 @@ _ABOVE = {
     "evaluate.every_epochs": 0,
     "heads.age.spread": 0,
     "model.width": 0,
-    "optimizer.layer_decay": 0,
 }
 _SHARES = (
     "optimizer.warmup",
@@ -193,8 +200,6 @@ _BELOW_ONE = (  # 1 would divide by zero, or leave nothing
     "model.dropout",
     "model.spatial_dropout",
     "model.drop_path",
-    "optimizer.b1",
-    "optimizer.b2",
 )
 _FRACTIONS = ("split.test_fraction", "split.validation_fraction")
 _SEEDS = ("seed", "split.seed")
@@ -210,9 +215,9 @@ def check(recipe: ConfigDict) -> None:
     for key, value in _leaves(recipe.to_dict()):
         if not all(math.isfinite(v) for v in (value if isinstance(value, tuple) else (value,)) if _is_number(v)):
             raise UserError(f"config.{key}={value} is no finite number; choose one.")
-    for key, choices in _choices().items():
-        if _get(recipe, key) not in choices:
-            known = ", ".join(choice or "''" for choice in choices)
+    for key, known_names in choices().items():
+        if _get(recipe, key) not in known_names:
+            known = ", ".join(name or "''" for name in known_names)
             raise UserError(f"config.{key}={_get(recipe, key)!r} is not known; choose one of: {known}.")
     for key, least in (_AT_LEAST | {f"heads.{name}.weight": 0 for name in HEADS}).items():
         if not _get(recipe, key) >= least:
@@ -247,15 +252,37 @@ def check(recipe: ConfigDict) -> None:
         if len(value) != 3 or not all(_is_number(v) for v in value) or (key == "std" and min(value) <= 0):
             kind = "positive numbers" if key == "std" else "numbers"
             raise UserError(f"config.preprocess.{key}={value} is not right; it must be three {kind}, one a channel.")
+    _check_effects(recipe)
 
 
-def _choices() -> dict[str, tuple[str, ...]]:
-    """Returns the values of all keys that have a list of them."""
-    of_heads = {
-        f"heads.{name}.{option}": values for name, head in HEADS.items() for option, values in head.choices.items()
+def _check_effects(recipe: ConfigDict) -> None:
+    """Refuses options that would do nothing beside the others.
+
+    Those of a backbone are refused by its spec, those of a kind of data by its preprocessor.
+    """
+    defaults, heads = base(), recipe.heads
+    idle = {
+        f"heads.{name}.{key}": f"config.heads.{name}.weight is 0"
+        for name, head in heads.items()
+        if not head.weight
+        for key in head
+        if key != "weight"
     }
-    of_model = {"model.backbone": tuple(BACKBONES), "model.pooling": POOLINGS, "model.init": INITS}
-    return _CHOICES | of_model | of_heads
+    if heads.age.loss != "dldl":
+        idle["heads.age.spread"] = f"config.heads.age.loss is {heads.age.loss!r}, and only 'dldl' has a spread"
+    if heads.age.loss in ("l1", "huber"):
+        idle["heads.age.decoding"] = f"config.heads.age.loss is {heads.age.loss!r}, which predicts the years themselves"
+    if recipe.optimizer.name == "adam":
+        idle["optimizer.weight_decay"] = "config.optimizer.name is 'adam', and only 'adamw' and 'sgd' have weight decay"
+    if not recipe.optimizer.freeze:
+        idle["optimizer.unfreeze_epoch"] = "config.optimizer.freeze is empty"
+    if recipe.split.folds:
+        idle["split.test_fraction"] = f"config.split.folds={recipe.split.folds} decides how large the test part is"
+    if not recipe.model.pretrained:
+        idle["model.pretrained_leaky"] = "config.model.pretrained is empty"
+    for key, reason in idle.items():
+        if (value := _get(recipe, key)) != (default := _get(defaults, key)):
+            raise UserError(f"config.{key}={value} would do nothing: {reason}; leave it at {default}.")
 
 
 def to_json(recipe: ConfigDict) -> str:
@@ -271,26 +298,12 @@ def from_json(text: str) -> ConfigDict:
     """
     recipe = base()
     try:
-        stored = json.loads(text)
-        _modernise(stored)
-        recipe.update(stored)
+        recipe.update(json.loads(text))
     except (AttributeError, KeyError, TypeError) as error:  # ConfigDict's messages may have several lines
         raise ValueError(" ".join(str(error.args[0] if error.args else error).split())) from error
     for key in ("mean", "std"):
         recipe.preprocess[key] = tuple(recipe.preprocess[key])
     return recipe
-
-
-def _modernise(stored: Any) -> None:
-    """What an older version stored, in the words of this one."""
-    model = stored.get("model", {})
-    if "top" not in model and model.get("variant") == "a":  # once the default, which is now the backbone's first
-        model["variant"] = ""
-    age = stored.get("heads", {}).get("age", {})
-    if "spread" in age and "loss" not in age:  # once the spread alone chose the loss, and 0 was none
-        age["loss"] = "dldl" if age["spread"] else "cross_entropy"
-        if not age["spread"]:
-            del age["spread"]
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -104,7 +104,7 @@ def test_rules(path: str, shape: tuple[int, ...], options: dict[str, int], expec
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_what_follows_a_parameter_lies_as_it_does(small_recipe: ConfigDict, name: str) -> None:
-    small_recipe.optimizer.update(name=name, clip_norm=1.0, layer_decay=0.9)
+    small_recipe.optimizer.update(name=name, clip_norm=1.0)
     small_recipe.compute.update(fsdp=True, model=2)
     state = abstract(small_recipe)
     places = {

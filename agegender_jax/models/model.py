@@ -13,6 +13,12 @@ from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import BackboneOptions, build_backbone
 from agegender_jax.models.heads import Head
 
+GENDER_TO_AGE = ("off", "joined", "stopped")
+"""Values of `config.model.gender_to_age`, see `Model`."""
+
+DTYPES = ("float32", "bfloat16")
+"""Values of `config.model.dtype`: of the arithmetic."""
+
 
 class Model(nnx.Module):
     """Images in, logits by head out: `[batch, size, size, 3] -> {head: float32 [batch, head.size]}`.

@@ -58,11 +58,8 @@ class OptimizerOptions:
     learning_rate: float
     schedule: str
     warmup: float
-    b1: float
-    b2: float
     weight_decay: float
     clip_norm: float
-    layer_decay: float
     freeze: str
     unfreeze_epoch: float
 

@@ -26,13 +26,20 @@ from agegender_jax.evaluate.evaluator import Evaluator, head_distributions
 from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import DISCLAIMER, class_weights
 from agegender_jax.mesh import check_batch, make_mesh
+from agegender_jax.models.backbones import find_backbone
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, build_heads
-from agegender_jax.models.model import ModelDef, define_model
+from agegender_jax.models.model import ModelDef, backbone_options, define_model
 from agegender_jax.recipe_options import data_options
 from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split, is_leaky, marked
 from agegender_jax.train.measurement import selection_metric
-from agegender_jax.train.optimizer import check_freeze, frozen_parameters, learning_rate, make_optimizer
+from agegender_jax.train.optimizer import (
+    check_freeze,
+    check_optimizer,
+    frozen_parameters,
+    learning_rate,
+    make_optimizer,
+)
 from agegender_jax.train.options import OptimizerOptions, Schedule, TrainOptions
 from agegender_jax.train.pretraining import PretrainedWeights, find_weights, with_normalization
 from agegender_jax.train.state import TrainState, abstract_state
@@ -212,6 +219,8 @@ def check_recipe(recipe: ConfigDict, workdir: Path | None = None) -> ConfigDict:
       UserError: a value is out of range, or the weights are missing.
     """
     recipes.check(recipe)
+    check_optimizer(OptimizerOptions.from_recipe(recipe))
+    find_backbone(recipe.model.backbone).check(backbone_options(recipe, outputs=0))
     return with_normalization(recipe, workdir)
 
 

@@ -70,7 +70,7 @@ def test_a_resumed_run_with_pretrained_weights_and_frozen_layers_ends_in_the_sam
     shutil.copytree(finished.workdir, source)
     recipe.model.update(pretrained=str(source), pretrained_leaky=True)
     steps_per_epoch = finished.summary["train_examples"] / recipe.train.batch_size
-    recipe.optimizer.update(freeze="convs", unfreeze_epoch=6 / steps_per_epoch, layer_decay=0.8)
+    recipe.optimizer.update(freeze="convs", unfreeze_epoch=6 / steps_per_epoch)
     recipe.train.epochs = 12 / steps_per_epoch
     recipe.evaluate.every_epochs = recipe.train.epochs
     options = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
