@@ -70,14 +70,20 @@ class Model(nnx.Module):
         return logits
 
 
-class _Keys:
-    """The keys that `nnx.Rngs(params=seed)` gives, counted in Python.
+def key_streams(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys that initialisation and training derive theirs from: no key is used twice."""
+    init, train = jax.random.split(jax.random.key(seed))
+    return init, train
 
-    Counted in an `nnx` variable, as there, they cost DenseNet-161 most of the time that it takes to be traced.
+
+class _Keys:
+    """Keys of the stream `params`, counted in Python.
+
+    Counted in an `nnx` variable, as in `nnx.Rngs`, they cost DenseNet-161 most of the time that it takes to be traced.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._key, self._count = jax.random.key(seed), 0
+    def __init__(self, key: jax.Array) -> None:
+        self._key, self._count = key, 0
 
     def params(self) -> jax.Array:
         """The next key."""
@@ -87,7 +93,7 @@ class _Keys:
 
 def build_model(recipe: ConfigDict, heads: Mapping[str, Head]) -> Model:
     """The model of a recipe with fresh parameters, a pure function of its seed."""
-    rngs: Any = _Keys(recipe.seed)
+    rngs: Any = _Keys(key_streams(recipe.seed)[0])
     options = backbone_options(recipe, sum(head.size for head in heads.values()))
     backbone = build_backbone(recipe.model.backbone, options, rngs)
     return Model(backbone, heads, gender_to_age=recipe.model.gender_to_age, rngs=rngs)

@@ -17,6 +17,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, replicated
 from agegender_jax.models.convolution import CONVOLVED
 from agegender_jax.models.heads import Head
+from agegender_jax.models.model import key_streams
 from agegender_jax.sharding import bytes_per_device, fsdp_loss
 from agegender_jax.train.options import TrainOptions
 from agegender_jax.train.state import TrainState
@@ -82,7 +83,7 @@ def make_train_steps(
       constrain: puts a batch's sharding on an array whose first axis is the batch.
       loss_wrapper: makes the loss that is differentiated from that of whole parameters, its first argument.
     """
-    key = jax.random.key(options.seed)
+    _, key = key_streams(options.seed)
     parts = options.microbatches
 
     def loss_of(

@@ -17,6 +17,7 @@ from agegender_jax.models.model import (
     _Keys,
     backbone_options,
     build_model,
+    key_streams,
     model_structure,
     split_model,
 )
@@ -146,6 +147,13 @@ def test_a_tiny_width_leaves_a_channel(small_recipe: ConfigDict, backbone: str) 
 
 
 def test_the_keys_of_fresh_parameters_are_those_of_nnx() -> None:
-    ours, theirs = _Keys(7), nnx.Rngs(params=7)
+    ours, theirs = _Keys(jax.random.key(7)), nnx.Rngs(params=jax.random.key(7))
     for _ in range(3):
         np.testing.assert_array_equal(jax.random.key_data(ours.params()), jax.random.key_data(theirs.params()))
+
+
+def test_no_step_uses_a_key_that_a_parameter_was_drawn_from() -> None:
+    """Both fold numbers from 0 into a key: of the seed itself, parameter and step of one number would share theirs."""
+    init, train = key_streams(3)
+    keys = [jax.random.key_data(jax.random.fold_in(stream, i)).tolist() for stream in (init, train) for i in range(50)]
+    assert len({tuple(key) for key in keys}) == 100
