@@ -212,7 +212,7 @@ def test_subjects_are_inherited_by_dataset(tmp_path: Path, small_recipe: ConfigD
         "sha256": np.array(["a", "b", "c", "d"]),
         "subject": np.array([1, 2, 3, -1], np.int64),
     }
-    split = make_split(["w", "x", "y", "z"], [0] * 4, [-1] * 4, conflicted=[False] * 4, test_fraction=0.25)
+    split = make_split(["w", "x", "y", "z"], [0] * 4, [-1] * 4, conflicted=[False] * 4, validation_fraction=0.3)
     kept = [str(columns["sha256"][row]) for row in (*split.train, *split.validation)]
     parent, run = (Run.start(tmp_path / name, small_recipe) for name in ("parent", "run"))
     parent.write_seen("adience", columns, split, None)
