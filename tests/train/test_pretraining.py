@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import Preempted, UserError
-from agegender_jax.evaluate import evaluate_run
+from agegender_jax.evaluate import loaded
+from agegender_jax.evaluate.evaluate_run import evaluate_runs
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models.heads import build_heads
 from agegender_jax.models.model import model_structure
 from agegender_jax.run import Run
@@ -96,7 +98,7 @@ def test_a_resumed_run_with_pretrained_weights_and_frozen_layers_ends_in_the_sam
 
 def test_weights_of_a_run_on_eight_devices_are_read_on_one(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    monkeypatch.setattr(evaluate_run, "make_mesh", lambda: mesh)
+    monkeypatch.setattr(loaded, "make_mesh", lambda: mesh)
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(finished.workdir)
     _, params, stats = model_structure(recipe, build_heads(recipe))
@@ -198,12 +200,9 @@ def test_what_an_ancestor_has_seen_is_in_no_validation_or_test(
 
 def test_what_an_ancestor_has_seen_is_left_out_on_other_data(finished: Any, child: Path) -> None:
     """The child has seen none of the first run's data itself."""
-    counts = [
-        evaluate_run.evaluate_runs(
-            Run.load(run), dataset="utkface", manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False
-        )["left_out"]
-        for run in (child, finished.workdir)
-    ]
+    options: dict[str, Any] = {"dataset": "utkface", "manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
+    models = [LoadedModel.load(run) for run in (child, finished.workdir)]
+    counts = [evaluate_runs(model, **options, progress=False)["left_out"] for model in models]
     assert counts[0] == counts[1] > 0
 
 
