@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import jax
-from jax._src.distributed import global_state  # its client has what JAX's own and Orbax's barriers are made of
 from jax.experimental import multihost_utils
 
 from agegender_jax import errors
@@ -80,13 +79,13 @@ def initialize(
         )
     except Exception as error:  # JAX, its clusters and gRPC raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        if automatic and global_state.coordinator_address is None:
+        if automatic and _state().coordinator_address is None:
             raise UserError(
                 f"--distributed finds no cluster ({reason}); start the processes with srun, mpirun or on a TPU, or "
                 "give --coordinator, --processes and --process."
             ) from error
         raise UserError(
-            f"The processes cannot meet at {global_state.coordinator_address} ({reason}); choose another --coordinator."
+            f"The processes cannot meet at {_state().coordinator_address} ({reason}); choose another --coordinator."
         ) from error
     finally:
         watch.cancel()
@@ -94,7 +93,7 @@ def initialize(
 
 def _give_up(timeout: int) -> None:
     print(
-        f"{name()}The processes did not find each other within {timeout} s at {global_state.coordinator_address}; "
+        f"{name()}The processes did not find each other within {timeout} s at {_state().coordinator_address}; "
         "check that process 0 runs there, that all of them were started, and that the port is open.",
         file=sys.stderr,
         flush=True,
@@ -119,17 +118,17 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
 
 def is_primary() -> bool:
     """Whether this process writes the run's files and speaks to the terminal."""
-    return global_state.process_id == 0
+    return not is_multiprocess() or _state().process_id == 0
 
 
 def is_multiprocess() -> bool:
     """Whether there are other processes."""
-    return global_state.num_processes > 1
+    return jax.distributed.is_initialized() and _state().num_processes > 1
 
 
 def name() -> str:
     """How this process begins what it says for itself; nothing where it is the primary one."""
-    return "" if is_primary() else f"Process {global_state.process_id}: "
+    return "" if is_primary() else f"Process {_state().process_id}: "
 
 
 def log_primary(text: str) -> None:
@@ -160,7 +159,7 @@ def _agree(*, wait_for_primary: bool) -> Iterator[None]:
     if not is_multiprocess():
         yield
         return
-    point, me = next(_points[-1]), global_state.process_id
+    point, me = next(_points[-1]), _state().process_id
     if me and wait_for_primary:
         _check_verdict(point, 0)
     _points.append(_names(f"{point}/inside"))
@@ -172,7 +171,7 @@ def _agree(*, wait_for_primary: bool) -> Iterator[None]:
     finally:
         _points.pop()
     _client().key_value_set(f"{point}/{me}", _verdict(None))
-    for other in range(global_state.num_processes):
+    for other in range(_state().num_processes):
         _check_verdict(point, other)
 
 
@@ -192,10 +191,8 @@ def all_agree(good: bool) -> bool:
     if not is_multiprocess():
         return good
     point = next(_points[-1])
-    _client().key_value_set(f"{point}/{global_state.process_id}", str(int(good)))
-    found = [
-        _client().blocking_key_value_get(f"{point}/{number}", _DAY_MS) for number in range(global_state.num_processes)
-    ]
+    _client().key_value_set(f"{point}/{_state().process_id}", str(int(good)))
+    found = [_client().blocking_key_value_get(f"{point}/{number}", _DAY_MS) for number in range(_state().num_processes)]
     return all(map(int, found))
 
 
@@ -215,8 +212,15 @@ def exit_together(code: int) -> None:
         os._exit(code)
 
 
+def _state() -> Any:
+    """Returns who this process is and its client, of which JAX's own and Orbax's barriers are made."""
+    from jax._src.distributed import global_state  # private, so a command that needs one process does not import it
+
+    return global_state
+
+
 def _client() -> Any:
-    return global_state.client
+    return _state().client
 
 
 def _verdict(error: BaseException | None) -> str:
