@@ -17,8 +17,7 @@ from agegender_jax.evaluate.saliency import METHODS
 def parser(monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
     monkeypatch.setattr("agegender_jax.compilation.cache_compilations", lambda: None)  # the tests' own cache stays
     mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    for module in ("measure", "saliency"):
-        monkeypatch.setattr(f"agegender_jax.evaluate.{module}.make_mesh", lambda: mesh)
+    monkeypatch.setattr("agegender_jax.evaluate.loaded.make_mesh", lambda: mesh)
     parser = argparse.ArgumentParser()
     explain.add_parser(parser.add_subparsers())
     return parser

@@ -81,17 +81,10 @@ def test_predictions_of_another_training_are_refused(run: Run, tmp_path: Path) -
     summary = copy.summary()
     assert summary is not None
     copy.write("summary.json", summary | {"evaluated_step": 20})
-    with pytest.raises(UserError, match=r"predictions\.npz.*evaluated_step.*agegender evaluate"):
+    with pytest.raises(UserError, match=r"predictions\.npz.*evaluated_step"):
         own_predictions(copy)
     (copy.directory / NAME).unlink()
     with pytest.raises(UserError, match=r"predictions\.npz"):
-        own_predictions(copy)
-
-
-def test_a_summary_of_another_version_is_named(run: Run, tmp_path: Path) -> None:
-    copy = _copy(run, tmp_path / "copy")
-    copy.write("summary.json", {"run": "old"})
-    with pytest.raises(UserError, match=r"summary\.json .*dataset"):
         own_predictions(copy)
 
 
