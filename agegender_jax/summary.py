@@ -25,8 +25,8 @@ class Summary:
       validation: likewise.
       metrics: what each metric is, by `head/metric`; see `Metric.metadata`.
       intervals: 95 % intervals by part and metric.
-      constant: metrics of the best constant predictors on the test part.
-      constant_names: what they predict, by head.
+      baseline: metrics of the best constant predictors on the test part.
+      baseline_names: what they predict, by head.
       baseline_predictions: their predictions for any one example, by head.
       parameters: of the model, how many numbers.
       steps: optimizer steps in all.
@@ -56,8 +56,8 @@ class Summary:
     validation: Mapping[str, float]
     metrics: Mapping[str, Any]
     intervals: Mapping[str, Any]
-    constant: Mapping[str, float]
-    constant_names: Mapping[str, str]
+    baseline: Mapping[str, float]
+    baseline_names: Mapping[str, str]
     baseline_predictions: Mapping[str, Any]
     parameters: int
     steps: int

@@ -45,7 +45,7 @@ def test_evaluate_prints_and_writes_the_run_s_figures(
     printed = capsys.readouterr().out
     assert printed.startswith("finished: utkface, protocol disjoint, age groups nearest, split ")
     row = next(line for line in printed.splitlines() if line.startswith("age/mae"))
-    assert row.split()[1:] == cells(finished.summary, "test", "95 %", "constant")
+    assert row.split()[1:] == cells(finished.summary, "test", "95 %", "baseline")
 
 
 @pytest.mark.parametrize(("split", "part"), [("val", "validation"), ("all", "all")])
@@ -178,7 +178,7 @@ def test_a_leaky_protocol_is_never_printed_without_the_word(
 def cells(summary: Any, *columns: str) -> list[str]:
     """What stands in the row age/mae of a table."""
     low, high = summary["intervals"]["test"]["age/mae"]
-    figures = {part: [f"{summary[part]['age/mae']:.4f}"] for part in ("test", "constant")}
+    figures = {part: [f"{summary[part]['age/mae']:.4f}"] for part in ("test", "baseline")}
     return [cell for column in columns for cell in figures.get(column, [f"{low:.4f}", "to", f"{high:.4f}"])]
 
 
@@ -193,7 +193,7 @@ def test_several_runs_are_measured_each_and_averaged(
     assert printed.startswith("finished + finished: utkface, protocol disjoint, ")
     assert "the mean of what 2 runs say, all figures of the part test" in printed
     row = next(line for line in printed.splitlines() if line.startswith("age/mae"))
-    assert row.split()[1:] == cells(finished.summary, "test", "95 %", "test", "test", "constant")
+    assert row.split()[1:] == cells(finished.summary, "test", "95 %", "test", "test", "baseline")
 
 
 def test_features_are_written_and_classical_models_learn_from_them(
@@ -209,14 +209,14 @@ def test_features_are_written_and_classical_models_learn_from_them(
     assert said.out.startswith(printed.splitlines()[0])  # of what, in the same words
     summary, written = finished.summary, json.loads(target.read_text())
     assert f"fitted on {600 - 120 - summary['validation']['n']} examples, tested on 120" in said.out
-    assert written["constant"] == summary["constant"]
+    assert written["baseline"] == summary["baseline"]
     assert written["forest"].keys() == summary["test"].keys()
-    assert written["forest"]["gender/accuracy"] > summary["constant"]["gender/accuracy"]
+    assert written["forest"]["gender/accuracy"] > summary["baseline"]["gender/accuracy"]
     row = next(line for line in said.out.splitlines() if line.startswith("age/mae"))
     low, high = written["intervals"]["forest"]["age/mae"]
-    found, constant = (written[name]["age/mae"] for name in ("forest", "constant"))
+    found, baseline = (written[name]["age/mae"] for name in ("forest", "baseline"))
     assert low < found < high
-    assert row.split()[1:] == [f"{found:.4f}", f"{low:.4f}", "to", f"{high:.4f}", f"{constant:.4f}"]
+    assert row.split()[1:] == [f"{found:.4f}", f"{low:.4f}", "to", f"{high:.4f}", f"{baseline:.4f}"]
     assert [line.split(" from ")[0] for line in said.err.splitlines()] == [
         "forest for gender,", "forest for age_group,", "forest for age,"
     ]  # fmt: skip

@@ -43,10 +43,10 @@ def _classical(arguments: argparse.Namespace) -> int:
     print(f"fitted on {result['train_examples']} examples, tested on {result['test_examples']}")
     if result["heads_left_out"]:
         print(f"heads left out, which have neither classes nor years: {', '.join(result['heads_left_out'])}")
-    columns = {name: result[name] for name in CLASSICAL if name in result} | {"baseline": result["constant"]}
+    columns = {name: result[name] for name in CLASSICAL if name in result} | {"baseline": result["baseline"]}
     print(metrics_table(columns, result["intervals"]))
     print(ABOUT_INTERVALS)
-    names = ", ".join(result["constant_names"].values())
+    names = ", ".join(result["baseline_names"].values())
     print(f"baseline: the same prediction for every example, chosen on the training labels ({names})")
     write_json(arguments.json, result)
     return 0

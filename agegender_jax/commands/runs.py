@@ -156,7 +156,7 @@ def _values(directory: Path) -> dict[str, Any]:
     }
     if summary is None:
         return values | {"state": _progress(run)}
-    test, baseline, intervals = summary["test"], summary["constant"], summary["intervals"]["test"]
+    test, baseline, intervals = summary["test"], summary["baseline"], summary["intervals"]["test"]
     names = [name for name, metric in summary["metrics"].items() if metric["main"] and test.get(name) is not None]
     return values | {
         "state": "complete",

@@ -44,7 +44,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
     Returns:
       Plain values for JSON, save that there may be NaN:
       `part`, `n`, `clusters`, `draws`, and `known`: examples whose label is known, by target;
-      `figures`: by `target/metric`, intervals;
+      `metrics`: by `target/metric`, intervals;
       `groups`: by target a list of rows `gender`, `race`, `age_band` (None: any), `n`, `clusters` and each figure's
       interval, see `groups.group_rows`; `worst` and `gap` by target and way to group, see `groups.worst_and_gap`, of
       groups of at least `least` examples in `least_clusters` clusters;
@@ -53,7 +53,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
       temperature, or None) and `intervals` of `nll` and `brier`; of ages with a distribution `coverage`, rows
       `level`, `value`, `low`, `high` (the share inside and its interval), `mean_width` (years), and `temperature` and
       `after` (`coverage`) likewise;
-      `selective`: by target rows `coverage`, `n`, `figure` (`accuracy` or `mae`), `value`, `low`, `high` and
+      `selective`: by target rows `coverage`, `n`, `metric` (`accuracy` or `mae`), `value`, `low`, `high` and
       `threshold`: of the probability of the answer, or of the width in years of the central 80 % interval;
       `confusion`: of class targets `names` and `counts`, row = label;
       `bias_by_age`: by target in years rows `age_band`, `n`, `clusters`, `bias`, `mae`;
@@ -78,7 +78,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
         "least": LEAST,
         "least_clusters": LEAST_CLUSTERS,
     }
-    parts = ("known", "figures", "groups", "worst", "gap", "calibration", "selective", "confusion")
+    parts = ("known", "metrics", "groups", "worst", "gap", "calibration", "selective", "confusion")
     result |= {name: {} for name in (*parts, "bias_by_age", "cumulative_score")}
     validation = predictions.of("validation")
     fitted = validation.targets()
@@ -86,7 +86,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
         rows = np.flatnonzero(target.known)
         result["known"][name] = len(rows)
         found = intervals(metrics_of(target, rows), resamples, rows)
-        result["figures"] |= {f"{name}/{figure}": value._asdict() for figure, value in found.items()}
+        result["metrics"] |= {f"{name}/{figure}": value._asdict() for figure, value in found.items()}
         by_group = groups(chosen.columns, rows)
         table = group_rows(target, by_group, resamples)
         result["groups"][name] = table
@@ -185,5 +185,5 @@ def _selective(
         own = rows[places]
         value = intervals(metrics_of(target, own), resamples, own)[figure]
         threshold = abs(float(confidence[own].min()))
-        found.append({"coverage": share, "n": len(own), "figure": figure, "threshold": threshold, **value._asdict()})
+        found.append({"coverage": share, "n": len(own), "metric": figure, "threshold": threshold, **value._asdict()})
     return found

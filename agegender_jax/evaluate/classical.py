@@ -108,7 +108,7 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
     train_labels = {name: features.labels[name][train] for name in heads}
     names, constant = fit_baseline(heads, train_labels)
     baseline = measure_targets(baseline_targets(heads, constant, labels))
-    return result | {"constant": baseline, "constant_names": names}
+    return result | {"baseline": baseline, "baseline_names": names}
 
 
 def _known(head: Any, label: np.ndarray) -> np.ndarray:

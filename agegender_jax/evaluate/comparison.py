@@ -74,7 +74,7 @@ def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed:
 
     Returns:
       `runs` (names), `repeats` (numbers), of the examples `dataset`, `drawn`, `protocol`, `part`, `n`, `clusters`;
-      `figures` by `target/metric`: `first`, `second`, `value` (second less first), `low`, `high`, `p`, `p_holm`, and
+      `metrics` by `target/metric`: `first`, `second`, `value` (second less first), `low`, `high`, `p`, `p_holm`, and
       where there is McNemar's test `only_first`, `only_second` and `p_mcnemar`; and `sentences` by target.
 
     Raises:
@@ -107,14 +107,14 @@ def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed:
         "part": str(about.part[0]) if count else "",
         "n": count,
         "clusters": resamples.clusters(np.arange(count)),
-        "figures": figures,
+        "metrics": figures,
         "sentences": {name: _sentence(name, figures) for name in names},
     }
 
 
 def text(result: Mapping[str, Any]) -> str:
     """A comparison for people: a table, and a sentence a target."""
-    figures = result["figures"]
+    figures = result["metrics"]
     runs = [f"{i}: {name}" for i, name in enumerate(result["runs"], start=1)]
     columns = {
         runs[0]: {name: f"{found['first']:.4f}" for name, found in figures.items()},

@@ -29,7 +29,7 @@ from agegender_jax.splits import LEAKY, Split
 SPLITS = ("train", "validation", "test", "all")
 
 _OF_THE_DATASET = ("config", "label_pattern", "speaker_pattern", "recording_pattern", "csv")  # not of another one
-_COLUMNS = ("ensemble", "constant")  # of a table of several runs, besides the runs' own
+_COLUMNS = ("ensemble", "baseline")  # of a table of several runs, besides the runs' own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +163,8 @@ def evaluate_runs(
     result["intervals"] = {part: of_predictions(seen)}
     constant = baseline_targets(first.heads, first.summary["baseline_predictions"], chosen)
     return result | {
-        "constant": measure_targets(constant),
-        "constant_names": first.summary["constant_names"],
+        "baseline": measure_targets(constant),
+        "baseline_names": first.summary["baseline_names"],
     }
 
 
@@ -219,7 +219,7 @@ def as_columns(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     part = next(name for name in SPLITS if isinstance(result.get(name), Mapping))
     columns = {"ensemble" if "runs" in result else part: result[part]}
     columns |= {name: run[part] for name, run in result.get("runs", {}).items()}
-    return columns | ({"constant": result["constant"]} if "constant" in result else {})
+    return columns | ({"baseline": result["baseline"]} if "baseline" in result else {})
 
 
 def _distributions(opened: EvaluationData, keys: np.ndarray) -> dict[str, np.ndarray]:
@@ -330,8 +330,8 @@ def _check_splits(opened: Sequence[EvaluationData]) -> None:
 def _column_names(names: Sequence[str]) -> list[str]:
     """Names for columns, all different.
 
-    >>> _column_names(["a", "b", "a", "constant"])
-    ['a', 'b', 'a (2)', 'constant (2)']
+    >>> _column_names(["a", "b", "a", "baseline"])
+    ['a', 'b', 'a (2)', 'baseline (2)']
     """
     taken = list(_COLUMNS)
     result = []

@@ -109,7 +109,7 @@ def worst_and_gap(
     crossings.
 
     Returns:
-      The worst: attributes, `figure`, `n`, `clusters`, `value`, `low`, `high`. The gap: `figure`, `value`, `low`,
+      The worst: attributes, `metric`, `n`, `clusters`, `value`, `low`, `high`. The gap: `metric`, `value`, `low`,
       `high`, `groups` (how many were compared), and the attributes of `best` and `worst`. Only where two groups are
       large enough.
     """
@@ -131,8 +131,8 @@ def worst_and_gap(
         apart: Interval = interval(
             abs(values[order[-1]] - values[order[0]]), sign * (drawn[1] - drawn[0]), min(clusters), GAP
         )
-        worst[way] = least.values | {"figure": figure, "n": len(least.rows), "clusters": clusters[0]} | own._asdict()
-        gap[way] = {"figure": figure, "groups": len(large), "best": most.values, "worst": least.values}
+        worst[way] = least.values | {"metric": figure, "n": len(least.rows), "clusters": clusters[0]} | own._asdict()
+        gap[way] = {"metric": figure, "groups": len(large), "best": most.values, "worst": least.values}
         gap[way] |= apart._asdict()
     return worst, gap
 

@@ -42,9 +42,9 @@ def identities(subjects: Mapping[str, int]) -> str:
 def summary_text(summary: Mapping[str, Any]) -> str:
     """Returns the summary of a run as lines of text, a table of metrics among them."""
     synthetic = f" ({DISCLAIMER})" if summary["synthetic"] else ""
-    names = ", ".join(summary["constant_names"].values())
+    names = ", ".join(summary["baseline_names"].values())
     speed = f" at {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
-    columns = {"validation": summary["validation"], "test": summary["test"], "baseline": summary["constant"]}
+    columns = {"validation": summary["validation"], "test": summary["test"], "baseline": summary["baseline"]}
     lines = [
         f"{summary['run']}: {summary['dataset']}{synthetic}, protocol {marked(summary['protocol'], summary['leaky'])}, "
         f"age groups {summary['age_groups']}, split {summary['split_sha256'][:16]}",

@@ -197,8 +197,8 @@ def gather(run: Run, predictions: Predictions) -> Content:
             for name, target in targets.items()
             for metric in target.head.metrics
         },
-        baseline=without_nan(summary["constant"]),
-        baseline_names=summary["constant_names"],
+        baseline=without_nan(summary["baseline"]),
+        baseline_names=summary["baseline_names"],
         test=without_nan(analyse(predictions, part="test")),
         validation=without_nan(analyse(predictions, part="validation")),
         mistakes=without_nan(mistakes(test)),

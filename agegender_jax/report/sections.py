@@ -67,7 +67,7 @@ def sections(content: Content, thumbnails: Mapping[str, str], panels: Mapping[st
 def main_metric(content: Content, target: str) -> MetricInfo | None:
     """Returns the metric that stands for a target; None where the target was not measured."""
     mains = (metric for name, metric in content.metrics.items() if metric.main and name.startswith(f"{target}/"))
-    return next((metric for metric in mains if f"{target}/{metric.name}" in content.test["figures"]), None)
+    return next((metric for metric in mains if f"{target}/{metric.name}" in content.test["metrics"]), None)
 
 
 def _title(target: str, metric: MetricInfo) -> str:
@@ -81,7 +81,7 @@ def tiles(content: Content) -> list[tuple[str, str, list[str]]]:
         if (metric := main_metric(content, target)) is None:
             continue
         key, unit = f"{target}/{metric.name}", metric.unit
-        value = content.test["figures"][key]
+        value = content.test["metrics"][key]
         lines = [f"95 % interval: {interval(unit, value)}", f"baseline: {number(unit, content.baseline.get(key))}"]
         entries.append((_title(target, metric), number(unit, value["value"]), lines))
     return entries
@@ -89,7 +89,7 @@ def tiles(content: Content) -> list[tuple[str, str, list[str]]]:
 
 def results(content: Content) -> dict[str, Any]:
     """Returns the table of metrics with intervals and the baseline, and a plot of the shares among them."""
-    test, validation, baseline = content.test["figures"], content.validation["figures"], content.baseline
+    test, validation, baseline = content.test["metrics"], content.validation["metrics"], content.baseline
     rows: list[Sequence[str]] = []
     shares = []
     for target in content.targets:
@@ -123,7 +123,7 @@ def groups(content: Content) -> dict[str, Any] | None:
     drawings, crossed = [], []
     for target, rows in tables.items():
         metric = mains[target]
-        overall = test["figures"][f"{target}/{metric.name}"]["value"]
+        overall = test["metrics"][f"{target}/{metric.name}"]["value"]
         measured = [row for row in rows if row[metric.name]["value"] is not None]
         if overall is None:
             continue
@@ -143,7 +143,7 @@ def _worst(content: Content) -> Table | None:
     rows = []
     for target, attributes in content.test["worst"].items():
         for by, worst in attributes.items():
-            gap, metric = content.test["gap"][target][by], content.metrics[f"{target}/{worst['figure']}"]
+            gap, metric = content.test["gap"][target][by], content.metrics[f"{target}/{worst['metric']}"]
             rows.append(
                 (
                     _title(target, metric),
@@ -287,7 +287,7 @@ def selective(content: Content) -> dict[str, Any] | None:
         given = [each for each in entries if each["value"] is not None]
         if not given:
             continue
-        metric = content.metrics[f"{target}/{given[0]['figure']}"]
+        metric = content.metrics[f"{target}/{given[0]['metric']}"]
         drawings.append(plots.selective(target, metric, given))
         columns[_title(target, metric)] = {each["coverage"]: with_interval(metric.unit, each) for each in given}
     if not drawings:

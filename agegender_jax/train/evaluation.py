@@ -126,14 +126,14 @@ def evaluate_baseline(setup: Setup) -> dict[str, Any]:
     """Fits the best constant predictions on the training labels.
 
     Returns:
-      `constant`, their metrics on the test part; `constant_names`; and `baseline_predictions`, for any example.
+      `baseline`, their metrics on the test part; `baseline_names`; and `baseline_predictions`, for any example.
     """
     split, heads = setup.split, setup.heads
     names, predictions = fit_baseline(heads, {name: label[split.train] for name, label in setup.labels.items()})
     test_labels = {name: label[split.test] for name, label in setup.labels.items()}
     return {
-        "constant": measure_targets(baseline_targets(heads, predictions, test_labels)),
-        "constant_names": names,
+        "baseline": measure_targets(baseline_targets(heads, predictions, test_labels)),
+        "baseline_names": names,
         "baseline_predictions": predictions,
     }
 

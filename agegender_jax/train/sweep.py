@@ -207,7 +207,7 @@ def summarize(members: Sequence[TrialSpec], summaries: Mapping[str, Mapping[str,
     folds of the mean over repeats; `repeats`, that over repeats of the mean over folds (both n - 1 in the denominator,
     None for one, or where some run lacks the figure); `interval`, the 95 % interval of the mean over repeats, where
     nothing but repeats varies (None otherwise: folds learn from each other's examples, see `uncertainty.Spread`);
-    `runs`, how many have it; and `values` by run. `constant` holds the same of the best constant guess.
+    `runs`, how many have it; and `values` by run. `baseline` holds the same of the best constant guess.
     """
     protocols: dict[str, Any] = {}
     first = next(iter(summaries.values()))
@@ -216,7 +216,7 @@ def summarize(members: Sequence[TrialSpec], summaries: Mapping[str, Mapping[str,
         if runs:
             protocols[protocol] = {
                 kind: _spreads(runs, {run.name: summaries[run.name][kind] for run in runs}, first["metrics"])
-                for kind in ("test", "constant")
+                for kind in ("test", "baseline")
             }
     return {
         "metrics": first["metrics"],
@@ -325,8 +325,8 @@ def report(result: Mapping[str, Any]) -> str:
             if name in honest and None not in (leaky[name]["mean"], honest[name]["mean"])
         }
     for protocol, found in protocols.items():
-        title = "constant" if len(protocols) == 1 else f"constant, {protocol}"
-        columns[title] = {name: _cell(figure, spread) for name, figure in found["constant"].items()}
+        title = "baseline" if len(protocols) == 1 else f"baseline, {protocol}"
+        columns[title] = {name: _cell(figure, spread) for name, figure in found["baseline"].items()}
     published = PUBLISHED.get(result["dataset"], {}) if _as_published(result) else {}
     for source, figures in published.items():
         columns[source] = {name: f"{mean:.3f} ± {deviation:.3f}" for name, (mean, deviation) in figures.items()}
@@ -338,7 +338,7 @@ def report(result: Mapping[str, Any]) -> str:
         f"{result['dataset']}{drawn}, age groups {result['age_groups']}, test figures of {len(result['runs'])} runs in "
         f"{duration(result['seconds'])}" + (f": mean ± standard deviation over {' and '.join(over)}" if over else ""),
         plain(by_row(columns, keys)),
-        "constant: the best guess without looking, from the training labels",
+        "baseline: the same prediction for every example, chosen on the training labels",
     ]
     if any(figure["interval"] for found in protocols.values() for figure in found["test"].values()):
         lines.append("[95 % interval of the mean over repeats, on these test examples]: other examples are not in it")

@@ -102,7 +102,7 @@ def _row(
         "images_per_second": statistics.median(speeds) if speeds else None,
         "minutes": statistics.mean(summary["seconds"] for summary in mine) / 60,
         "test": {name: metric | intervals.interval(place, name) for name, metric in test.items()},
-        "constant": {name: metrics["constant"][name]["mean"] for name in wanted if name in metrics["constant"]},
+        "baseline": {name: metrics["baseline"][name]["mean"] for name in wanted if name in metrics["baseline"]},
     }
 
 

@@ -98,7 +98,7 @@ def _constants(
         for key, column in target.columns.items():
             for protocol in protocols:
                 values = [
-                    rows[system.name, protocol]["constant"].get(line.metrics.get(key))
+                    rows[system.name, protocol]["baseline"].get(line.metrics.get(key))
                     for system in target.systems
                     if system.data == data and (system.name, protocol) in rows
                     for line in system.lines

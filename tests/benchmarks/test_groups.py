@@ -18,7 +18,7 @@ def row(gender: str | None, race: str | None, band: str | None, n: int, accuracy
 def run(tmp_path: Path) -> Path:
     """A run with a report of two genders, one of them small."""
     crossed = [row("male", "Asian", "20-29", 40, 0.9), row("female", "Asian", "20-29", 9, 0.5)]
-    worst = {**row("male", None, None, 50, 0.75), "value": 0.75, "low": 0.65, "high": 0.8, "figure": "accuracy"}
+    worst = {**row("male", None, None, 50, 0.75), "value": 0.75, "low": 0.65, "high": 0.8, "metric": "accuracy"}
     report = {
         **{"run": "mine", "dataset": "utkface", "synthetic": False, "protocol": "disjoint", "age_groups": "nearest"},
         **{"versions": {"jax": "1"}, "hardware": {}, "command": "/home/me/launch.py"},

@@ -46,7 +46,7 @@ summary = {
     "train_examples": 300, "subjects": {"known": 0}, "seconds": 90.0, "images_per_second": 200.0, "parameters": 1234,
     "leaky": flags["config.split.protocol"] == "paper", "test": metrics,
     "metrics": {name: {"unit": "share", "bounds": [0, None]} for name in metrics if name != "n"},
-    "constant": {name: 0.25 for name in metrics}, "versions": {"jax": "1"},
+    "baseline": {name: 0.25 for name in metrics}, "versions": {"jax": "1"},
     "hardware": {"backend": "cpu", "devices": 1, "device": "cpu", "processor": "Z80", "cores": 2},
 }
 (workdir / "summary.json").write_text(json.dumps(summary))

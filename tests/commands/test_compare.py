@@ -40,7 +40,7 @@ def test_two_runs(
     assert "gender: no figure differs beyond chance, which does not show that they are equal." in said
     found = json.loads(file.read_text())
     assert found["runs"] == ["finished", "copy"]
-    assert {each["value"] for each in found["figures"].values()} == {0.0}
+    assert {each["value"] for each in found["metrics"].values()} == {0.0}
     with pytest.raises(UserError, match="is there already"):
         arguments.function(arguments)
 

@@ -24,8 +24,8 @@ def test_a_run_explains_itself(finished: Any, tmp_path: Path, capsys: pytest.Cap
     assert re.fullmatch(rf"{target} \(\d\.\d\d MB\)\n", capsys.readouterr().out)
     numbers = json.loads((tmp_path / "page.json").read_text())
     for figure in ("gender/accuracy", "age_group/one_off", "age/mae"):
-        assert numbers["test"]["figures"][figure]["value"] == pytest.approx(finished.summary["test"][figure])
-        assert numbers["baseline"][figure] == finished.summary["constant"][figure]
+        assert numbers["test"]["metrics"][figure]["value"] == pytest.approx(finished.summary["test"][figure])
+        assert numbers["baseline"][figure] == finished.summary["baseline"][figure]
     assert numbers["split"]["sha256"] == finished.summary["split_sha256"]
     text = target.read_text()
     assert "<img" not in text

@@ -36,7 +36,7 @@ def _run(
                 "seconds": 125.0,
                 "images_per_second": 99.6,
             },
-            **{"test": {"gender/accuracy": accuracy, "n": 8}, "constant": {"gender/accuracy": 0.5, "n": 8}},
+            **{"test": {"gender/accuracy": accuracy, "n": 8}, "baseline": {"gender/accuracy": 0.5, "n": 8}},
             "metrics": {"gender/accuracy": {"main": True}, "gender/f1": {"main": False}},
             "intervals": {"test": {}},
         }
@@ -187,7 +187,7 @@ def test_a_trained_run_is_listed(finished: Any, capsys: pytest.CaptureFixture[st
     lines = _printed(finished.workdir, capsys)
     assert lines[1].startswith("finished  utkface")
     assert f"{finished.summary['test']['age/mae']:.4f}" in lines[1]
-    assert f"({finished.summary['constant']['age/mae']:.4f})" in lines[1]
+    assert f"({finished.summary['baseline']['age/mae']:.4f})" in lines[1]
     assert any(DISCLAIMER in line for line in lines) is finished.summary["synthetic"]
 
 

@@ -48,10 +48,10 @@ def test_a_run_on_years_is_measured_on_ranges(finished: Any, adience: Path, tmp_
     assert result["test"]["age_group/n"] + unmapped == len(ages) - ages.count("None")
     assert unmapped <= sum(age in ("(25, 23)", "(8, 23)") for age in ages)
     # The run's own best guess, always 25-32: the range itself, what lies in it, and what is nearest to it.
-    assert result["constant_names"]["age_group"] == "always 25-32"
+    assert result["baseline_names"]["age_group"] == "always 25-32"
     sure = sum(age in ("(25, 32)", "(27, 32)", "23", "29", "34") for age in ages)
     perhaps = sum(age in ("35", "(25, 23)") for age in ages)  # as near to another range, and turned around
-    right = result["constant"]["age_group/accuracy"] * result["constant"]["age_group/n"]
+    right = result["baseline"]["age_group/accuracy"] * result["baseline"]["age_group/n"]
     assert sure - 1e-6 <= right <= sure + perhaps + 1e-6
 
 
@@ -71,6 +71,6 @@ def test_a_run_on_ranges_is_measured_on_years(
     assert (result["test"]["n"], result["left_out"]) == (len(ages), 0) == (600, 0)
     assert result["test"]["age_group/n"] == sum(in_ranges)
     assert result["unmapped"]["age_group"]["count"] == 600 - sum(in_ranges)
-    guess = result["constant_names"]["age_group"].removeprefix("always ")
+    guess = result["baseline_names"]["age_group"].removeprefix("always ")
     place = [f"{low}-{high}" for low, high in RANGES[:-1]].index(guess)
-    assert result["constant"]["age_group/accuracy"] == pytest.approx(in_ranges[place] / sum(in_ranges))
+    assert result["baseline"]["age_group/accuracy"] == pytest.approx(in_ranges[place] / sum(in_ranges))

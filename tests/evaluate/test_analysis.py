@@ -77,8 +77,8 @@ def test_it_is_plain_values(found: dict[str, Any]) -> None:
 
 def test_figures_are_the_heads(predictions: Predictions, found: dict[str, Any]) -> None:
     expected = {name: value for name, value in predictions.of("test").metrics().items() if name.split("/")[-1] != "n"}
-    assert {name: each["value"] for name, each in found["figures"].items()} == pytest.approx(expected)
-    for each in found["figures"].values():
+    assert {name: each["value"] for name, each in found["metrics"].items()} == pytest.approx(expected)
+    for each in found["metrics"].values():
         assert each["low"] < each["value"] < each["high"]
 
 
@@ -128,15 +128,15 @@ def test_intervals_of_ages_cover_more_after_it(found: dict[str, Any]) -> None:
 def test_abstaining_helps(predictions: Predictions, found: dict[str, Any]) -> None:
     rows = found["selective"]["gender"]
     assert [row["coverage"] for row in rows] == [1.0, 0.95, 0.9, 0.8, 0.7, 0.5]
-    assert rows[0]["value"] == found["figures"]["gender/accuracy"]["value"]
+    assert rows[0]["value"] == found["metrics"]["gender/accuracy"]["value"]
     assert rows[-1]["value"] > rows[0]["value"] + 0.02
     target = predictions.of("test").targets()["gender"]
     sure = target.known & (target.predictions["probability"].max(-1) >= rows[-1]["threshold"])
     assert rows[-1]["n"] == sure.sum() == 299
     assert rows[-1]["value"] == (target.predictions["class"] == target.labels)[sure].mean()
     ages = found["selective"]["age"]
-    assert {row["figure"] for row in ages} == {"mae"}
-    assert ages[0]["value"] == found["figures"]["age/mae"]["value"]
+    assert {row["metric"] for row in ages} == {"mae"}
+    assert ages[0]["value"] == found["metrics"]["age/mae"]["value"]
     assert all(more["threshold"] >= less["threshold"] for more, less in itertools.pairwise(ages))  # widths
 
 
@@ -158,7 +158,7 @@ def test_cumulative_score(predictions: Predictions, found: dict[str, Any]) -> No
     for row in rows:
         assert row["value"] == pytest.approx(np.sum(off <= row["years"]) / len(off))
         assert row["low"] <= row["value"] <= row["high"]
-    assert rows[3]["value"] == found["figures"]["age/cs5"]["value"]
+    assert rows[3]["value"] == found["metrics"]["age/cs5"]["value"]
 
 
 def test_groups_and_the_worst(found: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ def test_a_regression_has_no_calibration() -> None:
     heads = {"age": build_heads(recipe)["age"]}
     found = analyse(Predictions(**{**vars(whole), "heads": heads, "distributions": mean}), draws=10)
     assert found["calibration"] == found["selective"] == found["confusion"] == {}
-    assert found["figures"]["age/mae"]["value"] < 12
+    assert found["metrics"]["age/mae"]["value"] < 12
 
 
 class Waves(Head):
@@ -219,7 +219,7 @@ def test_a_head_of_another_kind_has_intervals_and_no_analysis() -> None:
     low, high = of_predictions(predictions)["waves/off"]
     assert low < predictions.metrics()["waves/off"] < high
     found = analyse(predictions, draws=50)
-    assert low < found["figures"]["waves/off"]["value"] < high
+    assert low < found["metrics"]["waves/off"]["value"] < high
     assert found["groups"]["waves"][0]["off"]["value"] > 0
     assert "waves" not in found["calibration"]
     assert set(mistakes(predictions)) == {"gender", "age"}
@@ -252,7 +252,7 @@ def test_nothing_known_is_no_error(predictions: Predictions) -> None:
     unknown["age"][:] = np.nan
     found = analyse(Predictions(**{**vars(predictions), "labels": unknown}), draws=5)
     assert found["known"] == {"gender": 0, "age_group": 0, "age": 0}
-    assert np.isnan(found["figures"]["gender/accuracy"]["value"])
+    assert np.isnan(found["metrics"]["gender/accuracy"]["value"])
     json.dumps(without_nan(found), allow_nan=False)
 
 

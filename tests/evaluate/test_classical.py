@@ -73,7 +73,7 @@ def test_figures_are_scikit_learn_s(tmp_path: Path, capsys: pytest.CaptureFixtur
     machine = SVR().fit(scaler.transform(x[learnt]), (years[learnt] - mean) / deviation)
     said = machine.predict(scaler.transform(x[rows])) * deviation + mean
     assert result["svm"]["age/mae"] == pytest.approx(mean_absolute_error(years[rows], said), rel=1e-4)
-    assert result["constant"]["age/mae"] == pytest.approx(
+    assert result["baseline"]["age/mae"] == pytest.approx(
         np.abs(np.median(years[learnt]) - years[rows]).mean(), rel=1e-5
     )
     assert (result["train_examples"], result["test_examples"]) == (COUNT // 2, COUNT // 4)

@@ -80,25 +80,25 @@ def test_a_difference_is_found_and_what_is_equal_is_not() -> None:
         "disjoint",
         True,
     )
-    gender = found["figures"]["gender/accuracy"]
+    gender = found["metrics"]["gender/accuracy"]
     one, other = first.metrics()["gender/accuracy"], second.metrics()["gender/accuracy"]
     assert (gender["first"], gender["second"], gender["value"]) == pytest.approx((one, other, other - one))
     assert 0 < gender["low"] < gender["value"] < gender["high"]
     assert gender["p"] <= gender["p_holm"] < 0.001
-    assert found["figures"]["age/mae"]["low"] < 0 < found["figures"]["age/mae"]["high"]
-    assert "p_mcnemar" not in found["figures"]["age/mae"]  # no share of right answers
+    assert found["metrics"]["age/mae"]["low"] < 0 < found["metrics"]["age/mae"]["high"]
+    assert "p_mcnemar" not in found["metrics"]["age/mae"]  # no share of right answers
     assert found["sentences"]["gender"].startswith(f"gender: they differ in accuracy ({other - one:+.4f}), ")
     assert found["sentences"]["age"] == (
         "age: no figure differs beyond chance, which does not show that they are equal."
     )
-    assert "gender/n" not in found["figures"]
+    assert "gender/n" not in found["metrics"]
 
 
 def test_mcnemars_test_stands_beside_shares_of_right_answers() -> None:
     first, second = run("a", 0.7), run("b", 0.8)
     found = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
-    gender = found["figures"]["gender/accuracy"]
-    assert {name for name, each in found["figures"].items() if "p_mcnemar" in each} == {"gender/accuracy", "age/cs5"}
+    gender = found["metrics"]["gender/accuracy"]
+    assert {name for name, each in found["metrics"].items() if "p_mcnemar" in each} == {"gender/accuracy", "age/cs5"}
     right = [each.distributions["gender"].argmax(-1) == each.labels["gender"] for each in (first, second)]
     one, other = (int((a & ~b).sum()) for a, b in (right, right[::-1]))
     assert (gender["only_first"], gender["only_second"]) == (one, other)
@@ -112,7 +112,7 @@ def test_a_pair_of_identical_files_is_one_example_to_mcnemar() -> None:
     cluster = np.concatenate([[1], np.arange(1, N)])
     sides = [dataclasses.replace(each, columns={**each.columns, "cluster": cluster}) for each in (first, second)]
     result = compare(*(ComparedRun(each.metadata["run"], [each]) for each in sides))
-    gender = result["figures"]["gender/accuracy"]
+    gender = result["metrics"]["gender/accuracy"]
     right = [(each.distributions["gender"].argmax(-1) == each.labels["gender"]) for each in (first, second)]
     alone = np.arange(N) != 1  # row 0 is the first of the pair
     one, other = (int((a & ~b)[alone].sum()) for a, b in (right, right[::-1]))
@@ -136,7 +136,7 @@ def test_examples_of_one_subject_are_not_independent() -> None:
 
     def accuracy(cluster: np.ndarray) -> dict[str, Any]:
         runs = [dataclasses.replace(each, columns={**each.columns, "cluster": cluster}) for each in sides]
-        return compare(*(ComparedRun(run.metadata["run"], [run]) for run in runs))["figures"]["gender/accuracy"]
+        return compare(*(ComparedRun(run.metadata["run"], [run]) for run in runs))["metrics"]["gender/accuracy"]
 
     alone, together = accuracy(np.arange(N)), accuracy(block)
     assert alone["p"] < 1e-8
@@ -149,8 +149,8 @@ def test_examples_of_one_subject_are_not_independent() -> None:
 def test_a_run_does_not_differ_from_itself() -> None:
     side = ComparedRun("a", [run("a")])
     found = compare(side, side)
-    assert {each["p_holm"] for each in found["figures"].values()} == {1.0}
-    assert {each["value"] for each in found["figures"].values()} == {0.0}
+    assert {each["p_holm"] for each in found["metrics"].values()} == {1.0}
+    assert {each["value"] for each in found["metrics"].values()} == {0.0}
 
 
 def test_the_order_of_rows_is_nothing(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_order_of_rows_is_nothing(tmp_path: Path) -> None:
     keep(tmp_path / "a", first)
     keep(tmp_path / "b", first.rows(np.random.default_rng(0).permutation(N)))
     found = compare(load(tmp_path / "a", "test"), load(tmp_path / "b", "test"))
-    assert {each["value"] for each in found["figures"].values()} == {0.0}
+    assert {each["value"] for each in found["metrics"].values()} == {0.0}
 
 
 def test_other_examples_are_refused() -> None:
@@ -179,7 +179,7 @@ def test_only_what_both_say_is_compared() -> None:
     age = dataclasses.replace(second, heads={"age": second.heads["age"]})
     gender = dataclasses.replace(first, heads={"gender": first.heads["gender"]})
     found = compare(ComparedRun("a", [first]), ComparedRun("b", [age]))
-    assert {name.split("/")[0] for name in found["figures"]} == {"age"}
+    assert {name.split("/")[0] for name in found["metrics"]} == {"age"}
     with pytest.raises(UserError, match="a says gender and b age: there is nothing to compare"):
         compare(ComparedRun("a", [gender]), ComparedRun("b", [age]))
 
@@ -192,10 +192,10 @@ def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
     other = ComparedRun("b", [run("b", 0.75)])
     found = compare(side, other)
     assert found["repeats"] == [3, 1]
-    gender = found["figures"]["gender/accuracy"]
+    gender = found["metrics"]["gender/accuracy"]
     assert gender["first"] == pytest.approx(np.mean([each.metrics()["gender/accuracy"] for each in runs]))
     assert "p_mcnemar" not in gender
-    same = compare(ComparedRun("study", [runs[1]] * 3), other)["figures"]["gender/accuracy"]
+    same = compare(ComparedRun("study", [runs[1]] * 3), other)["metrics"]["gender/accuracy"]
     assert gender["high"] - gender["low"] > 4 * (same["high"] - same["low"])
     assert "study the mean of 3 repeats" in text(found)
     alone = "b is a single training, whose own spread over seeds is not known and not in the interval: p is too small."
@@ -210,7 +210,7 @@ def test_folds_are_one_test(tmp_path: Path) -> None:
     assert len(side.repeats) == 1
     found = compare(side, ComparedRun("a", [whole]))
     assert found["n"] == N
-    assert {each["value"] for each in found["figures"].values()} == {0.0}
+    assert {each["value"] for each in found["metrics"].values()} == {0.0}
 
 
 def test_what_is_no_study_of_one_test_is_refused(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_what_does_not_vary_has_neither_interval_nor_p() -> None:
     years = np.roll(first.distributions["age"], 1, axis=-1)
     second = dataclasses.replace(first, distributions={**first.distributions, "age": years})
     found = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
-    bias = found["figures"]["age/bias"]
+    bias = found["metrics"]["age/bias"]
     assert bias["value"] == pytest.approx(1)
     assert all(np.isnan(bias[name]) for name in ("low", "high", "p", "p_holm"))
     (line,) = (line for line in text(found).splitlines() if line.startswith("age/bias"))

@@ -61,10 +61,10 @@ def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any, model: Lo
     result = evaluate_runs(model, progress=False)
     assert before == {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")}  # nothing is written
     assert result["test"] == finished.summary["test"]
-    assert result["constant"] == finished.summary["constant"]
+    assert result["baseline"] == finished.summary["baseline"]
     assert result["split_sha256"] == finished.summary["split_sha256"]
     assert result["left_out"] == 0
-    assert list(as_columns(result)) == ["test", "constant"]
+    assert list(as_columns(result)) == ["test", "baseline"]
 
 
 def test_the_validation_part_is_the_summary_s(finished: Any, model: LoadedModel) -> None:
@@ -102,8 +102,8 @@ def test_files_that_the_run_has_seen_are_found_under_other_names(
     assert result["test"]["n"] == len(renamed | new) - result["left_out"]
     assert result["split_sha256"] is None
     counted = [name.split("_") for name, content in (renamed | new).items() if content not in distinct]
-    always = {"always male": "0", "always female": "1"}[result["constant_names"]["gender"]]  # by the training labels
-    assert result["constant"]["gender/accuracy"] == pytest.approx(np.mean([name[1] == always for name in counted]))
+    always = {"always male": "0", "always female": "1"}[result["baseline_names"]["gender"]]  # by the training labels
+    assert result["baseline"]["gender/accuracy"] == pytest.approx(np.mean([name[1] == always for name in counted]))
     assert result["split"] == "all"
     assert "not seen" in result["protocol"]
 
@@ -184,7 +184,7 @@ def test_a_run_on_voices_carries_its_classes_and_spectrogram(voices: tuple[Loade
     assert model.metadata["subjects"] == {"known": 12, "in_several_parts": 0, "unidentified_examples": 0}
     again = evaluate_runs(model, progress=False)
     assert again["test"] == model.summary["test"]
-    assert again["constant"] == model.summary["constant"]
+    assert again["baseline"] == model.summary["baseline"]
 
 
 def test_another_corpus_is_measured_whole_and_what_was_learnt_from_is_left_out(
@@ -249,16 +249,16 @@ def test_an_ensemble_averages_what_the_heads_say(finished: Any, model: LoadedMod
     own = result["runs"]["finished"]
     assert own == {"flip_averaged": True, "evaluated_step": 76, "test": finished.summary["test"]}
     assert result["runs"]["second"]["test"] == evaluate_runs(second, progress=False)["test"]
-    assert result["constant"] == finished.summary["constant"]
+    assert result["baseline"] == finished.summary["baseline"]
     columns = as_columns(result)
-    assert list(columns) == ["ensemble", "finished", "second", "constant"]
+    assert list(columns) == ["ensemble", "finished", "second", "baseline"]
     assert columns["ensemble"]["age/mae"] not in (columns["finished"]["age/mae"], columns["second"]["age/mae"])
 
 
 def test_an_ensemble_of_one_run_twice_is_that_run(finished: Any, model: LoadedModel) -> None:
     result = evaluate_runs([model, model], split="validation", progress=False)
     assert result["validation"] == finished.summary["validation"]
-    assert list(as_columns(result)) == ["ensemble", "finished", "finished (2)", "constant"]
+    assert list(as_columns(result)) == ["ensemble", "finished", "finished (2)", "baseline"]
     assert evaluate_runs([model], progress=False) == evaluate_runs(model, progress=False)
 
 
@@ -295,7 +295,7 @@ def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(
     assert result["left_out"] == seen > evaluate_runs(model, **archive, progress=False)["left_out"]
     assert result["test"]["n"] == len(files) - seen
     assert result["test"] == result["runs"]["other"]["test"]
-    assert list(as_columns(result)) == ["ensemble", "other", "finished", "constant"]
+    assert list(as_columns(result)) == ["ensemble", "other", "finished", "baseline"]
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_the_worst_group_and_the_gap(years: tuple[Target, dict[str, np.ndarray]]
     target, columns = years
     worst, gap = worst_and_gap(target, groups(columns, np.arange(90)), ClusterBootstrap(columns["cluster"]))
     assert set(worst) == set(gap) == {"gender", "race"}  # of one age band, and of one crossing with 30, there is no gap
-    assert (worst["gender"]["gender"], worst["gender"]["figure"], worst["gender"]["n"]) == ("female", "mae", 40)
+    assert (worst["gender"]["gender"], worst["gender"]["metric"], worst["gender"]["n"]) == ("female", "mae", 40)
     assert worst["gender"]["value"] == 4
     assert (gap["gender"]["value"], gap["gender"]["best"]["gender"], gap["gender"]["groups"]) == (2, "male", 2)
     race = gap["race"]

@@ -100,8 +100,8 @@ def _make(
         **{"train_examples": len(split.train), "subjects": subjects, "data_sha256": "d" * 64},
         **{"test": predictions.of("test").metrics(), "validation": predictions.of("validation").metrics()},
         **{
-            "constant": measure_targets(baseline_targets(built, constant, test)),
-            "constant_names": names,
+            "baseline": measure_targets(baseline_targets(built, constant, test)),
+            "baseline_names": names,
             "parameters": 12345,
             "steps": 40,
         },

@@ -19,9 +19,9 @@ def test_figures_are_those_of_the_summary(run: Run, content: Content) -> None:
     summary = run.summary()
     assert summary is not None
     for part, analysis in (("test", content.test), ("validation", content.validation)):
-        for name, interval in analysis["figures"].items():
+        for name, interval in analysis["metrics"].items():
             assert interval["value"] == pytest.approx(summary[part][name]), name
-    assert content.baseline["gender/accuracy"] == summary["constant"]["gender/accuracy"]
+    assert content.baseline["gender/accuracy"] == summary["baseline"]["gender/accuracy"]
     assert content.test["n"] == 120
 
 
@@ -63,8 +63,8 @@ def test_a_routed_run_has_what_is_combined(made: Callable[..., Run], tmp_path: P
     content, summary = gather(run, own_predictions(run)), run.summary()
     assert summary is not None
     for name in ("gender/accuracy", "age_group_predicted/one_off", "age_group_male/f1"):
-        assert content.test["figures"][name]["value"] == pytest.approx(summary["test"][name])
-        assert content.baseline[name] == summary["constant"][name]
+        assert content.test["metrics"][name]["value"] == pytest.approx(summary["test"][name])
+        assert content.baseline[name] == summary["baseline"][name]
     assert content.around_18 is not None
     assert content.around_18["by"] == "age_group_predicted"
 
@@ -97,4 +97,4 @@ def test_a_run_without_curves_and_ages_has_a_report(made: Callable[..., Run], tm
     assert content.around_18 is not None
     assert content.around_18 is not None
     assert content.around_18["by"] == "age_group"
-    assert np.isfinite(content.test["figures"]["gender/accuracy"]["value"])
+    assert np.isfinite(content.test["metrics"]["gender/accuracy"]["value"])

@@ -100,7 +100,7 @@ def test_every_plot_says_what_it_shows(parsed: _Page) -> None:
 
 
 def test_metrics_stand_with_interval_and_baseline(content: Content, text: str) -> None:
-    accuracy, baseline = content.test["figures"]["gender/accuracy"], content.baseline["gender/accuracy"]
+    accuracy, baseline = content.test["metrics"]["gender/accuracy"], content.baseline["gender/accuracy"]
     assert baseline is not None
     cells = [
         f"{100 * accuracy['value']:.1f} %",

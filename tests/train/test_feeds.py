@@ -119,7 +119,7 @@ def test_a_streamed_run_that_was_stopped_ends_in_the_bits_of_the_resident_one(tw
 def test_their_figures_are_the_same(two: Two) -> None:
     expected = Run.load(two.resident).summary()
     assert expected is not None
-    for part in ("test", "validation", "constant"):
+    for part in ("test", "validation", "baseline"):
         assert two.streamed_summary[part] == expected[part]
     assert two.streamed_summary["data_sha256"] == expected["data_sha256"]
 

@@ -129,7 +129,7 @@ def test_summary_holds_what_readers_rely_on(finished: Any) -> None:
 
 
 def test_it_learns(finished: Any) -> None:
-    test, constant = finished.summary["test"], finished.summary["constant"]
+    test, constant = finished.summary["test"], finished.summary["baseline"]
     assert test["gender/accuracy"] > constant["gender/accuracy"] + 0.05
     assert test["age_group/balanced_accuracy"] > constant["age_group/balanced_accuracy"] + 0.05
     assert test["age/mae"] < 0.95 * constant["age/mae"]
@@ -140,7 +140,7 @@ def test_constant_figures_are_those_of_the_training_labels(finished: Any) -> Non
     split = json.loads((finished.workdir / "split.json").read_text())["parts"]
     ages = {part: np.array([int(key.split("/")[-1].split("_")[0]) for key in split[part]]) for part in split}
     expected = np.abs(ages["test"] - np.median(ages["train"])).mean()
-    assert finished.summary["constant"]["age/mae"] == pytest.approx(expected, rel=1e-6)
+    assert finished.summary["baseline"]["age/mae"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_metrics_are_lines_of_json_with_each_step_once(finished: Any) -> None:

@@ -43,7 +43,7 @@ def summary_of(member: Any, accuracy: float, constant: float = 0.5) -> dict[str,
         "hardware": {},
         "metrics": {"gender/accuracy": ACCURACY.metadata()},
         "test": {"gender/accuracy": accuracy, "n": 7},
-        "constant": {"gender/accuracy": constant, "n": 7},
+        "baseline": {"gender/accuracy": constant, "n": 7},
     }
 
 
@@ -93,7 +93,7 @@ def test_mean_and_spread_on_paper() -> None:
     assert "0.9000 ± 0.0707" in text
     assert "+0.2250" in text  # .9 - .675
     assert "Hassner" not in text  # of five folds
-    assert "constant, disjoint" in text
+    assert "baseline, disjoint" in text
     assert "paper (leaky): 3 subjects, none of them in two parts" in text
 
 
@@ -107,7 +107,7 @@ def test_the_mean_over_repeats_has_an_interval_where_nothing_else_varies() -> No
     assert found["interval"] == pytest.approx([0.83 - reach, 0.83 + reach])
     assert "0.8300 ± 0.0361 [0.7404, 0.9196]" in report(result)
     assert "[95 % interval of the mean over repeats" in report(result)
-    assert result["protocols"]["disjoint"]["constant"]["gender/accuracy"]["interval"] is None
+    assert result["protocols"]["disjoint"]["baseline"]["gender/accuracy"]["interval"] is None
     high = {m.name: summary_of(m, (0.9, 0.99, 1.0)[m.repeat]) for m in members}
     assert summarize(members, high)["protocols"]["disjoint"]["test"]["gender/accuracy"]["interval"][1] == 1.0
     folds = expand_trials(recipe(2), (), "all", 2)
