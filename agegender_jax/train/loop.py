@@ -163,7 +163,7 @@ def train(
         load_pretrained = partial(_load_pretrained, setup, run) if setup.weights else None
         step, state = init_or_restore(setup.model, setup.optimizer, setup.state, checkpoints, load_pretrained)
         if step:
-            log_primary(f"Going on from the checkpoint of step {step} of {total}.")
+            log_primary(f"Resuming from step {step:,} of {total:,}.")
         with spent.on("input"):
             loader = stack.enter_context(closing(setup.make_loader(decoded)))
 

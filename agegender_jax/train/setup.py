@@ -299,11 +299,11 @@ def _describe(
 ) -> str:
     """Describes data, labels and split in lines of text."""
     counts = metadata["identical_files"]
-    drawn = f" ({DISCLAIMER})" if metadata["synthetic"] else ""
+    synthetic = f" ({DISCLAIMER})" if metadata["synthetic"] else ""
     fold = f", fold {split.fold} of {split.folds}" if split.folds else ""
     what = "recordings" if metadata["kind"] == "audio" else "pictures"
     lines = [
-        f"dataset  {recipe.dataset.name} {metadata['dataset_version']}: {len(dataset)} {what}{drawn} "
+        f"dataset  {recipe.dataset.name} {metadata['dataset_version']}: {len(dataset)} {what}{synthetic} "
         f"at {recipe.dataset.image_size}x{recipe.dataset.image_size}",
         f"feed     {dataset.placement}",
         f"labels   perceived age and gender as annotated; age groups: {recipe.age_groups}",

@@ -331,12 +331,12 @@ def report(result: Mapping[str, Any]) -> str:
     for source, figures in published.items():
         columns[source] = {name: f"{mean:.3f} ± {deviation:.3f}" for name, (mean, deviation) in figures.items()}
     keys = list(dict.fromkeys(key for column in columns.values() for key in column))
-    drawn = f" ({DISCLAIMER})" if result["synthetic"] else ""
+    synthetic = f" ({DISCLAIMER})" if result["synthetic"] else ""
     over = [f"{len(result['folds'])} folds"] if by_folds else []
     over += [f"{result['repeats']} repeats"] if by_repeats else []
     lines = [
-        f"{result['dataset']}{drawn}, age groups {result['age_groups']}, test figures of {len(result['runs'])} runs in "
-        f"{duration(result['seconds'])}" + (f": mean ± standard deviation over {' and '.join(over)}" if over else ""),
+        f"{result['dataset']}{synthetic}, age groups {result['age_groups']}, test metrics of {len(result['runs'])} runs "
+        f"in {duration(result['seconds'])}" + (f": mean ± standard deviation over {' and '.join(over)}" if over else ""),
         plain(by_row(columns, keys)),
         "baseline: the same prediction for every example, chosen on the training labels",
     ]

@@ -492,7 +492,7 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path
     step = int(rest.split("Stopped by SIGTERM; step ")[1].split()[0])
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert f"Going on from the checkpoint of step {step} of " in done.stderr
+    assert f"Resuming from step {step} of " in done.stderr
     assert (tmp_path / "run" / "summary.json").exists()
 
 

@@ -102,7 +102,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
             loop.train_recipe(recipe, moved, progress=False, **paths)
     recipe.compute.update(fsdp=True, loader="stream")  # of which each process decodes its part
     first, second = (process.communicate(timeout=200)[1] for process in start_two(recipe, moved, paths, devices=2))
-    assert "Going on from the checkpoint of step 5 of 8" in first, first + second
+    assert "Resuming from step 5 of 8" in first, first + second
     assert "on each of 4 devices: parameters" in first
     assert "\nfeed     stream (" in first
     assert "step" not in second  # the primary process speaks for all
