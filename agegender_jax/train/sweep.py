@@ -334,9 +334,10 @@ def report(result: Mapping[str, Any]) -> str:
     synthetic = f" ({DISCLAIMER})" if result["synthetic"] else ""
     over = [f"{len(result['folds'])} folds"] if by_folds else []
     over += [f"{result['repeats']} repeats"] if by_repeats else []
+    over_what = f": mean ± standard deviation over {' and '.join(over)}" if over else ""
     lines = [
-        f"{result['dataset']}{synthetic}, age groups {result['age_groups']}, test metrics of {len(result['runs'])} runs "
-        f"in {duration(result['seconds'])}" + (f": mean ± standard deviation over {' and '.join(over)}" if over else ""),
+        f"{result['dataset']}{synthetic}, age groups {result['age_groups']}, test metrics of {len(result['runs'])} "
+        f"runs in {duration(result['seconds'])}{over_what}",
         plain(by_row(columns, keys)),
         "baseline: the same prediction for every example, chosen on the training labels",
     ]
