@@ -9,7 +9,7 @@ import numpy as np
 from agegender_jax.data.decode_image import decode_image
 from agegender_jax.data.preprocess import PreprocessOptions, make_preprocessor
 from agegender_jax.describe.reading import Contents
-from agegender_jax.describe.statistics import GENDER_NAMES, Columns, grouped
+from agegender_jax.describe.statistics import GENDER_NAMES, Columns, assigned
 from agegender_jax.errors import UserError
 from agegender_jax.labels import RACES
 from agegender_jax.page import data_uri, jpeg
@@ -25,18 +25,15 @@ MAX_PLAYER_BYTES = 1_000_000
 
 _MAX_PLAYERS_BYTES = 16_000_000  # of all players together: browsers on phones give up on larger pages
 _SEED = 0
-_UNKNOWN_LAST = 1000
+_UNKNOWN_LAST = 1000  # -1 modulo this is behind all others
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One example on the sheet.
+    """An example on the sheet, with its labels as a caption.
 
-    Attributes:
-      key: of the example.
-      caption: its labels.
-      image: data URI of a JPEG, "" where the content cannot be decoded.
-      sound: data URI of the stored recording, "" where there is none, or it is too large.
+    `image` is the data URI of a JPEG, "" where the content cannot be decoded, and `sound` that of the stored recording,
+    "" where there is none, or it is too large.
     """
 
     key: str
@@ -46,21 +43,16 @@ class Example:
 
 
 def choose(columns: Columns, scheme: str, count: int = COUNT) -> list[int]:
-    """Rows from every class, or else from every age group and gender, in turn until there are enough.
+    """Returns up to `count` rows, in turn of every class, or else of every age group and gender.
 
     Which they are depends on the keys and labels alone, not on the order of the rows.
-
-    Args:
-      columns: `source.COLUMNS`.
-      scheme: of age groups.
-      count: how many rows, fewer where there are fewer.
     """
     order = np.argsort(columns["key"], kind="stable")
     bits = np.random.Philox(_SEED).random_raw(len(order))  # raw: the same in every release of NumPy
-    group, gender, names = grouped(columns, scheme), columns["gender"], columns["class_name"]
+    group, gender, names = assigned(columns, scheme), columns["gender"], columns["class_name"]
     waiting: dict[tuple[str, int, int], list[int]] = {}
     for row in order[np.argsort(bits, kind="stable")].tolist():
-        stratum = (str(names[row]), _last(group[row]), _last(gender[row]))
+        stratum = (str(names[row]), int(group[row]) % _UNKNOWN_LAST, int(gender[row]) % _UNKNOWN_LAST)
         waiting.setdefault(stratum, []).append(row)
     taken: list[tuple[tuple[str, int, int], int]] = []
     turn = 0
@@ -72,19 +64,8 @@ def choose(columns: Columns, scheme: str, count: int = COUNT) -> list[int]:
     return [row for _, row in sorted(taken, key=lambda pair: (pair[0], str(columns["key"][pair[1]])))]
 
 
-def _last(value: int) -> int:
-    """The value as a place in an order that ends with the unknown."""
-    return int(value) if value >= 0 else _UNKNOWN_LAST
-
-
 def make_sheet(contents: Contents, scheme: str, count: int = COUNT) -> list[Example]:
-    """Decodes the chosen examples.
-
-    Args:
-      contents: the dataset.
-      scheme: of age groups.
-      count: of examples.
-    """
+    """Returns `count` examples of a dataset, decoded; which ones depends on the scheme of age groups (`choose`)."""
     rows, sounds = choose(contents.columns, scheme, count), contents.prepared.kind == "audio"
     stored = [bytes(contents.source[row]["content"]) for row in rows]
     keys = [str(contents.columns["key"][row]) for row in rows]
@@ -99,7 +80,7 @@ def make_sheet(contents: Contents, scheme: str, count: int = COUNT) -> list[Exam
 
 
 def caption(columns: Columns, row: int) -> str:
-    """The labels of an example in words."""
+    """Returns the labels of an example in words."""
     age, low, high = (float(columns[name][row]) for name in ("age", "age_low", "age_high"))
     words = [GENDER_NAMES[int(columns["gender"][row])]]
     words[0] += " gender" if words[0] in ("undefined", "unknown") else ""
@@ -115,24 +96,22 @@ def caption(columns: Columns, row: int) -> str:
 
 
 def _thumbnails(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
-    return [
-        jpeg(pixels) if pixels is not None else ""
-        for pixels in _decoded(partial(decode_image, size=SIDE), stored, keys)
-    ]
+    images = _decoded(partial(decode_image, size=SIDE), stored, keys)
+    return ["" if pixels is None else jpeg(pixels) for pixels in images]
 
 
 def _spectrograms(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
-    inputs = make_preprocessor(PreprocessOptions(SIDE), "audio")
-    waves = _decoded(inputs.decode, stored, keys)
+    preprocessor = make_preprocessor(PreprocessOptions(SIDE), "audio")
+    waves = _decoded(preprocessor.decode, stored, keys)
     good = [wave for wave in waves if wave is not None]
-    images = iter(inputs.to_display(np.stack(good)) if good else ())  # at once: every call compiles
+    images = iter(preprocessor.to_display(np.stack(good)) if good else ())  # at once: every call compiles
     return ["" if wave is None else jpeg(next(images)) for wave in waves]
 
 
 def _decoded(
     decode: Callable[..., np.ndarray], stored: Sequence[bytes], keys: Sequence[str]
 ) -> list[np.ndarray | None]:
-    """The examples as arrays, None for one that is damaged: a description shows what is there."""
+    """Returns the examples as arrays, None for one that is damaged: a description shows what is there."""
     arrays: list[np.ndarray | None] = []
     for content, key in zip(stored, keys, strict=True):
         try:
@@ -143,13 +122,6 @@ def _decoded(
 
 
 def _sound_type(content: bytes) -> str:
-    """The MIME type of a recording by its first bytes."""
-    for start, kind in (
-        (b"RIFF", "audio/wav"),
-        (b"RF64", "audio/wav"),
-        (b"fLaC", "audio/flac"),
-        (b"OggS", "audio/ogg"),
-    ):
-        if content.startswith(start):
-            return kind
-    return "audio/mpeg"
+    """Returns the MIME type of a recording by its first bytes."""
+    kinds = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
+    return f"audio/{kinds.get(content[:4], 'mpeg')}"

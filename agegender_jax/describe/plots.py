@@ -1,6 +1,6 @@
-"""Plots of a dataset as SVG text, the same bytes for the same data, in the colours of the page that they stand on."""
+"""Plots of a dataset, the same bytes for the same data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,6 @@ import numpy as np
 from agegender_jax import page
 from agegender_jax.describe import statistics
 from agegender_jax.describe.reading import Contents
-from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.page import BLUE, COLOURS, INK, Plot, literal
 
 _WIDTH = 5.0  # inches: text keeps its size on a phone
@@ -17,20 +16,13 @@ _SUBJECTS = 60  # up to so many have a bar each
 
 
 def plot(name: str, contents: Contents, scheme: str) -> Plot:
-    """Returns a plot.
-
-    Args:
-      name: one that `sections.describe` gives.
-      contents: the dataset.
-      scheme: of age groups.
-    """
-    draw, label = _PLOTS[name]
-    return page.plot(lambda figure: draw(figure, contents, scheme), name, label, width=_WIDTH, height=3.0)
+    """Returns a plot that a `sections.Section` names, with the age groups of a scheme."""
+    draw, height, label = _PLOTS[name]
+    return page.plot(lambda figure: draw(figure, contents, scheme), name, label, width=_WIDTH, height=height)
 
 
 def _ages(figure: Any, contents: Contents, scheme: str) -> None:
     """Men to the left, women to the right, as in a population pyramid."""
-    figure.set_size_inches(_WIDTH, 4.2)
     axes = figure.add_subplot()
     age, gender = contents.columns["age"], contents.columns["gender"]
     exact = np.isfinite(age)
@@ -51,9 +43,9 @@ def _ages(figure: Any, contents: Contents, scheme: str) -> None:
 
 def _age_groups(figure: Any, contents: Contents, scheme: str) -> None:
     axes = figure.add_subplot()
-    by_gender = statistics.age_groups_by_gender(contents.columns, scheme)
-    names = (*AGE_GROUPS[scheme].names, "none")
-    _stack(axes, names, {gender: [counts[name] for name in names] for gender, counts in by_gender.items()}, COLOURS)
+    counts = statistics.by_gender(contents.columns, scheme)
+    names = list(next(iter(counts.values())))
+    _stack(axes, names, {gender: list(groups.values()) for gender, groups in counts.items()}, COLOURS)
     axes.set_xlabel(f"age group ({scheme})")
     axes.tick_params(axis="x", rotation=90 if len(names) > 10 else 0, labelsize=7 if len(names) > 10 else 8)
 
@@ -62,14 +54,12 @@ def _classes(figure: Any, contents: Contents, scheme: str) -> None:
     classes = statistics.classes(contents.columns)[:_CLASSES]
     figure.set_size_inches(_WIDTH, 1.0 + 0.19 * len(classes))
     axes = figure.add_subplot()
-    places = range(len(classes))
-    bars = axes.barh(places, [each["files"] for each in classes], color=BLUE)
+    bars = axes.barh(range(len(classes)), [each.files for each in classes], color=BLUE)
     for bar, each in zip(bars, classes, strict=True):
-        if not each["splittable"]:
+        if not each.splittable:
             bar.set(alpha=0.45, hatch="////", edgecolor=INK)
-    people = [f" {each['subjects']}" if not each["unidentified"] else " ?" for each in classes]
-    axes.bar_label(bars, people, fontsize=8)
-    axes.set_yticks(places, [literal(each["name"][:28]) for each in classes], fontsize=8)
+    axes.bar_label(bars, [" ?" if each.unidentified else f" {each.subjects}" for each in classes], fontsize=8)
+    axes.set_yticks(range(len(classes)), [literal(each.name[:28]) for each in classes], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1, y=0.01)
     axes.set_xlabel("files; beside the bar: subjects. Hatched: cannot be split three ways", fontsize=8)
@@ -77,8 +67,7 @@ def _classes(figure: Any, contents: Contents, scheme: str) -> None:
 
 def _subjects(figure: Any, contents: Contents, scheme: str) -> None:
     axes = figure.add_subplot()
-    subject = contents.columns["subject"][statistics.identified(contents.columns)]
-    counts = np.array(statistics.sizes(subject)["counts"])
+    counts = statistics.sizes(contents.columns["subject"])
     if len(counts) <= _SUBJECTS:
         axes.bar(range(1, len(counts) + 1), counts, color=BLUE)
         axes.set_xlabel("subjects, those with the most files first")
@@ -99,54 +88,51 @@ def _subjects(figure: Any, contents: Contents, scheme: str) -> None:
 
 
 def _folds(figure: Any, contents: Contents, scheme: str) -> None:
-    figure.set_size_inches(_WIDTH, 3.6)
-    axes = figure.add_subplot()
-    folds = statistics.folds(contents.columns, scheme)
-    names = (*AGE_GROUPS[scheme].names, "none")
     import matplotlib
 
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.95, len(names) - 1))
-    colours = {**dict(zip(names, shades, strict=False)), "none": COLOURS["unknown"]}
-    heights = {name: [fold["age_groups"][name] for fold in folds] for name in names}
-    _stack(axes, [f"fold {fold['fold']}" for fold in folds], heights, colours)
+    folds = statistics.folds(contents.columns)
+    counts = [statistics.by_age_group(columns, scheme) for columns in folds.values()]
+    *groups, none = counts[0]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.95, len(groups)))
+    colours = {**dict(zip(groups, shades, strict=True)), none: COLOURS["unknown"]}
+    heights = {name: [each[name] for each in counts] for name in colours}
+    _stack(figure.add_subplot(), [f"fold {number}" for number in folds], heights, colours)
 
 
 def _sounds(figure: Any, contents: Contents, scheme: str) -> None:
-    figure.set_size_inches(_WIDTH, 3.8)
     upper, lower = figure.subplots(2, 1, height_ratios=(2, 1))
-    rate, seconds = contents.headers["rate"], contents.headers["seconds"]
-    good = rate > 0
-    span = seconds[good].max() - seconds[good].min()
-    bins: Any = 40 if span > 0.01 else [seconds[good].min() - 0.5, seconds[good].min() + 0.5]
-    upper.hist(seconds[good], bins=bins, color=BLUE)
+    seconds = contents.headers["seconds"][contents.headers["rate"] > 0]
+    shortest = seconds.min()
+    bins: Any = 40 if seconds.max() - shortest > 0.01 else [shortest - 0.5, shortest + 0.5]
+    upper.hist(seconds, bins=bins, color=BLUE)
     upper.set_xlabel("duration, seconds")
     upper.set_ylabel("files")
-    by = statistics.headers(contents.headers)["by_rate"][:6]
-    bars = lower.barh([f"{value:,} Hz" for value, _ in by], [count for _, count in by], color=BLUE)
-    lower.bar_label(bars, [f" {count:,}" for _, count in by], fontsize=8)
+    rates = dict(list(contents.rates().items())[:6])
+    bars = lower.barh(list(rates), list(rates.values()), color=BLUE)
+    lower.bar_label(bars, [f" {count:,}" for count in rates.values()], fontsize=8)
     lower.margins(x=0.15)
     lower.set_xlabel("files")
 
 
-def _stack(axes: Any, names: Any, heights: Mapping[str, Any], colours: Mapping[str, Any]) -> None:
-    """Stacked bars, one colour a layer, and a legend above."""
+def _stack(axes: Any, names: Sequence[str], heights: Mapping[str, Sequence[int]], colours: Mapping[str, Any]) -> None:
+    """Stacks bars, one colour a layer, with a legend above."""
     base = np.zeros(len(names))
     for layer, values in heights.items():
         axes.bar(range(len(names)), values, bottom=base, color=colours[layer], label=layer)
-        base = base + values
+        base += values
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("files")
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=min(5, len(heights)), fontsize=8, columnspacing=1, handlelength=1
-    )
+    columns = min(5, len(heights))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=8, columnspacing=1, handlelength=1)
 
 
-_PLOTS: Mapping[str, tuple[Callable[[Any, Contents, str], None], str]] = {
-    "ages": (_ages, "Exact ages of males, to the left, and of females, to the right"),
-    "age_groups": (_age_groups, "Age groups by gender"),
-    "classes": (_classes, "Files and subjects of each class"),
-    "subjects": (_subjects, "How many files the subjects have"),
-    "folds": (_folds, "Age groups in each published fold"),
-    "sounds": (_sounds, "Durations and sample rates of the recordings"),
+_PLOTS: Mapping[str, tuple[Callable[[Any, Contents, str], None], float, str]] = {
+    "ages": (_ages, 4.2, "Exact ages of males, to the left, and of females, to the right"),
+    "age_groups": (_age_groups, 3.0, "Age groups by gender"),
+    "classes": (_classes, 3.0, "Files and subjects of each class"),
+    "subjects": (_subjects, 3.0, "How many files the subjects have"),
+    "folds": (_folds, 3.6, "Age groups in each published fold"),
+    "sounds": (_sounds, 3.8, "Durations and sample rates of the recordings"),
 }
+"""How each is plotted, its height in inches, and what it shows."""

@@ -1,18 +1,16 @@
-"""What is known of a prepared dataset without decoding it: its columns, and the headers of its files."""
+"""A prepared dataset without its pixels or samples: its columns, and the headers of its files."""
 
 import dataclasses
 import io
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from agegender_jax.data.source import COLUMNS, Prepared, Source
+from agegender_jax.describe.statistics import Columns, commonest
 from agegender_jax.errors import UserError
 from agegender_jax.progress import progress_bar
-
-Columns = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,27 +31,24 @@ class Contents:
     headers: Columns
 
     @property
-    def config(self) -> str:
-        """The builder's configuration, "" where it has none."""
-        return self.prepared.config
-
-    @property
     def voices(self) -> bool:
         """Whether the examples are recordings, or images of recordings: only those have classes of their own."""
         return self.prepared.kind == "audio" or bool((self.columns["class_name"] != "").any())
 
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """What the builder wrote down: terms, labels, counts."""
-        return self.source.metadata
+    def rates(self) -> dict[str, int]:
+        """Returns how many recordings have each sample rate, the commonest first."""
+        rates = commonest(self.headers["rate"][self.headers["rate"] > 0].tolist())
+        return {f"{rate:,} Hz": count for rate, count in rates.items()}
+
+    def sizes(self) -> dict[str, int]:
+        """Returns how many images have each size, the commonest first."""
+        readable = self.headers["width"] > 0
+        widths, heights = (self.headers[name][readable].tolist() for name in ("width", "height"))
+        return commonest(f"{width}×{height}" for width, height in zip(widths, heights, strict=True))
 
 
 def read(prepared: Prepared, *, progress: bool = True) -> Contents:
-    """Reads the columns and the headers of all examples.
-
-    Args:
-      prepared: the dataset.
-      progress: whether to draw a progress bar, on a terminal.
+    """Reads the columns and the headers of all examples, with a progress bar on a terminal.
 
     Raises:
       UserError: the dataset is damaged, or empty.
@@ -61,23 +56,18 @@ def read(prepared: Prepared, *, progress: bool = True) -> Contents:
     source = prepared.open()
     if not len(source):
         raise UserError(f"{prepared.directory}: holds no example; delete the folder and prepare it again.")
-    known: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    header: dict[str, list[Any]] = {
-        "bytes": [],
-        **({"seconds": [], "rate": []} if prepared.kind == "audio" else {"width": [], "height": []}),
-    }
-    look = _sound if prepared.kind == "audio" else _image
+    names, look = (("seconds", "rate"), _sound) if prepared.kind == "audio" else (("width", "height"), _image)
+    values: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, "bytes", *names)}
     with progress_bar(len(source), "Reading", unit="files", shown=progress) as bar:
         for row in range(len(source)):
             example = source[row]
-            for name, values in known.items():
-                values.append(example[name])
-            values_of_file = (len(example["content"]), *look(example["content"]))
-            for column, value in zip(header.values(), values_of_file, strict=True):
-                column.append(value)
+            header = zip(names, look(example["content"]), strict=True)
+            for name, value in {**example, **dict(header), "bytes": len(example["content"])}.items():
+                if name in values:
+                    values[name].append(value)
             bar.update()
-    columns = {name: np.asarray(values, COLUMNS[name]) for name, values in known.items()}
-    return Contents(prepared, source, columns, {name: np.asarray(values) for name, values in header.items()})
+    columns = {name: np.asarray(values[name], dtype) for name, dtype in COLUMNS.items()}
+    return Contents(prepared, source, columns, {name: np.asarray(values[name]) for name in ("bytes", *names)})
 
 
 def _image(content: bytes) -> tuple[int, int]:
@@ -97,5 +87,5 @@ def _sound(content: bytes) -> tuple[float, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             return file.frames / file.samplerate, file.samplerate
-    except Exception:  # libsndfile's errors, and what a lying header makes of the division
+    except Exception:  # libsndfile's errors, and a division by the zero of a wrong header
         return 0.0, 0

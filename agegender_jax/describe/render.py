@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agegender_jax import page
-from agegender_jax.describe.contact_sheet import Example, make_sheet
+from agegender_jax.describe.contact_sheet import COUNT, make_sheet
 from agegender_jax.describe.plots import plot
 from agegender_jax.describe.reading import Contents
 from agegender_jax.describe.sections import DEFAULT_SCHEME, LABELS_AND_TERMS, Section, origin, terms, title
@@ -17,24 +17,17 @@ _WIDTH = 100  # characters of a line of text
 
 
 def render_text(heading: str, sections: Sequence[Section]) -> str:
-    """Returns the sections below each other as text.
-
-    Args:
-      heading: stands above them.
-      sections: of the description.
-    """
+    """Returns a heading and the sections below each other as text."""
     blocks = [printable(heading)]
     for section in sections:
-        lines, before = [printable(section.title)], True
-        for part in section.parts:
-            tabular = isinstance(part, Table)
-            if tabular and not before:
-                lines.append("")
-            lines.append(textwrap.indent(plain(part) if isinstance(part, Table) else _wrapped(part), "  "))
-            if tabular:
-                lines.append("")
-            before = tabular
-        blocks.append("\n".join(lines).rstrip())
+        text, after_table = printable(section.title), True
+        for each in section.content:
+            is_table = isinstance(each, Table)
+            # An empty line around a table, none between a title or a sentence and what follows it.
+            gap = "\n\n" if text.count("\n") and (is_table or after_table) else "\n"
+            text += gap + textwrap.indent(plain(each) if isinstance(each, Table) else _wrapped(each), "  ")
+            after_table = is_table
+        blocks.append(text)
     return "\n\n".join(blocks)
 
 
@@ -48,15 +41,14 @@ def write_page(path: Path, contents: Contents, sections: Sequence[Section], sche
     Args:
       path: of the file.
       contents: the dataset.
-      sections: of `sections.describe`.
-      scheme: of age groups, None as in `sections.describe`.
+      sections: of `sections.describe`, with the same scheme.
+      scheme: of age groups, None for the default.
 
     Raises:
       UserError: the path is of something else than such a page, or cannot be written.
     """
     check_path(path)
-    sheet = make_sheet(contents, scheme or DEFAULT_SCHEME)
-    page.write(path, render_page(contents, sections, sheet, scheme), "--html")
+    page.write(path, render_page(contents, sections, scheme or DEFAULT_SCHEME), "--html")
 
 
 def check_path(path: Path) -> None:
@@ -64,17 +56,8 @@ def check_path(path: Path) -> None:
     page.check_path(path, _GENERATOR, "--html")
 
 
-def render_page(
-    contents: Contents, sections: Sequence[Section], sheet: Sequence[Example], scheme: str | None = None
-) -> str:
-    """Returns the page as HTML.
-
-    Args:
-      contents: the dataset.
-      sections: of the description.
-      sheet: examples to show.
-      scheme: of age groups in the plots.
-    """
+def render_page(contents: Contents, sections: Sequence[Section], scheme: str, count: int = COUNT) -> str:
+    """Returns the page as HTML, with `count` examples; the arguments are those of `write_page`."""
     shown = [
         page.Section(section.title.lower().replace(" ", "-"), section.title, _content(section, contents, scheme))
         for section in sections
@@ -84,7 +67,7 @@ def render_page(
         "dataset.html",
         generator=_GENERATOR,
         title=title(contents),
-        sections=[*shown, page.Section("examples", "Examples", sheet)],
+        sections=[*shown, page.Section("examples", "Examples", make_sheet(contents, scheme, count))],
         audio=contents.prepared.kind == "audio",
         voices=contents.voices,
         count=len(contents.source),
@@ -93,10 +76,10 @@ def render_page(
     )
 
 
-def _content(section: Section, contents: Contents, scheme: str | None) -> dict[str, object]:
+def _content(section: Section, contents: Contents, scheme: str) -> dict[str, object]:
     """Returns sentences and tables in runs of one kind, and plots."""
-    runs = [
-        (is_table, list(parts))
-        for is_table, parts in itertools.groupby(section.parts, key=lambda part: isinstance(part, Table))
-    ]
-    return {"runs": runs, "plots": [plot(name, contents, scheme or DEFAULT_SCHEME) for name in section.plots]}
+    runs = itertools.groupby(section.content, key=lambda each: isinstance(each, Table))
+    return {
+        "runs": [(is_table, list(run)) for is_table, run in runs],
+        "plots": [plot(name, contents, scheme) for name in section.plots],
+    }

@@ -1,13 +1,16 @@
 """The description of a dataset: sections of sentences and tables that the terminal and the page both show."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from agegender_jax.data.partition import contradictions
 from agegender_jax.describe import statistics
-from agegender_jax.describe.divisions import divisions
 from agegender_jax.describe.reading import Contents
-from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
+from agegender_jax.describe.statistics import Columns
+from agegender_jax.labels import AGE_GROUPS, DISCLAIMER, GENDERS
 from agegender_jax.splits import PARTS, marked
 from agegender_jax.text import Table
 from tfds_builders.adience.fold_files import PUBLISHED_AGE, PUBLISHED_GENDER
@@ -24,16 +27,10 @@ _SIDE_BY_SIDE = ("levi_hassner", "literal", "nearest")  # age groups that are co
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the description.
-
-    Attributes:
-      title: of the section.
-      parts: sentences and tables, in order.
-      plots: names of the plots that the page shows with it.
-    """
+    """A section of the description: sentences and tables in order, and names of the plots that the page shows below."""
 
     title: str
-    parts: Sequence[str | Table]
+    content: Sequence[str | Table]
     plots: Sequence[str] = ()
 
 
@@ -47,7 +44,7 @@ def describe(contents: Contents, scheme: str | None = None) -> list[Section]:
     one, schemes = scheme or DEFAULT_SCHEME, (scheme,) if scheme else tuple(AGE_GROUPS)
     columns = contents.columns
     return [
-        _what(contents),
+        _summary(contents),
         Section(LABELS_AND_TERMS, [f"Labels: {origin(contents)}.", f"Terms: {terms(contents)}"]),
         _genders(columns),
         _ages(columns),
@@ -64,7 +61,8 @@ def describe(contents: Contents, scheme: str | None = None) -> list[Section]:
 
 def title(contents: Contents) -> str:
     """Returns the dataset's name, configuration and version."""
-    return " ".join(filter(None, (contents.prepared.name, contents.config, contents.prepared.version)))
+    prepared = contents.prepared
+    return " ".join(filter(None, (prepared.name, prepared.config, prepared.version)))
 
 
 def terms(contents: Contents) -> str:
@@ -75,28 +73,23 @@ def terms(contents: Contents) -> str:
 
 
 def origin(contents: Contents) -> str:
-    """Returns what the labels are."""
+    """Returns where the labels come from."""
     if contents.prepared.synthetic:
         return "the labels that the synthetic data were made for"
-    return str(contents.metadata.get("labels", "")) or "perceived age and gender as annotated"
+    return str(contents.source.metadata.get("labels", "")) or "perceived age and gender as annotated"
 
 
-def _what(contents: Contents) -> Section:
+def _summary(contents: Contents) -> Section:
     kind = "recordings" if contents.prepared.kind == "audio" else "images"
-    parts: list[str | Table] = [
-        f"{len(contents.source):,} {kind}, {_megabytes(int(contents.headers['bytes'].sum()))}"
-        f"{f' ({DISCLAIMER})' if contents.prepared.synthetic else ''}.",
-    ]
+    synthetic = f" ({DISCLAIMER})" if contents.prepared.synthetic else ""
+    megabytes = contents.headers["bytes"].sum() / 1e6
+    content: list[str | Table] = [f"{len(contents.source):,} {kind}, {megabytes:,.1f} MB{synthetic}."]
     counts = [
-        (name.replace("_", " "), _value(value)) for name, value in contents.metadata.items() if _is_count(name, value)
+        (name.replace("_", " "), _value(value))
+        for name, value in contents.source.metadata.items()
+        if name not in _NOT_COUNTS and not isinstance(value, str) and value not in ({}, [], None)
     ]
-    if counts:
-        parts.append(Table(("counted by the builder", ""), counts))
-    return Section("What it is", parts)
-
-
-def _is_count(name: str, value: Any) -> bool:
-    return name not in _NOT_COUNTS and not isinstance(value, str) and value not in ({}, [], None)
+    return Section("What it is", content + ([Table(("counted by the builder", ""), counts)] if counts else []))
 
 
 def _value(value: Any) -> str:
@@ -111,218 +104,222 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _genders(columns: statistics.Columns) -> Section:
-    counts = statistics.genders(columns)
-    parts: list[str | Table] = [_counted(counts, "gender")]
-    if counts["undefined"]:
-        parts.append('"undefined" is Adience\'s "u": nearly always an infant that was not annotated.')
-    return Section("Gender", parts)
+def _genders(columns: Columns) -> Section:
+    counts = statistics.count(columns["gender"], statistics.GENDER_NAMES)
+    note = ['"undefined" is Adience\'s "u": nearly always an infant that was not annotated.']
+    return Section("Gender", [_shares(counts, "gender"), *(note if counts["undefined"] else [])])
 
 
-def _ages(columns: statistics.Columns) -> Section:
-    age = statistics.ages(columns)
-    rows = [(name, f"{age[name]:,}") for name in ("exact", "ranges", "unknown")]
-    parts: list[str | Table] = [Table(("ages", "files"), rows)]
-    if age["exact"]:
+def _ages(columns: Columns) -> Section:
+    years, ranges = statistics.exact_ages(columns), statistics.age_ranges(columns)
+    counts = {"exact": len(years), "ranges": sum(ranges.values())}
+    counts["unknown"] = len(columns["age"]) - sum(counts.values())
+    content: list[str | Table] = [Table(("ages", "files"), _rows(counts))]
+    if len(years):
         names = ("youngest", "lower quartile", "median", "upper quartile", "oldest")
-        years = [(name, f"{age[key]:g}") for name, key in zip(names, ("min", "q1", "median", "q3", "max"), strict=True)]
-        parts.append(Table(("exact ages", "years"), years))
-        parts.append(f"{_percent(age['commonest_share'])} of the exact ages are {age['commonest']:g}.")
-    if "multiples_of_5" in age:
-        parts.append(
-            f"Heaping: {_percent(age['multiples_of_5'])} of the {age['whole']:,} whole ages from "
-            f"{statistics.HEAPING_FROM} on are multiples of 5; without rounding, about 20 % would be."
+        quartiles = np.percentile(years, [0, 25, 50, 75, 100])
+        values = [(name, f"{value:g}") for name, value in zip(names, quartiles, strict=True)]
+        commonest, count = next(iter(statistics.commonest(years.tolist()).items()))
+        content.append(Table(("exact ages", "years"), values))
+        content.append(f"{_percent(count / len(years))} of the exact ages are {commonest:g}.")
+    if heaping := statistics.heaping(years):
+        content.append(
+            f"Heaping: {_percent(heaping[1])} of the {heaping[0]:,} whole ages from {statistics.HEAPING_FROM} on are "
+            "multiples of 5; without rounding, about 20 % would be."
         )
-    if ranges := age["ranges_by"]:
-        shown = [(name, f"{count:,}") for name, count in ranges[:_LISTED]]
-        parts.append(Table(("annotated range", "files"), shown, _cut(len(ranges))))
-    return Section("Age", parts, ("ages",) if age["exact"] else ())
+    if ranges:
+        content.append(Table(("annotated range", "files"), _rows(ranges)[:_LISTED], _cut(len(ranges))))
+    return Section("Age", content, ("ages",) if len(years) else ())
 
 
-def _age_groups(columns: statistics.Columns, one: str, schemes: Sequence[str]) -> Section:
-    counts = statistics.age_group_counts(columns, schemes)
-    if all(of_scheme["none"] == len(columns["key"]) for of_scheme in counts.values()):
+def _age_groups(columns: Columns, one: str, schemes: Sequence[str]) -> Section:
+    counts = {name: statistics.by_age_group(columns, name) for name in schemes}
+    if all(groups["none"] == len(columns["key"]) for groups in counts.values()):
         return Section("Age groups", ["No file has an age group."])
-    parts: list[str | Table] = [f"{name}: {AGE_GROUPS[name].description}." for name in schemes]
-    left_out = False
+    content: list[str | Table] = [f"{name}: {AGE_GROUPS[name].description}." for name in schemes]
+    hidden = False
     alike: dict[tuple[str, ...], list[str]] = {}  # schemes whose groups have the same names share a table
-    for name in schemes:
-        alike.setdefault(tuple(counts[name]), []).append(name)
-    for groups, members in alike.items():
-        filled = [group for group in groups if len(groups) <= _GROUPS or any(counts[name][group] for name in members)]
-        rows = [(group, *(f"{counts[name][group]:,}" for name in members)) for group in filled]
-        parts.append(Table(("age group", *members), rows))
-        left_out |= len(filled) < len(groups)
-    if left_out:
-        parts.append("Of a scheme with many groups, those without files are left out.")
-    by_gender = statistics.age_groups_by_gender(columns, one)
-    total = statistics.age_group_counts(columns, [one])[one]
-    rows = [
-        (group, *(f"{of_scheme[group]:,}" for of_scheme in by_gender.values()), f"{count:,}")
-        for group, count in total.items()
-    ]
-    parts.append(Table(("age group", *by_gender, "all"), rows, f"Age groups ({one}) by gender"))
-    return Section("Age groups", parts, ("age_groups",))
+    for name, groups in counts.items():
+        alike.setdefault(tuple(groups), []).append(name)
+    for names, members in alike.items():
+        shown = [group for group in names if len(names) <= _GROUPS or any(counts[name][group] for name in members)]
+        rows = [(group, *(f"{counts[name][group]:,}" for name in members)) for group in shown]
+        content.append(Table(("age group", *members), rows))
+        hidden |= len(shown) < len(names)
+    if hidden:
+        content.append("Of a scheme with many groups, those without files are left out.")
+    genders = statistics.by_gender(columns, one) | {"all": statistics.by_age_group(columns, one)}
+    rows = [(group, *(f"{groups[group]:,}" for groups in genders.values())) for group in genders["all"]]
+    content.append(Table(("age group", *genders), rows, f"Age groups ({one}) by gender"))
+    return Section("Age groups", content, ("age_groups",))
 
 
-def _races(columns: statistics.Columns) -> list[Section]:
-    counts = statistics.races(columns)
+def _races(columns: Columns) -> list[Section]:
+    if (columns["race"] < 0).all():
+        return []
     note = "As annotated; used to compare errors between groups, never as a target."
-    return [Section("Race", [note, _counted(counts, "race")])] if counts else []
+    return [Section("Race", [note, _shares(statistics.count(columns["race"], statistics.RACE_NAMES), "race")])]
 
 
-def _classes(columns: statistics.Columns) -> list[Section]:
+def _classes(columns: Columns) -> list[Section]:
     classes = statistics.classes(columns)
     if not classes:
         return []
-    few = sum(not each["splittable"] for each in classes)
+    few = sum(not each.splittable for each in classes)
     rows = [
         (
-            each["name"],
-            f"{each['files']:,}",
-            f"{each['subjects']:,}" + (f" + {each['unidentified']:,} unknown" if each["unidentified"] else ""),
-            "" if each["splittable"] else "cannot be split three ways",
+            each.name,
+            f"{each.files:,}",
+            f"{each.subjects:,}" + (f" + {each.unidentified:,} unknown" if each.unidentified else ""),
+            "" if each.splittable else "cannot be split three ways",
         )
         for each in classes
     ]
-    parts: list[str | Table] = [Table(("class", "files", "subjects", ""), rows)]
-    if few:
-        parts.append(
-            f"{few} of {len(classes)} classes have fewer than 3 subjects and cannot be split three ways with nobody "
-            "in two parts; learn gender and age bands or years instead, or add speakers."
-        )
-    return [Section("Classes", parts, ("classes",))]
+    note = (
+        f"{few} of {len(classes)} classes have fewer than 3 subjects and cannot be split three ways with nobody "
+        "in two parts; learn gender and age bands or years instead, or add speakers."
+    )
+    table = Table(("class", "files", "subjects", ""), rows)
+    return [Section("Classes", [table, note] if few else [table], ("classes",))]
 
 
 def _subjects(contents: Contents) -> Section:
-    columns = contents.columns
-    known = statistics.identified(columns)
-    parts: list[str | Table] = []
-    rows = []
-    if meaning := contents.metadata.get("identities"):
-        parts.append(f"Subjects: {meaning}.")
-    if known.any():
-        rows.append(_sizes("subjects", statistics.sizes(columns["subject"][known])))
-        if unknown := int((~known).sum()):
-            parts.append(f"{unknown:,} files have no identified subject; each counts as a subject of its own.")
-    else:
-        parts.append(
+    known = statistics.identified(contents.columns)
+    sizes = {"subjects": statistics.sizes(contents.columns["subject"])}
+    sizes["recordings" if contents.voices else "users"] = statistics.sizes(contents.columns["group"])
+    meaning = contents.source.metadata.get("identities")
+    content: list[str | Table] = [f"Subjects: {meaning}."] if meaning else []
+    if not known.any():
+        content.append(
             "No subject is identified: metrics are an upper bound for new people. Identical files stay together, "
             "but two files of one person may be in training and in test."
         )
-    groups = statistics.sizes(columns["group"])
-    if groups["known"]:
-        rows.append(_sizes("recordings" if contents.voices else "users", groups))
+    elif not known.all():
+        content.append(f"{(~known).sum():,} files have no identified subject; each counts as a subject of its own.")
+    rows = [
+        (name, f"{len(n):,}", f"{n.sum():,}", f"{n[-1]:,}", f"{np.median(n):g}", f"{n[0]:,}")
+        for name, n in sizes.items()
+        if len(n)
+    ]
     if rows:
-        parts.append(Table(("", "distinct", "files with one", "fewest files", "median", "most files"), rows))
-    return Section("Subjects and groups", parts, ("subjects",) if known.any() else ())
-
-
-def _sizes(name: str, size: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        name,
-        *(f"{size[key]:,}" for key in ("distinct", "known", "min")),
-        f"{size['median']:g}",
-        f"{size['max']:,}",
-    )
+        content.append(Table(("", "distinct", "files with one", "fewest files", "median", "most files"), rows))
+    return Section("Subjects and groups", content, ("subjects",) if known.any() else ())
 
 
 def _headers(contents: Contents) -> Section:
-    headers = statistics.headers(contents.headers)
-    sound = contents.prepared.kind == "audio"
-    parts: list[str | Table] = []
-    if seconds := headers.get("seconds"):
-        parts.append(
-            f"{seconds['total'] / 3600:.2f} hours; a recording lasts {seconds['min']:.2f} to {seconds['max']:.2f} "
-            f"seconds, median {seconds['median']:.2f}."
+    headers, sound = contents.headers, contents.prepared.kind == "audio"
+    readable = headers["rate" if sound else "width"] > 0
+    content: list[str | Table] = []
+    if sound and readable.any():
+        seconds = headers["seconds"][readable]
+        content.append(
+            f"{seconds.sum() / 3600:.2f} hours; a recording lasts {seconds.min():.2f} to {seconds.max():.2f} "
+            f"seconds, median {np.median(seconds):.2f}."
         )
-    by = headers["by_rate" if sound else "by_size"]
-    rows = [(f"{value:,} Hz" if sound else value, f"{count:,}") for value, count in by[:_LISTED]]
-    if rows:
-        parts.append(Table(("sample rate" if sound else "pixels", "files"), rows, _cut(len(by))))
-    if headers["unreadable"]:
-        parts.append(f"{headers['unreadable']:,} files have no header that can be read.")
-    return Section("Recordings" if sound else "Images", parts, ("sounds",) if seconds else ())
+    counts = contents.rates() if sound else contents.sizes()
+    if counts:
+        title = "sample rate" if sound else "pixels"
+        content.append(Table((title, "files"), _rows(counts)[:_LISTED], _cut(len(counts))))
+    if unreadable := (~readable).sum():
+        content.append(f"{unreadable:,} files have no header that can be read.")
+    return Section("Recordings" if sound else "Images", content, ("sounds",) if sound and readable.any() else ())
 
 
 def _folds(contents: Contents, one: str) -> list[Section]:
-    columns = contents.columns
-    schemes = tuple(dict.fromkeys((*_SIDE_BY_SIDE, one)))
-    folds = statistics.folds(columns, one, schemes)
+    folds = statistics.folds(contents.columns)
     if not folds:
         return []
-    names = [f"fold {each['fold']}" for each in folds]
+    header = ("", *(f"fold {number}" for number in folds), "sum")
 
-    def row(name: str, values: Sequence[int]) -> tuple[str, ...]:
-        return (name, *(f"{value:,}" for value in values), f"{sum(values):,}")
+    def rows(count: Callable[[Columns], Mapping[str, int]]) -> list[tuple[str, ...]]:
+        """Counts each fold: a row a name, a column a fold, and their sum."""
+        counts = [count(columns) for columns in folds.values()]
+        return [_summed(name, [each[name] for each in counts]) for name in counts[0]]
 
-    rows = [row(key, [each[key] for each in folds]) for key in ("rows", "subjects", "groups")]
-    rows += [row(name, [each["genders"][name] for each in folds]) for name in folds[0]["genders"]]
-    parts: list[str | Table] = [Table(("", *names, "sum"), rows)]
-    rows = [row(name, [each["age_groups"][name] for each in folds]) for name in folds[0]["age_groups"]]
-    parts.append(Table(("age group", *names, "sum"), rows, f"Age groups ({one})"))
-    rows = [row(f"age group, {name}", [each["with_group"][name] for each in folds]) for name in schemes]
-    rows.append(row("male or female", [each["gendered"] for each in folds]))
-    counted = contents.metadata
-    published = {"levi_hassner_age": PUBLISHED_AGE, "levi_hassner_gender": PUBLISHED_GENDER}
-    for name, numbers in published.items():
-        if isinstance(values := counted.get(name), list) and len(values) == len(folds):
-            label = "age (levi_hassner)" if name.endswith("age") else "male or female"
-            rows.append(row(f"{label}, with repeated rows", values))
-            if len(numbers) == len(folds):
-                rows.append(row(f"{label}, as published", numbers))
-    parts.append(
-        Table(
-            ("usable rows", *names, "sum"),
-            rows,
-            "What is usable under each scheme; published numbers (Levi and Hassner 2015) count repeated rows",
-        )
+    overview = rows(
+        lambda columns: {
+            "rows": len(columns["key"]),
+            "subjects": len(statistics.sizes(columns["subject"])),
+            "groups": len(statistics.sizes(columns["group"])),
+            **statistics.count(columns["gender"], statistics.GENDER_NAMES),
+        }
     )
-    across = {name: statistics.in_several(columns[name], columns["fold"]) for name in ("subject", "group")}
-    parts.append(f"In two folds or more: {across['subject']:,} subjects, {across['group']:,} groups.")
-    return [Section("Published folds", parts, ("folds",))]
+    schemes = dict.fromkeys((*_SIDE_BY_SIDE, one))
+    usable = rows(
+        lambda columns: {
+            **{f"age group, {name}": int((statistics.assigned(columns, name) >= 0).sum()) for name in schemes},
+            "male or female": int(np.isin(columns["gender"], range(len(GENDERS))).sum()),
+        }
+    )
+    for key, label, published in (
+        ("levi_hassner_age", "age (levi_hassner)", PUBLISHED_AGE),
+        ("levi_hassner_gender", "male or female", PUBLISHED_GENDER),
+    ):
+        values = contents.source.metadata.get(key)
+        if isinstance(values, list) and len(values) == len(folds):
+            usable.append(_summed(f"{label}, with repeated rows", values))
+            if len(published) == len(folds):
+                usable.append(_summed(f"{label}, as published", published))
+    note = "What is usable under each scheme; published numbers (Levi and Hassner 2015) count repeated rows"
+    groups = rows(lambda columns: statistics.by_age_group(columns, one))
+    subjects, units = (
+        statistics.in_several(contents.columns[name], contents.columns["fold"]) for name in ("subject", "group")
+    )
+    content: list[str | Table] = [
+        Table(header, overview),
+        Table(("age group", *header[1:]), groups, f"Age groups ({one})"),
+        Table(("usable rows", *header[1:]), usable, note),
+        f"In two folds or more: {subjects:,} subjects, {units:,} groups.",
+    ]
+    return [Section("Published folds", content, ("folds",))]
 
 
-def _identical(columns: statistics.Columns) -> Section:
-    counts = statistics.identical(columns)
+def _identical(columns: Columns) -> Section:
+    counts = contradictions(columns)[1]
     if not counts["groups"]:
         return Section("Identical files", ["No two files are identical."])
-    return Section(
-        "Identical files",
-        [
-            f"{counts['groups']:,} groups of identical files, {counts['files']:,} files in all. In "
-            f"{counts['conflicting_groups']:,} of them ({counts['conflicting_files']:,} files) labels disagree, in "
-            f"{counts['groups_over_5_years']:,} by more than 5 years. Splits keep identical files together under "
-            "disjoint, and those that disagree in train."
-        ],
+    sentence = (
+        f"{counts['groups']:,} groups of identical files, {counts['files']:,} files in all. In "
+        f"{counts['conflicting_groups']:,} of them ({counts['conflicting_files']:,} files) labels disagree, in "
+        f"{counts['groups_over_5_years']:,} by more than 5 years. Splits keep identical files together under "
+        "disjoint, and those that disagree in train."
     )
+    return Section("Identical files", [sentence])
 
 
-def _splits(columns: statistics.Columns, scheme: str) -> Section:
-    files, people, refused = [], [], []
-    for each in divisions(columns, scheme):
-        folds = f", fold 0 of {each['folds']}" if each["folds"] else ""
-        name = f"{marked(each['protocol'])}, by {each['stratify'].replace('_', ' ')}{folds}"
-        if "refused" in each:
-            refused.append(f"{name}: refused. {each['refused']}")
+def _splits(columns: Columns, scheme: str) -> Section:
+    files, subjects, refused = [], [], []
+    for each in statistics.divisions(columns, scheme):
+        folds = f", fold 0 of {each.folds}" if each.folds else ""
+        name = f"{marked(each.protocol)}, by {each.stratify.replace('_', ' ')}{folds}"
+        if each.split is None:
+            refused.append(f"{name}: refused. {each.refused}")
             continue
-        rows, subjects, hashed = each["rows"], each["subjects"], each["sha256"][:16]
-        files.append((name, *(f"{rows[part]:,}" for part in PARTS), f"{each['groups_in_several']:,}", hashed))
-        if subjects:
-            several = f"{each['subjects_in_several']:,}"
-            people.append((name, *(f"{subjects[part]:,}" for part in PARTS), several))
-    parts: list[str | Table] = [
+        rows = (f"{len(getattr(each.split, part)):,}" for part in PARTS)
+        files.append((name, *rows, f"{each.split.report['groups_in_several_parts']:,}", each.split.sha256[:16]))
+        if each.subjects:
+            counts = (f"{each.subjects[part]:,}" for part in PARTS)
+            subjects.append((name, *counts, f"{each.subjects_in_several:,}"))
+    content: list[str | Table] = [
         f"With the default recipe (age groups {scheme}). A group is all that shares a subject, a user or recording, or "
         "a file's very content; one in several parts has leaked from training into testing."
     ]
     if files:
-        parts.append(Table(("files", *PARTS, "groups in several parts", "hash"), files))
-    if people:
-        parts.append(Table(("subjects", *PARTS, "in several parts"), people))
-    return Section("Splits", [*parts, *refused])
+        content.append(Table(("files", *PARTS, "groups in several parts", "hash"), files))
+    if subjects:
+        content.append(Table(("subjects", *PARTS, "in several parts"), subjects))
+    return Section("Splits", [*content, *refused])
 
 
-def _counted(counts: Mapping[str, int], name: str) -> Table:
+def _rows(counts: Mapping[str, int]) -> list[tuple[str, ...]]:
+    return [(name, f"{n:,}") for name, n in counts.items()]
+
+
+def _summed(name: str, values: Sequence[int]) -> tuple[str, ...]:
+    return (name, *(f"{value:,}" for value in (*values, sum(values))))
+
+
+def _shares(counts: Mapping[str, int], name: str) -> Table:
     total = max(1, sum(counts.values()))
     return Table((name, "files", "share"), [(key, f"{n:,}", _percent(n / total)) for key, n in counts.items()])
 
@@ -333,7 +330,3 @@ def _cut(count: int) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

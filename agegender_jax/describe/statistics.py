@@ -1,94 +1,82 @@
-"""Counts of a dataset's columns, as plain dictionaries of JSON values. Nothing here reads or prints."""
+"""Counts of a dataset's columns (`source.COLUMNS`), and how the protocols would split them. Nothing is read here."""
 
 import collections
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from agegender_jax.data.partition import class_names, contradictions
+from agegender_jax import recipe as recipes
+from agegender_jax.data.partition import class_names, split_dataset
+from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS, GENDERS, RACES, UNDEFINED_GENDER, UNKNOWN, age_groups
+from agegender_jax.splits import PARTS, PROTOCOLS, Split
 
 Columns = Mapping[str, np.ndarray]
 
 GENDER_NAMES = {**dict(enumerate(GENDERS)), len(GENDERS): UNDEFINED_GENDER, UNKNOWN: "unknown"}
 """Names of the values of the column `gender`."""
 
+RACE_NAMES = {**dict(enumerate(RACES)), UNKNOWN: "unknown"}
+"""Names of the values of the column `race`."""
+
 HEAPING_FROM = 20
 """Youngest age, in years, that the share of multiples of five is counted from: infants are no round numbers."""
 
 _HEAPING_AGES = 20  # fewer distinct ages than this are a list of persons, not a distribution
-_PARTS = 3  # train, validation, test: what a class needs subjects for
 
 
-def genders(columns: Columns) -> dict[str, int]:
-    """Returns how many examples there are of each gender, `GENDER_NAMES` in order."""
-    return {name: int((columns["gender"] == value).sum()) for value, name in GENDER_NAMES.items()}
+def count(values: np.ndarray, names: Mapping[int, str]) -> dict[str, int]:
+    """Returns by name how often each of the values occurs.
 
-
-def ages(columns: Columns) -> dict[str, Any]:
-    """Returns what is known of the ages.
-
-    Returns:
-      `exact`, `ranges` and `unknown` are numbers of examples. Of the exact ages: `min`, `q1`, `median`, `q3`, `max`
-      (years, quartiles interpolated linearly), `commonest` and `commonest_share`, and where there are enough different
-      ones `whole`, the number of whole ages from `HEAPING_FROM` on, and `multiples_of_5`, their share that is one (20 %
-      without heaping). `ranges_by` counts the annotated ranges, the commonest first.
+    >>> count(np.array([0, 1, 1, -1]), {0: "male", 1: "female", 2: "undefined", -1: "unknown"})
+    {'male': 1, 'female': 2, 'undefined': 0, 'unknown': 1}
     """
-    age, low, high = (np.asarray(columns[name], np.float64) for name in ("age", "age_low", "age_high"))
-    exact, ranged = np.isfinite(age), ~np.isfinite(age) & np.isfinite(low) & np.isfinite(high)
-    by = collections.Counter(zip(low[ranged].tolist(), high[ranged].tolist(), strict=True))
-    statistics: dict[str, Any] = {
-        "exact": int(exact.sum()),
-        "ranges": int(ranged.sum()),
-        "unknown": int((~exact & ~ranged).sum()),
-        "ranges_by": [[f"{a:g}-{b:g}", count] for (a, b), count in sorted(by.items(), key=lambda i: (-i[1], i[0]))],
-    }
-    if exact.any():
-        years = age[exact]
-        quartiles = np.percentile(years, [0, 25, 50, 75, 100]).tolist()
-        statistics |= dict(zip(("min", "q1", "median", "q3", "max"), quartiles, strict=True))
-        values, counts = np.unique(years, return_counts=True)
-        statistics |= {"commonest": float(values[counts.argmax()]), "commonest_share": float(counts.max() / len(years))}
-        grown = years[(years >= HEAPING_FROM) & (years == np.floor(years))]
-        if len(np.unique(grown)) >= _HEAPING_AGES:
-            statistics |= {"whole": len(grown), "multiples_of_5": float((grown % 5 == 0).mean())}
-    return statistics
+    return {name: int((values == value).sum()) for value, name in names.items()}
 
 
-def grouped(columns: Columns, scheme: str) -> np.ndarray:
+def by_age_group(columns: Columns, scheme: str) -> dict[str, int]:
+    """Returns how many examples each age group has, and as `none`, how many have no group."""
+    return count(assigned(columns, scheme), {**dict(enumerate(AGE_GROUPS[scheme].names)), UNKNOWN: "none"})
+
+
+def by_gender(columns: Columns, scheme: str) -> dict[str, dict[str, int]]:
+    """Returns the counts of `by_age_group` by gender; genders that do not occur are left out."""
+    genders = {name: columns["gender"] == value for value, name in GENDER_NAMES.items()}
+    return {name: by_age_group(select(columns, of), scheme) for name, of in genders.items() if of.any()}
+
+
+def assigned(columns: Columns, scheme: str) -> np.ndarray:
     """Returns the age group of every example, int32 `[n]`."""
     return age_groups(scheme).assign_range(columns["age_low"], columns["age_high"])
 
 
-def age_group_counts(columns: Columns, schemes: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Returns by scheme how many examples each group has, and as `none`, how many have no group."""
-    counts = {}
-    for scheme in schemes:
-        group = grouped(columns, scheme)
-        counts[scheme] = {
-            **{name: int((group == index).sum()) for index, name in enumerate(AGE_GROUPS[scheme].names)},
-            "none": int((group == UNKNOWN).sum()),
-        }
-    return counts
+def select(columns: Columns, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns some rows of the columns, by bool `[n]` or int `[k]`."""
+    return {name: column[rows] for name, column in columns.items()}
 
 
-def age_groups_by_gender(columns: Columns, scheme: str) -> dict[str, dict[str, int]]:
-    """Returns by gender the counts of `age_group_counts`; genders that do not occur are left out."""
-    names, gender = GENDER_NAMES, columns["gender"]
-    return {
-        names[value]: age_group_counts({k: v[gender == value] for k, v in columns.items()}, [scheme])[scheme]
-        for value in names
-        if (gender == value).any()
-    }
+def exact_ages(columns: Columns) -> np.ndarray:
+    """Returns the ages that are annotated as a number, float64 `[k]`, years."""
+    return columns["age"][np.isfinite(columns["age"])].astype(np.float64)
 
 
-def races(columns: Columns) -> dict[str, int]:
-    """Returns how many examples there are of each race; empty where none is labelled."""
-    race = columns["race"]
-    if (race < 0).all():
-        return {}
-    return {name: int((race == index).sum()) for index, name in enumerate(RACES)} | {"unknown": int((race < 0).sum())}
+def age_ranges(columns: Columns) -> dict[str, int]:
+    """Returns how many examples are annotated with each age range, the commonest first."""
+    age, low, high = (columns[name] for name in ("age", "age_low", "age_high"))
+    ranged = ~np.isfinite(age) & np.isfinite(low) & np.isfinite(high)
+    pairs = zip(low[ranged].tolist(), high[ranged].tolist(), strict=True)
+    return {f"{first:g}-{last:g}": n for (first, last), n in commonest(pairs).items()}
+
+
+def heaping(years: np.ndarray) -> tuple[int, float] | None:
+    """Returns how many whole ages from `HEAPING_FROM` on there are, and the share of multiples of 5 among them.
+
+    The share is about 20 % where annotators do not round. None where the ages are too few to tell.
+    """
+    grown = years[(years >= HEAPING_FROM) & (years == np.floor(years))]
+    return (len(grown), float((grown % 5 == 0).mean())) if len(np.unique(grown)) >= _HEAPING_AGES else None
 
 
 def identified(columns: Columns) -> np.ndarray:
@@ -96,67 +84,40 @@ def identified(columns: Columns) -> np.ndarray:
     return columns["subject"] >= 0
 
 
-def sizes(values: np.ndarray) -> dict[str, Any]:
-    """Returns how many examples each of the known values (not negative, int `[k]`) has.
-
-    Returns:
-      `known`, the number of examples, `distinct` values, and of the examples of one value `min`, `median`, `max`, and
-      `counts`, descending; the last four only where there are any.
-    """
-    known = values[values >= 0]
-    counts = np.sort(np.unique(known, return_counts=True)[1])[::-1]
-    result: dict[str, Any] = {"known": len(known), "distinct": len(counts)}
-    if len(counts):
-        result |= {"min": int(counts[-1]), "median": float(np.median(counts)), "max": int(counts[0])}
-        result["counts"] = counts.tolist()
-    return result
+def sizes(values: np.ndarray) -> np.ndarray:
+    """Returns how often each of the known values (not negative, int `[n]`) occurs, descending, int64 `[k]`."""
+    return np.sort(np.unique(values[values >= 0], return_counts=True)[1])[::-1]
 
 
-def classes(columns: Columns) -> list[dict[str, Any]]:
-    """Returns the classes that the dataset names: `name`, `files`, `subjects`, `unidentified` (files), `splittable`.
+@dataclasses.dataclass(frozen=True)
+class ClassCount:
+    """A class that a dataset names: its files, its known subjects, and its files without a known subject."""
 
-    A class can be split three ways where it has three subjects, a file without a known subject being one for itself.
-    """
-    known, result = identified(columns), []
+    name: str
+    files: int
+    subjects: int
+    unidentified: int
+
+    @property
+    def splittable(self) -> bool:
+        """Whether train, validation and test can each have a subject; a file of an unknown one counts as a subject."""
+        return self.subjects + self.unidentified >= len(PARTS)
+
+
+def classes(columns: Columns) -> list[ClassCount]:
+    """Returns the classes that the dataset names."""
+    counts = []
     for name in class_names(columns):
-        of = columns["class_name"] == name
-        subjects, unidentified = len(np.unique(columns["subject"][of & known])), int((of & ~known).sum())
-        result.append(
-            {
-                "name": name,
-                "files": int(of.sum()),
-                "subjects": subjects,
-                "unidentified": unidentified,
-                "splittable": subjects + unidentified >= _PARTS,
-            }
-        )
-    return result
+        subject = columns["subject"][columns["class_name"] == name]
+        known = subject[subject >= 0]
+        counts.append(ClassCount(name, len(subject), len(np.unique(known)), len(subject) - len(known)))
+    return counts
 
 
-def folds(columns: Columns, scheme: str, schemes: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Returns the folds that the dataset was published with, in order; empty where there are none.
-
-    Each has `fold`, `rows`, `subjects`, `groups`, `genders` (as `genders`), `age_groups` (as `age_group_counts` of
-    `scheme`), `gendered`, the rows labelled male or female, and in `with_group`, by scheme of `schemes`, the rows that
-    have an age group.
-    """
-    result = []
-    for fold in np.unique(columns["fold"][columns["fold"] >= 0]).tolist():
-        of = {name: column[columns["fold"] == fold] for name, column in columns.items()}
-        by_gender = genders(of)
-        result.append(
-            {
-                "fold": fold,
-                "rows": len(of["fold"]),
-                "subjects": sizes(of["subject"])["distinct"],
-                "groups": sizes(of["group"])["distinct"],
-                "genders": by_gender,
-                "age_groups": age_group_counts(of, [scheme])[scheme],
-                "gendered": sum(by_gender[name] for name in GENDERS),
-                "with_group": {name: int((grouped(of, name) >= 0).sum()) for name in schemes},
-            }
-        )
-    return result
+def folds(columns: Columns) -> dict[int, dict[str, np.ndarray]]:
+    """Returns the columns of each fold that the dataset was published with, in order; empty where there are none."""
+    fold = columns["fold"]
+    return {number: select(columns, fold == number) for number in np.unique(fold[fold >= 0]).tolist()}
 
 
 def in_several(values: np.ndarray, parts: np.ndarray) -> int:
@@ -170,37 +131,55 @@ def in_several(values: np.ndarray, parts: np.ndarray) -> int:
     return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
 
-def identical(columns: Columns) -> dict[str, int]:
-    """Returns counts of identical files and of their contradictions, see `grouping.find_conflicts`."""
-    return contradictions(columns)[1]
+def commonest(values: Iterable[Any]) -> dict[Any, int]:
+    """Returns how often each value occurs, the commonest first."""
+    return dict(sorted(collections.Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
-def headers(columns: Columns) -> dict[str, Any]:
-    """Returns what the files are.
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """A split of the default recipe under one protocol.
 
-    Returns:
-      `bytes` in total, and `unreadable`; of images `by_size`, counts by (width, height) as text, of recordings
-      `by_rate`, counts by sample rate in Hz, and `seconds`: `total`, `min`, `median`, `max`. The commonest come first.
+    Attributes:
+      protocol: of the split.
+      stratify: what it is stratified by.
+      folds: how many published folds it is tested on in turn, 0 for a split of its own.
+      split: None where it is refused, with `refused`, the reason.
+      subjects: the known ones by part; empty where nobody is identified.
+      subjects_in_several: how many are in several parts.
     """
-    result: dict[str, Any] = {"bytes": int(columns["bytes"].sum())}
-    if "rate" in columns:
-        good = columns["rate"] > 0
-        result["by_rate"] = _commonest(columns["rate"][good].tolist())
-        if good.any():
-            seconds = columns["seconds"][good]
-            result["seconds"] = {
-                "total": float(seconds.sum()),
-                "min": float(seconds.min()),
-                "median": float(np.median(seconds)),
-                "max": float(seconds.max()),
-            }
-    else:
-        good = columns["width"] > 0
-        pairs = zip(columns["width"][good].tolist(), columns["height"][good].tolist(), strict=True)
-        result["by_size"] = _commonest([f"{width}×{height}" for width, height in pairs])
-    return result | {"unreadable": int((~good).sum())}
+
+    protocol: str
+    stratify: str
+    folds: int
+    split: Split | None = None
+    refused: str = ""
+    subjects: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    subjects_in_several: int = 0
 
 
-def _commonest(values: Sequence[Any]) -> list[list[Any]]:
-    counts = collections.Counter(values)
-    return [[value, count] for value, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+def divisions(columns: Columns, scheme: str) -> list[Division]:
+    """Returns the default recipe's split under every protocol, and by the published folds where there are any."""
+    strata = ["age_group" if np.isfinite(columns["age_low"]).any() else "gender"]
+    strata += ["class"] if class_names(columns) else []
+    wanted = [(protocol, by, 0) for by in strata for protocol in PROTOCOLS]
+    fold = columns["fold"]
+    # Rows without a fold, or folds that are not numbered through, cannot be tested on in turn.
+    if (fold >= 0).all() and len(np.unique(fold)) == fold.max() + 1 > 1:
+        wanted.append(("disjoint", strata[0], int(fold.max()) + 1))
+    return [_divide(columns, scheme, *options) for options in wanted]
+
+
+def _divide(columns: Columns, scheme: str, protocol: str, stratify: str, folds: int) -> Division:
+    options = recipes.base().split.to_dict() | {"protocol": protocol, "stratify": stratify, "folds": folds}
+    try:
+        split = split_dataset(columns, scheme, **options)[0]
+    except UserError as error:
+        return Division(protocol, stratify, folds, refused=str(error))
+    if not identified(columns).any():
+        return Division(protocol, stratify, folds, split)
+    part = np.empty(len(split.keys), int)
+    for index, name in enumerate(PARTS):
+        part[getattr(split, name)] = index
+    subjects = {name: len(sizes(columns["subject"][getattr(split, name)])) for name in PARTS}
+    return Division(protocol, stratify, folds, split, "", subjects, in_several(columns["subject"], part))
