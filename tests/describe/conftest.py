@@ -26,13 +26,13 @@ def _columns(n: int, **given: Any) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def columns() -> Callable[..., dict[str, np.ndarray]]:
-    """Makes columns of n rows; what is not given is unknown, and every file is another."""
+    """Makes columns of n rows; columns that are not given are unknown, and no two files are identical."""
     return _columns
 
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[..., Contents]:
-    """Makes a dataset of grey pictures or of hums around columns."""
+    """Makes a dataset of grey images or of hums around columns."""
 
     def make(columns: dict[str, np.ndarray], kind: str = "image", **metadata: Any) -> Contents:
         n, file = len(columns["key"]), io.BytesIO()

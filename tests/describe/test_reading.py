@@ -15,9 +15,9 @@ from agegender_jax.errors import UserError
 Make = Callable[..., dict[str, np.ndarray]]
 
 
-def _prepared(made: dict[str, np.ndarray], contents: list[bytes], kind: str) -> Any:
+def _prepared(values: dict[str, np.ndarray], contents: list[bytes], kind: str) -> Any:
     """What `read` needs of a prepared dataset."""
-    rows = [{name: made[name][i].item() for name in COLUMNS} | {"content": each} for i, each in enumerate(contents)]
+    rows = [{name: values[name][i].item() for name in COLUMNS} | {"content": each} for i, each in enumerate(contents)]
     return SimpleNamespace(kind=kind, directory="here", open=lambda: rows)
 
 
@@ -27,26 +27,26 @@ def _prepared(made: dict[str, np.ndarray], contents: list[bytes], kind: str) -> 
 def test_headers_are_read_and_damaged_ones_are_zero(
     kind: str, names: tuple[str, str], good: tuple[float, float], columns: Make, contents: Callable[..., Any]
 ) -> None:
-    made = columns(3, age=[1, 2, np.nan], class_name=["male", "", "female_8"])
-    content = contents(made, kind).source[0]["content"]
-    found = read(_prepared(made, [content, b"RIFF", b""], kind), progress=False)
-    assert {name: found.headers[name].tolist() for name in names} == {
+    values = columns(3, age=[1, 2, np.nan], class_name=["male", "", "female_8"])
+    content = contents(values, kind).source[0]["content"]
+    dataset = read(_prepared(values, [content, b"RIFF", b""], kind), progress=False)
+    assert {name: dataset.headers[name].tolist() for name in names} == {
         name: [value, 0, 0] for name, value in zip(names, good, strict=True)
     }
-    assert found.headers["bytes"].tolist() == [len(content), 4, 0]
-    assert found.columns["class_name"].tolist() == ["male", "", "female_8"]
-    assert found.columns["age"].dtype == np.float32
-    assert math.isnan(found.columns["age"][2])
-    assert found.voices
+    assert dataset.headers["bytes"].tolist() == [len(content), 4, 0]
+    assert dataset.columns["class_name"].tolist() == ["male", "", "female_8"]
+    assert dataset.columns["age"].dtype == np.float32
+    assert math.isnan(dataset.columns["age"][2])
+    assert dataset.voices
+    assert (dataset.sizes() == {"40×30": 1}) if kind == "image" else (dataset.rates() == {"16,000 Hz": 1})
 
 
 def test_an_empty_dataset_is_an_error(columns: Make) -> None:
-    with pytest.raises(UserError, match="holds no example"):
+    with pytest.raises(UserError, match="here"):
         read(_prepared(columns(0), [], "image"), progress=False)
 
 
 def test_faces_are_no_voices(columns: Make, contents: Callable[..., Any]) -> None:
-    made = contents(columns(2))
-    assert not made.voices
-    assert made.config == "tiny"
+    faces = contents(columns(2))
+    assert not faces.voices
     assert contents(columns(2), "audio").voices
