@@ -1,4 +1,4 @@
-"""Adience in five folds: an attentional and a residual net, averaged, and gender shown to the age classifier.
+"""Adience in five folds: an attentional and a residual net, averaged, the gender logits joined to the age features.
 
   python launch.py --config configs/adience_attention.py --manual_dir DIR --workdir runs/ensemble --folds all
   python launch.py --config configs/adience_attention.py:cpu --manual_dir DIR --workdir runs/ensemble_cpu --folds all
@@ -8,23 +8,23 @@
 DIR holds fold_0_data.txt to fold_4_data.txt and aligned/ (or faces/, with --config.dataset.config=faces).
 
 A report on Adience has the abstract of Abdolrashidi et al. (2020, arXiv 2010.03791): an ensemble of attentional and
-residual convolutional networks, gender and age group learnt together, the predicted gender joined to the age
-classifier's features, the attention maps shown. That is all the abstract states, and nothing in the report's body
-says more. What it leaves open is inferred here: the attentional network is Attention-56 (Wang et al. 2017), the
-residual one ResNet-50, both from fresh parameters on 224x224 pixels; they are averaged as one net and trained as one;
-gender is joined as logits, and age learns through them (--config.model.gender_to_age=stopped: it does not); Adam with
+residual convolutional networks, gender and age group learned together, the predicted gender joined to the age
+classifier's features, the attention maps shown. The abstract states no more, nor does the body of the report. The
+rest is inferred here: the attentional network is Attention-56 (Wang et al. 2017), the
+residual one ResNet-50, both from scratch at 224x224; they are averaged and trained as one net;
+gender is joined as logits, with gradients from age (without them: --config.model.gender_to_age=stopped); Adam with
 1e-4, batches of 32, 30 epochs, random mirror images.
 
-Without an argument it is the ensemble. `attention` and `residual` are its nets alone, each with the same joining:
+Without an argument: the ensemble. `attention` and `residual` train one of its nets alone, with the same joining:
 
   python launch.py --config configs/adience_attention.py:attention --manual_dir DIR --workdir runs/attention
   python launch.py --config configs/adience_attention.py:residual --manual_dir DIR --workdir runs/residual
   agegender evaluate runs/attention runs/residual
 
-averages two nets that were trained apart. `cpu` is for two cores: small nets on 64x64 pixels. `synthetic` is `cpu` on
-2,000 synthetic faces: it proves the pipeline and says nothing about people.
+averages two nets that were trained separately. `cpu` is for two cores: small nets at 64x64. `synthetic` is `cpu` on
+2,000 synthetic faces: it tests the pipeline and says nothing about people.
 
-The published size was not run whole: it wants a GPU and the photographs.
+The published size has not been trained: it needs a GPU and the photographs.
 """
 
 from ml_collections import ConfigDict

@@ -7,16 +7,16 @@
       --protocols paper,disjoint
 
 DIR holds fold_0_data.txt to fold_4_data.txt and aligned/ (or faces/, with --config.dataset.config=faces). Each fold
-is tested on once; validation is a part of the other four with no photographer in common (`disjoint`).
+is the test part once; validation is a part of the other four with no photographer in common (`disjoint`).
 
-Without an argument it is Levi & Hassner's training: 227x227, their initialisation, batch 50, momentum, a tenth of the
-rate after each fifth of about 50,000 steps; one net for both labels, where they trained one for each, and random
-shifts instead of crops. `epochs20` and `epochs40` are the two trainings of a report on Adience that gives little more
-than their epochs and their batches of 256 and 512: the variant `plain` of small_cnn. `cpu` is for two cores.
-`synthetic` is `cpu` on 2,000 synthetic faces: it proves the pipeline and says nothing about people.
+Without an argument: Levi & Hassner's training at 227x227, with their initialisation, batch 50, momentum, and the
+learning rate divided by ten after each fifth of about 50,000 steps; one net for both labels, where they trained one
+for each, and random shifts instead of crops. `epochs20` and `epochs40` are the two trainings of a report on Adience
+that states little more than their epochs and batches of 256 and 512: the variant `plain` of small_cnn. `cpu` is for
+two cores. `synthetic` is `cpu` on 2,000 synthetic faces: it tests the pipeline and says nothing about people.
 
 Levi & Hassner report age group 0.507 ± 0.051, one-off 0.847 ± 0.022, gender 0.868 ± 0.014 over the folds; the other
-report's 0.835 is of a random split. Adience's photographs were not at hand: no figure of ours is on them yet.
+report's 0.835 is of a random split. Adience's photographs were not available: no metric of ours is on them yet.
 """
 
 from ml_collections import ConfigDict

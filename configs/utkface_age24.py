@@ -3,16 +3,16 @@
   python launch.py --config configs/utkface_age24.py --manual_dir DIR --workdir runs/age24
   python launch.py --config configs/utkface_age24.py:cpu --manual_dir DIR --workdir runs/age24_cpu
 
-DIR holds UTKFace.tar.gz. The paper does not say where its classes begin and end. Groups of five years, the scheme
-`five_year`, are exactly 24 on UTKFace, and so they are taken; the oldest hold a handful of pictures each, so read the
-balanced accuracy beside the accuracy. --config.heads.age_group.loss=coral (or corn) says that the classes are ordered,
---config.heads.age_group.class_weights makes each count the same.
+DIR holds UTKFace.tar.gz. The paper does not define its classes. Groups of five years, the scheme `five_year`, are
+exactly 24 on UTKFace and are used here. The oldest have few images each, so read the balanced accuracy beside the
+accuracy. --config.heads.age_group.loss=coral (or corn) uses the order of the classes,
+--config.heads.age_group.class_weights=True weights them equally.
 
-Without an argument it is VGG16, the paper's age net, at 180x180, from scratch, and one net for both genders; the
-paper's two age nets behind a gender net are the backbone `routed`. Batch, rate and epochs are this project's defaults
-(32, Adam 1e-4, 30). The paper reports no accuracy of its age classes.
+Without an argument: VGG16, the paper's age net, at 180x180, from scratch, one net for both genders; the paper's two
+age nets behind a gender net are in configs/utkface_routed.py. Batch, rate and epochs are this project's defaults
+(32, Adam 1e-4, 30). The paper reports no accuracy for its age classes.
 `cpu` is for two cores: 64x64, the thin variant of small_cnn, three epochs, a modern optimizer.
-The full size has not been run whole yet: it wants a GPU.
+The full size has not been trained: it needs a GPU.
 """
 
 from ml_collections import ConfigDict

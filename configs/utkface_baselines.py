@@ -1,18 +1,18 @@
-"""Uraimov & Yoo's (2022) comparison on UTKFace: four known nets and theirs, age group and gender together.
+"""Uraimov & Yoo's (2022) comparison on UTKFace: four published nets and theirs, age group and gender together.
 
   python launch.py --config configs/utkface_baselines.py:resnet18 --manual_dir DIR --workdir runs/resnet18
   python launch.py --config configs/utkface_baselines.py:ours_weighted --manual_dir DIR --workdir runs/ours_weighted
   python launch.py --config configs/utkface_baselines.py:densenet161_cpu --manual_dir DIR --workdir runs/densenet161_cpu
 
 DIR holds UTKFace.tar.gz. The nets are alexnet, vgg11, resnet18, densenet161 and ours (variant `a` of small_cnn);
-after each, `_weighted` weights the age groups in the loss as the paper does, and `_cpu` is a size for two CPU cores:
-32x32, three epochs, AdamW. All five share one recipe, so what differs is the net alone.
+`_weighted` after a name weights the age groups in the loss as the paper does, and `_cpu` is a size for two CPU cores:
+32x32, three epochs, AdamW. All five share one recipe, so only the net differs.
 
-Without `_cpu` it is the paper's training: 256x256, batch 32, Adam 1e-4, 30 epochs, from scratch (the paper does not
-say whether its nets were pretrained, nor how large their input was). The paper reports, in per cent of age group and
+Without `_cpu`: the paper's training, 256x256, batch 32, Adam 1e-4, 30 epochs, from scratch (the paper does not
+state whether its nets were pretrained, nor their input size). The paper reports, in per cent of age group and
 gender, 55.96 and 85.10 (AlexNet), 57.06 and 83.63 (VGG11), 58.60 and 87.40 (ResNet18), 59.22 and 87.28 (DenseNet161),
 61.34 and 88.67 (ours), 52.85 and nothing (ours, weighted), on the in-the-wild release with a grouping that it does
-not name. The full size has not been run whole yet: it wants a GPU. The figures of `_cpu` are in docs/RESULTS.md.
+not name. The full size has not been trained: it needs a GPU. The results of `_cpu` are in docs/RESULTS.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,10 +5,10 @@
 
 DIR holds UTKFace.tar.gz. `four` has four convolutions, each with pooling, a dense layer and one sigmoid node, which is
 a softmax of two whose first logit is 0; `three` has three with batch normalisation, a dense layer with dropout 0.5 and
-two outputs. The paper gives neither widths nor the size of the input (here 128x128) nor how it trained (here this
-project's defaults). It reports 0.881 "precision" for the first, on a data set of another origin.
+two outputs. The paper gives neither widths nor the input size (here 128x128) nor the training (here this project's
+defaults). It reports 0.881 "precision" for the first, on a dataset of another origin.
 `four_cpu` and `three_cpu` are for two cores: 48x48, three epochs, a modern optimizer.
-The full size has not been run whole yet: it wants a GPU.
+The full size has not been trained: it needs a GPU.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
   python launch.py --config configs/utkface_pretrained.py --manual_dir DIR --workdir runs/pretrained
 
 DIR holds UTKFace.tar.gz. 96x96, ten epochs, every layer trained. Two CPU cores, protocol disjoint, 21,447 faces: 35
-minutes; gender 0.941, age group (nearest) 0.691, age MAE 4.82 years, where configs/utkface_small.py:cpu has
-0.930, 0.681 and 5.18. ImageNet's pictures are for non-commercial research.
+minutes; gender 0.941, age group (nearest) 0.691, age MAE 4.82 years; configs/utkface_small.py:cpu has
+0.930, 0.681 and 5.18. ImageNet's images are for non-commercial research.
 """
 
 from ml_collections import ConfigDict

@@ -4,14 +4,14 @@
   python launch.py --config configs/utkface_small.py:weighted --manual_dir DIR --workdir runs/weighted
   python launch.py --config configs/utkface_small.py:cpu --manual_dir DIR --workdir runs/cpu
 
-DIR holds UTKFace.tar.gz. Without an argument it is the paper's training (variant `a`, 256x256, batch 32, Adam 1e-4, 30
+DIR holds UTKFace.tar.gz. Without an argument: the paper's training (variant `a`, 256x256, batch 32, Adam 1e-4, 30
 epochs), `weighted` adds its class-weighted loss, and `cpu` is for two cores: 64x64, a thin variant, a modern optimizer.
 The paper has no head for age in years; --config.heads.age.weight=0 leaves it out.
 
 `cpu`, two CPU cores, protocol disjoint, 21,447 faces: 15 to 22 minutes; gender 0.930, age group (nearest) 0.681, age
-MAE 5.18 years. The other two have not been run whole yet: they want a GPU. The paper reports gender 0.887 and age group
+MAE 5.18 years. The other two have not been trained: they need a GPU. The paper reports gender 0.887 and age group
 0.613 (0.529 weighted) on the in-the-wild release, with its own split and a grouping that it does not name, so its
-figures cannot be compared with the above.
+results cannot be compared with the above.
 """
 
 from ml_collections import ConfigDict

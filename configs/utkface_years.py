@@ -5,20 +5,20 @@
   python launch.py --config configs/utkface_years.py:thin --config.heads.age.loss=coral --manual_dir DIR \
       --workdir runs/coral --repeats 3
 
-DIR holds UTKFace.tar.gz. Without an argument it is the paper's net, cnn180 at 180x180, with batches of 32 and Adam, 80
-parts for training to 20 for testing; validation is taken from the training part. The age's loss is the absolute error
-in years (the paper's `age_out_loss`), which is about ten times as large as the gender's cross-entropy and so weighs a
-tenth; how the paper weighs the two is not said. Learning rate and epochs are this project's defaults, and
-models/backbones/cnn180.py says what of the net is stated and what is inferred.
+DIR holds UTKFace.tar.gz. Without an argument: the paper's net, cnn180 at 180x180, with batches of 32 and Adam, 80 % for
+training and 20 % for testing; validation is taken from the training part. The age's loss is the absolute error in
+years (the paper's `age_out_loss`), which is about ten times as large as the gender's cross-entropy and has a weight of
+one tenth; the paper does not state its weights. Learning rate and epochs are this project's defaults.
+agegender_jax/models/backbones/cnn180.py lists what is stated about the net and what is inferred.
 
 `cpu` is the same net for two cores: 64x64, three epochs, a modern optimizer. `thin` compares the losses of age on one
 small net and budget: 32x32, three epochs, the age alone, --config.heads.age.loss=NAME with NAME cross_entropy, dldl,
-mean_variance, l1, huber, coral or corn. Gradients are not clipped there, so that the size of a loss, which differs by
+mean_variance, l1, huber, coral or corn. Gradients are not clipped there, so that the scale of a loss, which differs by
 a factor of a hundred among them, changes nothing under Adam.
 
 The paper reports an age loss of 5.7 and a gender accuracy of 0.925 in training, 6.7 and 0.89 in validation, and nothing
-on pictures that were kept apart from both. --config.split.protocol=paper splits at random as it does, copies included.
-The full size has not been run whole yet: it wants a GPU.
+on images that were in neither. --config.split.protocol=paper splits at random as it does, copies included.
+The full size has not been trained: it needs a GPU.
 """
 
 from ml_collections import ConfigDict

@@ -5,17 +5,17 @@
   python launch.py --config configs/voice_resnet.py:emodb --manual_dir DIR --workdir runs/emodb_resnet \
       --protocols paper,disjoint
 
-DIR holds a folder for each class; say who speaks, as configs/voice_small.py describes. The paper: a ResNet with
+DIR holds a folder for each class; name the speakers, as configs/voice_small.py describes. The paper: a ResNet with
 ImageNet weights, global max pooling, (batch normalisation, ReLU) and a dense softmax, every layer trained, Adam 1e-4,
 batch 32, 40 epochs, 60/20/20 at random, "a variety of augmentation procedures". It names neither the depth (here 50)
 nor the augmentation (here shifts in time, gain, noise and masks of time and frequency, all mild). `literal` reads its
 two dense softmax layers as they stand in the text, `scratch` begins without ImageNet's weights. The weights come from
 a model hub, which needs the extra `hub` and a network, or from a file: --config.model.pretrained=resnet50.pth.
-ImageNet's pictures are for non-commercial research.
+ImageNet's images are for non-commercial research.
 
 `emodb` and `emodb_classes` are for two CPU cores: 48x48, from scratch, few epochs; gender, or the ten folders. The
-paper reports 0.96 on a data set of 39 classes that nobody could identify; with one or a few speakers a class a random
-split measures how well these speakers are recognised. The full size has not been run whole yet: it wants a GPU.
+paper reports 0.96 on an unidentified dataset of 39 classes; with one or a few speakers per class a random split
+measures how well these speakers are recognised. The full size has not been trained: it needs a GPU.
 """
 
 from ml_collections import ConfigDict

@@ -7,12 +7,12 @@
       --protocols paper,disjoint
   python launch.py --config configs/voice_small.py:synthetic --workdir runs/synthetic_voices --protocols paper,disjoint
 
-DIR holds a folder for each class, `<gender>` or `<gender>_<age>`. Say who speaks, or nothing can keep speakers apart:
---config.dataset.speaker_pattern='/([^_/]+)_' takes it from the beginning of a file's name, for example.
-`emodb` and `ravdess` know their speakers, and are cut into five folds of speakers. `classes` and `emodb_classes` learn
-the folders themselves instead of gender; so does `synthetic`, on 1,280 synthetic voices of 32
-speakers: it proves the pipeline and says nothing about people. `png` learns gender from images that
-are rendered when the data are prepared, as two papers did, instead of in the step.
+DIR holds a folder for each class, `<gender>` or `<gender>_<age>`. Name the speakers, or a split cannot keep them
+apart: --config.dataset.speaker_pattern='/([^_/]+)_', for example, takes the speaker from the beginning of a file's
+name. `emodb` and `ravdess` know their speakers and use five folds of speakers. `classes` and `emodb_classes` learn the
+folders' own classes instead of gender; so does `synthetic`, on 1,280 synthetic voices of 32 speakers: it tests the
+pipeline and says nothing about people. `png` learns gender from images of spectrograms that are rendered when the data
+are prepared, as in two papers, instead of in the step.
 """
 
 from ml_collections import ConfigDict

@@ -5,15 +5,15 @@
   python launch.py --config configs/voice_vgg16.py:emodb --manual_dir DIR --workdir runs/emodb_vgg16 \
       --protocols paper,disjoint
 
-DIR holds a folder for each class; say who speaks, as configs/voice_small.py describes. The paper: VGG16 with ImageNet
-weights, global max pooling, batch normalisation, ReLU and a dense softmax, every layer trained, 224x224, Adam 1e-4,
-batch 32, 40 epochs, 60/20/20 at random. `literal` reads its two dense softmax layers as they stand in the text,
+DIR holds a folder for each class; name the speakers, as configs/voice_small.py describes. The paper: VGG16 with
+ImageNet weights, global max pooling, batch normalisation, ReLU and a dense softmax, every layer trained, 224x224, Adam
+1e-4, batch 32, 40 epochs, 60/20/20 at random. `literal` reads its two dense softmax layers as they stand in the text,
 `scratch` begins without ImageNet's weights. The weights come from a model hub, which needs the extra `hub` and a
-network, or from a file: --config.model.pretrained=vgg16.pth. ImageNet's pictures are for non-commercial research.
+network, or from a file: --config.model.pretrained=vgg16.pth. ImageNet's images are for non-commercial research.
 
 `emodb` and `emodb_classes` are for two CPU cores: 48x48, from scratch, few epochs; gender, or the ten folders. The
-paper reports 0.99 on a data set of 39 classes that nobody could identify; with one or a few speakers a class a random
-split measures how well these speakers are recognised. The full size has not been run whole yet: it wants a GPU.
+paper reports 0.99 on an unidentified dataset of 39 classes; with one or a few speakers per class a random split
+measures how well these speakers are recognised. The full size has not been trained: it needs a GPU.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The newcomer's path in the README: every command of it, made small."""
+"""The commands of the README and of the first page of the guide: every one is run, made small."""
 
 import os
 import re
@@ -23,22 +23,22 @@ SMALL = {
 }
 
 
-def commands() -> list[list[str]]:
-    """Those of the first block, without comments, in their order."""
-    block = re.search(r"## From nothing to answers\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def commands(page: str, heading: str) -> list[list[str]]:
+    """Returns the commands of the first block below a heading, without comments, in their order."""
+    block = re.search(rf"## {heading}\n.*?```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert block is not None
     lines = block.group(1).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def made_by_demo() -> list[str]:
-    """What `make demo` runs once there is an environment."""
+def demo_command() -> list[str]:
+    """Returns what `make demo` runs once there is an environment."""
     recipe = re.search(r"^demo:.*\n\t\$\(BIN\)/python (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
     return [".venv/bin/python", *shlex.split(recipe.group(1))]
 
 
-def test_the_newcomer_s_path(
+def test_first_commands(
     synthetic_dir: Path,
     data_dir: Path,
     tmp_path: Path,
@@ -57,9 +57,10 @@ def test_the_newcomer_s_path(
             assert file is not None
             with open(photos / Path(member.name).name, "wb") as photo:
                 shutil.copyfileobj(file, photo)
-    path = commands()
-    assert path[0] == ["make", "demo"]
-    for command in [made_by_demo(), *path[1:]]:
+    readme = commands("README.md", "Quickstart")
+    assert readme[0] == ["make", "demo"]
+    guide = commands("docs/GUIDE.md", "From images to predictions")
+    for command in [demo_command(), *readme[1:], *guide]:
         program, *arguments = command
         if program == ".venv/bin/agegender":
             assert cli.main(arguments) == 0, command
@@ -67,16 +68,16 @@ def test_the_newcomer_s_path(
             assert program == ".venv/bin/python"
             assert arguments[0] == "launch.py"
             small = [f"--config.{key}={value}" for key, value in SMALL.items()]
-            drawn = ["--config.dataset.synthetic=160"] if "quickstart" in command[3] else []
+            synthetic = ["--config.dataset.synthetic=160"] if "quickstart" in command[3] else []
             environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
             subprocess.run(
-                [sys.executable, ROOT / "launch.py", *arguments[1:], *small, *drawn],
+                [sys.executable, ROOT / "launch.py", *arguments[1:], *small, *synthetic],
                 check=True, env=environment, stderr=subprocess.PIPE,
             )  # fmt: skip
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("quickstart", "cpu", "weighted"):
         assert (tmp_path / "runs" / name / "report" / "index.html").exists()
-        assert name in said
+        assert name in output
     assert "data:image/jpeg" in (tmp_path / "runs" / "cpu" / "report" / "index.html").read_text()
-    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 4
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 4
     assert (tmp_path / "maps" / "sheet.png").exists()
