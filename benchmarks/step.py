@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic [float32]")
     add("--steps_per_dispatch", type=whole, default=20, help="of ours [20]")
     add("--seconds", type=float, default=2.0, help="about how long a window takes ours [2]")
-    add("--augment", action=argparse.BooleanOptionalAction, default=True, help="as in configs/utkface_small.py:cpu")
+    add("--no_augment", dest="augment", action="store_false", help="else as in configs/utkface_small.py:cpu")
     add(
         "--peer_modes",
         nargs="+",
@@ -166,11 +166,11 @@ def specification(recipe: ConfigDict, outputs: Mapping[str, int]) -> dict[str, A
     if recipe.model.backbone == "small_cnn":
         variant = VARIANTS[BACKBONES["small_cnn"].variant(recipe.model.variant)]
         if variant.norm == "local_response":
-            raise UserError("The peer has no local response normalisation; choose another variant, or --no-peer.")
+            raise UserError("The peer has no local response normalisation; choose another variant, or --no_peer.")
         blocks = [[block.filters, block.kernel, block.stride, block.padding, block.pool] for block in variant.blocks]
         layout = {"blocks": blocks, "norm": variant.norm, "hidden": variant.hidden}
     elif recipe.model.variant:
-        raise UserError(f"The peer has no variants of {recipe.model.backbone}; leave it out, or --no-peer.")
+        raise UserError(f"The peer has no variants of {recipe.model.backbone}; leave it out, or --no_peer.")
     return {
         "net": recipe.model.backbone,
         "outputs": dict(outputs),

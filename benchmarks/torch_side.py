@@ -17,7 +17,7 @@ _DEVICES = {"cpu": "cpu", "gpu": "cuda"}  # PyTorch's names, by backend
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--peer` and `--peer_python`."""
-    parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True, help="measure the peer, too")
+    parser.add_argument("--no_peer", dest="peer", action="store_false", help="do not measure the peer")
     parser.add_argument(
         "--peer_python",
         default=sys.executable,
@@ -33,7 +33,7 @@ def available(arguments: argparse.Namespace) -> bool:
       UserError: the interpreter that is named cannot be started.
     """
     if not arguments.peer:
-        say("The peer is left out (--no-peer): its columns stay empty.")
+        say("The peer is left out (--no_peer): its columns stay empty.")
         return False
     if jax.default_backend() not in _DEVICES:
         say(f"No peer on {jax.default_backend()}: its columns stay empty.")
@@ -71,7 +71,7 @@ def started(arguments: argparse.Namespace) -> Iterator[Child]:
         finally:
             child.close()
     except ChildFailed as error:
-        raise UserError(f"The peer failed: {error}. Leave it out with --no-peer.") from error
+        raise UserError(f"The peer failed: {error}. Leave it out with --no_peer.") from error
 
 
 def versions(arguments: argparse.Namespace) -> dict[str, str]:

@@ -267,8 +267,8 @@ def _adience() -> Target:
         smoke={**_SMOKE, **_SMALL, "dataset.synthetic": 250},
         smoke_nets=("thin",),
         cannot=(
-            "Any result on Adience's photographs: they were not at hand. What stands here is of synthetic images with "
-            "the labels, users and subjects of the published fold files.",
+            "Any result on Adience's photographs: they were not available. The results here are of synthetic images "
+            "with the labels, users and subjects of the published fold files.",
             "The report's 0.8351 for age as a result in five folds: it is of a random part of the training data, with "
             "subjects in common; published results in five folds lie between 0.45 and 0.69.",
             "The report's attention ensemble: its abstract has one, its body describes a plain CNN, and no number is "

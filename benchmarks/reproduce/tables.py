@@ -91,10 +91,10 @@ def _cells(target: Target, line: Line, trained: Mapping[str, Mapping[str, Any]],
 def _constants(
     target: Target, rows: Mapping[tuple[str, str], Mapping[str, Any]], protocols: Sequence[str], width: int
 ) -> list[list[str]]:
-    """A line for each kind of data: the best guess without looking, of the first system that has the metric."""
+    """A line for each kind of data: the baseline, of the first system that has the metric."""
     lines = []
     for data in dict.fromkeys(system.data for system in target.systems):
-        cells = ["best constant guess", data, "", ""]
+        cells = ["baseline", data, "", ""]
         for key, column in target.columns.items():
             for protocol in protocols:
                 values = [

@@ -12,7 +12,7 @@ from benchmarks import step
 
 @pytest.mark.usefixtures("tiny")
 def test_smoke_without_a_peer(measured: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
-    rows = measured(step.main, "--no-peer")
+    rows = measured(step.main, "--no_peer")
     assert list(rows) == [
         "matrix product, 128x128 float32",
         "small_cnn:thin 32x32, batch 4, float32",
