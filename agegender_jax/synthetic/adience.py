@@ -1,6 +1,6 @@
-"""Drawn faces in Adience's own files: five fold files, and one folder of pictures for each Flickr user.
+"""Synthetic faces in Adience's own files: five fold files, and one folder of images for each Flickr user.
 
-The drawings are those of `agegender_jax.synthetic.faces`: they prove the pipeline and say nothing about people. Labels,
+The drawings are those of `agegender_jax.synthetic.faces`: they test the pipeline and show nothing about people. Labels,
 users and subjects are those of real fold files where these are given, else made up with about the same distribution.
 """
 
@@ -11,17 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agegender_jax import atomic
 from agegender_jax.errors import UserError
-from agegender_jax.labels import DISCLAIMER
 from agegender_jax.progress import progress_bar
 from agegender_jax.synthetic.faces import generate_face
 from tfds_builders.adience.fold_files import COLUMNS, FILES, Row, parse_age, read_fold_files
 from tfds_builders.archive import DataError
 from tfds_builders.report import Rejected
-
-PREFIXES = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}
-"""The authors' two layouts: the folder, and how the names in it begin."""
 
 # Rows of the real fold files for each age label annotated f, m, u and not at all.
 _LABELS = {
@@ -45,45 +40,35 @@ def write_adience(
     rows: int = 0,
     *,
     seed: int = 0,
-    layout: str = "aligned",
     size: int = 144,
     fold_files: Path | None = None,
     progress: bool = False,
-) -> dict[str, int | str]:
-    """Writes synthetic faces as Adience: `fold_0_data.txt` to `fold_4_data.txt` and `LAYOUT/USER/PREFIX.FACE.IMAGE`.
+) -> list[Row]:
+    """Writes synthetic faces as Adience: `fold_0_data.txt` to `fold_4_data.txt` and `aligned/USER/PREFIX.FACE.IMAGE`.
 
     A subject is one drawing, and each photograph turns, shifts, scales, mirrors and lights it anew. So the faces of a
-    subject resemble each other, more than photographs do, and a random split leaks who they are. The age is drawn
+    subject resemble each other, more than photographs do, and a random split leaks who they are. The age is sampled
     from the annotated range, or at random where it is unknown, as is a gender that was not annotated as f or m.
     The columns after `gender` are made up. The same arguments, with the same versions of NumPy and OpenCV, give the
     same bytes.
 
     Args:
-        folder: where to write; it is created, and must be empty where it exists.
-        rows: number of rows, repeated ones included. With `fold_files` a sample of whole subjects, from some of the
-            users of each fold, of about this many; 0 stands for all. Without, 0 stands for 1,000.
-        seed: 0 or more.
-        layout: "aligned" or "faces".
-        size: side of the pictures in pixels.
-        fold_files: folder of real fold files, whose labels, users, subjects and file names are taken.
-        progress: whether to show a progress bar, on a terminal.
+      folder: where to write.
+      rows: number of rows, repeated ones included. With `fold_files` a sample of whole subjects, from some of the
+        users of each fold, of about this many; 0 stands for all. Without, 0 stands for 1,000.
+      seed: 0 or more.
+      size: side of the images in pixels.
+      fold_files: folder of real fold files, whose labels, users, subjects and file names are taken.
+      progress: whether to show a progress bar, on a terminal.
 
     Returns:
-        `about`: what synthetic faces prove and what not; and the numbers of `rows`, `faces`, `subjects`, `users`.
+      The rows of the fold files.
 
     Raises:
-        UserError: the folder is not empty or cannot be written, the fold files are unusable, or an argument is out of
-            range.
+      UserError: the fold files are unusable, or `rows` is too small.
     """
-    if seed < 0 or size < 16 or (rows != 0 and rows < _MIN_ROWS):
-        raise UserError(
-            f"Cannot generate {rows} rows of {size} pixels from seed {seed}: rows are 0 or at least {_MIN_ROWS}, "
-            "pixels at least 16, the seed at least 0."
-        )
-    if layout not in PREFIXES:
-        raise UserError(f"Adience has no layout {layout!r}; choose one of {', '.join(PREFIXES)}.")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} exists already: remove it, or name another folder for the synthetic faces.")
+    if rows != 0 and rows < _MIN_ROWS:
+        raise UserError(f"A synthetic adience has at least {_MIN_ROWS} rows, not {rows}; choose a larger --count.")
     rng = np.random.default_rng([seed, rows])
     if fold_files is None:
         table = _made_up(rows or _MADE_UP_ROWS, rng)
@@ -92,25 +77,14 @@ def write_adience(
             table = _sampled(read_fold_files(fold_files, Rejected()), rows, rng)
         except DataError as error:
             raise UserError(str(error)) from error
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(folder) as temporary:
-            temporary.mkdir()
-            _write_fold_files(temporary, table, rng)
-            _write_pictures(temporary / layout, table, PREFIXES[layout], seed, size, progress)
-    except OSError as error:
-        raise UserError(f"{folder}: the synthetic faces cannot be written ({error.strerror}).") from error
-    return {
-        "about": DISCLAIMER,
-        "rows": len(table),
-        "faces": len({row.key for row in table}),
-        "subjects": len({row.subject for row in table}),
-        "users": len({row.user for row in table}),
-    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_fold_files(folder, table, rng)
+    _write_images(folder / "aligned", table, seed, size, progress)
+    return table
 
 
 def _sampled(rows: Sequence[Row], count: int, rng: np.random.Generator) -> list[Row]:
-    """Whole subjects, of few enough users in each fold that these have several each; in the given order."""
+    """Samples whole subjects, of few enough users in each fold that these have several each; in the given order."""
     if count == 0 or count >= len(rows):
         return list(rows)
     share = count / len(rows)
@@ -134,7 +108,7 @@ def _sampled(rows: Sequence[Row], count: int, rng: np.random.Generator) -> list[
 
 
 def _made_up(count: int, rng: np.random.Generator) -> list[Row]:
-    """Users, subjects and labels distributed about as in the real fold files, all rows of a subject labelled alike."""
+    """Samples users, subjects and labels about as in the real fold files, all rows of a subject labelled alike."""
     users = max(2 * len(FILES), round(count / _USER_ROWS))
     subjects = max(users, round(count / _SUBJECT_ROWS))
     weights = np.exp(rng.normal(0, 1.3, subjects))  # most subjects have a few faces, some have hundreds
@@ -175,7 +149,7 @@ def _write_fold_files(folder: Path, rows: Sequence[Row], rng: np.random.Generato
         (folder / name).write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
-def _write_pictures(folder: Path, rows: Sequence[Row], prefix: str, seed: int, size: int, progress: bool) -> None:
+def _write_images(folder: Path, rows: Sequence[Row], seed: int, size: int, progress: bool) -> None:
     faces: dict[int, dict[str, Row]] = {}  # by subject, so that one drawing is held at a time
     for row in rows:
         faces.setdefault(row.subject, {})[row.key] = row
@@ -183,21 +157,21 @@ def _write_pictures(folder: Path, rows: Sequence[Row], prefix: str, seed: int, s
         (folder / user).mkdir(parents=True)
     total = sum(map(len, faces.values()))
     with progress_bar(total, "Synthesizing faces", unit="faces", shown=progress) as bar:
-        for subject, pictures in faces.items():
+        for subject, images in faces.items():
             drawings: dict[tuple[str, int], np.ndarray] = {}  # one, but for labels that disagree
-            for number, row in enumerate(pictures.values()):
+            for number, row in enumerate(images.values()):
                 label = (row.age_label, row.gender)
                 if label not in drawings:
                     drawings[label] = _subject(row, seed, size)
                 rng = np.random.default_rng([seed, 1, subject, number])
                 image = cv2.cvtColor(_photograph(drawings[label], rng), cv2.COLOR_RGB2BGR)
                 data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(70, 96))))[1]
-                (folder / row.user / f"{prefix}.{subject}.{row.image}").write_bytes(data.tobytes())
+                (folder / row.user / f"landmark_aligned_face.{subject}.{row.image}").write_bytes(data.tobytes())
                 bar.update()
 
 
 def _subject(row: Row, seed: int, size: int) -> np.ndarray:
-    """The drawing of a subject, uint8 [size, size, 3]."""
+    """Returns the drawing of a subject, uint8 [size, size, 3]."""
     rng = np.random.default_rng([seed, 0, row.subject])
     low, high = parse_age(row.age_label) or (0.0, 80.0)
     age = rng.uniform(min(low, high), max(low, high))
@@ -206,7 +180,7 @@ def _subject(row: Row, seed: int, size: int) -> np.ndarray:
 
 
 def _photograph(drawing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The drawing in another pose and another light, uint8 [size, size, 3]."""
+    """Returns the drawing in another pose and another light, uint8 [size, size, 3]."""
     size = len(drawing)
     turn = np.asarray(cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 8), rng.uniform(0.9, 1.15)), float)
     turn[:, 2] += rng.normal(0, 0.03 * size, 2)

@@ -1,8 +1,8 @@
 """Faces generated from a seed, packed in UTKFace's own archive format.
 
-The drawings are cartoons: they prove that the pipeline works from end to end, and they say nothing about people. How a
+The drawings are cartoons: they test the pipeline from end to end, and show nothing about people. How a
 synthetic face shows age and gender is a convention of this file (grey hair, wrinkles, beards, long hair), so a score
-reached on these faces says nothing about photographs. The race in a file name is random; no picture depends on it.
+reached on these faces says nothing about photographs. The race in a file name is random; no image depends on it.
 
 Every cue follows the age gradually, and every face departs from its labels: it looks some years older or younger than
 it is, and each cue errs on its own. A model can learn both labels well, and neither perfectly.
@@ -18,9 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from agegender_jax import atomic
-from agegender_jax.errors import UserError
-from agegender_jax.labels import DISCLAIMER
+from agegender_jax.progress import progress_bar
 
 # Shares of the release's labels: age in bins of five years (per 10,000), male by age, race.
 _AGES = (915, 373, 248, 397, 976, 2110, 975, 933, 504, 448, 571, 408, 311, 244, 160, 136, 100, 117, 43, 15, 7, 2, 2, 3)
@@ -57,7 +55,7 @@ def _ramp(value: float, start: float, stop: float) -> float:
 
 
 def _squircle(width: float, height: float | np.ndarray, power: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Superellipse: a diamond at power 2, an ellipse at 1, a rectangle at 0."""
+    """Returns a superellipse: a diamond at power 2, an ellipse at 1, a rectangle at 0."""
     return width * np.sign(_COS) * np.abs(_COS) ** power, height * np.sign(_SIN) * np.abs(_SIN) ** power
 
 
@@ -91,15 +89,15 @@ class _Face:
         self.nose_y = self.eye_y + (self.mouth_y - self.eye_y) * (0.5 + 0.08 * grown + 0.06 * self.aged(30, 90))
 
     def aged(self, start: float, stop: float) -> float:
-        """0 to 1 as the face ages from `start` to `stop` years, with an error of this cue's own."""
+        """Returns 0 to 1 as the face ages from `start` to `stop` years, with an error of this cue's own."""
         return _ramp(self.looks + self.rng.normal(0, 0.09) * (stop - start), start, stop)
 
     def feminine(self) -> float:
-        """About 1 for women and -1 for men, nearer to 0 for children, with an error of this cue's own."""
+        """Returns about 1 for women and -1 for men, nearer to 0 for children, with an error of this cue's own."""
         return self.sign + self.rng.normal(0, 0.5)
 
     def pixels(self, x: np.ndarray, y: np.ndarray | float, turned: bool = True) -> np.ndarray:
-        """Points in 1/16 pixel, int32 [n, 2]; what lies on the front of the head (`turned`) moves with the yaw."""
+        """Returns points in 1/16 pixel, int32 [n, 2]; the front of the head (`turned`) moves with the yaw."""
         points = np.empty((len(x), 2))
         points[:, 0], points[:, 1] = (x + self.yaw * (1 - np.minimum(x * x, 1)) if turned else x), y
         return (16 * (points @ self.axes + self.centre)).astype(np.int32)
@@ -115,7 +113,7 @@ class _Face:
         cv2.polylines(self.image, [self.pixels(x, y)], False, colour.tolist(), thick, cv2.LINE_AA, 4)
 
     def draw_head(self) -> None:
-        """Long hair, neck, clothes, ears; then the skin with its texture, one darker side, and the spots of age."""
+        """Draws long hair, neck, clothes, ears; then the skin with its texture, one darker side, and age spots."""
         rng, skin = self.rng, self.skin
         length = min(0.65 * self.feminine() * (1 - 0.35 * self.aged(50, 95)) + 0.1, 1)
         if length > 0.1:
@@ -138,7 +136,7 @@ class _Face:
             self.oval(x, y, 0.025, 0.02, skin * shade)
 
     def draw_wrinkles(self) -> None:
-        """Lines on the forehead, from the nose, under and beside the eyes: each comes at its own age, then deepens."""
+        """Draws lines on forehead, from the nose, under and beside the eyes: each comes at its own age."""
 
         def wrinkle(x: np.ndarray, y: np.ndarray, depth: float) -> None:
             if depth > 0.04:
@@ -156,7 +154,7 @@ class _Face:
                 wrinkle(side * (0.52 + 0.11 * t), self.eye_y + 0.09 * ray * (0.5 + t), crows)
 
     def draw_features(self) -> None:
-        """Facial hair, mouth, nose, eyes, brows."""
+        """Draws facial hair, mouth, nose, eyes, brows."""
         rng, skin, hair, grown = self.rng, self.skin, self.hair, self.grown
         eye_y, nose_y, mouth_y = self.eye_y, self.nose_y, self.mouth_y
         if self.male and rng.random() < 0.45 * _ramp(self.looks, 15, 24):
@@ -190,7 +188,7 @@ class _Face:
             self.line(side + 1.35 * eye * _ARC, brow_y + 0.05 * _ARC**2, brow_colour, brow)
 
     def draw_hair(self) -> None:
-        """Hair on top: it fills in small children, recedes with age, in men most; some heads have a fringe."""
+        """Draws hair on top: it fills in small children, recedes with age, in men most; some heads have a fringe."""
         rng, male = self.rng, self.male
         bald = min(self.aged(24, 90) * (rng.uniform(0.35, 1.1) if male else 0.25) + 0.75 * (1 - self.aged(0, 3)), 1)
         fringe = 0.14 * rng.random() + (0.2 if rng.random() < 0.2 + 0.15 * self.sign else 0)
@@ -207,7 +205,7 @@ class _Face:
                 self.line(np.array((0.7 * at, at)) * self.width, ends - (0, 0.03), strand, 0.025)
 
     def lit(self) -> np.ndarray:
-        """The picture under a light of some direction, brightness and colour, slightly blurred, with sensor noise."""
+        """Returns the image under a light of some direction and colour, slightly blurred, with sensor noise."""
         rng, size = self.rng, self.size
         across, down = rng.normal(0, 0.12, 2)
         corners = np.array([[1 - across - down, 1 + across - down], [1 - across + down, 1 + across + down]])
@@ -220,16 +218,13 @@ class _Face:
 
 
 def generate_face(rng: np.random.Generator, age: float, gender: int, size: int = 200) -> np.ndarray:
-    """Draws one cartoon face. It proves the pipeline and says nothing about people.
+    """Generates one cartoon face: uint8 `[size, size, 3]`, RGB.
 
     Args:
-        rng: source of all that the labels leave open: identity, pose, light, skin tone, background.
-        age: age in years, 0 or more.
-        gender: 0 male, 1 female, as UTKFace writes them.
-        size: side of the picture in pixels.
-
-    Returns:
-        uint8 [size, size, 3], RGB.
+      rng: source of all that the labels leave open: identity, pose, light, skin tone, background.
+      age: years, 0 or more.
+      gender: 0 male, 1 female, as UTKFace writes them.
+      size: side of the image in pixels.
 
     >>> generate_face(np.random.default_rng(0), age=40, gender=1).shape
     (200, 200, 3)
@@ -249,8 +244,8 @@ class _Member(NamedTuple):
     face: int  # members with the same face hold the same bytes
 
 
-def _plan(count: int, seed: int) -> tuple[list[_Member], dict[str, int | str]]:
-    """Names and contents of all members, sorted by name as the release's are, and the summary of the archive."""
+def _plan(count: int, seed: int) -> list[_Member]:
+    """Returns names and contents of all members, sorted by name as the release's are."""
     rng = np.random.default_rng([seed, count])
     special = _IRREGULAR if count >= _MIN_IRREGULAR else ()
     agreeing, conflicting = (max(1, round(count * share)) if special else 0 for share in (_AGREEING, _CONFLICTING))
@@ -282,52 +277,30 @@ def _plan(count: int, seed: int) -> tuple[list[_Member], dict[str, int | str]]:
             age = age - error if (age > error and rng.random() < 0.5) or age + error > 116 else age + error
             gender = 1 - gender if copy % 3 == 0 else gender
         members.append(member(copy - conflicting, age, gender, faces[at]))
-    summary: dict[str, int | str] = {"about": DISCLAIMER, "members": count, "faces": originals + len(special)}
-    summary |= {"duplicates": agreeing, "conflicts": conflicting}
-    return sorted(members), summary | {"without_race": 3 if special else 0, "irregular_names": 2 if special else 0}
+    return sorted(members)
 
 
-def write_utkface_archive(path: Path, count: int, seed: int = 0, *, progress: bool = False) -> dict[str, int | str]:
+def write_utkface_archive(path: Path, count: int, seed: int = 0, *, progress: bool = False) -> None:
     """Writes synthetic faces as UTKFace's archive: `UTKFace/<age>_<gender>_<race>_<time>.jpg.chip.jpg`, 200 x 200 RGB.
 
     Labels are distributed roughly as in the release. From 20 members on, the archive has the release's irregularities:
     three names without a race, two irregular names, and byte-identical copies with the same labels (0.6 % of the
     members) and with others (0.9 %), at least one of each. The same count and seed, with the same versions of NumPy
     and OpenCV, give the same bytes.
-
-    Args:
-        path: the `.tar.gz` to write; its folder is created when absent.
-        count: number of members, the copies included.
-        seed: 0 or more.
-        progress: prints a line for each 1,000 members.
-
-    Returns:
-        `about`: what synthetic faces prove and what not; and the numbers of `members`, `faces` (distinct pictures),
-        `duplicates` (copies with the same labels), `conflicts` (with others), `without_race`, `irregular_names`.
-
-    Raises:
-        UserError: the file exists, or `count` or `seed` is out of range.
     """
-    if count < 1 or seed < 0:
-        raise UserError(f"Cannot generate {count} faces from seed {seed}: the count starts at 1, the seed at 0.")
-    if path.exists():
-        raise UserError(f"{path} exists already: remove it, or name another file for the synthetic faces.")
-    members, summary = _plan(count, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The gzip header holds no name and no time; TarInfo's owner, mode and time are constants.
     with (
-        atomic.replacing(path) as temporary,
-        open(temporary, "wb") as raw,
+        progress_bar(count, "Synthesizing faces", unit="faces", shown=progress) as bar,
+        open(path, "wb") as raw,
         gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
-        for done, member in enumerate(members, 1):
+        for member in _plan(count, seed):
             rng = np.random.default_rng([seed, member.face])  # a stream for each face: copies come out identical
             image = cv2.cvtColor(generate_face(rng, member.age, member.gender), cv2.COLOR_RGB2BGR)
             data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))))[1].tobytes()
             info = tarfile.TarInfo(f"UTKFace/{member.name}")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-            if progress and done % 1000 == 0:
-                print(f"{done:,} of {count:,} faces generated", flush=True)
-    return summary
+            bar.update()

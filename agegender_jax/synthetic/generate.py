@@ -1,4 +1,4 @@
-"""Drawn datasets, each in its original's own layout, ready to be prepared like a download."""
+"""Synthetic datasets, each in its original's own layout, ready to be prepared like a download."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,9 @@ from agegender_jax import atomic
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from tfds_builders.archive import SYNTHETIC_FILE
+
+VOICE_SPEAKERS = 4
+"""Speakers of each class of synthetic voices: the fewest that can be in three parts, and one more."""
 
 
 def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:
@@ -25,29 +28,16 @@ def _adience(folder: Path, count: int, seed: int, progress: bool, fold_files: Pa
 def _voices(folder: Path, count: int, seed: int, progress: bool) -> None:
     from agegender_jax.synthetic.voices import CLASSES, write_voices
 
-    speakers = len(CLASSES) * VOICE_SPEAKERS
-    write_voices(
-        folder,
-        speakers_per_class=VOICE_SPEAKERS,
-        recordings_per_speaker=max(1, round(count / speakers)),
-        seed=seed,
-        progress=progress,
-    )
+    recordings = max(1, round(count / (len(CLASSES) * VOICE_SPEAKERS)))
+    write_voices(folder, recordings_per_speaker=recordings, seed=seed, progress=progress)
 
 
-VOICE_SPEAKERS = 4
-"""Speakers of each class of synthetic voices: the fewest that can be in three parts, and one more."""
-
-GENERATORS: dict[str, Callable[..., None]] = {
-    "utkface": _utkface,
-    "adience": _adience,
-    "voice_age_gender": _voices,
-}
+GENERATORS: dict[str, Callable[..., None]] = {"utkface": _utkface, "adience": _adience, "voice_age_gender": _voices}
 """Functions that generate a dataset, by its name."""
 
 
 def builder_options(name: str) -> dict[str, Any]:
-    """Options of the builder that a synthetic dataset needs."""
+    """Returns the options of the builder that a synthetic dataset needs."""
     if name == "voice_age_gender":
         from agegender_jax.synthetic.voices import SPEAKER_PATTERN
 
@@ -60,10 +50,10 @@ def generate(name: str, folder: Path, count: int, *, seed: int = 0, progress: bo
 
     Args:
       name: of the dataset, one of `GENERATORS`.
-      folder: to be made; the manual directory that it can be prepared from.
+      folder: new; the manual directory that it can be prepared from.
       count: about how many examples; 0 leaves it to the generator, where that has a default.
-      seed: the same seed generates the same.
-      progress: whether to show how far it is.
+      seed: 0 or more; the same seed generates the same.
+      progress: whether to show a progress bar on a terminal.
       **options: of its generator: `fold_files` of adience, whose labels, users and subjects are taken over.
 
     Raises:

@@ -1,16 +1,12 @@
 """The synthetic voices: age, gender and speaker can be heard, and the files lie as a real set's do."""
 
-import os
 import re
 import wave
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from agegender_jax.errors import UserError
-from agegender_jax.synthetic import voices
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, generate_voice, sample_session, sample_speaker, write_voices
 
 RATE = 16000
@@ -44,10 +40,11 @@ def log_spectrum(voice: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic") / "new" / "voices"
     classes = ("female_31", "male_31", "male_8")
-    return folder, write_voices(folder, speakers_per_class=2, recordings_per_speaker=4, classes=classes, seconds=0.5)
+    write_voices(folder, speakers_per_class=2, recordings_per_speaker=4, classes=classes, seconds=0.5)
+    return folder
 
 
 def test_pitch_is_lowest_in_men_and_highest_in_children() -> None:
@@ -136,37 +133,21 @@ def test_a_recording_follows_its_generator_alone() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_layout_names_and_format_are_those_of_a_folder_per_class(written: tuple[Path, dict[str, Any]]) -> None:
-    folder, summary = written
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def test_layout_names_and_format_are_those_of_a_folder_per_class(written: Path) -> None:
+    names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
     # Four recordings in three sessions: floor(3 k / 4) is 0, 0, 1, 2.
     files = ("a_01", "a_02", "b_03", "c_04")
     speakers = {"female_31": ("s0001", "s0002"), "male_31": ("s0003", "s0004"), "male_8": ("s0005", "s0006")}
     assert names == [f"{c}/{speaker}_{file}.wav" for c, ids in speakers.items() for speaker in ids for file in files]
-    found = [re.search(SPEAKER_PATTERN, name) for name in names]
-    assert [match and match[1] for match in found] == [f"s{number:04d}" for number in range(1, 7) for _ in files]
+    matches = [re.search(SPEAKER_PATTERN, name) for name in names]
+    assert [match and match[1] for match in matches] == [f"s{number:04d}" for number in range(1, 7) for _ in files]
     for name in names:
-        with wave.open(str(folder / name)) as file:
+        with wave.open(str(written / name)) as file:
             assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE)
             samples = np.frombuffer(file.readframes(RATE), np.int16)
         assert len(samples) == RATE // 2
         assert np.abs(samples.astype(int)).max() > 6000
-    assert "says nothing about people" in summary.pop("about")
-    expected = {"classes": 3, "speakers": 6, "sessions": 18, "recordings": 24, "rate": RATE, "seconds": 0.5}
-    assert summary == expected
-    assert os.listdir(folder.parent) == ["voices"]
-
-
-def test_no_two_recordings_are_equal(written: tuple[Path, dict[str, Any]]) -> None:
-    contents = [path.read_bytes() for path in written[0].rglob("*.wav")]
-    assert len(set(contents)) == len(contents) == 24
-
-
-def test_the_default_classes_are_eight_and_in_balance() -> None:
-    genders, ages = zip(*(name.split("_") for name in voices.CLASSES), strict=True)
-    assert len(set(voices.CLASSES)) == 8
-    assert genders.count("female") == genders.count("male") == 4
-    assert len(set(ages)) == 4
+    assert len({(written / name).read_bytes() for name in names}) == 24
 
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path: Path) -> None:
@@ -177,71 +158,3 @@ def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path: Path) -> None
     a, b, c = ((tmp_path / name / "male_20" / "s0001_a_01.wav").read_bytes() for name in "abc")
     assert a == b
     assert a != c
-
-
-def test_an_empty_folder_is_filled_and_any_other_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "voice.wav").write_bytes(b"the real one")
-    few: dict[str, Any] = {"speakers_per_class": 1, "recordings_per_speaker": 1, "seconds": 0.5}
-    write_voices(tmp_path / "empty", **few)
-    assert len(list((tmp_path / "empty").iterdir())) == 8
-    for taken in (tmp_path / "real", tmp_path / "real" / "voice.wav"):
-        with pytest.raises(UserError, match="is not an empty folder"):
-            write_voices(taken, **few)
-    assert (tmp_path / "real" / "voice.wav").read_bytes() == b"the real one"
-    assert sorted(os.listdir(tmp_path)) == ["empty", "real"]
-    with pytest.raises(UserError, match="cannot be written"):
-        write_voices(tmp_path / "real" / "voice.wav" / "below", **few)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"speakers_per_class": 0},
-        {"speakers_per_class": 1250},  # of eight classes: 10,000
-        {"recordings_per_speaker": 0},
-        {"seed": -1},
-        {"classes": []},
-        {"classes": ["male_31", "male_31"]},
-        {"classes": ["male"]},
-        {"classes": ["male_031"]},
-        {"classes": ["male_2"]},
-        {"classes": ["../male_31"]},
-        {"rate": 4000},
-        {"seconds": 0.1},
-        {"seconds": float("nan")},
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="Cannot generate"):
-        write_voices(tmp_path / "voices", **wrong)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_interruption_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-) -> None:
-    drawn = 0
-
-    def interrupted(*args: Any, **options: Any) -> np.ndarray:
-        nonlocal drawn
-        drawn += 1
-        if drawn == 3:
-            assert [path.name[:8] for path in tmp_path.iterdir()] == [".voices."]  # the temporary folder, beside it
-            raise error
-        return np.zeros(8, np.float32)
-
-    monkeypatch.setattr(voices, "generate_voice", interrupted)
-    with pytest.raises(error):
-        write_voices(tmp_path / "voices")
-    assert not list(tmp_path.iterdir())
-
-
-def test_progress_stays_off_what_is_not_a_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(voices, "generate_voice", lambda *args, **options: np.zeros(8, np.float32))
-    write_voices(tmp_path / "voices", progress=True)
-    assert capsys.readouterr() == ("", "")
