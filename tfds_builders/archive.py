@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NoReturn
 
 SYNTHETIC_FILE = "SYNTHETIC.txt"
 """A file that marks the folder of a synthetic dataset, so that no metric on it is taken for one on people."""
@@ -28,6 +28,11 @@ MAX_MEMBERS = 200_000
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
 """Suffixes of archives."""
+
+TOO_LARGE = f"larger than {MAX_FILE_BYTES // 2**20} MiB"
+"""Reason why a file is skipped."""
+
+Skipped = Callable[[str, int, str], object]
 
 _HEADER_BYTES = 2**20  # what tar headers between two files may take; long names need a few hundred bytes
 _BLOCK = 512  # tar's block size; an archive ends with two blocks of zeros
@@ -46,10 +51,7 @@ def find_archive(folder: Path, name: str) -> Path | None:
 
 
 def iter_members(
-    path: Path,
-    *,
-    max_file_bytes: int = MAX_FILE_BYTES,
-    oversized: Callable[[str, int], object] | None = None,
+    path: Path, *, max_file_bytes: int = MAX_FILE_BYTES, skipped: Skipped | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """Reads the regular files of an archive or of an unpacked folder, one after the other.
 
@@ -61,60 +63,48 @@ def iter_members(
     Args:
       path: the archive or the folder.
       max_file_bytes: largest file that is read.
-      oversized: called with the name and the size of each file that is larger than `max_file_bytes`, instead of
-        raising; the file is skipped unread, up to `MAX_SKIPPED_BYTES`.
+      skipped: called instead of raising with each file that is larger, up to `MAX_SKIPPED_BYTES`, or that a folder's
+        owner may not read: its name, its size in bytes, and a reason that files may share.
 
     Yields:
       (name, content): the name inside the archive or relative to the folder, with `/` as separator.
 
     Raises:
       DataError: `path` is missing, not a tar archive, truncated or corrupt; or a member has an absolute path or one
-        with `..`, is a link or a device, or is too large; or there are too many members.
+        with `..`, is a link or a device, is too large or cannot be read; or there are too many members.
     """
     path = Path(path)
     if path.is_dir():
-        yield from _iter_folder(path, max_file_bytes, oversized)
+        yield from _iter_folder(path, max_file_bytes, skipped)
     elif path.is_file():
-        yield from _iter_archive(path, max_file_bytes, oversized)
+        yield from _iter_archive(path, max_file_bytes, skipped)
     else:
         raise DataError(f"{path}: no such archive or folder; check the path.")
 
 
 def list_members(path: Path) -> list[tuple[str, int]]:
-    """Lists the regular files of an archive or of an unpacked folder without keeping their content.
-
-    Args:
-      path: the archive, which is decompressed once, or the folder.
-
-    Returns:
-      (name, size in bytes) of each file, in the order of `iter_members`.
+    """Lists (name, size in bytes) of the regular files of an archive or a folder, in the order of `iter_members`.
 
     Raises:
       DataError: as `iter_members`; a file is too large only above `MAX_SKIPPED_BYTES`.
     """
     members: list[tuple[str, int]] = []
-
-    def add(name: str, size: int) -> None:
-        members.append((name, size))
-
-    for name, _ in iter_members(path, max_file_bytes=0, oversized=add):
-        add(name, 0)  # only an empty file is within a limit of 0
+    for name, _ in iter_members(path, max_file_bytes=0, skipped=lambda *member: members.append(member[:2])):
+        members.append((name, 0))  # only an empty file is within a limit of 0
     return members
 
 
-def _iter_folder(
-    folder: Path, max_file_bytes: int, oversized: Callable[[str, int], object] | None
-) -> Iterator[tuple[str, bytes]]:
-    limit = MAX_SKIPPED_BYTES if oversized else max_file_bytes
+def _iter_folder(folder: Path, max_file_bytes: int, skipped: Skipped | None) -> Iterator[tuple[str, bytes]]:
+    limit = MAX_SKIPPED_BYTES if skipped else max_file_bytes
 
-    def fail(error: OSError) -> None:
+    def fail(error: OSError) -> NoReturn:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions.") from error
 
     count = 0
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
         for entry in sorted(folders + files):
-            path = Path(parent, entry)
+            path, size, reason = Path(parent, entry), 0, TOO_LARGE
             name = path.relative_to(folder).as_posix()
             count += 1
             _check_count(folder, count)
@@ -124,22 +114,23 @@ def _iter_folder(
                 status = path.lstat()
                 if stat.S_ISDIR(status.st_mode):
                     continue
-                _check_member(folder, name, stat.S_ISREG(status.st_mode), status.st_size, limit)
-                if oversized and status.st_size > max_file_bytes:
-                    oversized(name, status.st_size)
+                size = status.st_size
+                _check_member(folder, name, stat.S_ISREG(status.st_mode), size, limit)
+                if size <= max_file_bytes:
+                    with path.open("rb") as file:
+                        yield name, file.read(size)  # no more than was checked, even if the file grows
                     continue
-                with path.open("rb") as file:
-                    content = file.read(status.st_size)  # no more than was checked, even if the file grows
             except OSError as error:
-                fail(error)
-            yield name, content
+                if skipped is None:
+                    fail(error)
+                reason = f"unreadable ({error.strerror})"
+            assert skipped is not None
+            skipped(name, size, reason)
 
 
-def _iter_archive(
-    path: Path, max_file_bytes: int, oversized: Callable[[str, int], object] | None
-) -> Iterator[tuple[str, bytes]]:
+def _iter_archive(path: Path, max_file_bytes: int, skipped: Skipped | None) -> Iterator[tuple[str, bytes]]:
     last = "the start"
-    limit, skipped = MAX_SKIPPED_BYTES if oversized else max_file_bytes, 0
+    limit, unread = MAX_SKIPPED_BYTES if skipped else max_file_bytes, 0
     with contextlib.ExitStack() as stack:
         with _reading(path, last):
             raw: IO[bytes] = stack.enter_context(path.open("rb"))
@@ -151,21 +142,21 @@ def _iter_archive(
             tar = stack.enter_context(tarfile.open(fileobj=limited, mode="r|"))  # type: ignore[call-overload]
         for count in itertools.count(1):
             with _reading(path, last):
-                limited.budget = max_file_bytes + _HEADER_BYTES + skipped
+                limited.budget = max_file_bytes + _HEADER_BYTES + unread
                 info = tar.next()
                 tar.members.clear()  # tarfile keeps every header
             if info is None:
                 break
             _check_count(path, count)
-            last, skipped = info.name, 0
+            last, unread = info.name, 0
             if info.isdir() or _is_junk(info.name):
                 _check_member(path, info.name, True, info.size, limit)
-                skipped = info.size
+                unread = info.size
                 continue
             _check_member(path, info.name, info.isreg() and not info.issparse(), info.size, limit)
-            if oversized and info.size > max_file_bytes:
-                oversized(info.name, info.size)
-                skipped = info.size  # the next step reads and drops it
+            if skipped and info.size > max_file_bytes:
+                skipped(info.name, info.size, TOO_LARGE)
+                unread = info.size  # the next step reads and drops it
                 continue
             with _reading(path, last):
                 content = tar.extractfile(info).read(info.size)

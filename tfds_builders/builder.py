@@ -46,6 +46,11 @@ def features(*columns: str, **others: tfds.features.FeatureConnector) -> tfds.fe
     return tfds.features.FeaturesDict(others | shared)
 
 
+def image_feature(crop: str) -> tfds.features.Image:
+    """Returns the feature of encoded images; they are stored as they are, so TensorFlow is not needed."""
+    return tfds.features.Image(shape=(None, None, 3), encoding_format="png" if crop else "jpeg")
+
+
 class DatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builds a dataset; derive from it as from `tfds.core.GeneratorBasedBuilder`.
 
@@ -59,15 +64,19 @@ class DatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     report: Any = ""
 
     def store(self, content: bytes) -> bytes:
-        """Stores an example's content in a temporary file until the example is written.
-
-        Args:
-          content: the encoded image or recording.
-
-        Returns:
-          A reference of a few bytes, which stands for the content in the example that is yielded.
-        """
+        """Stores an encoded image or recording in a temporary file; returns a reference for the yielded example."""
         return self._writer.store(content)
+
+    def info_of(
+        self, columns: tfds.features.FeaturesDict, labels: str, identities: str, terms: str, homepage: str | None = None
+    ) -> tfds.core.DatasetInfo:
+        """Returns the metadata of a dataset: its features, and where labels and identities come from."""
+        return self.dataset_info_from_configs(
+            features=columns,
+            homepage=homepage,
+            supervised_keys=None,
+            metadata=tfds.core.MetadataDict(terms=terms, labels=labels, identities=identities),
+        )
 
     def _example_writer(self) -> tfds.core.ExampleWriter:
         return self._writer
@@ -106,19 +115,18 @@ class ExampleWriter(tfds.core.ExampleWriter):
     """
 
     def __init__(self, file_format: tfds.core.FileFormat, file: IO[bytes]) -> None:
-        """Args: `file_format` of the shards; `file` is empty, open for writing and reading, and holds the content."""
         super().__init__(file_format)
         self.sizes: list[int] = []  # of the shards, in bytes, in the order of writing
         self._file, self._prefix = file, os.urandom(16)
 
     def store(self, content: bytes) -> bytes:
-        """Appends content to the file; returns a reference to it."""
+        """Appends content to the file, which is open for writing and reading; returns a reference to it."""
         reference = self._prefix + self._file.tell().to_bytes(8, "big") + len(content).to_bytes(8, "big")
         self._file.write(content)
         return reference
 
     def write(self, path: os.PathLike[str], examples: Iterable[tuple[Any, bytes]]) -> Any:
-        """Writes (key, serialized example) pairs to one shard; see `tfds.core.ExampleWriter`."""
+        """Writes (key, serialized example) pairs to one shard."""
         self.sizes.append(0)
         return super().write(path, ((key, self._complete(example)) for key, example in examples))
 

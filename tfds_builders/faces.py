@@ -1,8 +1,8 @@
 """Face detection with OpenCV's Haar cascade, and face crops: the same for builders and for predictions.
 
 The cascade is `haarcascade_frontalface_alt2`, as in Imamdin et al. (2024), section 3.4, who do not publish the
-settings; these are OpenCV's defaults. It detects upright faces seen from the front and misses others, and not equally
-often in all groups of people: a dataset prepared with it reports how many faces of each group are lost.
+settings; these are OpenCV's defaults. It misses faces, and not equally often in all groups of people: a dataset
+prepared with it reports how many faces of each group are lost.
 """
 
 import io
@@ -60,11 +60,7 @@ def cropper() -> str:
 
 
 def find_faces(image: np.ndarray, min_size: int = MIN_SIZE) -> list[Box]:
-    """Detects the faces in an image; returns their boxes, the largest first.
-
-    Args:
-      image: uint8 `[height, width, 3]`, RGB.
-      min_size: smallest edge of a box, in pixels.
+    """Detects the faces in an image uint8 `[height, width, 3]`, RGB; returns their boxes, the largest first.
 
     Raises:
       DataError: OpenCV comes without the cascade.
@@ -91,28 +87,24 @@ def find_faces(image: np.ndarray, min_size: int = MIN_SIZE) -> list[Box]:
 
 
 def without_nested(boxes: Sequence[Box]) -> list[Box]:
-    """Returns the boxes without those whose centre lies in the middle of an earlier one: a face detected at two scales.
+    """Returns the boxes, the largest first, without those whose centre lies in the middle of an earlier one.
 
-    The middle is half as wide and half as high. A box elsewhere in a larger one stays: the larger may be an error.
+    They are faces detected at two scales. The middle is half as wide and half as high. A box elsewhere in a larger one
+    stays: the larger may be an error.
 
     >>> without_nested([Box(0, 0, 80, 80), Box(10, 20, 40, 40), Box(50, 0, 30, 30)])
     [Box(x=0, y=0, width=80, height=80), Box(x=50, y=0, width=30, height=30)]
-
-    Args:
-      boxes: the largest first.
     """
     kept: list[Box] = []
     for box in boxes:
-        if not any(_in_the_middle(box, other) for other in kept):
+        across, down = 2 * box.x + box.width, 2 * box.y + box.height  # of the centre, doubled: whole numbers
+        if not any(
+            2 * abs(across - 2 * other.x - other.width) < other.width
+            and 2 * abs(down - 2 * other.y - other.height) < other.height
+            for other in kept
+        ):
             kept.append(box)
     return kept
-
-
-def _in_the_middle(box: Box, of: Box) -> bool:
-    """Returns whether the centre of a box lies in the middle of another."""
-    across = abs(2 * box.x + box.width - 2 * of.x - of.width)  # of the centres, doubled: whole numbers
-    down = abs(2 * box.y + box.height - 2 * of.y - of.height)
-    return 2 * across < of.width and 2 * down < of.height
 
 
 def crop(image: np.ndarray, box: Box, margin: float = MARGIN) -> np.ndarray:
@@ -171,10 +163,6 @@ def crop_largest(content: bytes) -> bytes | None:
 
 
 def check_crop(value: Any) -> None:
-    """Checks a builder's option `crop`.
-
-    Raises:
-      DataError: it is none of `CROPS`.
-    """
+    """Raises a DataError where a builder's option `crop` is none of `CROPS`."""
     if value not in CROPS:
         raise DataError(f"there is no crop {value!r}; choose {' or '.join(map(repr, CROPS))}.")

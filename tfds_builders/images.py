@@ -23,10 +23,6 @@ def check_image(content: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> t
     >>> check_image(buffer.getvalue())
     (20, 30)
 
-    Args:
-      content: the encoded image.
-      formats: accepted formats, by Pillow's names: of "JPEG" and "PNG".
-
     Returns:
       (height, width) in pixels, as the header claims.
 

@@ -1,4 +1,4 @@
-"""Preparing a dataset from Python, without TensorFlow and without the `tfds build` command."""
+"""Prepares a dataset from Python, without TensorFlow and without the `tfds build` command."""
 
 import contextlib
 import dataclasses
@@ -50,14 +50,13 @@ def prepare(
     Args:
       name: one of `dataset_names()`.
       manual_dir: the folder of the downloaded archive.
-      data_dir: the result is `<data_dir>/<name>/<version>`, with the configuration's name in between where the dataset
-        has several. A dataset that is prepared there already is kept.
+      data_dir: where the folder of the dataset is made. A dataset that is prepared there already is kept.
       config: name of one of the builder's configurations; "" is the first.
       options: values of fields of that configuration that replace its own.
       progress: whether to show a progress bar, on a terminal.
 
     Returns:
-      The version's directory, for `tfds.builder_from_directory`.
+      The version's directory, `<data_dir>/<name>[/<configuration>]/<version>`, for `tfds.builder_from_directory`.
 
     Raises:
       DataError: an unknown name, configuration or option; a missing or bad archive; a directory that cannot be

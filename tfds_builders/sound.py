@@ -35,29 +35,18 @@ IMAGE_SIDE = 224
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
 _UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file that was written as a stream
 _BLOCK_VALUES = 2**20  # decoded at a time
-_UNREADABLE, _TRUNCATED, _ENDLESS = (
-    "not a readable recording",
-    "truncated or damaged",
-    "of unknown length: write them again",
-)
-
+_UNREADABLE, _TRUNCATED = "not a readable recording", "truncated or damaged"
+_ENDLESS = "of unknown length: write them again"
 _IMAGE_RATE, _WINDOW, _OVERLAP, _RANGE_DB = 8_000, 455, 420, 80.0
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundInfo:
-    """Verified properties of a recording.
+    """Verified properties of a recording."""
 
-    Attributes:
-      sample_rate: in Hz.
-      channels: number of channels.
-      frames: number of samples of one channel.
-      seconds: duration.
-    """
-
-    sample_rate: int
+    sample_rate: int  # Hz
     channels: int
-    frames: int
+    frames: int  # samples of one channel
     seconds: float
 
 
@@ -91,7 +80,7 @@ def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> 
     low, high, frames = np.inf, -np.inf, 0
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
-            info = _check_header(file, max_seconds)
+            info = check_header(file, max_seconds)
             while len(block := file.read(_BLOCK_VALUES // info.channels, dtype="float32")):
                 frames += len(block)
                 # NaN propagates through min and max.
@@ -114,7 +103,7 @@ def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> 
 
 
 def spectrogram_png(content: bytes) -> bytes:
-    """Renders the spectrogram of a recording: time to the right, frequency upwards, level as colour.
+    """Renders the spectrogram of a recording as PNG: time to the right, frequency upwards, level as colour.
 
     Two papers on voices train on such images and publish no parameters. These are the ones of AudioMNIST (Becker et
     al., 2018): at 8 kHz a short-time Fourier transform with a Hann window of 455 samples and an overlap of 420, in dB
@@ -123,9 +112,6 @@ def spectrogram_png(content: bytes) -> bytes:
 
     Args:
       content: a recording that `check_sound` accepts.
-
-    Returns:
-      An RGB image of `IMAGE_SIDE` squared, encoded as PNG.
 
     Raises:
       DataError: the recording is silent below 4 kHz; the message is a short reason.
@@ -151,7 +137,12 @@ def spectrogram_png(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _check_header(file: soundfile.SoundFile, max_seconds: float) -> SoundInfo:
+def check_header(file: soundfile.SoundFile, max_seconds: float = MAX_SECONDS) -> SoundInfo:
+    """Returns what the header of an opened recording claims.
+
+    Raises:
+      DataError: it is out of the limits; the message is a short reason.
+    """
     rate, channels, frames = file.samplerate, file.channels, file.frames
     if file.format not in _FORMATS:
         raise DataError(_UNREADABLE)

@@ -46,36 +46,22 @@ _READ_CHUNK = 256  # examples whose metadata are read at a time, by all threads 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetOptions:
-    """Which dataset is opened.
+    """Which dataset is opened."""
 
-    Attributes:
-      name: of the dataset, one of `tfds_builders.prepare.dataset_names()`.
-      config: name of a configuration of its builder; "" is the first.
-      synthetic: if not 0, this many generated examples are used instead of real data.
-      builder: fields of the builder's configuration that differ from it.
-    """
-
-    name: str
-    config: str = ""
-    synthetic: int = 0
-    builder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    name: str  # one of tfds_builders.prepare.dataset_names()
+    config: str = ""  # name of a configuration of its builder; "" is the first
+    synthetic: int = 0  # if not 0, this many generated examples are used instead of real data
+    builder: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the configuration that differ
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadingOptions:
-    """How examples are brought to the devices.
+    """How examples are brought to the devices."""
 
-    Attributes:
-      loader: `resident`, `stream`, or `auto`, which streams what takes more than `RESIDENT_SHARE` of a device's memory.
-      train_examples: examples of one dispatch of training.
-      eval_batch: examples of one batch of an evaluation.
-      devices_per_copy: devices that one copy of the model is split over.
-    """
-
-    loader: str = "auto"
-    train_examples: int = 0
-    eval_batch: int = 0
-    devices_per_copy: int = 1
+    loader: str = "auto"  # resident, stream, or auto: stream what takes more than RESIDENT_SHARE of a device's memory
+    train_examples: int = 0  # of one dispatch of training
+    eval_batch: int = 0  # examples of one batch of an evaluation
+    devices_per_copy: int = 1  # that one copy of the model is split over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,28 +75,20 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The examples of a dataset: either a `StreamedDataset` or a `ResidentDataset`.
-
-    Attributes:
-      prepared: where the examples lie.
-      preprocessor: how they are decoded.
-      columns: the metadata table, arrays `[n]` by name; see `source.COLUMNS`.
-      terms: under which the dataset may be used.
-      placement: one line that says how the examples come to the devices, and why.
-    """
+    """The examples of a dataset: either a `StreamedDataset` or a `ResidentDataset`."""
 
     prepared: Prepared
     preprocessor: Preprocessor
-    columns: Mapping[str, np.ndarray]
-    terms: str
-    placement: str = ""
+    columns: Mapping[str, np.ndarray]  # the metadata table, arrays [n] by name; see source.COLUMNS
+    terms: str  # under which the dataset may be used
+    placement: str = ""  # one line that says how the examples come to the devices, and why
 
     def __len__(self) -> int:
         return len(self.columns["key"])
 
     @property
     def sha256(self) -> str:
-        """Hash of which files the examples are: of the lines `key<TAB>SHA-256 of the content`, sorted."""
+        """Returns a hash of which files the examples are: of the lines `key<TAB>SHA-256 of the content`, sorted."""
         pairs = zip(self.columns["key"].tolist(), self.columns["sha256"].tolist(), strict=True)
         return hashlib.sha256("\n".join(sorted(f"{key}\t{content}" for key, content in pairs)).encode()).hexdigest()
 
@@ -134,13 +112,9 @@ class StreamedDataset(Dataset):
 
 @dataclasses.dataclass(frozen=True)
 class ResidentDataset(Dataset):
-    """A dataset that is decoded as a whole and lies on every device.
+    """A dataset that is decoded as a whole and lies on every device."""
 
-    Attributes:
-      cache_dir: folder of the caches of decoded examples.
-    """
-
-    cache_dir: Path = Path()
+    cache_dir: Path = Path()  # folder of the caches of decoded examples
 
     def decode_all(self, *, progress: bool = True) -> np.ndarray:
         """Returns all decoded examples `[n, *shape]`, memory-mapped from a cache that is written first if missing.
@@ -186,13 +160,7 @@ def _read_decoded(folder: Path) -> np.ndarray:
 
 
 class Reader:
-    """Reads stored examples by row and decodes them, in several processes where there are many; a context manager.
-
-    Args:
-      prepared: the dataset.
-      preprocessor: how examples are decoded.
-      keys: the examples' names, str `[n]`.
-    """
+    """Reads stored examples by row and decodes them, in several processes where there are many; a context manager."""
 
     def __init__(self, prepared: Prepared, preprocessor: Preprocessor, keys: np.ndarray) -> None:
         self._prepared, self._preprocessor, self._keys = prepared, preprocessor, keys
@@ -230,14 +198,14 @@ class Reader:
 
     @cached_property
     def _source(self) -> Source:
-        """Opened where it is needed: that takes a while."""
+        """Opens the source where it is needed: that takes a while."""
         return self._prepared.open()
 
 
 def open_dataset(
     options: DataOptions, *, manual_dir: Path | None, data_dir: Path, kind: str | None = None, progress: bool = True
 ) -> StreamedDataset | ResidentDataset:
-    """Finds, generates or prepares a dataset, each only where it has not been done before, and reads its metadata.
+    """Locates, generates or prepares a dataset, each only where it has not been done before, and reads its metadata.
 
     Nothing is decoded here: that is done by `ResidentDataset.decode_all`, or as the examples are needed.
 
@@ -291,19 +259,13 @@ def open_dataset(
 
 
 def choose_placement(options: LoadingOptions, count: int, preprocessor: Preprocessor) -> tuple[bool, str]:
-    """Returns whether a dataset is to be streamed, and one line that says why; nothing is decoded for that.
-
-    Args:
-      options: how examples are loaded.
-      count: examples of the dataset.
-      preprocessor: how they are decoded.
-    """
+    """Returns whether a dataset of `count` examples is to be streamed, and one line that says why."""
     example = math.prod(preprocessor.shape) * np.dtype(preprocessor.dtype).itemsize
     size = count * example
     limit, where = device_memory()
     streamed = size > RESIDENT_SHARE * limit if options.loader == "auto" else options.loader == "stream"
     streamed = from_primary(streamed)  # the processes' memories may differ, and all must do the same
-    reason = f"{_gigabytes(size)} decoded, {RESIDENT_SHARE:.0%} of {where} is {_gigabytes(RESIDENT_SHARE * limit)}"
+    reason = f"{size / 1e9:.2f} GB decoded, {RESIDENT_SHARE:.0%} of {where} is {RESIDENT_SHARE * limit / 1e9:.2f} GB"
     if not streamed:
         return False, f"resident ({reason})"
     on_devices, underway = _buffered(options)
@@ -325,17 +287,8 @@ def _buffered(options: LoadingOptions) -> tuple[int, int]:
     return on_devices * copies, PREFETCH * (options.train_examples + evaluated) * min(copies, jax.process_count())
 
 
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB"
-
-
 def read_columns(prepared: Prepared, cache_dir: Path, *, progress: bool = True) -> tuple[dict[str, np.ndarray], str]:
     """Reads the metadata table of a dataset and the terms of its use, from a cache that is written first if missing.
-
-    Args:
-      prepared: the dataset.
-      cache_dir: folder of all caches.
-      progress: whether to show a progress bar on a terminal.
 
     Raises:
       UserError: the dataset cannot be read, or the cache cannot be written.

@@ -8,7 +8,8 @@ import soundfile
 import soxr
 
 from agegender_jax.errors import UserError
-from tfds_builders.sound import MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MAX_VALUES, MIN_RATE
+from tfds_builders.archive import DataError
+from tfds_builders.sound import check_header
 
 AUDIO_DECODER = re.sub(
     r"[^\w.-]", "_", f"libsndfile-{soundfile.__libsndfile_version__}-soxr-{soxr.__libsoxr_version__}-hq-mono-centre"
@@ -42,8 +43,7 @@ def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording
         raise UserError(f"{name}: is no WAV, FLAC, Ogg or MP3 file; convert or remove it.")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
-            file_rate = file.samplerate
-            _check_header(file, name)
+            file_rate = check_header(file).sample_rate
             blocks = [block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
         wave = np.concatenate([*blocks, np.zeros(0, np.float32)])
         if not wave.size:
@@ -52,8 +52,8 @@ def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording
             raise ValueError("it holds samples that are not numbers")
         if file_rate != rate:
             wave = soxr.resample(wave, file_rate, rate, quality="HQ")
-    except UserError:
-        raise
+    except DataError as error:
+        raise UserError(f"{name}: is {error}; repair or remove it.") from error
     except Exception as error:  # libsndfile's errors, and what a lying header makes of the arrays
         reason = str(error).replace("\n", " ").strip(" .")
         raise UserError(f"{name}: is no recording that can be decoded ({reason}); repair or remove it.") from error
@@ -61,28 +61,12 @@ def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording
 
 
 def _is_mpeg(content: bytes) -> bool:
-    """Whether the content begins with the sync word of an MPEG audio frame, eleven set bits."""
+    """Returns whether the content begins with the sync word of an MPEG audio frame, eleven set bits."""
     return len(content) > 1 and content[0] == 0xFF and content[1] >= 0xE0
 
 
-def _check_header(file: soundfile.SoundFile, name: str) -> None:
-    if file.channels > MAX_CHANNELS:
-        raise UserError(
-            f"{name}: claims {file.channels} channels, more than the {MAX_CHANNELS} accepted; mix it down or remove it."
-        )
-    if not MIN_RATE <= file.samplerate <= MAX_RATE:
-        raise UserError(
-            f"{name}: claims {file.samplerate:,} samples a second, outside the {MIN_RATE:,} to {MAX_RATE:,} accepted; "
-            "resample or remove it."
-        )
-    if file.frames > MAX_SECONDS * file.samplerate:
-        raise UserError(f"{name}: claims to last more than the {MAX_SECONDS:g} s accepted; cut or remove it.")
-    if file.frames * file.channels > MAX_VALUES:
-        raise UserError(f"{name}: claims more than the {MAX_VALUES:,} samples accepted; cut or resample it.")
-
-
 def _centre(wave: np.ndarray, samples: int) -> np.ndarray:
-    """The middle of a wave, or the wave in the middle of zeros: `[samples]`."""
+    """Returns the middle of a wave, or the wave in the middle of zeros: `[samples]`."""
     spare = len(wave) - samples
     if spare >= 0:
         return wave[spare // 2 : spare // 2 + samples]

@@ -1,7 +1,7 @@
 """Processes that decode examples for this one, and hand them over in memory that both see.
 
-Threads would be simpler, but decoders let go of Python's lock only while they work on pixels or samples: where one
-thread decodes a picture in 173 µs, two decode one in 118, and two processes read, decode and hand over one in 104
+Threads would be simpler, but decoders release Python's lock only while they work on pixels or samples: where one thread
+decodes an image in 173 µs, two decode one in 118, and two processes read, decode and hand over one in 104
 (docs/RESULTS.md).
 """
 
@@ -140,12 +140,7 @@ class DecodePool:
     def _filled(
         self, contents: Sequence[bytes | None], names: Sequence[str], places: np.ndarray, out: np.ndarray
     ) -> dict[int, str]:
-        """Has a process decode examples into places of `out`, but for those that it returns: what is wrong, by number.
-
-        Raises:
-          _Ended: the process was killed.
-          UserError: no process can be started.
-        """
+        """Has a process decode examples into places of `out`; returns what is wrong with the others, by number."""
         idle, usable = self._idle.get(), None
         try:
             worker = idle or _Worker(self._decode, (self._chunk, *self._shape), self._dtype)
@@ -166,11 +161,7 @@ class _Ended(UserError):
 
 
 class _Worker:
-    """A process of `decode_worker.py`, and the memory that is shared with it.
-
-    Raises:
-      UserError: it cannot be started.
-    """
+    """A process of `decode_worker.py`, and the memory that is shared with it."""
 
     def __init__(self, decode: "partial[np.ndarray]", shape: Sequence[int], dtype: np.dtype) -> None:
         size = math.prod(shape) * dtype.itemsize
@@ -195,11 +186,7 @@ class _Worker:
             )
 
     def decode(self, contents: Sequence[bytes | None], names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-        """Decoded examples, which the next call overwrites, and what is wrong with some of them, by their number.
-
-        Raises:
-          _Ended: the process was killed.
-        """
+        """Returns decoded examples, which the next call overwrites, and what is wrong with some, by number."""
         source, replies = self._process.stdin, self._process.stdout
         assert source is not None
         assert replies is not None
@@ -241,7 +228,7 @@ def _started(task: str, file: int) -> subprocess.Popen[bytes]:
 
 
 def _absolute(path: str) -> str:
-    """A path that means the same in a process that works elsewhere; `abspath` would mistake `..` after a link."""
+    """Returns a path that means the same in a process elsewhere; `abspath` would mistake `..` after a link."""
     if os.path.isabs(path):
         return path
     try:

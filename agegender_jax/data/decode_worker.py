@@ -1,4 +1,4 @@
-"""A process that decodes examples for the one that started it (`decode_pool.DecodePool`); it imports next to nothing.
+"""Decodes examples in a process for the one that started it (`decode_pool.DecodePool`); it imports next to nothing.
 
 When it is ready it writes the line `READY` to the pipe that it was started with as its standard output. Tasks come on
 the standard input, a line of JSON (`names`, `stored`) and then the bytes of the examples one after another: `stored` is

@@ -32,8 +32,7 @@ class DeviceLoader(EvalLoader, Protocol):
     def train_batches(self, step: int, steps: int) -> dict[str, jax.Array]:
         """Returns the batches of steps `step` to `step + steps - 1`, split over the devices along the batch.
 
-        Returns:
-          `rows` int32 `[steps, batch]`, and, where streamed, `content` `[steps, batch, *shape]`.
+        They are `rows` int32 `[steps, batch]`, and, where streamed, `content` `[steps, batch, *shape]`.
 
         Raises:
           UserError: an example cannot be decoded.
@@ -47,12 +46,7 @@ class DeviceLoader(EvalLoader, Protocol):
 
 
 def content_of(data: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Returns the content of a batch `[batch, *shape]`, which a stream brings with it and else lies on the devices.
-
-    Args:
-      data: `DeviceLoader.data`.
-      batch: one of `eval_batches`, or of the steps of `train_batches`.
-    """
+    """Returns the content of a batch `[batch, *shape]`, which a stream brings with it and else lies on the devices."""
     return batch["content"] if "content" in batch else data["content"][batch["rows"]]
 
 
@@ -73,7 +67,7 @@ def make_loader(
       mesh: devices.
       labels: of every head, `[n]`, for training.
       sampler: of training.
-      last_step: steps of training in all.
+      last_step: of training, after which nothing is decoded ahead.
       decoded: what `ResidentDataset.decode_all` returned; None calls it here.
       progress: whether to show a progress bar where it is called here.
 
@@ -93,15 +87,7 @@ def abstract_batches(
     batch_size: int,
     steps: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the shapes of a loader's `data` and `train_batches` with their shardings, before anything is decoded.
-
-    Args:
-      dataset: from `open_dataset`.
-      labels: of every head, `[n]`.
-      mesh: devices.
-      batch_size: examples in a step.
-      steps: in a call of `train_batches`.
-    """
+    """Returns the shapes of a loader's `data` and `train_batches` with their shardings, before anything is decoded."""
     everywhere, split = replicated(mesh), by_batch(mesh, axis=1)
     example = dataset.preprocessor
 
@@ -120,14 +106,7 @@ def abstract_batches(
 
 
 class ResidentLoader:
-    """Brings the row numbers of each batch to the devices, where all examples lie; a `DeviceLoader`.
-
-    Args:
-      decoded: all examples `[n, *shape]`.
-      mesh: devices.
-      labels: of every head, `[n]`.
-      sampler: of training; None where nothing is trained.
-    """
+    """Brings the row numbers of each batch to the devices, where all examples `decoded` lie; a `DeviceLoader`."""
 
     def __init__(
         self,
@@ -144,21 +123,18 @@ class ResidentLoader:
         self._decoded, self._mesh, self._sampler = decoded, mesh, sampler
 
     def train_batches(self, step: int, steps: int) -> dict[str, jax.Array]:
-        """Returns `rows` alone."""
         assert self._sampler is not None
         return {"rows": put(self._sampler.batches(step, steps), by_batch(self._mesh, axis=1))}
 
     def eval_batches(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
-        """Yields `rows` alone."""
         for batch in rows:
             yield {"rows": put(batch, by_batch(self._mesh))}
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Returns decoded examples `[*rows.shape, *shape]`."""
         return np.asarray(self._decoded[rows])
 
     def close(self) -> None:
-        """Does nothing: nothing runs."""
+        pass  # nothing runs
 
 
 class StreamingLoader:
@@ -166,13 +142,6 @@ class StreamingLoader:
 
     At most `PREFETCH + 2` blocks exist at once: `PREFETCH` decoded or in the making, the one that the device works on,
     and the one that waits for it. Each process decodes only what its own devices hold.
-
-    Args:
-      dataset: whose examples are decoded.
-      mesh: devices.
-      labels: of every head, `[n]`.
-      sampler: of training; None where nothing is trained.
-      last_step: of training, after which nothing is decoded ahead.
     """
 
     def __init__(
@@ -189,7 +158,6 @@ class StreamingLoader:
         self._expected = (-1, 0)
 
     def train_batches(self, step: int, steps: int) -> dict[str, jax.Array]:
-        """Returns `rows` and `content`; the steps that follow are decoded from now on."""
         sampler, read, sharding = self._sampler, self._reader.read, by_batch(self._mesh, axis=1)
         assert sampler is not None
 
@@ -204,7 +172,6 @@ class StreamingLoader:
         return next(self._following)
 
     def eval_batches(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
-        """Yields `content` alone."""
         sharding = by_batch(self._mesh)
         following = _prefetched(
             lambda i: {"content": put_content(self._reader.read, rows[i], sharding)}, range(len(rows))
@@ -215,11 +182,9 @@ class StreamingLoader:
             following.close()
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Decodes examples `[*rows.shape, *shape]`."""
         return self._reader.read(rows)
 
     def close(self) -> None:
-        """Ends decoding."""
         self._stop()
         self._reader.close()
 
@@ -231,19 +196,13 @@ class StreamingLoader:
 
 
 class ArrayLoader:
-    """Brings decoded examples from the memory of this process to the devices; an `EvalLoader`.
-
-    Args:
-      content: decoded examples `[n, *shape]`.
-      mesh: devices.
-    """
+    """Brings decoded examples `[n, *shape]` from the memory of this process to the devices; an `EvalLoader`."""
 
     def __init__(self, content: np.ndarray, mesh: jax.sharding.Mesh) -> None:
         self.data: Mapping[str, Any] = {"labels": {}}
         self._content, self._sharding = content, by_batch(mesh)
 
     def eval_batches(self, rows: np.ndarray) -> Generator[dict[str, jax.Array], None, None]:
-        """Yields `content` alone."""
         for batch in rows:
             yield {"content": put_content(self._content.__getitem__, batch, self._sharding)}
 
@@ -254,11 +213,6 @@ def put_content(
     """Puts the content of `rows` `[..., batch]` on the devices, `[..., batch, *shape]`.
 
     Each process reads only what its own devices hold; `sharding` splits nothing but the batch.
-
-    Args:
-      read: returns the decoded examples of rows, `[*rows.shape, *shape]`.
-      rows: int `[..., batch]`.
-      sharding: of the result.
     """
     batch = np.arange(rows.shape[-1])
     indices: Any = sharding.addressable_devices_indices_map(rows.shape).values()

@@ -22,7 +22,6 @@ from tfds_builders.archive import DataError
 from tfds_builders.faces import MARGIN, MAX_EDGE, Box, crop, crop_largest, cropper, find_faces
 from tfds_builders.images import upright
 from tfds_builders.prepare import prepare
-from tfds_builders.report import Losses
 
 TIME = "20170116174525125"
 
@@ -54,20 +53,18 @@ def two() -> np.ndarray:
     return image
 
 
-def test_faces_are_found_where_they_are_the_largest_first(two: np.ndarray) -> None:
+def test_faces_are_detected_where_they_are_the_largest_first(two: np.ndarray) -> None:
     large, small = find_faces(two)
     assert is_inside(large, 390, 70, 280)
     assert is_inside(small, 60, 60, 200)
-
-
-def test_min_size_leaves_out_the_small(two: np.ndarray) -> None:
     (box,) = find_faces(two, min_size=180)
     assert is_inside(box, 390, 70, 280)
-    assert box.width >= 180
     assert find_faces(two, min_size=400) == []
+    assert find_faces(np.full((90, 120, 3), 200, np.uint8)) == []
+    assert find_faces(np.zeros((1, 1, 3), np.uint8)) == []
 
 
-def test_a_face_found_at_two_scales_is_one(two: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_face_detected_at_two_scales_is_one(two: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the search gives: a face, the same again within it, and two faces within one large box that is none."""
 
     class Cascade:
@@ -80,12 +77,7 @@ def test_a_face_found_at_two_scales_is_one(two: np.ndarray, monkeypatch: pytest.
     assert find_faces(two) == [(200, 0, 200, 200), (0, 0, 100, 100), (205, 60, 60, 60), (330, 60, 60, 60)]
 
 
-def test_no_face_is_none() -> None:
-    assert find_faces(np.full((90, 120, 3), 200, np.uint8)) == []
-    assert find_faces(np.zeros((1, 1, 3), np.uint8)) == []
-
-
-def test_a_large_picture_is_searched_smaller_and_its_boxes_are_its_own() -> None:
+def test_a_large_image_is_searched_smaller_and_its_boxes_are_its_own() -> None:
     image = np.full((2 * MAX_EDGE, 2 * MAX_EDGE, 3), 128, np.uint8)
     image[900:1720, 1000:1820] = np.asarray(Image.fromarray(face()).resize((820, 820)))
     (box,) = find_faces(image)
@@ -93,7 +85,7 @@ def test_a_large_picture_is_searched_smaller_and_its_boxes_are_its_own() -> None
     assert is_inside(box, left, top, size)
 
 
-def test_threads_find_the_same(two: np.ndarray) -> None:
+def test_threads_detect_the_same(two: np.ndarray) -> None:
     expected = find_faces(two)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda _: find_faces(two), range(8))) == [expected] * 8
@@ -131,6 +123,9 @@ def test_the_largest_face_is_stored_without_loss(two: np.ndarray) -> None:
     stored = Image.open(io.BytesIO(crop_largest(content)))
     assert stored.format == "PNG"
     np.testing.assert_array_equal(np.asarray(stored), crop(image, find_faces(image)[0], MARGIN))
+    assert crop_largest(encoded(np.full((60, 60, 3), 9, np.uint8))) is None
+    with pytest.raises(DataError):
+        crop_largest(b"text")
 
 
 def test_a_turned_photograph_is_set_upright_first() -> None:
@@ -142,28 +137,6 @@ def test_a_turned_photograph_is_set_upright_first() -> None:
     seen = np.asarray(upright(Image.open(stored)))
     (box,) = find_faces(seen)
     assert is_inside(box, 60, 60, 200)
-
-
-def test_an_image_without_a_face_has_no_crop_and_text_is_refused() -> None:
-    assert crop_largest(encoded(np.full((60, 60, 3), 9, np.uint8))) is None
-    with pytest.raises(DataError, match="decoded"):
-        crop_largest(b"text")
-
-
-def test_losses_are_shares_of_each_group() -> None:
-    losses = Losses()
-    assert losses.lines() == []
-    for gender, age, detected in (("male", "100-109", True), ("male", "20-29", False), ("female", "20-29", False),
-                               ("male", "20-29", True)):  # fmt: skip
-        losses.add({"gender": gender, "age": age}, detected)
-    assert losses.lines() == [
-        "no face found in 2 of 4 images (50.0 %)",
-        "  gender male: 1 of 3 (33.3 %)",
-        "  gender female: 1 of 1 (100.0 %)",
-        "  age 20-29: 2 of 3 (66.7 %)",
-        "  age 100-109: 0 of 1 (0.0 %)",
-    ]
-    assert losses.counts()["gender male"] == [1, 3]
 
 
 @pytest.fixture(scope="module")
@@ -218,13 +191,12 @@ def test_cut_data_have_another_place_and_identity(archive: tuple[Path, dict[str,
     assert prepared[0].identity != prepared[1].identity
     assert prepared[0].directory != prepared[1].directory
     assert (prepared[0].count, prepared[1].count) == (5, 3)
-    with pytest.raises(UserError, match="there is no crop 'dlib'; choose '' or 'haar'"):
-        locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options={"crop": "dlib"}, progress=False)
-    with pytest.raises(UserError, match="utkface has no option 'csv'"):
-        locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options={"csv": "x"}, progress=False)
+    for option, value in (("crop", "dlib"), ("csv", "x")):
+        with pytest.raises(UserError, match=option):
+            locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options={option: value}, progress=False)
 
 
-@pytest.mark.parametrize("setting", ["MARGIN", "DOWN", "MIN_SIZE", "MAX_EDGE", "_SCALE", "_NEIGHBOURS"])
+@pytest.mark.parametrize("setting", ["MARGIN", "DOWN", "MIN_SIZE", "MAX_EDGE", "_SCALE", "_NEIGHBOURS", "OpenCV"])
 def test_every_setting_has_data_of_its_own(
     setting: str, archive: tuple[Path, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,15 +210,12 @@ def test_every_setting_has_data_of_its_own(
 
     cut, whole = place(wishes), place({})
     assert place(wishes) == cut
-    monkeypatch.setattr(faces, setting, getattr(faces, setting) + 1)
+    if setting == "OpenCV":
+        monkeypatch.setattr("cv2.__version__", "4.0.0")
+    else:
+        monkeypatch.setattr(faces, setting, getattr(faces, setting) + 1)
     assert place(wishes) != cut
     assert place({}) == whole  # which is not cut
-
-
-def test_another_opencv_has_data_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = cropper()
-    monkeypatch.setattr("cv2.__version__", "4.0.0")
-    assert cropper() != before
 
 
 def test_a_recipe_asks_for_it(archive: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
@@ -256,7 +225,7 @@ def test_a_recipe_asks_for_it(archive: tuple[Path, dict[str, bytes]], tmp_path: 
     data = open_dataset(data_options(recipe), manual_dir=archive[0], data_dir=tmp_path, progress=False)
     assert len(data) == 3
     recipe.dataset.crop = "dlib"
-    with pytest.raises(UserError, match=r"config\.dataset\.crop='dlib' is not known; choose one of: '', haar\."):
+    with pytest.raises(UserError, match=r"config\.dataset\.crop"):
         recipes.check(recipe)
 
 
@@ -279,5 +248,3 @@ def test_adience_is_prepared_with_its_faces_cut_out(tmp_path: Path, capsys: pyte
     examples = read(version_dir)
     assert len(examples) == 5
     assert {example["image"] for example in examples.values()} == {crop_largest(encoded(face()))}
-    with pytest.raises(DataError, match="there is no crop 'x'"):
-        prepare("adience", manual, tmp_path / "other", options={"crop": "x"})

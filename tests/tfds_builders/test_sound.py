@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from tfds_builders.archive import DataError
-from tfds_builders.sound import SoundInfo, check_sound, is_sound, spectrogram_png
+from tfds_builders.sound import SoundInfo, check_sound, spectrogram_png
 
 NOISE = 0.1 * np.random.default_rng(0).standard_normal(16_000).clip(-3, 3)
 
@@ -37,6 +37,16 @@ def flac(rate: int, frames: int) -> bytes:
     return bytes(content)
 
 
+DAMAGED_FLAC = bytes(flac(16_000, 16_000)[:4000]) + bytes(400) + flac(16_000, 16_000)[4400:]
+
+
+@pytest.mark.parametrize("rate", [1_000, 11_025, 192_000])
+def test_every_rate_is_accepted(rate: int) -> None:
+    assert check_sound("a.wav", encoded(NOISE[:400], rate)) == SoundInfo(rate, 1, 400, 400 / rate)
+    with pytest.raises(DataError, match=r"^longer than"):
+        check_sound("a.wav", encoded(NOISE[:400], rate), max_seconds=399 / rate)
+
+
 @pytest.mark.parametrize(
     ("kind", "subtype"),
     [
@@ -48,19 +58,15 @@ def flac(rate: int, frames: int) -> bytes:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_every_format_and_width_is_measured(kind: str, subtype: str | None, channels: int) -> None:
     content = encoded(np.stack([NOISE] * channels, axis=1), 16_000, kind, subtype)
-    assert check_sound(f"a.{kind.lower()}", content) == SoundInfo(16_000, channels, 16_000, 1.0)
-
-
-@pytest.mark.parametrize("rate", [1_000, 8_000, 11_025, 44_100, 192_000])
-def test_every_rate_is_accepted(rate: int) -> None:
-    info = check_sound("a.wav", encoded(NOISE[:400], rate))
-    assert (info.sample_rate, info.frames, info.seconds) == (rate, 400, 400 / rate)
+    assert check_sound(f"a.{kind.lower()}", content, max_seconds=1.0) == SoundInfo(16_000, channels, 16_000, 1.0)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty"),
+        (encoded(kind="MP3"), "not a readable recording"),  # as it is not named so
+        (DAMAGED_FLAC, "truncated or damaged"),
         (encoded(NOISE[:0]), "empty"),
         (encoded(NOISE[:0], kind="FLAC"), "empty|not a readable recording|of unknown length"),
         (encoded(0 * NOISE), "silent"),
@@ -122,13 +128,6 @@ def test_an_ogg_file_cut_within_a_page_is_noticed(subtype: str) -> None:
             check_sound("a.ogg", content[:cut])
 
 
-def test_a_damaged_flac_is_noticed() -> None:
-    content = bytearray(encoded(kind="FLAC"))
-    content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
-    with pytest.raises(DataError, match=r"^truncated or damaged$"):
-        check_sound("a.flac", bytes(content))
-
-
 def test_chunks_beside_the_samples_are_ignored() -> None:
     wav = encoded()
     assert check_sound("a.wav", wav + b"LIST" + struct.pack("<I", 4) + b"INFO").frames == 16_000
@@ -149,18 +148,6 @@ def test_an_mp3_without_a_table_of_contents_is_not_taken_for_a_cut_one() -> None
     assert 2 * 16_000 <= info.frames <= 2 * (16_000 + 4 * 576)  # with what the encoder adds at both ends
 
 
-def test_mpeg_frames_are_looked_for_by_name() -> None:
-    assert check_sound("A.MP3", encoded(kind="MP3")).channels == 1
-    with pytest.raises(DataError, match=r"^not a readable recording$"):
-        check_sound("a.wav", encoded(kind="MP3"))
-
-
-def test_the_longest_duration_is_inclusive() -> None:
-    assert check_sound("a.wav", encoded(), max_seconds=1.0).seconds == 1.0
-    with pytest.raises(DataError, match=r"^longer than 0\.999 s$"):
-        check_sound("a.wav", encoded(), max_seconds=0.999)
-
-
 def test_random_bytes_behind_each_beginning_raise_nothing_else() -> None:
     random = np.random.default_rng(1)
     for start in (encoded()[:44], encoded(kind="FLAC")[:60], encoded(kind="OGG")[:80], b"ID3", b"\xff\xfb\x90\x64"):
@@ -171,11 +158,6 @@ def test_random_bytes_behind_each_beginning_raise_nothing_else() -> None:
                 check_sound("a.mp3", bytes(content))
             except DataError as error:
                 assert len(str(error)) < 60  # noqa: PT017 - either way is right
-
-
-def test_recordings_are_recognised_by_name() -> None:
-    names = ["a.wav", "b/a.FLAC", "a.b.ogg", "a.mp3", "a.opus", "a.txt", "wav", ".wav", "a.wav.gz"]
-    assert [is_sound(name) for name in names] == [True] * 5 + [False] * 4
 
 
 def test_a_spectrogram_shows_what_scipy_computes() -> None:

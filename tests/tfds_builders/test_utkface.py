@@ -1,6 +1,7 @@
 """The utkface builder: names, what is kept and refused, and the report."""
 
 import hashlib
+import re
 import tarfile
 from pathlib import Path
 
@@ -105,24 +106,24 @@ def test_the_report_counts_kept_and_rejected_files(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("faces", "more", "message"),
+    ("faces", "more", "name"),
     [
-        ({}, [("README.txt", b"x"), (f"130_0_0_{TIME}.jpg", b"x")], r"UTKFace\.tar\.gz: holds no usable face \(2: "),
-        ({}, [], r"UTKFace\.tar\.gz: holds no usable face"),
-        (FACES, [(f"5_0_0_{TIME}.jpg", b"text")], rf"UTKFace\.tar\.gz: UTKFace/5_0_0_{TIME}\.jpg: .* JPEG"),
-        (FACES, [(f"5_0_0_{TIME}.jpg", jpeg(9)[:-2])], rf"UTKFace/5_0_0_{TIME}\.jpg: a truncated image"),
-        (FACES, [(next(iter(FACES)), jpeg(9))], rf"'26_1_2_{TIME}\.jpg\.chip\.jpg'"),
-        (FACES, [("../x.jpg", jpeg(9))], r"\.\./x\.jpg"),
+        ({}, [("README.txt", b"x"), (f"130_0_0_{TIME}.jpg", b"x")], "UTKFace.tar.gz"),
+        ({}, [], "UTKFace.tar.gz"),
+        (FACES, [(f"5_0_0_{TIME}.jpg", b"text")], f"UTKFace/5_0_0_{TIME}.jpg"),
+        (FACES, [(f"5_0_0_{TIME}.jpg", jpeg(9)[:-2])], f"UTKFace/5_0_0_{TIME}.jpg"),
+        (FACES, [(next(iter(FACES)), jpeg(9))], f"26_1_2_{TIME}.jpg.chip.jpg"),
+        (FACES, [("../x.jpg", jpeg(9))], "../x.jpg"),
     ],
     ids=["only other names", "empty", "text", "truncated", "two of a name", "traversal"],
 )
 def test_bad_data_leave_nothing_behind(
-    tmp_path: Path, faces: dict[str, bytes], more: list[tuple[str, bytes]], message: str
+    tmp_path: Path, faces: dict[str, bytes], more: list[tuple[str, bytes]], name: str
 ) -> None:
     manual = packed(tmp_path / "manual", *more, faces=faces)
     (tmp_path / "mine").mkdir()
     for data_dir in (tmp_path / "new" / "data", tmp_path / "mine"):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=re.escape(name)):
             prepare("utkface", manual, data_dir)
     assert not (tmp_path / "new").exists()
     assert list((tmp_path / "mine").iterdir()) == []  # and the folder itself stays
@@ -130,7 +131,7 @@ def test_bad_data_leave_nothing_behind(
 
 def test_a_missing_dataset_names_the_directory(tmp_path: Path) -> None:
     for manual in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=rf"{manual}: .*UTKFace\.tar\.gz"):
+        with pytest.raises(DataError, match=re.escape(str(manual))):
             prepare("utkface", manual, tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,9 +1,7 @@
 """Adience as a TFDS dataset: encoded faces, labelled by the five fold files, one split for each fold.
 
-From Python, without TensorFlow: `tfds_builders.prepare.prepare("adience", manual_dir, data_dir)`.
-On the command line, in this folder and with the repository's root on PYTHONPATH (or the package installed):
-`tfds build --config=aligned --manual_dir=<where the fold files lie> --file_format=array_record`. Both write the same
-examples.
+Prepared by `prepare.prepare("adience", manual_dir, data_dir)`, or in this folder by
+`tfds build --config=aligned --manual_dir=DIR --file_format=array_record`.
 """
 
 import dataclasses
@@ -25,8 +23,8 @@ from tfds_builders.adience.fold_files import (
     row_counts,
     without_repeats,
 )
-from tfds_builders.archive import MAX_FILE_BYTES, DataError, find_archive, iter_members
-from tfds_builders.builder import DatasetBuilder, features
+from tfds_builders.archive import DataError, find_archive, iter_members
+from tfds_builders.builder import DatasetBuilder, features, image_feature
 from tfds_builders.faces import check_crop, crop_largest
 from tfds_builders.images import check_image
 from tfds_builders.labels import GENDERS, identity
@@ -42,8 +40,6 @@ TERMS = (
 LABELS = "perceived age and gender as annotated by people who looked at the photographs; nobody shown was asked"
 SUBJECTS = "subject: the person, as annotated (face_id); group: the Flickr user whose album the photograph is from"
 
-_TOO_LARGE = f"images of more than {MAX_FILE_BYTES} bytes"
-
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
@@ -52,9 +48,8 @@ class Config(tfds.core.BuilderConfig):
     Attributes:
       folder: name of their folder, and of the archive of it.
       prefix: what precedes `.FACE.IMAGE` in an image's name.
-      max_bad: largest share of faces that may be rejected, 0 to 1: without an image, unreadable, mislabelled.
-      crop: one of `faces.CROPS`: "haar" stores the largest face that is detected, and leaves out images without one,
-        which `max_bad` does not count.
+      max_bad: largest share of faces that may be rejected, 0 to 1; images without a detected face do not count.
+      crop: one of `faces.CROPS`.
     """
 
     folder: str = "aligned"
@@ -76,10 +71,6 @@ CONFIGS = (
 
 def find_source(manual_dir: Path, config: Config) -> Path:
     """Returns the archive of the images in a directory, else their folder. The fold files must lie beside it.
-
-    Args:
-      manual_dir: the directory.
-      config: which images.
 
     Raises:
       DataError: the images or a fold file are missing, or an option of `config` is out of range.
@@ -120,18 +111,14 @@ class Builder(DatasetBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        encoding = "png" if self.builder_config.crop else "jpeg"
-        return self.dataset_info_from_configs(
-            features=features(
+        return self.info_of(
+            features(
                 *("key", "age", "age_low", "age_high", "gender", "subject", "group", "fold", "sha256"),
-                # Encoded bytes are stored as they are: nothing is decoded, so TensorFlow is not needed.
-                image=tfds.features.Image(shape=(None, None, 3), encoding_format=encoding),
+                image=image_feature(self.builder_config.crop),
                 user=tfds.features.Text(doc="the Flickr user (user_id), whose number is `group`"),
                 age_label=tfds.features.Text(doc="the age as annotated, verbatim"),
             ),
-            homepage=HOMEPAGE,
-            supervised_keys=None,
-            metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, identities=SUBJECTS),
+            *(LABELS, SUBJECTS, TERMS, HOMEPAGE),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -154,13 +141,13 @@ class Builder(DatasetBuilder):
         }
         absent = dict.fromkeys(rows)  # a set in the order of the fold files
 
-        def reject_oversized(path: str, size: int) -> None:
+        def skipped(path: str, _: int, reason: str) -> None:
             name = _user_and_file(path)
             if name in absent:
                 del absent[name]
-                report.rejected.add(name, _TOO_LARGE)
+                report.rejected.add(name, reason)
 
-        for path, content in iter_members(source, oversized=reject_oversized):
+        for path, content in iter_members(source, skipped=skipped):
             name = _user_and_file(path)
             row = rows.get(name)
             if row is None:
@@ -185,23 +172,21 @@ class Builder(DatasetBuilder):
             digest = hashlib.sha256(content).hexdigest()
             report.keep(digest, row.fold)
             report.kept_per_fold[row.fold] += 1
-            yield (
-                row.key,
-                {
-                    "image": self.store(face),
-                    "key": row.key,
-                    "age": math.nan if row.age_label.startswith("(") else low,
-                    "age_low": low,
-                    "age_high": high,
-                    "gender": row.gender,
-                    "subject": row.subject,
-                    "group": identity(row.user),
-                    "fold": row.fold,
-                    "user": row.user,
-                    "age_label": row.age_label,
-                    "sha256": digest,
-                },
-            )
+            example = {
+                "image": self.store(face),
+                "key": row.key,
+                "age": math.nan if row.age_label.startswith("(") else low,
+                "age_low": low,
+                "age_high": high,
+                "gender": row.gender,
+                "subject": row.subject,
+                "group": identity(row.user),
+                "fold": row.fold,
+                "user": row.user,
+                "age_label": row.age_label,
+                "sha256": digest,
+            }
+            yield row.key, example
         for name in absent:
             report.rejected.add(name, "faces without an image")
         for fold, kept in enumerate(report.kept_per_fold):
@@ -217,24 +202,16 @@ class Builder(DatasetBuilder):
 
 @dataclasses.dataclass
 class AdienceReport(Report):
-    """Counts examples by fold, and the rows of the fold files.
-
-    Attributes:
-      rows: counts of the fold files, see `row_counts`.
-      kept_per_fold: number of examples of each fold.
-      unlisted: images that no row lists.
-    """
+    """Counts examples by fold, the rows of the fold files (see `row_counts`), and images that no row lists."""
 
     rows: dict[str, Any] = dataclasses.field(default_factory=dict)
     kept_per_fold: list[int] = dataclasses.field(default_factory=lambda: [0] * len(FILES))
     unlisted: int = 0
 
     def counts(self) -> dict[str, Any]:
-        """Returns all counts by name, as JSON values."""
         return super().counts() | self.rows | {"kept_per_fold": self.kept_per_fold, "unlisted": self.unlisted}
 
     def lines(self) -> list[str]:
-        """Returns lines of text on the examples that were kept, and on the fold files."""
         rows = self.rows
         odd = ", ".join(f"{label} {number}" for label, number in rows["odd_age_labels"].items())
         lines = [

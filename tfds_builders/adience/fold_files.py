@@ -45,23 +45,14 @@ _SOURCE = "the five files are at https://talhassner.github.io/home/projects/Adie
 
 
 class Row(NamedTuple):
-    """One line of a fold file.
+    """One line of a fold file."""
 
-    Attributes:
-      user: the Flickr user, `user_id`.
-      image: the photograph, `original_image`.
-      subject: the person, `face_id`.
-      age_label: `age`, verbatim.
-      gender: 0 male, 1 female, 2 annotated "u", -1 empty.
-      fold: 0 to 4.
-    """
-
-    user: str
-    image: str
-    subject: int
-    age_label: str
-    gender: int
-    fold: int
+    user: str  # user_id, of Flickr
+    image: str  # original_image, the photograph
+    subject: int  # face_id, the person
+    age_label: str  # age, verbatim
+    gender: int  # one of GENDERS' values
+    fold: int  # 0 to 4
 
     @property
     def key(self) -> str:
@@ -97,14 +88,7 @@ def read_fold_files(folder: Path, rejected: Rejected) -> list[Row]:
     """Reads the five fold files of a folder, repeated rows included.
 
     UTF-8 with or without a byte-order mark, any line ends, fields separated by tabs, commas or semicolons; columns are
-    recognised by their names, in any order, and others are ignored.
-
-    Args:
-      folder: of the five files.
-      rejected: the rows that cannot be used are added.
-
-    Returns:
-      The usable rows, in the files' order.
+    recognised by their names, in any order, and others are ignored. Rows that cannot be used are added to `rejected`.
 
     Raises:
       DataError: a file is missing, empty, too large or not UTF-8, or lacks a column.
@@ -113,12 +97,7 @@ def read_fold_files(folder: Path, rejected: Rejected) -> list[Row]:
 
 
 def without_repeats(rows: Sequence[Row], rejected: Rejected) -> list[Row]:
-    """Returns the first row of each face in a photograph.
-
-    Args:
-      rows: all rows.
-      rejected: the repetitions that differ from the first are added; `row_counts` counts all repetitions.
-    """
+    """Returns the first row of each face in a photograph; repetitions that differ from it are added to `rejected`."""
     first: dict[str, Row] = {}
     for row in rows:
         known = first.setdefault(row.key, row)

@@ -1,8 +1,7 @@
 """UTKFace as a TFDS dataset: encoded faces, labelled by their file names.
 
-From Python, without TensorFlow: `tfds_builders.prepare.prepare("utkface", manual_dir, data_dir)`.
-On the command line, in this folder and with the repository's root on PYTHONPATH (or the package installed):
-`tfds build --manual_dir=<where UTKFace.tar.gz lies> --file_format=array_record`. Both write the same examples.
+Prepared by `prepare.prepare("utkface", manual_dir, data_dir)`, or in this folder by
+`tfds build --manual_dir=DIR --file_format=array_record`.
 """
 
 import collections
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 
 from tfds_builders.archive import DataError, find_archive, iter_members
-from tfds_builders.builder import DatasetBuilder, features
+from tfds_builders.builder import DatasetBuilder, features, image_feature
 from tfds_builders.faces import check_crop, crop_largest
 from tfds_builders.images import check_image
 from tfds_builders.labels import GENDERS, RACES
@@ -45,11 +44,7 @@ _OTHER_NAME, _REPEATED = f"names other than {_RULE}", "repeats of a file, with t
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
-    """How the images are stored. By default the dataset has no configuration; this is for the option.
-
-    Attributes:
-      crop: one of `faces.CROPS`: "haar" stores the largest face that is detected, and leaves out images without one.
-    """
+    """How the images are stored: `crop` is one of `faces.CROPS`. By default the dataset has no configuration."""
 
     crop: str = ""
 
@@ -59,21 +54,17 @@ OPTIONS = Config(name="faces")
 
 
 class Label(NamedTuple):
-    """Perceived age, gender and race as annotated.
+    """Perceived age, gender and race as annotated."""
 
-    Attributes:
-      age: years, 0 to `MAX_AGE`.
-      gender: 0 male, 1 female.
-      race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 Others, -1 unknown.
-    """
-
-    age: int
-    gender: int
-    race: int
+    age: int  # years, 0 to MAX_AGE
+    gender: int  # 0 male, 1 female
+    race: int  # of labels.RACES, -1 unknown
 
 
 def parse_name(name: str) -> Label | None:
-    """Parses the label in a file name of the aligned (`.jpg.chip.jpg`) or the in-the-wild (`.jpg`) release.
+    """Parses the label in the file name of a path; None where it has another form or a value is out of range.
+
+    Names are those of the aligned (`.jpg.chip.jpg`) or the in-the-wild (`.jpg`) release.
 
     >>> parse_name("UTKFace/26_1_2_20170116174525125.jpg.chip.jpg")
     Label(age=26, gender=1, race=2)
@@ -81,12 +72,6 @@ def parse_name(name: str) -> Label | None:
     Label(age=39, gender=1, race=-1)
     >>> parse_name("61_3_20170109150557335.jpg") is None
     True
-
-    Args:
-      name: the file's name; folders before it are ignored.
-
-    Returns:
-      The label, or None where the name has another form or a value is out of range.
     """
     match = _NAME.fullmatch(PurePosixPath(name).name)
     if match is None or int(match["age"]) > MAX_AGE:
@@ -96,10 +81,6 @@ def parse_name(name: str) -> Label | None:
 
 def find_source(manual_dir: Path, config: Config | None = None) -> Path:
     """Returns the archive in a directory, else the folder `UTKFace`, else the directory itself if images lie in it.
-
-    Args:
-      manual_dir: the directory.
-      config: with the option `crop`.
 
     Raises:
       DataError: there is no dataset in the directory, or no such `config.crop`.
@@ -132,16 +113,8 @@ class Builder(DatasetBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=features(
-                *("key", "age", "gender", "race", "subject", "sha256"),
-                # Encoded bytes are stored as they are: nothing is decoded, so TensorFlow is not needed.
-                image=tfds.features.Image(shape=(None, None, 3), encoding_format="png" if self._crop else "jpeg"),
-            ),
-            homepage=HOMEPAGE,
-            supervised_keys=None,
-            metadata=tfds.core.MetadataDict(terms=TERMS, labels=LABELS, identities=IDENTITIES),
-        )
+        columns = features(*("key", "age", "gender", "race", "subject", "sha256"), image=image_feature(self._crop))
+        return self.info_of(columns, LABELS, IDENTITIES, TERMS, HOMEPAGE)
 
     @property
     def _crop(self) -> str:
@@ -179,18 +152,16 @@ class Builder(DatasetBuilder):
                 continue
             report.keep(digest, (label.age, label.gender))
             report.labels[label] += 1
-            yield (
-                key,
-                {
-                    "image": self.store(face),
-                    "key": key,
-                    "age": float(label.age),
-                    "gender": label.gender,
-                    "race": label.race,
-                    "subject": -1,
-                    "sha256": digest,
-                },
-            )
+            example = {
+                "image": self.store(face),
+                "key": key,
+                "age": float(label.age),
+                "gender": label.gender,
+                "race": label.race,
+                "subject": -1,
+                "sha256": digest,
+            }
+            yield key, example
         if not report.kept:
             reasons = "; ".join([*report.rejected.lines()[:1], *report.losses.lines()[:1]]) or "it is empty"
             raise DataError(f"{source}: holds no usable face ({reasons}); faces are named {_RULE}.")
@@ -204,7 +175,6 @@ class UTKFaceReport(Report):
     labels: collections.Counter[Label] = dataclasses.field(default_factory=collections.Counter)
 
     def counts(self) -> dict[str, Any]:
-        """Returns all counts by name, as JSON values."""
         labels = self.labels
         return super().counts() | {
             "male": sum(count for label, count in labels.items() if label.gender == 0),
@@ -215,7 +185,6 @@ class UTKFaceReport(Report):
         }
 
     def lines(self) -> list[str]:
-        """Returns lines of text on the examples that were kept."""
         counts = self.counts()
         return [
             f"kept {self.kept} faces: {counts['male']} male, {counts['female']} female, "

@@ -1,4 +1,4 @@
-"""What there is to prepare: which files are recordings, and what their folders or a CSV file say of them."""
+"""Lists what is to be prepared: which files are recordings, and their labels in folders' names or a CSV file."""
 
 import collections
 import csv
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, DataError, list_members
+from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, TOO_LARGE, DataError, list_members
 from tfds_builders.report import Rejected
 from tfds_builders.sound import is_sound
 
@@ -35,19 +35,14 @@ _WRONG, _MISSING = "a wrong label", "no such file"
 
 
 class Label(NamedTuple):
-    """Perceived age and gender of a voice, as annotated.
+    """Perceived age and gender of a voice, as annotated."""
 
-    Attributes:
-      gender: 0 male, 1 female, -1 unknown.
-      age: years, 0 to `MAX_AGE`, NaN where unknown.
-    """
-
-    gender: int
-    age: float
+    gender: int  # 0 male, 1 female, -1 unknown
+    age: float  # years, 0 to MAX_AGE, NaN where unknown
 
     @property
     def class_name(self) -> str:
-        """Gender and completed years.
+        """Returns gender and completed years.
 
         >>> Label(1, 31.9).class_name, Label(0, math.nan).class_name, Label(-1, 40.0).class_name
         ('female_31', 'male', '')
@@ -58,34 +53,21 @@ class Label(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One recording.
+    """One recording."""
 
-    Attributes:
-      key: path inside the dataset, without the folders that all recordings share.
-      label: the annotated label.
-      speaker: "" where unknown.
-      recording: the recording that the file was cut from, "" where unknown.
-    """
-
-    key: str
+    key: str  # path inside the dataset, without the folders that all recordings share
     label: Label
-    speaker: str = ""
-    recording: str = ""
+    speaker: str = ""  # where unknown
+    recording: str = ""  # that the file was cut from; "" where unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class Patterns:
-    """The regular expressions of a configuration, compiled.
+    """The regular expressions of a configuration, compiled."""
 
-    Attributes:
-      label: of the whole name of a class folder, ignoring case.
-      speaker: searched in a recording's key; None if keys do not name speakers.
-      recording: likewise.
-    """
-
-    label: re.Pattern[str]
-    speaker: re.Pattern[str] | None
-    recording: re.Pattern[str] | None
+    label: re.Pattern[str]  # of the whole name of a class folder, ignoring case
+    speaker: re.Pattern[str] | None  # searched in a recording's key; None if keys do not name speakers
+    recording: re.Pattern[str] | None  # likewise
 
     @classmethod
     def compiled(cls, label: str, speaker: str, recording: str) -> "Patterns":
@@ -108,9 +90,9 @@ class Listing:
       items: the accepted recordings by their names in the source.
       rejected: recordings or rows that are left out.
       total: number of recordings, or of rows of the CSV file.
-      others: number of files that are not recordings by name, by suffix.
+      others: number of files that are not recordings, by suffix.
       unlisted: number of recordings that no row of the CSV file names.
-      spellings: spellings of each class in the names of folders.
+      spellings: of each class in the names of folders.
     """
 
     items: dict[str, Item] = dataclasses.field(default_factory=dict)
@@ -122,20 +104,13 @@ class Listing:
 
 
 def parse_label(folder: str, pattern: re.Pattern[str]) -> Label | None:
-    """Parses the name of a class folder.
+    """Parses the name of a class folder; None if it does not match or a value is out of range.
 
     >>> pattern = Patterns.compiled(LABEL_PATTERN, "", "").label
     >>> parse_label("Female-31", pattern)
     Label(gender=1, age=31.0)
     >>> parse_label("male_121", pattern) is None, parse_label("emodb", pattern) is None
     (True, True)
-
-    Args:
-      folder: the folder's name.
-      pattern: with the group `gender`, and `age` if folders name ages.
-
-    Returns:
-      The label, or None if the name does not match or a value is out of range.
     """
     match = pattern.fullmatch(folder)
     if match is None:
@@ -145,11 +120,7 @@ def parse_label(folder: str, pattern: re.Pattern[str]) -> Label | None:
 
 
 def list_folders(source: Path, patterns: Patterns) -> Listing:
-    """Lists a source whose folders are the classes.
-
-    Args:
-      source: an archive or a folder. Of the folders that a recording lies in, the one that matches names its class.
-      patterns: of the names of folders and keys.
+    """Lists an archive or a folder: of the folders that a recording lies in, the one that matches names its class.
 
     Raises:
       DataError: the source cannot be read, or holds no recording.
@@ -170,22 +141,19 @@ def list_folders(source: Path, patterns: Patterns) -> Listing:
             listing.rejected.add(name, _WRONG)
             continue
         key = "/".join(parts[shared:])
-        item = Item(
-            key, label, _search(patterns.speaker, "speaker", key), _search(patterns.recording, "recording", key)
-        )
+        speaker, recording = _search(patterns.speaker, "speaker", key), _search(patterns.recording, "recording", key)
+        item = Item(key, label, speaker, recording)
         if _accept(listing, name, size, item):
             listing.spellings[label.class_name].update(part for part in folders if labels[part] == label)
     return listing
 
 
 def list_table(source: Path, table: Path, patterns: Patterns) -> Listing:
-    """Lists a source whose recordings are named and labelled by a CSV file.
+    """Lists an archive or a folder whose recordings are named and labelled by a CSV file.
 
-    Args:
-      source: an archive or a folder.
-      table: with the columns `COLUMNS` and optionally `recording`, separated by commas, semicolons or tabs. Paths are
-        relative to its own folder, or to the one that holds the recordings. Empty cells are unknown labels.
-      patterns: `recording` is used if the file has no such column.
+    The file has the columns `COLUMNS` and optionally `recording` (else `patterns.recording` is used), separated by
+    commas, semicolons or tabs. Paths are relative to its own folder, or to the one that holds the recordings. Empty
+    cells are unknown labels.
 
     Raises:
       DataError: the source or the file cannot be read, or a column is missing.
@@ -247,7 +215,7 @@ def _suffix(name: str) -> str:
 
 def _accept(listing: Listing, name: str, size: int, item: Item) -> bool:
     if size > MAX_FILE_BYTES:
-        listing.rejected.add(name, f"larger than {MAX_FILE_BYTES // 2**20} MiB")
+        listing.rejected.add(name, TOO_LARGE)
     elif item.key.encode(errors="ignore").decode() != item.key:
         listing.rejected.add(name, "a name that is not valid Unicode")
     else:

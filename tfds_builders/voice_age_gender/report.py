@@ -14,28 +14,16 @@ _LISTED = 5  # values in one line
 
 
 class VoiceReport(Report):
-    """Counts recordings by class, speaker and sample rate.
-
-    Attributes:
-      listing: the files of the source; its `rejected` is the report's.
-      classes: recordings of each class; "" is the class of those whose gender is unknown.
-      speakers: known speakers of each class.
-      without_speaker: recordings whose speaker is unknown.
-      genders: recordings by gender.
-      ages: the known ages, in years.
-      seconds: total duration.
-      rates: recordings by sample rate.
-    """
+    """Counts recordings by class, speaker and sample rate; `listing` holds the files of the source."""
 
     def __init__(self, title: str, source: Path, listing: Listing) -> None:
-        """Begins to count; see `Report` and the class's attributes."""
         super().__init__(title, source, "with different ages or genders", rejected=listing.rejected)
         self.listing = listing
-        self.classes: collections.Counter[str] = collections.Counter()
-        self.speakers: dict[str, set[int]] = collections.defaultdict(set)
+        self.classes: collections.Counter[str] = collections.Counter()  # "" where the gender is unknown
+        self.speakers: dict[str, set[int]] = collections.defaultdict(set)  # the known ones, by class
         self.without_speaker = 0
         self.genders: collections.Counter[int] = collections.Counter()
-        self.ages: set[float] = set()
+        self.ages: set[float] = set()  # the known ones, in years
         self.seconds = 0.0
         self.rates: collections.Counter[int] = collections.Counter()
 
@@ -55,7 +43,6 @@ class VoiceReport(Report):
             self.ages.add(example["age"])
 
     def counts(self) -> dict[str, Any]:
-        """Returns all counts by name, as JSON values."""
         return super().counts() | {
             "unlisted": self.listing.unlisted,
             "male": self.genders[0],
@@ -69,7 +56,6 @@ class VoiceReport(Report):
         }
 
     def lines(self) -> list[str]:
-        """Returns lines of text on the recordings that were kept, and on what may be wrong with them."""
         counts, listing = self.counts(), self.listing
         rates = _first(f"{rate} Hz ({files})" for rate, files in self.rates.most_common())
         ages = f"ages {counts['youngest']:g} to {counts['oldest']:g}" if self.ages else "ages unknown"
@@ -103,11 +89,10 @@ class VoiceReport(Report):
 
     def _class_lines(self) -> list[str]:
         names = sorted(name for name in self.classes if name)
-        lines = [
-            f"{name:12} {_plural(self.classes[name], 'file')}"
-            + (f", {_plural(len(self.speakers[name]), 'speaker')}" if name in self.speakers else "")
-            for name in names[:_CLASSES_LISTED]
-        ]
+        lines = []
+        for name in names[:_CLASSES_LISTED]:
+            speakers = f", {_plural(len(self.speakers[name]), 'speaker')}" if name in self.speakers else ""
+            lines.append(f"{name:12} {_plural(self.classes[name], 'file')}{speakers}")
         return lines + ([f"and {len(names) - _CLASSES_LISTED} more"] if len(names) > _CLASSES_LISTED else [])
 
 

@@ -1,12 +1,7 @@
 """Recordings of voices as a TFDS dataset, labelled by their folders' names or by a CSV file.
 
-From Python, without TensorFlow: `tfds_builders.prepare.prepare("voice_age_gender", manual_dir, data_dir)`.
-On the command line, in this folder and with the repository's root on PYTHONPATH (or the package installed):
-`tfds build --config=folders --manual_dir=<where the class folders lie> --file_format=array_record`.
-Both write the same examples.
-
-The configurations whose names end in `png` store an image of each recording's spectrogram instead of its sound, as
-two papers on voices did; see `tfds_builders.sound.spectrogram_png`.
+Prepared by `prepare.prepare("voice_age_gender", manual_dir, data_dir)`, or in this folder by
+`tfds build --config=folders --manual_dir=DIR --file_format=array_record`.
 """
 
 import dataclasses
@@ -24,17 +19,10 @@ from tfds_builders.labels import identity
 from tfds_builders.report import check_max_bad
 from tfds_builders.sound import IMAGE_SIDE, MAX_SECONDS, check_sound, is_sound, spectrogram_png
 from tfds_builders.voice_age_gender import VERSION
-from tfds_builders.voice_age_gender.listing import (
-    LABEL_PATTERN,
-    Patterns,
-    list_folders,
-    list_table,
-    parse_label,
-)
+from tfds_builders.voice_age_gender.listing import LABEL_PATTERN, Patterns, list_folders, list_table, parse_label
 from tfds_builders.voice_age_gender.report import VoiceReport
 
 LABELS = "perceived age and gender as annotated: taken from {}; nothing was verified"
-"""Description of the labels; the field is their source."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -44,16 +32,15 @@ class VoiceConfig(tfds.core.BuilderConfig):
     Attributes:
       label_pattern: regular expression for the whole name of a class folder, whatever its case, with a group `gender`
         (m, male, man, f, female, woman or a plural) and perhaps a group `age` (years).
-      speaker_pattern: regular expression, searched in a recording's path inside the dataset; the group `speaker`, else
-        the first group, is the speaker. "" if paths do not name speakers.
+      speaker_pattern: searched in a recording's path inside the dataset; the group `speaker`, else the first, is the
+        speaker. "" if paths do not name speakers.
       recording_pattern: likewise, with the group `recording`: the recording that the file was cut from.
-      csv: name of a CSV file in the manual directory, or in a folder there, that labels the recordings instead of
-        their folders. See `listing.list_table`.
+      csv: name of a CSV file in the manual directory, or in a folder there; see `listing.list_table`.
       max_bad: largest accepted share of rejected files, 0 to 1.
       max_seconds: longest accepted recording.
       png: whether to store images of spectrograms instead of the sound.
       corpus: name of the archive or folder, for a published corpus.
-      terms: terms of use of the recordings.
+      terms: of use of the recordings.
     """
 
     label_pattern: str = LABEL_PATTERN
@@ -92,10 +79,11 @@ _RAVDESS = VoiceConfig(
     ),
 )
 _FOLDERS = VoiceConfig(name="folders", description="one folder per class, named <gender> or <gender>_<age>")
-
-
-def _with_png(config: VoiceConfig, name: str) -> VoiceConfig:
-    return dataclasses.replace(config, name=name, png=True, description=f"{config.description}; as spectrogram images")
+_CONFIGS = (_FOLDERS, _EMODB, _RAVDESS)
+_PNG_CONFIGS = [
+    dataclasses.replace(config, name=name, png=True, description=f"{config.description}; as spectrogram images")
+    for config, name in zip(_CONFIGS, ("png", "emodb_png", "ravdess_png"), strict=True)
+]
 
 
 def find_source(manual_dir: Path, config: VoiceConfig | None = None) -> Path:
@@ -104,10 +92,6 @@ def find_source(manual_dir: Path, config: VoiceConfig | None = None) -> Path:
     With a CSV file: the archive or the folders beside it. For a corpus: its archive, else its folder, else the
     directory itself if it holds class folders. Otherwise: the directory itself, else the only archive or folder of
     class folders in it.
-
-    Args:
-      manual_dir: the directory.
-      config: a configuration of the builder; None is the first.
 
     Raises:
       DataError: there is none, or there are several; or the configuration is invalid.
@@ -156,11 +140,8 @@ def find_table(manual_dir: Path, config: VoiceConfig) -> Path:
     """
     if PurePosixPath(config.csv).name != config.csv or "\\" in config.csv:
         raise DataError(f"csv is {config.csv!r}; give the name of a file in the manual directory, without folders.")
-    try:
-        folders = [manual_dir, *_folders(manual_dir)] if manual_dir.is_dir() else []
-        tables = [folder / config.csv for folder in folders if (folder / config.csv).is_file()]
-    except OSError as error:
-        raise DataError(f"{manual_dir}: cannot be read ({error.strerror}); check its permissions.") from error
+    folders = [manual_dir, *_folders(manual_dir)] if manual_dir.is_dir() else []
+    tables = [folder / config.csv for folder in folders if (folder / config.csv).is_file()]
     if tables and tables[0].parent == manual_dir:
         tables = tables[:1]
     if len(tables) != 1:
@@ -178,14 +159,7 @@ class Builder(DatasetBuilder):
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Recordings as they are; age, gender, class, speaker, group and SHA-256 of each."
     }
-    BUILDER_CONFIGS: ClassVar = [
-        _FOLDERS,
-        _EMODB,
-        _RAVDESS,
-        _with_png(_FOLDERS, "png"),
-        _with_png(_EMODB, "emodb_png"),
-        _with_png(_RAVDESS, "ravdess_png"),
-    ]
+    BUILDER_CONFIGS: ClassVar = [*_CONFIGS, *_PNG_CONFIGS]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Put folders of recordings named <gender> or <gender>_<age>, or one archive of them, or recordings with a CSV "
         "file (path, gender, age, speaker) into the manual directory; emodb.tar.gz and ravdess.tar.gz have "
@@ -195,24 +169,21 @@ class Builder(DatasetBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
         origin = f"the CSV file {config.csv}" if config.csv else "the names of the folders"
+        subjects = "the speaker, by the file's path" if config.speaker_pattern else "unknown"
         if config.csv:
             subjects = f"the speaker, by the column speaker of {config.csv}"
-        else:
-            subjects = "the speaker, by the file's path" if config.speaker_pattern else "unknown"
-        if config.png:
-            content = {"image": tfds.features.Image(shape=(IMAGE_SIDE, IMAGE_SIDE, 3), encoding_format="png")}
-        else:  # tfds.features.Audio imports TensorFlow; a scalar of bytes is stored as it is
+        content = {"image": tfds.features.Image(shape=(IMAGE_SIDE, IMAGE_SIDE, 3), encoding_format="png")}
+        if not config.png:  # tfds.features.Audio imports TensorFlow; a scalar of bytes is stored as it is
             content = {"audio": tfds.features.Scalar(np.object_, doc="the file's own bytes: wav, flac, ogg or mp3")}
-        return self.dataset_info_from_configs(
-            features=features(
+        return self.info_of(
+            features(
                 *("key", "age", "gender", "class_name", "subject", "group", "sha256"),
                 **content,
                 speaker=tfds.features.Text(doc="the speaker, whose number is `subject`; empty where unknown"),
                 sample_rate=tfds.features.Scalar(np.int32, doc="of the recording, in Hz"),
                 seconds=tfds.features.Scalar(np.float32, doc="duration of the recording"),
             ),
-            supervised_keys=None,
-            metadata=tfds.core.MetadataDict(terms=config.terms, labels=LABELS.format(origin), identities=subjects),
+            *(LABELS.format(origin), subjects, config.terms),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -235,8 +206,12 @@ class Builder(DatasetBuilder):
                 f"{next(iter(items.values())).key!r}; correct it, or leave it out if the speakers are unknown."
             )
         self.report = report = VoiceReport(f"{self.name}/{config.name}", source, listing)
-        # Files that are too large were rejected when they were listed.
-        for name, content in iter_members(source, oversized=lambda *_: None):
+
+        def skipped(name: str, _: int, reason: str) -> None:
+            if items.pop(str(PurePosixPath(name)), None):  # else it was rejected when it was listed
+                rejected.add(name, reason)
+
+        for name, content in iter_members(source, skipped=skipped):
             item = items.pop(str(PurePosixPath(name)), None)
             if item is None:
                 continue
