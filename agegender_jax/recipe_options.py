@@ -1,4 +1,4 @@
-"""From a recipe to the plain options that the data are opened and preprocessed with."""
+"""Converts a recipe to the plain options that the data are opened and preprocessed with."""
 
 import dataclasses
 from typing import Any

@@ -1,7 +1,7 @@
-"""Who is in train, validation and test.
+"""Splits into train, validation and test.
 
 Two protocols. `disjoint`, the default, keeps the rows of a group (a subject, a speaker, a photographer) together, so
-that nobody is both learnt from and tested on. `paper` draws rows at random as the published papers did, which leaks
+that nobody is both learnt from and tested on. `paper` takes rows at random as the published papers did, which leaks
 groups; it is there to compare with their results. Both are stratified.
 
 A split is a pure function of the seed, the fold and the set of keys with their labels: the order of the rows and the
@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agegender_jax import atomic
-from agegender_jax.allocation import allocate, deal, derived_seed, group_folds, groups_in, pick, shuffled
+from agegender_jax import atomic, grouping
 from agegender_jax.errors import UserError
+from agegender_jax.grouping import BoolArray, IntArray
 
 PROTOCOLS = ("disjoint", "paper")
 LEAKY = ("paper",)
@@ -39,18 +39,9 @@ SCHEMA = 1
 
 _SAVED_FIELDS = ("protocol", "seed", "fold", "folds", "test_fraction", "validation_fraction", "report")
 
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
-
 
 class TooFewGroups(UserError):
-    """Strata whose groups cannot fill every part.
-
-    Attributes:
-      strata: int [k], which.
-      counts: int [k], how many groups each has.
-      needed: how many would do.
-    """
+    """Strata (int `[k]`) whose groups (`counts`, int `[k]`) are fewer than needed to fill every part."""
 
     def __init__(self, strata: IntArray, counts: IntArray, needed: int) -> None:
         few = counts < needed
@@ -85,7 +76,7 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """Hash of who is where: SHA-256 of the UTF-8 lines `key<TAB>part<NEWLINE>` in order of the keys."""
+        """Returns a hash of who is where: SHA-256 of the UTF-8 lines `key<TAB>part<NEWLINE>` in order of the keys."""
         part_of = {key: part for part in PARTS for key in self.keys[getattr(self, part)].tolist()}
         return hashlib.sha256("".join(f"{key}\t{part_of[key]}\n" for key in sorted(part_of)).encode()).hexdigest()
 
@@ -142,7 +133,7 @@ class Split:
 
 
 def is_leaky(split: Split) -> bool:
-    """Whether somebody, or a file, may be both learned from and tested on."""
+    """Returns whether somebody, or a file, may be both learned from and tested on."""
     report = split.report
     return split.protocol in LEAKY or bool(report["groups_in_several_parts"] or report.get("seen_by_pretrained"))
 
@@ -187,9 +178,9 @@ def make_split(
     Args:
       keys: str [n], one distinct key per row.
       stratum: int [n], the class whose share is kept in every part; unknown (-1) is a stratum of its own.
-      group: int [n], what stays together under `disjoint`, see `duplicates.connected`; negative where unknown, which
+      group: int [n], what stays together under `disjoint`, see `grouping.connected`; negative where unknown, which
         makes the row a group of its own.
-      conflicted: bool [n], rows whose labels cannot be trusted, see `duplicates.find_conflicts`.
+      conflicted: bool [n], rows whose labels cannot be trusted, see `grouping.find_conflicts`.
       protocol: `disjoint` or `paper`.
       seed: not negative.
       test_fraction: between 0 and 1; plays no part where `folds` is set.
@@ -235,19 +226,19 @@ def make_split(
     free = (size > 0) & ~kept
     required = np.flatnonzero(strata >= 0) if every_stratum and protocol == "disjoint" else np.array([], int)
     together = n >= (_LARGE_FOR_STRATA if required.size else _LARGE) * (size > 0).sum()
-    available = groups_in(row_stratum, unit, ~kept, len(strata))
+    available = grouping.groups_in(row_stratum, unit, ~kept, len(strata))
     if (available[required] < max(3, folds)).any():
         raise TooFewGroups(strata[required], available[required], max(3, folds))
 
-    def draw(total: int, stream: int, fraction: float, among: BoolArray) -> BoolArray:
-        """Draws units with `total` rows, about, out of the rows that remain, each stratum giving its share."""
+    def choose(total: int, stream: int, fraction: float, among: BoolArray) -> BoolArray:
+        """Chooses units with `total` rows, about, out of the rows that remain, each stratum giving its share."""
         if together:
-            left = groups_in(row_stratum, unit, among & ~kept, len(strata))
+            left = grouping.groups_in(row_stratum, unit, among & ~kept, len(strata))
             parts = max(2, min([round(1 / fraction), len(np.unique(unit[among & ~kept])), *left[required]]))
-            return group_folds(row_stratum, unit, among & ~kept, parts, derived_seed(seed, stream)) == 0
+            return grouping.group_folds(row_stratum, unit, among & ~kept, parts, seed, stream) == 0
         rows, able = (np.bincount(unit_stratum[some], minlength=len(strata)) for some in (among, among & ~kept))
-        quota = allocate(total, rows, able)
-        return pick(unit_stratum, size, shuffled(n, seed, stream), free & among, quota)[unit]
+        quota = grouping.allocate(total, rows, able)
+        return grouping.pick(unit_stratum, size, grouping.shuffled(n, seed, stream), free & among, quota)[unit]
 
     published = None if published_fold is None else np.asarray(published_fold)[order]
     if folds and protocol == "disjoint" and published is not None and (published >= 0).all():
@@ -258,15 +249,15 @@ def make_split(
     elif folds:
         wanted_test = len(range(fold, int((~kept).sum()), folds))
         if together:
-            in_test = group_folds(row_stratum, unit, ~kept, folds, derived_seed(seed, 0)) == fold
+            in_test = grouping.group_folds(row_stratum, unit, ~kept, folds, seed, 0) == fold
         else:
-            in_test = (deal(unit_stratum, size, shuffled(n, seed, 0), free, folds) == fold)[unit]
+            in_test = (grouping.deal(unit_stratum, size, grouping.shuffled(n, seed, 0), free, folds) == fold)[unit]
     else:
         wanted_test = _round_half_up(test_fraction, n)
-        in_test = draw(wanted_test, 0, test_fraction, np.ones(n, bool))
+        in_test = choose(wanted_test, 0, test_fraction, np.ones(n, bool))
     remaining = ~in_test
     wanted_validation = _round_half_up(validation_fraction, int(remaining.sum()))
-    in_validation = draw(wanted_validation, 1 + fold, validation_fraction, remaining)
+    in_validation = choose(wanted_validation, 1 + fold, validation_fraction, remaining)
 
     part = np.where(in_test, 2, np.where(in_validation, 1, 0))
     parts: dict[str, Any] = {name: np.sort(order[part == index]) for index, name in enumerate(PARTS)}
@@ -326,11 +317,11 @@ def _checked_keys(keys: npt.ArrayLike) -> npt.NDArray[np.str_]:
 
 
 def _rows_of(keys: npt.NDArray[np.str_], wanted: npt.ArrayLike) -> IntArray:
-    """Row indices, ascending, of the wanted keys, all of which are in `keys`."""
+    """Returns row indices, ascending, of the wanted keys, all of which are in `keys`."""
     order = np.argsort(keys)
     return np.sort(order[np.searchsorted(keys[order], np.asarray(wanted, np.str_))])
 
 
 def _round_half_up(fraction: float, n: int) -> int:
-    """Nearest whole number to fraction * n, in decimal, so that 0.145 * 100 is the 14.5 that it looks like."""
+    """Rounds fraction * n in decimal, so that 0.145 * 100 is the 14.5 that it looks like."""
     return int((Decimal(str(fraction)) * n).to_integral_value(ROUND_HALF_UP))

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agegender_jax.allocation import allocate
 from agegender_jax.errors import UserError
-from agegender_jax.grouping import find_conflicts
+from agegender_jax.grouping import allocate, find_conflicts
 from agegender_jax.splits import PARTS, PROTOCOLS, Split, make_split
 
 UTKFACE = Path(__file__).resolve().parents[2] / "shared" / "data" / "utkface" / "UTKFace.tar.gz"

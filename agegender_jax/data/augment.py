@@ -1,7 +1,7 @@
 """Augmentation and normalisation of image batches, on the device, inside the jitted step.
 
 The randomness of an example is a pure function of (key of the step, its row), so a resumed run, and a run on any
-number of devices, draws the same pictures. Flip, shift and zoom are one separable bilinear resampling, written as a
+number of devices, gives the same images. Flip, shift and zoom are one separable bilinear resampling, written as a
 matrix for the rows and one for the columns: matrix products are fast on every backend, gathers are not.
 """
 
@@ -12,12 +12,9 @@ import jax.numpy as jnp
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Pixels as a network wants them: `(images / 255 - mean) / std` per channel.
+    """Computes pixels as a network takes them: `(images / 255 - mean) / std` per channel.
 
-    Args:
-      images: `[batch, height, width, 3]`, 0 to 255, any dtype.
-      mean: of the channels red, green, blue, in units of full scale.
-      std: likewise.
+    `images` are `[batch, height, width, 3]`, 0 to 255, of any dtype; `mean` and `std` are in units of full scale.
 
     >>> normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).ravel().tolist()
     [2.0, 2.0, 2.0]
@@ -27,16 +24,16 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def resampling_matrix(size: int, zoom: jax.Array, shift: jax.Array, flip: jax.Array) -> jax.Array:
-    """Bilinear resampling of one axis as a matrix: row i holds the weights of the input pixels that make output i.
+    """Computes bilinear resampling of one axis as a matrix: row i holds the weights of the input pixels of output i.
 
     Output pixel i reads the input at `centre + (i - centre) / zoom + shift`, mirrored where `flip`; outside the
     image the border pixel is repeated.
 
     Args:
       size: pixels along the axis.
-      zoom: magnification, 1 leaves the scale alone; scalar.
+      zoom: magnification; scalar.
       shift: pixels; scalar.
-      flip: whether the axis is mirrored; scalar bool.
+      flip: scalar bool.
 
     Returns:
       float32 `[size, size]`, rows sum to 1.
@@ -62,7 +59,7 @@ def augment(
     saturation: float = 0.0,
     erase: float = 0.0,
 ) -> jax.Array:
-    """A random view of each image.
+    """Computes a random view of each image.
 
     Args:
       images: uint8 `[batch, size, size, 3]`.
@@ -70,7 +67,7 @@ def augment(
       key: the step's key.
       flip: mirror left and right with probability 1/2.
       shift: largest shift in each direction, as a share of the size (a random crop of the padded image).
-      zoom: largest change of scale; 0.1 draws magnifications between 1/1.1 and 1.1.
+      zoom: largest change of scale; 0.1 gives magnifications between 1/1.1 and 1.1.
       brightness: largest change of brightness, as a share of full scale.
       contrast: largest relative change of contrast about the image's mean.
       saturation: largest relative change of colourfulness.

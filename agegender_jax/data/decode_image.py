@@ -20,7 +20,7 @@ IMAGE_DECODER = f"pillow-{PIL.__version__}-bilinear"
 def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
     """Decodes an encoded image and scales it to a square.
 
-    The whole picture is scaled, with antialiasing; a picture that is not square is squeezed. EXIF orientation is
+    The whole image is scaled, with antialiasing; one that is not square is squeezed. EXIF orientation is
     honoured, transparency dropped, grey turned to RGB.
 
     Args:

@@ -35,7 +35,7 @@ class Detection:
 def faces(
     image: np.ndarray, name: str, detection: Detection, size: int, most: int
 ) -> tuple[list[tuple[Box, np.ndarray]], int]:
-    """Finds the faces in an image, and scales them as `decode_image` scales a file that holds a face.
+    """Detects the faces in an image, and scales them as `decode_image` scales a file that holds a face.
 
     Args:
       image: uint8 `[height, width, 3]`, RGB.

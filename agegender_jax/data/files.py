@@ -8,13 +8,10 @@ from tfds_builders.archive import MAX_FILE_BYTES
 
 
 def read_file(path: str, name: str = "") -> bytes:
-    """The content of a file of at most `MAX_FILE_BYTES` bytes (64 MiB); no more than that is ever read.
+    """Returns the content of a file of at most `MAX_FILE_BYTES` bytes (64 MiB); no more than that is ever read.
 
     Links are followed. What is no file is not waited for, as a pipe would make its reader.
-
-    Args:
-      path: of the file.
-      name: of the file, for messages; "" is its path.
+    Messages show `name`, or the path where that is "".
 
     Raises:
       UserError: it cannot be read, is empty or too large, or is no file.

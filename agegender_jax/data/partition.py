@@ -1,4 +1,4 @@
-"""Which examples of a dataset are in which part: its metadata table as the arguments of `splits.make_split`."""
+"""Splits a dataset: its metadata table as the arguments of `splits.make_split`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,12 +23,12 @@ STRATA = ("age_group", "gender", "class")
 
 
 def class_names(columns: Columns) -> tuple[str, ...]:
-    """The classes that a dataset names itself, sorted; none where it names none."""
+    """Returns the classes that a dataset names itself, sorted; none where it names none."""
     return tuple(sorted(set(columns["class_name"].tolist()) - {""}))
 
 
 def contradictions(columns: Columns) -> tuple[np.ndarray, dict[str, int]]:
-    """Identical files whose ages, ranges of ages, genders or classes differ, see `grouping.find_conflicts`."""
+    """Returns identical files whose ages, ranges of ages, genders or classes differ, see `grouping.find_conflicts`."""
     gender = columns["gender"]
     classes = np.unique(columns["class_name"], return_inverse=True)[1]
     return find_conflicts(

@@ -1,4 +1,4 @@
-"""How the stored content of an example becomes what a network sees: decoding on the host, once; the rest on the device.
+"""Preprocessing: decodes the stored content of an example on the host, once; the device computes what a network sees.
 
 Training, evaluation and prediction share a `Preprocessor`, so that they cannot drift apart. A new kind of content is
 one more class here, named in `PREPROCESSORS`.
@@ -46,27 +46,16 @@ class AudioAugmentation:
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessOptions:
-    """What a preprocessor of either kind is built from.
+    """What a preprocessor of either kind is built from."""
 
-    Attributes:
-      image_size: edge of the images that the network sees, pixels.
-      mean: per channel, share of full scale; subtracted.
-      std: per channel, share of full scale; divided by.
-      image_augmentation: of images; refused for audio.
-      audio_augmentation: of audio; refused for images.
-      spectrogram: name of `spectrogram.RECIPES`, of audio.
-      seconds: length of each clip of audio; 0 is the spectrogram's own.
-      flip_average: whether predictions are averaged over mirror images; refused for audio.
-    """
-
-    image_size: int
-    mean: Sequence[float] = (0.5, 0.5, 0.5)
-    std: Sequence[float] = (0.25, 0.25, 0.25)
-    image_augmentation: ImageAugmentation = ImageAugmentation()
-    audio_augmentation: AudioAugmentation = AudioAugmentation()
-    spectrogram: str = "log_mel"
-    seconds: float = 0.0
-    flip_average: bool = False
+    image_size: int  # edge of the images that the network sees, pixels
+    mean: Sequence[float] = (0.5, 0.5, 0.5)  # per channel, share of full scale; subtracted
+    std: Sequence[float] = (0.25, 0.25, 0.25)  # likewise; divided by
+    image_augmentation: ImageAugmentation = ImageAugmentation()  # refused for audio
+    audio_augmentation: AudioAugmentation = AudioAugmentation()  # refused for images
+    spectrogram: str = "log_mel"  # name of spectrogram.RECIPES, of audio
+    seconds: float = 0.0  # length of each clip of audio; 0 is the spectrogram's own
+    flip_average: bool = False  # whether predictions are averaged over mirror images; refused for audio
 
 
 class Preprocessor(Protocol):

@@ -28,9 +28,6 @@ def available_memory(root: Path = Path("/")) -> int:
     psutil knows the host alone, and a container or a Slurm job is killed at the limit of its cgroup, often far below:
     the least that the cgroup (version 2) of this process, and those around it, leave is taken where there is one.
     Other processes of the same run are not considered: set `config.compute.loader` where several share a host.
-
-    Args:
-      root: of the file system in which `/proc/self/cgroup` and `/sys/fs/cgroup` are read.
     """
     available = [psutil.virtual_memory().available]
     mount = root / "sys/fs/cgroup"

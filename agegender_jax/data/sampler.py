@@ -13,7 +13,7 @@ class BatchSampler:
     resumed run needs nothing but its step.
 
     Args:
-      rows: int [n], the examples to draw from.
+      rows: int [n], the examples.
       batch_size: examples a step.
       seed: of the shuffling.
 
@@ -31,7 +31,7 @@ class BatchSampler:
         self._epochs: dict[int, np.ndarray] = {}
 
     def batches(self, start: int, steps: int) -> np.ndarray:
-        """The rows of steps `start` to `start + steps - 1`, int32 `[steps, batch_size]`."""
+        """Returns the rows of steps `start` to `start + steps - 1`, int32 `[steps, batch_size]`."""
         n = len(self._rows)
         position = np.arange(start * self._batch_size, (start + steps) * self._batch_size)
         epochs = range(position[0] // n, position[-1] // n + 1)

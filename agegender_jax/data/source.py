@@ -1,4 +1,4 @@
-"""A prepared dataset on disk: where it lies, and its examples in random order of access, without TensorFlow."""
+"""Prepared datasets on disk: where one lies, and its examples in random order of access, without TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -44,42 +44,34 @@ _BLOCK, _BLOCKS = 2**18, 16  # bytes of a block, blocks of a large file that are
 
 
 def default_data_dir() -> Path:
-    """Where prepared datasets lie unless `--data_dir` says otherwise: where `tfds build` puts them."""
+    """Returns where prepared datasets lie unless `--data_dir` says otherwise: where `tfds build` puts them."""
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared dataset.
+    """A prepared dataset."""
 
-    Attributes:
-      name: of the dataset, as in recipes.
-      directory: the version's folder, which TFDS reads.
-      identity: changes whenever the prepared bytes do.
-      kind: of the content, one of `preprocess.PREPROCESSORS`.
-      synthetic: whether it was generated from a seed, and not collected from people.
-    """
-
-    name: str
-    directory: Path
-    identity: str
-    kind: str = "image"
-    synthetic: bool = False
+    name: str  # as in recipes
+    directory: Path  # the version's folder, which TFDS reads
+    identity: str  # changes whenever the prepared bytes do
+    kind: str = "image"  # of the content, one of preprocess.PREPROCESSORS
+    synthetic: bool = False  # whether it was generated from a seed, and not collected from people
 
     @property
     def config(self) -> str:
-        """Of the builder, "" where it has none."""
+        """Returns the builder's configuration, "" where it has none."""
         folder = self.directory.parent.name
         return "" if folder == self.name else folder
 
     @property
     def version(self) -> str:
-        """Of the builder that prepared it."""
+        """Returns the version of the builder that prepared it."""
         return self.directory.name
 
     @property
     def count(self) -> int:
-        """Number of examples, without opening them."""
+        """Returns the number of examples, without opening them."""
         try:
             splits = json.loads((self.directory / "dataset_info.json").read_text(encoding="utf-8"))["splits"]
             return sum(int(length) for split in splits for length in split["shardLengths"])
@@ -113,11 +105,11 @@ class Source:
 
     @property
     def terms(self) -> str:
-        """Under which the dataset may be used."""
+        """Returns the terms under which the dataset may be used."""
         return str(self.metadata.get("terms", ""))
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """The example: `content` (encoded bytes) and a value for each of `COLUMNS`."""
+        """Returns an example: `content` (encoded bytes) and a value for each of `COLUMNS`."""
         try:
             stored = self._records[row]
             age = stored["age"]
@@ -160,7 +152,7 @@ def locate(
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Prepared:
-    """Finds a prepared dataset, and prepares it first where only the downloaded archive is there.
+    """Locates a prepared dataset, and prepares it first where only the downloaded archive is there.
 
     With `manual_dir` the dataset is what lies there, prepared under `data_dir` in a folder of its own, so two archives
     of one format never mix. Without, it is what `tfds build` put into `data_dir`.
@@ -169,9 +161,9 @@ def locate(
       name: of the dataset.
       manual_dir: where the downloaded archive or the unpacked folder lies, or None.
       data_dir: where prepared datasets lie.
-      config: name of one of the builder's configurations; "" is its first.
-      options: fields of that configuration that shall have other values, where it is prepared.
-      progress: whether to draw progress bars.
+      config: as for `tfds_builders.prepare.prepare`; so are `options` and `progress`.
+      options: fields of the builder's configuration that shall have other values, where it is prepared.
+      progress: whether to show progress bars.
 
     Raises:
       UserError: there is no such dataset, or it cannot be prepared; the message names the folder.
@@ -206,7 +198,7 @@ def locate(
 
 
 def _newest(folder: Path) -> Path | None:
-    """The folder of the newest prepared version in `folder`, or in the only configuration that lies there."""
+    """Returns the folder of the newest prepared version in `folder`, or in the only configuration that lies there."""
     versions = [path.parent for path in folder.glob("*/dataset_info.json")]
     if not versions:
         versions = [path.parent for path in folder.glob("*/*/dataset_info.json")]

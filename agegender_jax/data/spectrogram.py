@@ -1,4 +1,4 @@
-"""Waveform -> spectrogram picture, on the device, inside the jitted step; and augmentation of both.
+"""Waveform -> spectrogram image, on the device, inside the jitted step; and augmentation of both.
 
 The spectrograms equal those of SciPy and librosa to rounding. The Fourier transform has two formulations. On a single
 CPU device it is an FFT, taken a few clips at a time so that the frames stay in the processor's cache. Everywhere else
@@ -31,84 +31,48 @@ class SpectrogramRecipe:
 
     The window is a periodic Hann window, padded with zeros on both sides to the length of the transform. Frames are
     centred: the first is about sample 0, with zeros before it.
-
-    Attributes:
-      name: what it is called.
-      sample_rate: Hz.
-      seconds: length of a clip.
-      window: length of the window, samples.
-      hop: samples from frame to frame.
-      fft: length of the transform, samples, at least `window`.
-      scale: `mel` sums the power in `mels` triangular bands; `linear` leaves the transform's bins.
-      mels: number of bands, evenly spaced on Slaney's mel scale, each of area 1.
-      low_hz: where the lowest band begins.
-      high_hz: where the highest band ends.
-      normalized: the transform is divided by the window's sum (SciPy's scaling `spectrum`).
-      pad_end: zeros follow the last sample until every sample is in a frame (SciPy); else a rest is dropped (librosa).
-      drop_top: highest bins that are cropped, of scale `linear`.
-      drop_first: frames that are cropped at the beginning.
-      drop_last: frames that are cropped at the end.
-      reference: what 0 dB is: `max`, the clip's own maximum, or `full_scale`, the bin of a sine of amplitude 1.
-      range_db: what is quieter than this below 0 dB is raised to it.
     """
 
     name: str
-    sample_rate: int
-    seconds: float
-    window: int
-    hop: int
-    fft: int
-    scale: Literal["mel", "linear"]
-    mels: int = 0
-    low_hz: float = 0.0
-    high_hz: float = 0.0
-    normalized: bool = False
-    pad_end: bool = False
-    drop_top: int = 0
-    drop_first: int = 0
-    drop_last: int = 0
-    reference: Literal["max", "full_scale"] = "max"
-    range_db: float = 80.0
+    sample_rate: int  # Hz
+    seconds: float  # length of a clip
+    window: int  # length of the window, samples
+    hop: int  # samples from frame to frame
+    fft: int  # length of the transform, samples, at least `window`
+    scale: Literal["mel", "linear"]  # mel sums the power in triangular bands; linear leaves the transform's bins
+    mels: int = 0  # number of bands, evenly spaced on Slaney's mel scale, each of area 1
+    low_hz: float = 0.0  # where the lowest band begins
+    high_hz: float = 0.0  # where the highest band ends
+    normalized: bool = False  # the transform is divided by the window's sum (SciPy's scaling `spectrum`)
+    pad_end: bool = False  # zeros follow until every sample is in a frame (SciPy); else a rest is dropped (librosa)
+    drop_top: int = 0  # highest bins that are cropped, of scale `linear`
+    drop_first: int = 0  # frames that are cropped at the beginning
+    drop_last: int = 0  # frames that are cropped at the end
+    reference: Literal["max", "full_scale"] = "max"  # 0 dB: the clip's maximum, or the bin of a sine of amplitude 1
+    range_db: float = 80.0  # what is quieter than this below 0 dB is raised to it
 
     @property
     def samples(self) -> int:
-        """Length of a clip, samples."""
+        """Returns the length of a clip, samples."""
         return round(self.seconds * self.sample_rate)
 
     def as_dict(self) -> dict[str, str | int | float | bool]:
-        """The attributes as JSON values; `SpectrogramRecipe(**values)` is the recipe again."""
+        """Returns the attributes as JSON values; `SpectrogramRecipe(**values)` is the recipe again."""
         return dataclasses.asdict(self)
 
 
-RECIPES: dict[str, SpectrogramRecipe] = {
-    recipe.name: recipe
-    for recipe in (
-        SpectrogramRecipe("log_mel", 16_000, 2.0, window=400, hop=160, fft=512, scale="mel", mels=128, high_hz=8_000.0),
-        # 227 x 227 for AlexNet: Becker et al. 2018, arXiv:1807.03418.
-        SpectrogramRecipe(
-            "audiomnist",
-            8_000,
-            1.0,
-            window=455,
-            hop=35,
-            fft=455,
-            scale="linear",
-            normalized=True,
-            pad_end=True,
-            drop_top=1,
-            drop_first=2,
-            drop_last=1,
-        ),
-    )
-}
+_LOG_MEL = SpectrogramRecipe(
+    "log_mel", 16_000, 2.0, window=400, hop=160, fft=512, scale="mel", mels=128, high_hz=8_000.0
+)
+_AUDIOMNIST = SpectrogramRecipe(  # 227 x 227 for AlexNet: Becker et al. 2018, arXiv:1807.03418.
+    "audiomnist", 8_000, 1.0, window=455, hop=35, fft=455, scale="linear", normalized=True, pad_end=True, drop_top=1,
+    drop_first=2, drop_last=1,
+)  # fmt: skip
+RECIPES: dict[str, SpectrogramRecipe] = {recipe.name: recipe for recipe in (_LOG_MEL, _AUDIOMNIST)}
 
 
 def get_recipe(name: str, seconds: float = 0.0) -> SpectrogramRecipe:
-    """The recipe of a name.
-
-    Args:
-      name: one of `RECIPES`.
-      seconds: length of a clip; 0 for the recipe's own.
+    """Returns the recipe of a name, with clips of another length where `seconds` is not 0.
 
     Raises:
       UserError: there is no such recipe, or the length is shorter than a window or longer than `MAX_SECONDS`.
@@ -131,15 +95,10 @@ def get_recipe(name: str, seconds: float = 0.0) -> SpectrogramRecipe:
 
 
 def power(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
-    """Power spectrogram: the squared magnitude of the short-time Fourier transform, summed in bands where `mel`.
+    """Computes the squared magnitude of the short-time Fourier transform, summed in bands where `mel`.
 
-    Args:
-      waves: `[batch, samples]`, float -1 to 1 or int16.
-      recipe: how.
-
-    Returns:
-      float32 `[batch, bands, frames]`, the lowest band first. Equals `abs(scipy.signal.stft(...))**2`, or
-      `librosa.feature.melspectrogram`.
+    Takes waves `[batch, samples]`, float -1 to 1 or int16. Returns float32 `[batch, bands, frames]`, the lowest band
+    first. Equals `abs(scipy.signal.stft(...))**2`, or `librosa.feature.melspectrogram`.
     """
     frames = _frames(_as_float(waves), recipe)
     spectrum = (_power_fft if _one_cpu() else _power_matrix)(frames, recipe)
@@ -152,17 +111,10 @@ def power(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
 
 
 def decibels(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
-    """The power in decibels, from `-range_db` upwards.
+    """Computes `power` in decibels, from `-range_db` upwards: float32 `[batch, bands, frames]`.
 
     Where the reference is the clip's maximum, the maximum is 0. A silent clip is `-range_db` throughout (librosa has
     it at 0, the brightest there is).
-
-    Args:
-      waves: `[batch, samples]`, float -1 to 1 or int16.
-      recipe: how.
-
-    Returns:
-      float32 `[batch, bands, frames]`.
 
     >>> decibels(jnp.zeros((1, 8000)), RECIPES["audiomnist"]).max().item()
     -80.0
@@ -179,20 +131,13 @@ def decibels(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
 
 
 def spectrogram_image(waves: jax.Array, recipe: SpectrogramRecipe, size: int) -> jax.Array:
-    """A square grey picture of each clip: time to the right, low frequencies at the bottom, `-range_db` black.
+    """Computes a square grey image of each clip: time to the right, low frequencies at the bottom, `-range_db` black.
 
-    Both axes are resampled bilinearly, with antialiasing where they shrink.
-
-    Args:
-      waves: `[batch, samples]`, float -1 to 1 or int16.
-      recipe: how.
-      size: edge of the picture, pixels.
-
-    Returns:
-      float32 `[batch, size, size, 3]`, 0 to 255, three equal channels.
+    Both axes are resampled bilinearly, with antialiasing where they shrink. Takes waves `[batch, samples]`, float -1 to
+    1 or int16. Returns float32 `[batch, size, size, 3]`, 0 to 255, three equal channels.
     """
 
-    def picture(waves: jax.Array) -> jax.Array:
+    def image(waves: jax.Array) -> jax.Array:
         level = decibels(waves, recipe)
         grey = jnp.clip((level / recipe.range_db + 1.0) * 255.0, 0.0, 255.0)
         down = resizing_matrix(grey.shape[1], size)[::-1]
@@ -202,8 +147,8 @@ def spectrogram_image(waves: jax.Array, recipe: SpectrogramRecipe, size: int) ->
         return jnp.broadcast_to(grey[..., None], (*grey.shape, 3))
 
     if _one_cpu():
-        return jax.lax.map(lambda wave: picture(wave[None])[0], waves, batch_size=_CHUNK)
-    return picture(waves)
+        return jax.lax.map(lambda wave: image(wave[None])[0], waves, batch_size=_CHUNK)
+    return image(waves)
 
 
 def _one_cpu() -> bool:
@@ -217,7 +162,7 @@ def _as_float(waves: jax.Array) -> jax.Array:
 
 
 def _frames(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
-    """Overlapping frames `[batch, frames, window]` joined from slices of the wave cut at every hop."""
+    """Returns overlapping frames `[batch, frames, window]` joined from slices of the wave cut at every hop."""
     before = recipe.fft // 2 - (recipe.fft - recipe.window) // 2
     span = waves.shape[1] + 2 * (recipe.fft // 2) - recipe.fft
     frames = 1 + (math.ceil(span / recipe.hop) if recipe.pad_end else span // recipe.hop)
@@ -258,20 +203,11 @@ def _weights(recipe: SpectrogramRecipe) -> np.ndarray:
 
 
 def mel_filters(sample_rate: int, fft: int, mels: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """Triangular bands, evenly spaced on Slaney's mel scale, each of area 1 over Hz, as librosa has them by default.
+    """Computes triangular bands, evenly spaced on Slaney's mel scale, each of area 1 over Hz, as librosa's default.
 
     The scale is linear to 1000 Hz (15 mels of 200/3 Hz) and logarithmic above (27 mels for a factor of 6.4): Slaney
-    1998, "Auditory Toolbox", Interval Research technical report 1998-010.
-
-    Args:
-      sample_rate: Hz.
-      fft: length of the transform, samples.
-      mels: number of bands.
-      low_hz: where the lowest band begins.
-      high_hz: where the highest band ends.
-
-    Returns:
-      float32 `[mels, fft // 2 + 1]`.
+    1998, "Auditory Toolbox", Interval Research technical report 1998-010. The arguments are those of a
+    `SpectrogramRecipe`. Returns float32 `[mels, fft // 2 + 1]`.
     """
     step = math.log(6.4) / 27.0
     low, high = (15.0 + math.log(hz / 1000.0) / step if hz >= 1000.0 else 0.015 * hz for hz in (low_hz, high_hz))
@@ -284,14 +220,9 @@ def mel_filters(sample_rate: int, fft: int, mels: int, low_hz: float, high_hz: f
 
 
 def resizing_matrix(size: int, new_size: int) -> np.ndarray:
-    """Bilinear resampling of one axis as a matrix; where it shrinks, the triangle is as wide as a new pixel.
+    """Computes bilinear resampling of one axis as a matrix; where it shrinks, the triangle is as wide as a new pixel.
 
-    Args:
-      size: pixels that there are.
-      new_size: pixels that are wanted.
-
-    Returns:
-      float32 `[new_size, size]`, rows sum to 1. The same weights as Pillow's `BILINEAR`.
+    Returns float32 `[new_size, size]`, rows sum to 1: the same weights as Pillow's `BILINEAR`.
 
     >>> resizing_matrix(2, 4).tolist()
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
@@ -311,7 +242,7 @@ def augment_waves(
     gain: float = 0.0,
     noise: float = 0.0,
 ) -> jax.Array:
-    """A random variant of each clip. What is 0 is left alone, exactly.
+    """Computes a random variant of each clip. What is 0 is left alone, exactly.
 
     Args:
       waves: `[batch, samples]`, float -1 to 1 or int16.
@@ -348,7 +279,7 @@ def augment_waves(
 def mask(
     images: jax.Array, rows: jax.Array, key: jax.Array, *, time_mask: float = 0.0, frequency_mask: float = 0.0
 ) -> jax.Array:
-    """Blackens a stretch of time and a band of frequencies of each picture: SpecAugment (Park et al. 2019).
+    """Blackens a stretch of time and a band of frequencies of each image: SpecAugment (Park et al. 2019).
 
     One mask an axis, of a width sampled evenly from nothing to the largest, anywhere. It is filled with 0, the floor of
     the spectrogram, which stands for silence. What is 0 is left alone, exactly.
