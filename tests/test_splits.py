@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -13,7 +14,6 @@ from agegender_jax.errors import UserError
 from agegender_jax.grouping import allocate, find_conflicts
 from agegender_jax.splits import PARTS, PROTOCOLS, Split, make_split
 
-UTKFACE = Path(__file__).resolve().parents[2] / "shared" / "data" / "utkface" / "UTKFace.tar.gz"
 SHARES = np.array([1894, 739, 861, 2124, 9489, 2987, 2473, 3138]) / 23705  # UTKFace's, scheme `nearest`
 
 
@@ -82,7 +82,7 @@ def test_allocation_with_pencil_and_paper():
     assert allocate(7, [6, 3, 3], [6, 3, 3]).tolist() == [3, 2, 2]
     # The first may take only 1 of its 3.5; the other 2 of its claim are shared by the others.
     assert allocate(7, [6, 3, 3], [1, 3, 3]).tolist() == [1, 3, 3]
-    with pytest.raises(UserError, match="7 rows is asked for and only 6"):
+    with pytest.raises(UserError, match="7 rows"):
         allocate(7, [6, 3, 3], [1, 3, 2])
 
 
@@ -102,13 +102,12 @@ def test_strata_of_a_tiny_table_with_pencil_and_paper(protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("seed", range(3))
-def test_every_stratum_has_its_share_within_one_row(protocol, seed):
-    keys, age_group, subject, conflicted = table(5000, seed, repeated=0.1)
+def test_every_stratum_has_its_share_within_one_row(protocol):
+    keys, age_group, subject, conflicted = table(5000, 1, repeated=0.1)
     if protocol == "disjoint":  # whole subjects in one stratum: the shares are then possible
         first = {s: age_group[np.flatnonzero(subject == s)[0]] for s in set(subject.tolist()) - {-1}}
         age_group = np.array([first.get(s, age) for s, age in zip(subject.tolist(), age_group, strict=True)])
-    split = split_of((keys, age_group, subject, conflicted), protocol=protocol, seed=seed)
+    split = split_of((keys, age_group, subject, conflicted), protocol=protocol, seed=1)
     everyone = np.bincount(age_group, minlength=8)
     test = np.bincount(age_group[split.test], minlength=8)
     validation = np.bincount(age_group[split.validation], minlength=8)
@@ -116,7 +115,7 @@ def test_every_stratum_has_its_share_within_one_row(protocol, seed):
     assert (np.abs(validation - (everyone - test) * len(split.validation) / (5000 - len(split.test))) <= 1).all()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_subjects_stay_whole_and_conflicts_stay_in_train(seed):
     columns = table(600, seed, repeated=[0.1, 0.5, 0.9, 1.0][seed % 4], conflicting=0.1)
     _, _, subject, conflicted = columns
@@ -175,13 +174,7 @@ def test_row_order_and_subject_numbers_play_no_part(protocol, folds):
     assert other.sha256 == split.sha256
     assert set(keys[other.test]) == set(columns[0][split.test])
     assert other.report == split.report
-
-
-def test_seeds_differ_and_repeat():
-    columns = table(1000, 2, repeated=0.2)
-    hashes = [split_of(columns, seed=seed).sha256 for seed in (0, 1, 2, 0)]
-    assert len(set(hashes)) == 3
-    assert hashes[0] == hashes[3]
+    assert split_of(columns, protocol=protocol, folds=folds, seed=12).sha256 != split.sha256
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -260,92 +253,75 @@ def test_a_failed_save_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch)
     split.save(tmp_path / "split.json")
     before = (tmp_path / "split.json").read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="disk"):
         split.save(tmp_path / "split.json")
     assert [file.name for file in tmp_path.iterdir()] == ["split.json"]
     assert (tmp_path / "split.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (
-            lambda content: content["parts"]["test"].append(content["parts"]["train"].pop()),
-            "was changed after it was saved",
-        ),
-        (lambda content: content["parts"]["train"].pop(), "was changed after it was saved"),
-        (lambda content: content["parts"]["test"].append(content["parts"]["train"][0]), "must be distinct"),
-        (lambda content: content.update(sha256=None), "was changed after it was saved"),
-        (lambda content: content.update(schema=99), "schema 99"),
-        (lambda content: content.pop("protocol"), "is not a split"),
-        (lambda content: content.update(parts=[]), "is not a split"),
+        lambda content: content["parts"]["test"].append(content["parts"]["train"].pop()),
+        lambda content: content["parts"]["train"].pop(),
+        lambda content: content["parts"]["test"].append(content["parts"]["train"][0]),
+        lambda content: content.update(sha256=None),
+        lambda content: content.update(schema=99),
+        lambda content: content.pop("protocol"),
+        lambda content: content.update(parts=[]),
+        *["", "[1, 2]", '"text"', "\x00", None],
     ],
 )
-def test_a_changed_file_is_refused(tmp_path, change, message):
+def test_a_changed_file_is_refused(tmp_path, change):
     path = tmp_path / "split.json"
-    split_of(table(60, 0)).save(path)
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=message):
+    if callable(change):
+        split_of(table(60, 0)).save(path)
+        content = json.loads(path.read_text())
+        change(content)
+        change = json.dumps(content)
+    if change is not None:
+        path.write_text(change)
+    with pytest.raises(UserError, match=r"split\.json|occurs more than once"):
         Split.load(path)
 
 
-def test_files_that_are_no_split_are_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        Split.load(tmp_path / "absent.json")
-    for text in ("", "[1, 2]", '"text"', "\x00"):
-        (tmp_path / "odd.json").write_text(text)
-        with pytest.raises(UserError, match="is not a split"):
-            Split.load(tmp_path / "odd.json")
-
-
-def test_another_datasets_keys_are_refused(tmp_path):
-    split = split_of(table(60, 0))
-    split.save(tmp_path / "split.json")
-    with pytest.raises(
-        UserError, match="2 of its 60 keys are missing from the dataset and 1 keys of the dataset are new"
-    ):
-        Split.load(tmp_path / "split.json", np.append(split.keys[2:], "new.jpg"))
-
-
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "name"),
     [
-        ({"protocol": "random"}, "'random'; choose one of disjoint, paper"),
-        ({"seed": -1}, "must not be negative"),
+        ({"protocol": "random"}, "'random'"),
+        ({"seed": -1}, "seed"),
         ({"test_fraction": 0.0}, "test_fraction"),
         ({"test_fraction": float("nan")}, "test_fraction"),
         ({"validation_fraction": 1.0}, "validation_fraction"),
-        ({"folds": 1}, "at least 2"),
-        ({"folds": -5}, "at least 2"),
-        ({"folds": 5, "fold": 5}, "between 0 and 4"),
-        ({"fold": 1}, "between 0 and 0"),
-        ({"folds": 5, "fold": -1}, "between 0 and 4"),
-        ({"folds": 41}, "at least as many groups"),
-        ({"test_fraction": 0.01}, "leave test empty"),
-        ({"validation_fraction": 0.01}, "leave validation empty"),
-        ({"test_fraction": 0.9, "validation_fraction": 0.9}, "leave train empty"),
+        ({"folds": 1}, "folds"),
+        ({"folds": -5}, "folds"),
+        ({"folds": 5, "fold": 5}, "fold"),
+        ({"fold": 1}, "fold"),
+        ({"folds": 5, "fold": -1}, "fold"),
+        ({"folds": 41}, "41 folds"),
+        ({"test_fraction": 0.01}, "test"),
+        ({"validation_fraction": 0.01}, "validation"),
+        ({"test_fraction": 0.9, "validation_fraction": 0.9}, "train"),
     ],
 )
-def test_bad_options_are_refused(options, message):
-    columns = table(4 if "leave train" in message else 40, 0)
-    with pytest.raises(UserError, match=message):
-        split_of(columns, **options)
+def test_bad_options_are_refused(options, name):
+    with pytest.raises(UserError, match=name):
+        split_of(table(4 if name == "train" else 40, 0), **options)
 
 
 def test_bad_columns_are_refused():
     keys, age_group, subject, conflicted = table(40, 0)
-    with pytest.raises(UserError, match=f"{keys[3]!s}.*more than once"):
-        split_of((np.append(keys[1:], keys[3]), age_group, subject, conflicted))
-    with pytest.raises(UserError, match="40 values of group"):
-        split_of((keys, age_group, subject[:-1], conflicted))
-    with pytest.raises(UserError, match="at least three keys"):
-        make_split([], [], [], conflicted=[])
-    with pytest.raises(UserError, match="tabs"):
-        split_of((np.append(keys[1:], "a\tb"), age_group, subject, conflicted))
-    with pytest.raises(UserError, match="only 4 rows without conflicting labels are left"):
-        split_of((keys, age_group, subject, np.arange(40) >= 4))
+    for columns, name in (
+        ((np.append(keys[1:], keys[3]), age_group, subject, conflicted), re.escape(keys[3])),
+        ((keys, age_group, subject[:-1], conflicted), "group"),
+        (([], [], [], []), "keys"),
+        ((np.append(keys[1:], "a\tb"), age_group, subject, conflicted), "tabs"),
+        ((keys, age_group, subject, np.arange(40) >= 4), "4 rows"),
+    ):
+        with pytest.raises(UserError, match=name):
+            split_of(columns)
+    with pytest.raises(UserError, match=r"new\.jpg|" + re.escape(keys[0])):
+        split_of((keys, age_group, subject, conflicted)).for_keys(np.append(keys[2:], "new.jpg"))
 
 
 def test_conflicts_among_identical_files():
@@ -359,20 +335,15 @@ def test_conflicts_among_identical_files():
     assert counts == {
         "groups": 4, "files": 9, "conflicting_groups": 3, "conflicting_files": 7, "groups_over_5_years": 1,
     }  # fmt: skip
-
-
-def test_conflicts_of_no_rows():
     rows, counts = find_conflicts(np.array([], int), np.array([]), np.array([], int))
     assert rows.shape == (0,)
     assert set(counts.values()) == {0}
 
 
-def test_identical_files_of_utkface():
-    if not UTKFACE.exists():
-        pytest.skip(f"needs the UTKFace archive at {UTKFACE}")
+def test_identical_files_of_utkface(real_data):
     same = defaultdict(list)
     names = []
-    with tarfile.open(UTKFACE) as archive:
+    with tarfile.open(real_data / "utkface" / "UTKFace.tar.gz") as archive:
         for member in archive:
             if member.isfile() and (data := archive.extractfile(member)):
                 same[hashlib.sha256(data.read()).hexdigest()].append(len(names))
@@ -386,10 +357,9 @@ def test_identical_files_of_utkface():
     far = [rows for rows in groups if max(age[rows]) - min(age[rows]) > 5]
     conflicted, counts = find_conflicts(subject, age, gender)
     assert np.flatnonzero(conflicted).tolist() == sorted(row for rows in bad for row in rows)
-    found = [len(groups), sum(map(len, groups)), len(bad), len(far)]
+    expected = [len(groups), sum(map(len, groups)), len(bad), len(far)]
     keys = ("groups", "files", "conflicting_groups", "groups_over_5_years")
-    assert [counts[key] for key in keys] == found
-    assert found == [375, 765, 224, 94]  # an independent count
+    assert [counts[key] for key in keys] == expected == [375, 765, 224, 94]  # an independent count
 
     split = make_split(names, age // 5, subject, conflicted=conflicted)
     assert len(split.test) == int(len(names) * 0.2 + 0.5)
