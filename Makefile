@@ -1,11 +1,11 @@
-# `make` alone lists what there is. Every target makes the virtual environment that it needs.
+# `make` alone lists the targets. Every target makes the virtual environment that it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --no-input --disable-pip-version-check --no-color
-# pip talks at length: what it says is kept in a file, and its end is shown where it fails.
+# The output of pip is kept in a file; its end is shown if pip fails.
 LOG := $(VENV)/pip.log
 QUIETLY := > $(LOG) 2>&1 || { tail -n 25 $(LOG) >&2; echo "The installation failed: see $(LOG)" >&2; exit 1; }
 # Two stamps: the demo needs neither the test runner nor the linters.
@@ -21,7 +21,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer) of a new environment, VENV=.venv its folder."
 
-demo: $(BASE)  ## train and report on faces drawn from a seed: runs/quickstart
+demo: $(BASE)  ## train on synthetic faces and write a report: runs/quickstart
 	$(BIN)/python launch.py --config configs/quickstart.py --workdir runs/quickstart
 
 test: $(TEST)  ## run the tests and the docstring examples, without those marked slow
@@ -32,13 +32,13 @@ test-slow: $(TEST)  ## run the tests marked slow: kills, several processes, many
 
 test-all: test test-slow  ## run all tests
 
-lint: $(TEST)  ## check format, style, types and the direction of imports
+lint: $(TEST)  ## check format, style, types and imports
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy agegender_jax
 	$(BIN)/lint-imports --no-logo
 
-clean:  ## remove the environment and what the tools left behind; runs/ stays
+clean:  ## remove the environment and the caches of tools; runs/ stays
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -54,7 +54,7 @@ $(TEST): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $(BASE) $@
 
 $(BIN)/python:
-	@command -v $(PYTHON) > /dev/null || { echo "There is no '$(PYTHON)' here: \
+	@command -v $(PYTHON) > /dev/null || { echo "There is no '$(PYTHON)': \
 	name an interpreter of 3.11 or newer, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and \
 	'$(PYTHON)' is $$($(PYTHON) --version 2>&1): name another, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \

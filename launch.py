@@ -8,7 +8,7 @@
       --folds all --protocols paper,disjoint --repeats 3
   srun python launch.py --config configs/utkface_small.py --workdir /shared/runs/small --distributed
 
-The same command goes on where an interrupted one stopped, and says so where all is complete.
+The same command resumes an interrupted run, and prints the results of a complete one.
 """
 
 import time
@@ -29,23 +29,25 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Recipe, FILE.py or FILE.py:ARGUMENT.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory: checkpoints, metrics, summary.")
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Where the downloaded dataset lies (archive, or unpacked).")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data lie [TFDS_DATA_DIR or ~/tensorflow_datasets].")
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder of the downloaded dataset (archive, or unpacked).")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared data [TFDS_DATA_DIR or ~/tensorflow_datasets].")
 _PROTOCOLS = flags.DEFINE_list("protocols", [], "Train under each of these and compare: paper,disjoint.")
-_FOLDS = flags.DEFINE_string("folds", "", "Train these folds, `all` or 0,2: mean and spread over them.")
-_REPEATS = flags.DEFINE_integer("repeats", 1, "Train each so many times, with other seeds on the same split.")
-_DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "Several processes, which JAX finds: Slurm, TPU, Open MPI.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes, told by flags: HOST:PORT of process 0.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: the number of this one, from 0.")
-_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Say what would be done, and stop before the first step.")
+_FOLDS = flags.DEFINE_string("folds", "", "Train these folds, `all` or 0,2, and print mean and spread.")
+_REPEATS = flags.DEFINE_integer("repeats", 1, "Train each run this many times, with other seeds on the same split.")
+_DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "Several processes, detected by JAX: Slurm, TPU, Open MPI.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes, set by flags: HOST:PORT of process 0.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: the number of processes.")
+_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: the index of this process, from 0.")
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "Print the recipe, data, split and model, and stop before the first step."
+)
 
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    from agegender_jax.train.command import command  # imports JAX: not for --help, nor for a mistyped flag
+    from agegender_jax.train.command import command  # imports JAX: not needed for --help or a mistyped flag
 
-    assert _WORKDIR.value is not None  # `parse` has seen to it
+    assert _WORKDIR.value is not None  # `parse` requires it
     code = command(
         _CONFIG.value,
         workdir=Path(_WORKDIR.value).expanduser(),
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> None:
         },
         started=_STARTED,
     )
-    if code == 130:  # Ctrl-C: XLA may still be compiling in a thread, which an orderly exit would pull the rug from
+    if code == 130:  # Ctrl-C: XLA may still be compiling in a thread, which an orderly exit would crash
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -43,7 +43,9 @@ _BACKBONES = {
 
 def get_config(argument: str = "ensemble") -> ConfigDict:
     if argument not in _BACKBONES:
-        raise UserError(f"configs/adience_attention.py knows no {argument!r}; choose one of: {', '.join(_BACKBONES)}")
+        raise UserError(
+            f"configs/adience_attention.py has no argument {argument!r}; choose one of: {', '.join(_BACKBONES)}"
+        )
     config = recipe.base()
     config.name = "adience_attention"
     config.dataset.update(name="adience", image_size=224)

@@ -54,8 +54,8 @@ def get_config(argument: str = "levi_hassner") -> ConfigDict:
             config.train.epochs = 12.0
     else:
         raise UserError(
-            f"configs/adience_cnn.py knows no {argument!r}; choose one of: levi_hassner, epochs20, epochs40, cpu, "
-            "synthetic"
+            f"configs/adience_cnn.py has no argument {argument!r}; choose one of: levi_hassner, epochs20, epochs40, "
+            "cpu, synthetic"
         )
     return config
 

@@ -32,7 +32,7 @@ def get_config(argument: str = "paper") -> ConfigDict:
     elif argument == "cpu":
         _two_cores(config)
     else:
-        raise UserError(f"configs/utkface_age24.py knows no {argument!r}; choose one of: paper, cpu")
+        raise UserError(f"configs/utkface_age24.py has no argument {argument!r}; choose one of: paper, cpu")
     return config
 
 

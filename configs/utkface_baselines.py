@@ -27,8 +27,8 @@ def get_config(argument: str = "ours") -> ConfigDict:
     net, *options = argument.split("_")
     if net not in NETS or options not in ([], ["weighted"], ["cpu"], ["weighted", "cpu"]):
         raise UserError(
-            f"configs/utkface_baselines.py knows no {argument!r}; add _weighted, _cpu or _weighted_cpu to a net, and "
-            f"choose one of: {', '.join(NETS)}"
+            f"configs/utkface_baselines.py has no argument {argument!r}; add _weighted, _cpu or _weighted_cpu to a "
+            f"net, and choose one of: {', '.join(NETS)}"
         )
     config = recipe.base()
     config.name = "utkface_baselines"

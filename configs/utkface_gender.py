@@ -20,7 +20,7 @@ from agegender_jax.errors import UserError
 def get_config(argument: str = "three") -> ConfigDict:
     if argument not in ("three", "four", "three_cpu", "four_cpu"):
         raise UserError(
-            f"configs/utkface_gender.py knows no {argument!r}; choose one of: three, four, three_cpu, four_cpu"
+            f"configs/utkface_gender.py has no argument {argument!r}; choose one of: three, four, three_cpu, four_cpu"
         )
     config = recipe.base()
     config.name = "utkface_gender"

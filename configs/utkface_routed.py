@@ -37,7 +37,7 @@ from agegender_jax.errors import UserError
 def get_config(argument: str = "paper") -> ConfigDict:
     if argument not in ("paper", "shared", "cpu", "cpu_shared"):
         raise UserError(
-            f"configs/utkface_routed.py knows no {argument!r}; choose one of: paper, shared, cpu, cpu_shared"
+            f"configs/utkface_routed.py has no argument {argument!r}; choose one of: paper, shared, cpu, cpu_shared"
         )
     config = recipe.base()
     config.name = "utkface_routed"

@@ -30,7 +30,7 @@ def get_config(argument: str = "paper") -> ConfigDict:
     elif argument == "cpu":
         _two_cores(config)
     else:
-        raise UserError(f"configs/utkface_small.py knows no {argument!r}; choose one of: paper, weighted, cpu")
+        raise UserError(f"configs/utkface_small.py has no argument {argument!r}; choose one of: paper, weighted, cpu")
     return config
 
 

@@ -49,7 +49,7 @@ def get_config(argument: str = "paper") -> ConfigDict:
         config.optimizer.clip_norm = 0.0
         config.train.epochs = 3.0
     else:
-        raise UserError(f"configs/utkface_years.py knows no {argument!r}; choose one of: paper, cpu, thin")
+        raise UserError(f"configs/utkface_years.py has no argument {argument!r}; choose one of: paper, cpu, thin")
     return config
 
 

@@ -28,7 +28,7 @@ _ARGUMENTS = ("folders", "literal", "scratch", "emodb", "emodb_classes")
 
 def get_config(argument: str = "folders") -> ConfigDict:
     if argument not in _ARGUMENTS:
-        raise UserError(f"configs/voice_resnet.py knows no {argument!r}; choose one of: {', '.join(_ARGUMENTS)}")
+        raise UserError(f"configs/voice_resnet.py has no argument {argument!r}; choose one of: {', '.join(_ARGUMENTS)}")
     config = recipe.base()
     config.name = "voice_resnet"
     config.dataset.update(name="voice_age_gender", image_size=224)

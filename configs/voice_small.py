@@ -25,7 +25,7 @@ _ARGUMENTS = ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", 
 
 def get_config(argument: str = "folders") -> ConfigDict:
     if argument not in _ARGUMENTS:
-        raise UserError(f"configs/voice_small.py knows no {argument!r}; choose one of: {', '.join(_ARGUMENTS)}")
+        raise UserError(f"configs/voice_small.py has no argument {argument!r}; choose one of: {', '.join(_ARGUMENTS)}")
     config = recipe.base()
     config.name = "voice_small"
     config.dataset.update(name="voice_age_gender", image_size=64)
