@@ -53,9 +53,12 @@ class Run:
         keeps what it began with.
 
         Raises:
-          UserError: the directory holds a run of another recipe.
+          UserError: the directory holds a run of another recipe, or other files.
         """
         if not (directory / "split.json").exists():
+            others = [path for path in directory.iterdir() if path.name[0] != "."] if directory.is_dir() else []
+            if others and not (directory / "recipe.json").exists():
+                raise UserError(f"{directory} is not empty and holds no run; choose another --workdir.")
             return None
         differences = recipes.differences(cls.load(directory).recipe, recipe)
         if changes := [change for change in differences if not change.startswith("compute.")]:
@@ -77,9 +80,7 @@ class Run:
         path = directory / "recipe.json"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            # Where there is a recipe and no split, nothing has been learned: what the data refused may be corrected.
-            if not path.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
-                raise UserError(f"{directory} is not empty and holds no run; choose another --workdir.")
+            # Where there is a recipe and no split, nothing has been learned: the recipe may be corrected.
             atomic.write_text(path, recipes.to_json(recipe))
         except OSError as error:
             raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another --workdir.") from error
