@@ -21,16 +21,20 @@ def page(request: pytest.FixtureRequest) -> Path:
 
 
 def definitions(path: Path) -> set[str]:
-    """Returns the names that a module defines: functions, classes, `Class.method`, and what it assigns."""
-    names = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        if isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return names
+    """Returns the names that a module defines, those of a class as `Class.name`."""
+
+    def names(body: list[ast.stmt], prefix: str = "") -> set[str]:
+        defined = set()
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(prefix + node.name)
+            if isinstance(node, ast.ClassDef):
+                defined |= names(node.body, f"{node.name}.")
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            defined |= {prefix + target.id for target in targets if isinstance(target, ast.Name)}
+        return defined
+
+    return names(ast.parse(path.read_text()).body)
 
 
 def test_code_that_the_architecture_names() -> None:
