@@ -17,8 +17,8 @@ from agegender_jax.errors import UserError
 from tfds_builders.labels import GENDERS as GENDERS
 from tfds_builders.labels import RACES as RACES
 
-DISCLAIMER = "synthetic: proves the pipeline and says nothing about people"
-"""Stands beside every figure that was measured on synthetic faces or voices."""
+DISCLAIMER = "synthetic: tests the pipeline and says nothing about people"
+"""Stands beside every metric that was measured on synthetic faces or voices."""
 
 UNKNOWN = -1
 """The class index of a label that is not known."""

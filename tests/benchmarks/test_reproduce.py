@@ -194,7 +194,7 @@ def test_protocols_and_folds_stand_side_by_side(
 def test_smoke(target: str, tmp_path: Path, started: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "smoke.json"
     assert main([target, "--smoke", f"--json={path}"]) == 0
-    assert "synthetic: proves the pipeline" in capsys.readouterr().out.lower()
+    assert "synthetic: tests the pipeline" in capsys.readouterr().out.lower()
     result = json.loads(path.read_text())
     assert result["target"] == target
     assert 1 <= len(result["rows"]) <= 4

@@ -102,7 +102,7 @@ def test_the_terminal_gets_csv_and_a_count(
     assert [row["file"] for row in rows] == [str(faces / "1.png"), "absent"]
     assert rows[1]["error"] == "cannot be read (No such file or directory); check it."
     assert "1 answer, 1 error (see the column `error`).\n" in said.err
-    assert ("synthetic: proves the pipeline and says nothing about people" in said.err) == finished.summary["synthetic"]
+    assert ("synthetic: tests the pipeline and says nothing about people" in said.err) == finished.summary["synthetic"]
 
 
 def test_nothing_answered_is_exit_code_2(predict_files: Command, tmp_path: Path) -> None:

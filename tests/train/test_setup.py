@@ -109,7 +109,7 @@ def test_drawn_faces_are_said_to_be_drawn(small_recipe: ConfigDict, data_dir: Pa
     small_recipe.split.update(folds=3, fold=2)
     setup = build_setup(small_recipe, manual_dir=None, data_dir=data_dir, progress=False)
     text = setup.description
-    assert "60 pictures (synthetic: proves the pipeline and says nothing about people)" in text
+    assert "60 pictures (synthetic: tests the pipeline and says nothing about people)" in text
     assert "terms" not in text
     assert "fold 2 of 3" in text
     assert "age groups: five_year" in text
