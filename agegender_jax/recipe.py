@@ -313,12 +313,17 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     >>> differences(base(), other)
     ['train.epochs: 30.0 -> 3.0']
     """
-    a, b = dict(_leaves(json.loads(to_json(old)))), dict(_leaves(json.loads(to_json(new))))
+    a, b = leaves(old), leaves(new)
     return [
         f"{key}: {a.get(key, '(absent)')} -> {b.get(key, '(absent)')}"
         for key in sorted(a.keys() | b.keys())
         if key not in a or key not in b or a[key] != b[key]
     ]
+
+
+def leaves(recipe: ConfigDict) -> dict[str, Any]:
+    """Returns every value of a recipe by its key, such as `train.epochs`, as JSON values."""
+    return dict(_leaves(json.loads(to_json(recipe))))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

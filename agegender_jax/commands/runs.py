@@ -140,7 +140,7 @@ def describe(root: Path, directory: Path) -> ListedRun:
 
 
 def _values(directory: Path) -> dict[str, Any]:
-    from agegender_jax.report.content import leaves
+    from agegender_jax.recipe import leaves
     from agegender_jax.run import Run
 
     run = Run.load(directory)

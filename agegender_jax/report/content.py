@@ -26,11 +26,10 @@ GENERATOR = "agegender report"
 
 @dataclasses.dataclass(frozen=True)
 class TargetInfo:
-    """What is predicted: `kind` is `classes` or `years`; of classes their `names`, and whether they are `ordered`."""
+    """What is predicted: `kind` is `classes` or `years`; of classes their `names`."""
 
     kind: str
     names: list[str] = dataclasses.field(default_factory=list)
-    ordered: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,25 +150,25 @@ class Content:
     mistakes: dict[str, dict[str, list[dict[str, Any]]]]
     around_18: dict[str, Any] | None
 
+    def main_metric(self, target: str) -> MetricInfo | None:
+        """Returns the metric that stands for a target; None where the target was not measured."""
+        mains = [name for name, metric in self.metrics.items() if metric.main and name.startswith(f"{target}/")]
+        return next((self.metrics[name] for name in mains if name in self.test["metrics"]), None)
+
     def to_json(self) -> str:
         """Returns the content as the text of `report.json`."""
         return json.dumps({"generator": GENERATOR} | dataclasses.asdict(self), indent=1, allow_nan=False)
 
 
 def gather(run: Run, predictions: Predictions) -> Content:
-    """Returns all that the report of a complete run holds.
-
-    Args:
-      run: a complete run.
-      predictions: its own, see `own_predictions`.
+    """Returns all that the report of a run with these predictions (`own_predictions`) holds.
 
     Raises:
       UserError: the run is not complete, or one of its files is damaged.
     """
     summary, metadata, recipe = run.require_summary(), run.metadata(), run.recipe
     info: dict[str, Any] = {field.name: metadata.get(field.name) for field in dataclasses.fields(DataInfo)}
-    targets, test = predictions.targets(), predictions.of("test")
-    command = metadata.get("command")
+    test, command = predictions.of("test"), metadata.get("command")
     return Content(
         **{name: summary[name] for name in ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups")},
         **{name: summary[name] for name in ("flip_averaged", "versions", "hardware")},
@@ -185,17 +184,16 @@ def gather(run: Run, predictions: Predictions) -> Content:
         curves=_curves(run.directory / "metrics.jsonl"),
         steps_per_epoch=summary["train_examples"] / recipe.train.batch_size,
         targets={
-            name: TargetInfo("classes", list(target.head.names), target.head.ordered)
+            name: TargetInfo("classes", list(target.head.names))
             if isinstance(target.head, ClassHead)
             else TargetInfo("years")
-            for name, target in targets.items()
+            for name, target in predictions.targets().items()
         },
         metrics={
-            f"{name}/{metric.name}": MetricInfo(
-                metric.name, metric.title, metric.unit, metric.higher_is_better, metric is target.head.metrics[0]
+            name: MetricInfo(
+                name.rpartition("/")[2], *(metric[key] for key in ("title", "unit", "higher_is_better", "main"))
             )
-            for name, target in targets.items()
-            for metric in target.head.metrics
+            for name, metric in summary["metrics"].items()
         },
         baseline=without_nan(summary["baseline"]),
         baseline_names=summary["baseline_names"],
@@ -222,20 +220,8 @@ def own_predictions(run: Run) -> Predictions:
     return predictions
 
 
-def leaves(recipe: ConfigDict) -> dict[str, Any]:
-    """Returns every value of a recipe by its key, such as `train.epochs`."""
-
-    def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in tree.items():
-            values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return values
-
-    return flat(json.loads(recipes.to_json(recipe)), "")
-
-
 def _differences(recipe: ConfigDict) -> list[Difference]:
-    base, own = leaves(recipes.base()), leaves(recipe)
+    base, own = recipes.leaves(recipes.base()), recipes.leaves(recipe)
     return [Difference(key, base.get(key), own[key]) for key in sorted(own) if own[key] != base.get(key)]
 
 
@@ -269,13 +255,12 @@ def _curves(path: Path) -> dict[str, Curve]:
     for line in lines:
         try:
             event = json.loads(line)
-            step = float(event["step"])
-        except (ValueError, KeyError, TypeError):  # not a line that was written whole
+            step = float(event.pop("step"))
+        except (ValueError, KeyError, TypeError, AttributeError):  # not a line that was written whole
             continue
         for name, value in event.items():
-            if name in ("step", "seconds") or name.startswith("test/"):
-                continue
-            if isinstance(value, int | float) and math.isfinite(value):
+            measured = name != "seconds" and not name.startswith("test/") and isinstance(value, int | float)
+            if measured and math.isfinite(value):
                 curve = curves.setdefault(name, Curve([], []))
                 curve.step.append(step)
                 curve.value.append(float(value))

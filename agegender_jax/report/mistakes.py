@@ -16,26 +16,21 @@ COUNT = 12
 """Mistakes of a kind that are listed."""
 
 WRONG_YEARS = 10.0
-"""From so many years on an age is called wrong where confidence is looked at."""
+"""Error from which on an age is called wrong in the list of confident mistakes."""
 
 LEVEL = 0.9
-"""Of the intervals whose width says how sure an age is."""
+"""Nominal coverage of the intervals whose width stands for the uncertainty of an age."""
 
 ADULT = 18
 
 
 def mistakes(predictions: Predictions, count: int = COUNT) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """The mistakes to look at.
-
-    Args:
-      predictions: of the part that is reported.
-      count: of each kind, fewer where there are fewer.
+    """Returns the mistakes to look at, up to `count` of each kind.
 
     Returns:
-      For each target `worst` and `confident`: rows with `key`, `label`, `answer`, and of classes the `probability` that
-      the answer was given, of years the `error` and, from a distribution, the `width` of the interval that should hold
-      the label in `LEVEL` of all cases. Classes that are not ordered have no `worst` beyond the most confident. Ties
-      are in order of the keys.
+      For each target `worst` and `confident`: rows with `key`, `label`, `prediction`, and of classes its `probability`,
+      of years the `error` and the `width` of the interval that should hold the label in `LEVEL` of all cases, None
+      without a distribution. Classes that are not ordered have no `worst`. Ties are in order of the keys.
     """
     listed = {}
     for name, target in predictions.targets().items():
@@ -47,38 +42,32 @@ def mistakes(predictions: Predictions, count: int = COUNT) -> dict[str, dict[str
 
 
 def _of_classes(head: ClassHead, target: Target, key: np.ndarray, count: int) -> dict[str, list[dict[str, Any]]]:
-    answer, label = target.predictions["class"], target.labels
-    given = target.predictions["probability"][np.arange(len(answer)), answer]
-    wrong = np.flatnonzero(target.known & (answer != label))
+    predicted, label = target.predictions["class"], target.labels
+    probability = target.predictions["probability"][np.arange(len(predicted)), predicted]
+    wrong = np.flatnonzero(target.known & (predicted != label))
 
     def row(i: int) -> dict[str, Any]:
-        return {
-            "key": str(key[i]),
-            "label": head.names[label[i]],
-            "answer": head.names[answer[i]],
-            "probability": float(given[i]),
-        }
+        names = {"label": head.names[label[i]], "prediction": head.names[predicted[i]]}
+        return {"key": str(key[i]), **names, "probability": float(probability[i])}
 
-    confident = _first(wrong, key, -given[wrong])
-    off = np.abs(answer[wrong].astype(int) - label[wrong])
-    worst = _first(wrong, key, -off, -given[wrong]) if head.ordered else []
+    confident = _first(wrong, key, -probability[wrong])
+    off = np.abs(predicted[wrong].astype(int) - label[wrong])
+    worst = _first(wrong, key, -off, -probability[wrong]) if head.ordered else []
     return {"worst": [row(i) for i in worst[:count]], "confident": [row(i) for i in confident[:count]]}
 
 
 def _of_years(target: Target, key: np.ndarray, count: int) -> dict[str, list[dict[str, Any]]]:
-    years, label = target.predictions["years"], target.labels
+    years, label, distribution = target.predictions["years"], target.labels, target.distribution
     error = years.astype(np.float64) - label
     known = np.flatnonzero(target.known)
-    distribution = target.distribution
-    width = (
-        None
-        if distribution is None or distribution.shape[-1] == 1
-        else np.subtract(*interval(distribution, LEVEL)[::-1])
-    )
+    width = None
+    if distribution is not None and distribution.shape[-1] > 1:
+        low, high = interval(distribution, LEVEL)
+        width = high - low
 
     def row(i: int) -> dict[str, Any]:
-        entry = {"key": str(key[i]), "label": float(label[i]), "answer": float(years[i]), "error": float(error[i])}
-        return entry if width is None else entry | {"width": float(width[i])}
+        numbers = {"label": float(label[i]), "prediction": float(years[i]), "error": float(error[i])}
+        return {"key": str(key[i]), **numbers, "width": None if width is None else float(width[i])}
 
     worst = _first(known, key, -np.abs(error[known]))[:count]
     wrong = known[np.abs(error[known]) >= WRONG_YEARS]
@@ -87,35 +76,35 @@ def _of_years(target: Target, key: np.ndarray, count: int) -> dict[str, list[dic
 
 
 def _first(rows: np.ndarray, key: np.ndarray, *order: np.ndarray) -> list[int]:
-    """Rows with the least of `order` first, each as long as `rows`; equal ones by their keys."""
+    """Returns rows with the least of `order` first, each as long as `rows`; equal ones by their keys."""
     ordered: list[int] = rows[np.lexsort((key[rows], *reversed(order)))].tolist()
     return ordered
 
 
 def around_18(predictions: Predictions) -> dict[str, Any] | None:
-    """How many under-18s (by annotation) are taken for adults and the other way round, or None without an age.
+    """Returns how many under-18s (by annotation) are predicted as adults and the other way round.
 
-    An example counts where the whole of its annotated range is on one side. By `age`, an answer is a number of years;
-    by `age_group`, only a group that lies wholly on the other side counts as a mistake.
+    An example counts where the whole of its annotated range is on one side. By `age`, a prediction is a number of
+    years; by `age_group`, only a group that lies wholly on the other side counts as a mistake.
 
     Returns:
       `by`: `age` or `age_group`; for `minors` and `adults` the numbers `n` and `mistaken` and their `share`, with the
-      95 % interval over clusters: `value`, `low`, `high`.
+      95 % interval over clusters: `value`, `low`, `high`. None where no age is predicted.
     """
-    sides_of = _sides(predictions.targets())
-    if sides_of is None:
+    by_age = _sides(predictions.targets())
+    if by_age is None:
         return None
-    by, adult, minor = sides_of
+    by, adult, minor = by_age
     columns = predictions.columns
+    result: dict[str, Any] = {"by": by}
     resamples = ClusterBootstrap(columns["cluster"])
     sides = {"minors": (columns["age_high"] < ADULT, adult), "adults": (columns["age_low"] >= ADULT, minor)}
-    return {"by": by} | {name: _counted(np.flatnonzero(who), wrong, resamples) for name, (who, wrong) in sides.items()}
-
-
-def _counted(rows: np.ndarray, wrong: np.ndarray, resamples: ClusterBootstrap) -> dict[str, Any]:
-    mistaken = wrong[rows].astype(np.float64)
-    share = mean_intervals({SHARE: mistaken}, resamples, rows)[SHARE.name]._asdict()
-    return {"n": len(rows), "mistaken": int(mistaken.sum()), "share": share}
+    for name, (of_side, wrong) in sides.items():
+        rows = np.flatnonzero(of_side)
+        mistaken = wrong[rows].astype(np.float64)
+        share = mean_intervals({SHARE: mistaken}, resamples, rows)[SHARE.name]._asdict()
+        result[name] = {"n": len(rows), "mistaken": int(mistaken.sum()), "share": share}
+    return result
 
 
 def _sides(targets: Mapping[str, Target]) -> tuple[str, np.ndarray, np.ndarray] | None:

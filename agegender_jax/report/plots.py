@@ -1,7 +1,12 @@
-"""The plots of a report, made from its content; beside each the page holds the same numbers as text."""
+"""The plots of a report, made from its content; beside each the page holds the same numbers as text.
+
+A row holds a `value` and the ends of its interval, `low` and `high`, None where there is none.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from agegender_jax.page import BLUE, COLOURS, INK, ORANGE, Plot, literal, plot
 from agegender_jax.report.content import Curve, MetricInfo
@@ -9,32 +14,23 @@ from agegender_jax.report.format import bare, spaced
 
 GREY = COLOURS["unknown"]
 
+Rows = Sequence[Mapping[str, Any]]
+
 _WIDTH = 4.2  # inches: two stand beside each other on a wide screen, and one fills a phone's
+_NARROW = 3.4
 _CYCLE = (BLUE, ORANGE, COLOURS["undefined"], "#3d9a5f")
 _SHORT = 16  # letters of a legend's entry that has another beside it
 _SMOOTH = 400  # points of a curve: more cannot be told apart
 
 
-def glance(rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """Returns a plot of metrics that are shares, with their intervals and the baseline.
-
-    Args:
-      rows: `name`, `value`, `low`, `high` and `baseline` (or None), shares.
-    """
+def glance(rows: Rows) -> Plot:
+    """Returns a plot of metrics that are shares; a row has a `name` and a `baseline`, a share or None."""
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        for place, row in enumerate(rows):
-            if row["low"] is not None:
-                axes.plot([100 * row["low"], 100 * row["high"]], [place, place], color=BLUE, linewidth=5, alpha=0.4)
-            axes.plot(100 * row["value"], place, "o", color=BLUE, markersize=4.5)
-            if row["baseline"] is not None:
-                axes.plot(100 * row["baseline"], place, "|", color=ORANGE, markersize=11, markeredgewidth=2)
-        axes.set_yticks(range(len(rows)), [literal(row["name"]) for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes = _axes(figure, "%, test", grid="x")
+        _points(axes, rows, 100, [row["name"] for row in rows], [BLUE] * len(rows))
+        axes.plot(_column(rows, "baseline"), range(len(rows)), "|", color=ORANGE, markersize=11, markeredgewidth=2)
         axes.set_xlim(0, 100)
-        axes.set_xlabel("%, test")
-        axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
 
     values = "; ".join(
         f"{row['name']} {bare('share', row['value'])} %"
@@ -46,12 +42,7 @@ def glance(rows: Sequence[Mapping[str, Any]]) -> Plot:
 
 
 def curves(
-    name: str,
-    lines: Mapping[str, Curve],
-    steps_per_epoch: float,
-    axis: str,
-    *,
-    from_zero: bool = False,
+    name: str, lines: Mapping[str, Curve], steps_per_epoch: float, axis: str, *, from_zero: bool = False
 ) -> Plot:
     """Returns a plot of curves over epochs.
 
@@ -64,18 +55,14 @@ def curves(
     """
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
+        axes = _axes(figure, "epochs", axis)
         for colour, (label, curve) in zip(_CYCLE * len(lines), lines.items(), strict=False):
             every = max(1, len(curve.step) // _SMOOTH)
-            epochs = [step / steps_per_epoch for step in curve.step[::every]]
+            epochs, values = np.array(curve.step[::every]) / steps_per_epoch, curve.value[::every]
             marker = "o" if len(epochs) <= 30 else None
-            values = curve.value[::every]
             axes.plot(epochs, values, color=colour, label=literal(label), marker=marker, markersize=3, linewidth=1.4)
-        axes.set_xlabel("epochs")
-        axes.set_ylabel(axis)
         if from_zero:
             axes.set_ylim(bottom=0)
-        axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
         if len(lines) > 1:
             _legend(axes)
 
@@ -88,164 +75,138 @@ def reliability(target: str, calibration: Mapping[str, Any]) -> Plot:
     bins = calibration["reliability"]
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
+        axes = _axes(figure, "confidence, %", "accuracy, %", spaced(target))
         axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--")
-        confidence, right = ([100 * each[name] for each in bins] for name in ("confidence", "accuracy"))
-        axes.plot(confidence, right, color=BLUE, marker="o", markersize=4, linewidth=1.2, clip_on=False)
-        axes.set_xlim(0, 100)
-        axes.set_ylim(0, 100)
-        axes.set_aspect("equal")
-        axes.set_xlabel("confidence, %")
-        axes.set_ylabel("accuracy, %")
-        axes.set_title(spaced(target))
-        axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+        confidence, accuracy = _column(bins, "confidence"), _column(bins, "accuracy")
+        axes.plot(confidence, accuracy, color=BLUE, marker="o", markersize=4, linewidth=1.2, clip_on=False)
+        axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
 
     values = ", ".join(f"{100 * each['confidence']:.0f} % sure: {100 * each['accuracy']:.0f} % right" for each in bins)
     label = f"Reliability of {spaced(target)}, in bins of equally many: {values}."
-    return plot(draw, f"reliability-{target}", label, width=3.4, height=3.2)
+    return plot(draw, f"reliability-{target}", label, width=_NARROW, height=3.2)
 
 
-def coverage(target: str, rows: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]] | None) -> Plot:
-    """Returns a plot of how often an interval contains the label, by how often it should.
+def coverage(target: str, rows: Rows, after: Rows | None) -> Plot:
+    """Returns a plot of how often an interval contains the label, by how often it should, the `level`.
 
     Args:
       target: whose intervals they are.
-      rows: `level` and `value`, shares, and the interval `low` and `high` of the latter.
-      after: the same with the temperature, or None.
+      rows: as trained.
+      after: with the temperature, or None.
     """
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
+        axes = _axes(figure, "nominal coverage, %", "contains the label, %")
         axes.plot([45, 100], [45, 100], color=GREY, linewidth=1, linestyle="--")
-        for levels_of, label, colour in ((rows, "as trained", BLUE), (after or (), "with temperature", ORANGE)):
-            kept = [row for row in levels_of if row["value"] is not None]
-            levels, values = ([100 * row[name] for row in kept] for name in ("level", "value"))
-            if kept:
-                axes.plot(levels, values, color=colour, marker="o", markersize=4, label=label, linewidth=1.2)
-            for row in kept:
-                if row["low"] is not None:
-                    ends = [100 * row["low"], 100 * row["high"]]
-                    axes.plot([100 * row["level"]] * 2, ends, color=colour, linewidth=4, alpha=0.3)
-        axes.set_xlabel("nominal coverage, %")
-        axes.set_ylabel("contains the label, %")
-        axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+        for levels, name, colour in ((rows, "as trained", BLUE), (after or (), "with temperature", ORANGE)):
+            if shown := [row for row in levels if row["value"] is not None]:
+                _line(axes, _column(shown, "level"), shown, 100, colour, name)
         _legend(axes)
 
     values = ", ".join(f"{100 * row['level']:.0f} % holds {bare('share', row['value'])} %" for row in rows)
     label = f"Coverage of the central intervals of {spaced(target)}: {values}."
-    return plot(draw, f"coverage-{target}", label, width=3.4, height=3.2)
+    return plot(draw, f"coverage-{target}", label, width=_NARROW, height=3.2)
 
 
-def selective(target: str, metric: MetricInfo, rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """Returns a plot of a metric where only the most confident predictions are kept.
-
-    Args:
-      target: that is predicted.
-      metric: which one.
-      rows: `coverage`, a share, and `value` with its interval `low` and `high`.
-    """
-    years = metric.unit == "years"
+def selective(target: str, metric: MetricInfo, rows: Rows) -> Plot:
+    """Returns a plot of a metric where only the most confident predictions are kept, a share of `coverage`."""
+    factor, unit = _scale(metric)
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        factor = 1 if years else 100
-        share, value = [100 * row["coverage"] for row in rows], [factor * row["value"] for row in rows]
-        axes.plot(share, value, color=BLUE, marker="o", markersize=4, linewidth=1.2)
-        for row in rows:
-            if row["low"] is not None:
-                ends = [factor * row["low"], factor * row["high"]]
-                axes.plot([100 * row["coverage"]] * 2, ends, color=BLUE, linewidth=4, alpha=0.3)
+        axes = _axes(figure, "predicted, %: the most confident", f"{metric.title}, {unit}", spaced(target))
+        _line(axes, _column(rows, "coverage"), rows, factor)
         axes.invert_xaxis()
-        axes.set_xlabel("predicted, %: the most confident")
-        axes.set_ylabel(f"{metric.title}, {'years' if years else '%'}")
-        axes.set_title(spaced(target))
-        axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
 
-    values = ", ".join(f"{100 * row['coverage']:.0f} % answered: {bare(metric.unit, row['value'])}" for row in rows)
-    label = f"{metric.title.capitalize()} of {spaced(target)} where the least sure answers are withheld: {values}."
-    return plot(draw, f"selective-{target}", label, width=3.4, height=2.6)
+    values = ", ".join(f"{100 * row['coverage']:.0f} % predicted: {bare(metric.unit, row['value'])}" for row in rows)
+    label = f"{metric.title.capitalize()} of {spaced(target)} where the least sure are withheld: {values}."
+    return plot(draw, f"selective-{target}", label, width=_NARROW, height=2.6)
 
 
-def bias(rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """Returns a plot of the mean signed error of ages by age, with its interval.
-
-    Args:
-      rows: `age_band`, `n`, `bias` with `value`, `low` and `high`.
-    """
+def bias(rows: Rows) -> Plot:
+    """Returns a plot of the mean signed error of ages, the row `bias`, by `age_band`."""
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
+        axes = _axes(figure, "annotated age", "prediction − label, years", grid="y")
         axes.axhline(0, color=INK, linewidth=0.8)
-        for place, row in enumerate(rows):
-            error = row["bias"]
-            if error["low"] is not None:
-                axes.plot([place, place], [error["low"], error["high"]], color=BLUE, linewidth=5, alpha=0.4)
-            axes.plot(place, error["value"], "o", color=BLUE, markersize=4.5)
+        _line(axes, range(len(rows)), [row["bias"] for row in rows], 1, linestyle="none")
         axes.set_xticks(range(len(rows)), [literal(row["age_band"]) for row in rows], rotation=45, ha="right")
-        axes.set_ylabel("prediction − label, years")
-        axes.set_xlabel("annotated age")
-        axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
 
     values = ", ".join(f"{row['age_band']}: {bare('years', row['bias']['value'])}" for row in rows)
     return plot(draw, "bias", f"Mean signed error in years by annotated age: {values}.", width=_WIDTH, height=2.9)
 
 
-def cumulative_score(rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """Returns a plot of the share of ages that are off by at most so many years, with its interval.
-
-    Args:
-      rows: `years`, and `value`, a share, with `low` and `high`.
-    """
+def cumulative_score(rows: Rows) -> Plot:
+    """Returns a plot of the share of ages that are off by at most so many `years`."""
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
+        axes = _axes(figure, "off by at most, years", "of the predictions, %")
         years = [row["years"] for row in rows]
-        axes.plot(years, [100 * row["value"] for row in rows], color=BLUE, marker="o", markersize=4, linewidth=1.2)
-        for row in rows:
-            if row["low"] is not None:
-                axes.plot([row["years"]] * 2, [100 * row["low"], 100 * row["high"]], color=BLUE, linewidth=4, alpha=0.3)
+        _line(axes, years, rows, 100)
         axes.set_xticks(years)
         axes.set_ylim(0, 100)
-        axes.set_xlabel("off by at most, years")
-        axes.set_ylabel("of the predictions, %")
-        axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
 
     values = ", ".join(f"{row['years']}: {bare('share', row['value'])} %" for row in rows)
-    return plot(
-        draw, "cumulative-score", f"Ages that are off by at most so many years: {values}.", width=3.4, height=2.9
-    )
+    label = f"Ages that are off by at most so many years: {values}."
+    return plot(draw, "cumulative-score", label, width=_NARROW, height=2.9)
 
 
-def groups(target: str, metric: MetricInfo, rows: Sequence[Mapping[str, Any]], overall: float) -> Plot:
-    """Returns a plot of a metric of each group with its interval, and that of all.
+def groups(target: str, metric: MetricInfo, rows: Rows, overall: float) -> Plot:
+    """Returns a plot of a metric of each group, and that of all.
 
     Args:
       target: that is predicted.
       metric: which one.
-      rows: `name`, `n`, `value`, `low`, `high`, `few` (whether too few for a ranking).
+      rows: each with a `name`, `n` examples, and `few`, whether too few for a ranking.
       overall: of all.
     """
-    factor = 1 if metric.unit == "years" else 100
+    factor, unit = _scale(metric)
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        axes.axvline(factor * overall, color=GREY, linewidth=1, linestyle="--")
-        for place, row in enumerate(rows):
-            colour = GREY if row["few"] else BLUE
-            if row["low"] is not None:
-                ends = [factor * row["low"], factor * row["high"]]
-                axes.plot(ends, [place, place], color=colour, linewidth=5, alpha=0.4)
-            axes.plot(factor * row["value"], place, "o", color=colour, markersize=4.5)
-        axes.set_yticks(range(len(rows)), [literal(f"{row['name']}  ({row['n']:,})") for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_title(f"{spaced(target)}: {metric.title}, {'years' if factor == 1 else '%'}", loc="left")
         better = "higher is better" if metric.higher_is_better else "lower is better"
-        axes.set_xlabel(f"{better}; dashed: all")
-        axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+        axes = _axes(figure, f"{better}; dashed: all", grid="x")
+        axes.axvline(factor * overall, color=GREY, linewidth=1, linestyle="--")
+        names = [f"{row['name']}  ({row['n']:,})" for row in rows]
+        _points(axes, rows, factor, names, [GREY if row["few"] else BLUE for row in rows])
+        axes.set_title(f"{spaced(target)}: {metric.title}, {unit}", loc="left")
 
     values = ", ".join(f"{row['name']} {bare(metric.unit, row['value'])} ({row['n']})" for row in rows)
     label = f"{metric.title.capitalize()} of {spaced(target)} by group, with 95 % intervals: {values}."
     return plot(draw, f"groups-{target}", label, width=_WIDTH, height=0.9 + 0.2 * len(rows))
+
+
+def _axes(figure: Any, x: str, y: str = "", title: str = "", grid: str = "both") -> Any:
+    axes = figure.add_subplot()
+    axes.set(xlabel=x, ylabel=y, title=title)
+    axes.grid(axis=grid, color=GREY, alpha=0.25, linewidth=0.6)
+    return axes
+
+
+def _scale(metric: MetricInfo) -> tuple[int, str]:
+    return (1, "years") if metric.unit == "years" else (100, "%")
+
+
+def _column(rows: Rows, name: str, factor: float = 100) -> np.ndarray:
+    """Returns values of all rows, float64 `[n]`, NaN for None: matplotlib leaves such out."""
+    return factor * np.array([row[name] for row in rows], np.float64)
+
+
+def _line(
+    axes: Any, x: Any, rows: Rows, factor: float, color: str = BLUE, label: str | None = None, linestyle: str = "-"
+) -> None:
+    """Plots values with their intervals over `x`."""
+    value, low, high = (_column(rows, name, factor) for name in ("value", "low", "high"))
+    axes.plot(x, value, color=color, marker="o", markersize=4, label=label, linewidth=1.2, linestyle=linestyle)
+    axes.vlines(x, low, high, color=color, linewidth=4, alpha=0.3)
+
+
+def _points(axes: Any, rows: Rows, factor: float, names: Sequence[str], colours: Sequence[str]) -> None:
+    """Plots values with their intervals below each other, the first on top."""
+    value, low, high = (_column(rows, name, factor) for name in ("value", "low", "high"))
+    places = range(len(rows))
+    axes.hlines(places, low, high, colors=colours, linewidth=5, alpha=0.4)
+    axes.scatter(value, places, s=20, c=colours, zorder=3)
+    axes.set_yticks(places, [literal(name) for name in names])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _legend(axes: Any) -> None:

@@ -10,11 +10,10 @@ from agegender_jax.page import Plot, Section
 from agegender_jax.report import plots
 from agegender_jax.report.content import Content, MetricInfo
 from agegender_jax.report.format import NONE, bare, interval, number, spaced, with_interval
-from agegender_jax.report.images import mistakes
+from agegender_jax.report.mistakes import LEVEL, WRONG_YEARS
 from agegender_jax.splits import PARTS
 from agegender_jax.text import Table
 
-_ATTRIBUTES = ("gender", "race", "age_band")
 _FULL_SHADE = 0.75  # of the cell that is furthest from all examples
 
 
@@ -39,7 +38,7 @@ class Heat:
 
 
 def sections(content: Content, thumbnails: Mapping[str, str], panels: Mapping[str, str]) -> list[Section]:
-    """Returns the sections of a report; those without anything to show are left out.
+    """Returns the sections of a report that have something to show.
 
     Args:
       content: of the report.
@@ -58,57 +57,38 @@ def sections(content: Content, thumbnails: Mapping[str, str], panels: Mapping[st
         Section("mistakes", "Mistakes", mistakes(content, thumbnails)),
         Section("saliency", "Saliency", {"panels": panels} if panels else None),
         Section("card", "Model card", {}),
-        Section("data", "Data and split", data(content)),
-        Section("run", "What was run", origin(content)),
+        Section("data", "Data and split", strata(content)),
+        Section("run", "What was run", differences(content)),
     )
     return [section for section in every if section.content is not None]
-
-
-def main_metric(content: Content, target: str) -> MetricInfo | None:
-    """Returns the metric that stands for a target; None where the target was not measured."""
-    mains = (metric for name, metric in content.metrics.items() if metric.main and name.startswith(f"{target}/"))
-    return next((metric for metric in mains if f"{target}/{metric.name}" in content.test["metrics"]), None)
-
-
-def _title(target: str, metric: MetricInfo) -> str:
-    return f"{spaced(target)}, {metric.title}"
 
 
 def tiles(content: Content) -> list[tuple[str, str, list[str]]]:
     """Returns the main metrics: name, value, and lines below them."""
     entries = []
     for target in content.targets:
-        if (metric := main_metric(content, target)) is None:
-            continue
-        key, unit = f"{target}/{metric.name}", metric.unit
-        value = content.test["metrics"][key]
-        lines = [f"95 % interval: {interval(unit, value)}", f"baseline: {number(unit, content.baseline.get(key))}"]
-        entries.append((_title(target, metric), number(unit, value["value"]), lines))
+        if metric := content.main_metric(target):
+            key = f"{target}/{metric.name}"
+            value, ends = _cells(metric.unit, content.test["metrics"][key])
+            baseline = number(metric.unit, content.baseline.get(key))
+            entries.append((_title(target, metric), value, [f"95 % interval: {ends}", f"baseline: {baseline}"]))
     return entries
 
 
 def results(content: Content) -> dict[str, Any]:
     """Returns the table of metrics with intervals and the baseline, and a plot of the shares among them."""
-    test, validation, baseline = content.test["metrics"], content.validation["metrics"], content.baseline
+    test, validation = content.test["metrics"], content.validation["metrics"]
     rows: list[Sequence[str]] = []
     shares = []
     for target in content.targets:
         names = [name for name in test if name.startswith(f"{target}/")]
         rows += [(spaced(target),)] if names else []
         for name in names:
-            own, other, metric = test[name], validation.get(name), content.metrics[name]
-            rows.append(
-                (
-                    metric.title,
-                    number(metric.unit, own["value"]),
-                    interval(metric.unit, own),
-                    number(metric.unit, baseline[name]) if name in baseline else "",
-                    number(metric.unit, other["value"]) if other else "",
-                    interval(metric.unit, other),
-                )
-            )
-            if metric.unit == "share" and own["value"] is not None:
-                shares.append({"name": f"{spaced(target)}: {metric.title}", "baseline": baseline.get(name), **own})
+            metric, baseline = content.metrics[name], content.baseline.get(name)
+            own, other = _cells(metric.unit, test[name]), _cells(metric.unit, validation[name])
+            rows.append((metric.title, *own, number(metric.unit, baseline), *other))
+            if metric.unit == "share" and test[name]["value"] is not None:
+                shares.append({"name": f"{spaced(target)}: {metric.title}", "baseline": baseline, **test[name]})
     header = ("", "test", "95 % interval", "baseline", "validation", "95 % interval")
     return {"table": Table(header, rows), "plot": plots.glance(shares) if shares else None}
 
@@ -116,27 +96,34 @@ def results(content: Content) -> dict[str, Any]:
 def groups(content: Content) -> dict[str, Any] | None:
     """Returns tables and plots by gender, race and age band, alone and together."""
     test = content.test
-    mains = {target: metric for target in test["groups"] if (metric := main_metric(content, target))}
-    tables = {target: rows for target, rows in test["groups"].items() if rows and target in mains}
-    if not tables:
-        return None
-    drawings, crossed = [], []
-    for target, rows in tables.items():
-        metric = mains[target]
+    mains = {
+        target: metric for target, rows in test["groups"].items() if rows and (metric := content.main_metric(target))
+    }
+    plotted, crossed = [], []
+    everything: dict[str, dict[str, str]] = {}
+    examples: dict[str, int] = {}
+    for target, metric in mains.items():
         overall = test["metrics"][f"{target}/{metric.name}"]["value"]
-        measured = [row for row in rows if row[metric.name]["value"] is not None]
-        if overall is None:
-            continue
-        single = [
-            {"name": _name(row), "n": row["n"], "few": _few(row, test)} | row[metric.name]
-            for row in measured
-            if len(_values(row)) == 1
-        ]
+        single: list[dict[str, Any]] = []
+        several: list[dict[str, Any]] = []
+        for row in test["groups"][target]:
+            name, value = _name(row), row[metric.name]
+            everything.setdefault(name, {})[target] = with_interval(metric.unit, value)
+            examples[name] = max(examples.get(name, 0), row["n"])
+            if value["value"] is None or overall is None:
+                continue
+            few = row["n"] < test["least"] or row["clusters"] < test["least_clusters"]
+            entry = {"name": name, "attributes": _attributes(row), "n": row["n"], "few": few, **value}
+            (several if len(entry["attributes"]) > 1 else single).append(entry)
         if single:
-            drawings.append(plots.groups(target, metric, single, overall))
-        if several := [row for row in measured if len(_values(row)) > 1]:
-            crossed.append(_crossing(target, metric, several, overall, test))
-    return {"worst": _worst(content), "plots": drawings, "crossed": crossed, "all": _all_groups(tables, mains)}
+            plotted.append(plots.groups(target, metric, single, overall))
+        if several:
+            crossed.append(_crossing(_title(target, metric), metric, several, overall))
+    header = ("group", "examples", *(_title(target, metric) for target, metric in mains.items()))
+    rows = [(name, f"{n:,}", *(everything[name].get(target, NONE) for target in mains)) for name, n in examples.items()]
+    return (
+        {"worst": _worst(content), "plots": plotted, "crossed": crossed, "all": Table(header, rows)} if mains else None
+    )
 
 
 def _worst(content: Content) -> Table | None:
@@ -144,15 +131,15 @@ def _worst(content: Content) -> Table | None:
     for target, attributes in content.test["worst"].items():
         for by, worst in attributes.items():
             gap, metric = content.test["gap"][target][by], content.metrics[f"{target}/{worst['metric']}"]
+            unit = "points" if metric.unit == "share" else metric.unit
             rows.append(
                 (
                     _title(target, metric),
                     spaced(by).replace(" x ", " × "),
                     _name(worst),
                     f"{worst['n']:,}",
-                    number(metric.unit, worst["value"]),
-                    interval(metric.unit, worst),
-                    f"{bare(metric.unit, gap['value'])} {'points' if metric.unit == 'share' else metric.unit}",
+                    *_cells(metric.unit, worst),
+                    f"{bare(metric.unit, gap['value'])} {unit}",
                     interval(metric.unit, gap),
                     f"{_name(gap['best'])}, of {gap['groups']}",
                 )
@@ -161,51 +148,20 @@ def _worst(content: Content) -> Table | None:
     return Table(header, rows) if rows else None
 
 
-def _crossing(
-    target: str, metric: MetricInfo, rows: Sequence[Mapping[str, Any]], overall: float, test: Mapping[str, Any]
-) -> Heat:
+def _crossing(title: str, metric: MetricInfo, rows: Sequence[Mapping[str, Any]], overall: float) -> Heat:
     """Returns a metric by all attributes together, shaded by its distance from that of all examples."""
-    known = [name for name in _ATTRIBUTES if rows[0][name] is not None]
-    columns = sorted({row[known[-1]] for row in rows}, key=_order)
-    distances = [abs(row[metric.name]["value"] - overall) for row in rows if not _few(row, test)]
+    *_, corner = rows[0]["attributes"]
+    columns = sorted({row["attributes"][corner] for row in rows}, key=_order)
+    distances = [abs(row["value"] - overall) for row in rows if not row["few"]]
     scale = _FULL_SHADE / (max(distances, default=0.0) or 1.0) * (1 if metric.higher_is_better else -1)
     cells: dict[str, dict[str, Cell]] = {}
     for row in rows:
-        value, few = row[metric.name]["value"], _few(row, test)
-        cell = Cell(bare(metric.unit, value), f"n {row['n']:,}", 0.0 if few else (value - overall) * scale, few)
-        cells.setdefault(", ".join(row[name] for name in known[:-1]), {})[row[known[-1]]] = cell
-    return Heat(
-        spaced(known[-1]),
-        columns,
-        {name: [row.get(column, Cell("")) for column in columns] for name, row in cells.items()},
-        f"{spaced(target)}: {metric.title} (all: {number(metric.unit, overall)})",
-    )
-
-
-def _all_groups(tables: Mapping[str, Sequence[Mapping[str, Any]]], mains: Mapping[str, MetricInfo]) -> Table:
-    groups: dict[str, dict[str, Any]] = {}
-    for target, rows in tables.items():
-        for row in rows:
-            entry = groups.setdefault(_name(row), {"n": 0})
-            entry["n"] = max(entry["n"], row["n"])
-            entry[target] = with_interval(mains[target].unit, row[mains[target].name])
-    return Table(
-        ("group", "examples", *(_title(target, mains[target]) for target in tables)),
-        [(name, f"{row['n']:,}", *(row.get(target, NONE) for target in tables)) for name, row in groups.items()],
-    )
-
-
-def _few(row: Mapping[str, Any], test: Mapping[str, Any]) -> bool:
-    """Returns whether a group is too small to be ranked."""
-    return bool(row["n"] < test["least"] or row["clusters"] < test["least_clusters"])
-
-
-def _values(row: Mapping[str, Any]) -> list[str]:
-    return [row[name] for name in _ATTRIBUTES if row[name] is not None]
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return ", ".join(_values(row))
+        *first, last = row["attributes"].values()
+        shade = 0.0 if row["few"] else (row["value"] - overall) * scale
+        cell = Cell(bare(metric.unit, row["value"]), f"n {row['n']:,}", shade, row["few"])
+        cells.setdefault(", ".join(first), {})[last] = cell
+    filled = {name: [row.get(column, Cell("")) for column in columns] for name, row in cells.items()}
+    return Heat(spaced(corner), columns, filled, f"{title} (all: {number(metric.unit, overall)})")
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -216,18 +172,16 @@ def _order(name: str) -> tuple[int, str]:
 
 def confusions(content: Content) -> list[Heat] | None:
     """Returns the confusion matrices."""
+
+    def cell(count: int, total: int) -> Cell:
+        share = count / max(1, total)
+        return Cell(f"{count:,}", f"{100 * share:.0f} %", 0.85 * share) if count else Cell("0", few=True)
+
     matrices = []
     for target, matrix in content.test["confusion"].items():
-        rows = {}
-        for name, counts in zip(matrix["names"], matrix["counts"], strict=True):
-            total = sum(counts)
-            rows[name] = [
-                Cell(f"{count:,}", f"{100 * count / total:.0f} %", 0.85 * count / total)
-                if count
-                else Cell("0", few=True)
-                for count in counts
-            ]
-        matrices.append(Heat("label", matrix["names"], rows, spaced(target)))
+        names = matrix["names"]
+        rows = [[cell(count, sum(counts)) for count in counts] for counts in matrix["counts"]]
+        matrices.append(Heat("label", names, dict(zip(names, rows, strict=True)), spaced(target)))
     return matrices or None
 
 
@@ -235,41 +189,34 @@ def calibration(content: Content) -> dict[str, Any] | None:
     """Returns tables and plots of how well probabilities are calibrated, of classes and of ages."""
     classes: list[Sequence[str]] = []
     years: list[Sequence[str]] = []
-    caption = ""
-    drawings: list[Plot] = []
+    plotted: list[Plot] = []
+    low, high = TEMPERATURES
     for target, entry in content.test["calibration"].items():
-        after = entry["after"] or {}
-        temperature = _temperature(entry["temperature"])
+        after, temperature = entry["after"] or {}, NONE
+        if entry["temperature"] is not None:
+            end = f" (the end of {low:g} to {high:g})" if at_bound(entry["temperature"]) else ""
+            temperature = f"{entry['temperature']:.2f}{end}"
         if "reliability" in entry:
             ece = _change("share", entry["ece"], after.get("ece"))
             nll, score = (_change("nats", entry[name], after.get(name)) for name in ("nll", "brier"))
             ends = [interval("nats", entry["intervals"][name]) for name in ("nll", "brier")]
             classes.append((spaced(target), ece, nll, ends[0], score, ends[1], temperature))
-            drawings.append(plots.reliability(target, entry))
+            plotted.append(plots.reliability(target, entry))
             continue
-        later = after.get("coverage") or [{}] * len(entry["coverage"])
-        drawings.append(plots.coverage(target, entry["coverage"], after.get("coverage")))
-        for row, then in zip(entry["coverage"], later, strict=True):
+        plotted.append(plots.coverage(target, entry["coverage"], after.get("coverage")))
+        for row, then in zip(entry["coverage"], after.get("coverage") or [{}] * len(entry["coverage"]), strict=True):
             shares = _change("share", row["value"], then.get("value"))
             widths = _change("years", row["mean_width"], then.get("mean_width"))
-            years.append((f"{spaced(target)}, {100 * row['level']:.0f} %", shares, interval("share", row), widths))
-        caption = f"Intervals of ages, temperature {temperature}"
-    tables = []
+            name = f"{spaced(target)}, {100 * row['level']:.0f} %"
+            years.append((name, shares, interval("share", row), widths, temperature))
+    before, tables = "95 % interval before", []
     if classes:
-        before = "95 % interval before"
         scores = ("calibration error (ECE)", "log-likelihood, negative", before, "Brier score", before, "temperature")
         tables.append(Table(("", *scores), classes, "Probabilities of classes"))
     if years:
-        header = ("central interval", "contains the label", "95 % interval before", "mean width")
-        tables.append(Table(header, years, caption))
-    return {"tables": tables, "plots": drawings} if tables else None
-
-
-def _temperature(value: float | None) -> str:
-    if value is None:
-        return NONE
-    low, high = TEMPERATURES
-    return f"{value:.2f}" + (f" (the end of {low:g} to {high:g})" if at_bound(value) else "")
+        header = ("central interval", "contains the label", before, "mean width", "temperature")
+        tables.append(Table(header, years, "Intervals of ages"))
+    return {"tables": tables, "plots": plotted} if tables else None
 
 
 def _change(unit: str, before: float | None, after: float | None) -> str:
@@ -281,20 +228,16 @@ def _change(unit: str, before: float | None, after: float | None) -> str:
 
 def selective(content: Content) -> dict[str, Any] | None:
     """Returns what abstaining gains."""
-    drawings: list[Plot] = []
+    plotted: list[Plot] = []
     columns: dict[str, dict[float, str]] = {}
     for target, entries in content.test["selective"].items():
-        given = [each for each in entries if each["value"] is not None]
-        if not given:
-            continue
-        metric = content.metrics[f"{target}/{given[0]['metric']}"]
-        drawings.append(plots.selective(target, metric, given))
-        columns[_title(target, metric)] = {each["coverage"]: with_interval(metric.unit, each) for each in given}
-    if not drawings:
-        return None
+        if measured := [each for each in entries if each["value"] is not None]:
+            metric = content.metrics[f"{target}/{measured[0]['metric']}"]
+            plotted.append(plots.selective(target, metric, measured))
+            columns[_title(target, metric)] = {each["coverage"]: with_interval(metric.unit, each) for each in measured}
     shares = sorted({share for column in columns.values() for share in column}, reverse=True)
     rows = [(f"{100 * share:.0f} %", *(column.get(share, "") for column in columns.values())) for share in shares]
-    return {"table": Table(("predicted", *columns), rows), "plots": drawings}
+    return {"table": Table(("predicted", *columns), rows), "plots": plotted} if plotted else None
 
 
 def ages(content: Content) -> dict[str, Any] | None:
@@ -304,23 +247,11 @@ def ages(content: Content) -> dict[str, Any] | None:
             scores = content.test["cumulative_score"][target]
             header = ("annotated age", "examples", "mean signed error", "95 % interval", "mean absolute error")
             errors = [
-                (
-                    row["age_band"],
-                    f"{row['n']:,}",
-                    number("years", row["bias"]["value"]),
-                    interval("years", row["bias"]),
-                    number("years", row["mae"]["value"]),
-                    interval("years", row["mae"]),
-                )
+                (row["age_band"], f"{row['n']:,}", *_cells("years", row["bias"]), *_cells("years", row["mae"]))
                 for row in rows
             ]
             within = [
-                (
-                    "1 year" if row["years"] == 1 else f"{row['years']} years",
-                    number("share", row["value"]),
-                    interval("share", row),
-                )
-                for row in scores
+                (f"{row['years']} year{'s' if row['years'] > 1 else ''}", *_cells("share", row)) for row in scores
             ]
             return {
                 "table": Table((*header, "95 % interval"), errors),
@@ -334,43 +265,86 @@ def ages(content: Content) -> dict[str, Any] | None:
 
 def learning(content: Content) -> list[Plot]:
     """Returns the learning curves."""
-    curves, epoch = {name: curve for name, curve in content.curves.items() if curve.value}, content.steps_per_epoch
-    losses = {
-        spaced(name.removeprefix("train/").removesuffix("/loss").replace("loss", "total")): curve
-        for name, curve in curves.items()
-        if name.startswith("train/") and name.endswith("loss")
-    }
-    shares, years = {}, {}
+    losses, shares, years = {}, {}, {}
+    for name, curve in content.curves.items():
+        if name.startswith("train/") and name.endswith("loss"):
+            losses[spaced(name.removeprefix("train/").removesuffix("/loss").replace("loss", "total"))] = curve
     for target in content.targets:
-        metrics = [main_metric(content, target), content.metrics.get(f"{target}/{BALANCED_ACCURACY.name}")]
+        metrics = (content.main_metric(target), content.metrics.get(f"{target}/{BALANCED_ACCURACY.name}"))
         for metric in filter(None, metrics):
-            curve = curves.get(f"validation/{target}/{metric.name}")
-            if curve and metric.unit == "years":
-                years[_title(target, metric)] = curve
-            elif curve:
-                percent = [100 * value for value in curve.value]
-                shares[_title(target, metric)] = dataclasses.replace(curve, value=percent)
-    drawings = []
-    if losses:
-        drawings.append(plots.curves("curve-loss", losses, epoch, "training loss", from_zero=True))
-    if shares:
-        drawings.append(plots.curves("curve-shares", shares, epoch, "validation, %"))
-    if years:
-        drawings.append(plots.curves("curve-years", years, epoch, "validation, years"))
-    if rate := curves.get("learning_rate"):
-        drawings.append(plots.curves("curve-rate", {"learning rate": rate}, epoch, "learning rate", from_zero=True))
-    return drawings
+            measured = content.curves.get(f"validation/{target}/{metric.name}")
+            if measured and metric.unit == "years":
+                years[_title(target, metric)] = measured
+            elif measured:
+                percent = [100 * value for value in measured.value]
+                shares[_title(target, metric)] = dataclasses.replace(measured, value=percent)
+    rate = content.curves.get("learning_rate")
+    return [
+        plots.curves(name, lines, content.steps_per_epoch, axis, from_zero=name in ("curve-loss", "curve-rate"))
+        for name, axis, lines in (
+            ("curve-loss", "training loss", losses),
+            ("curve-shares", "validation, %", shares),
+            ("curve-years", "validation, years", years),
+            ("curve-rate", "learning rate", {"learning rate": rate} if rate else {}),
+        )
+        if lines
+    ]
 
 
-def data(content: Content) -> Table:
+def mistakes(content: Content, thumbnails: Mapping[str, str]) -> dict[str, Any] | None:
+    """Returns the mistakes, largest and most confident, by target: tables, or images with captions."""
+    tables, sheets = [], []
+    for target, kinds in content.mistakes.items():
+        years, name = content.targets[target].kind == "years", spaced(target)
+        width = f"{100 * LEVEL:.0f} % interval"
+        titles = {"worst": f"{name}: largest errors", "confident": f"{name}: wrong with the highest confidence"}
+        if years:
+            titles["confident"] = f"{name}: errors of {WRONG_YEARS:g} years or more with the narrowest {width}"
+        for kind, title in titles.items():
+            if rows := kinds[kind]:
+                tables.append((_ages if years else _classes)(rows, title))
+                sheets.append((title, [(thumbnails.get(row["key"], ""), _caption(row), row["key"]) for row in rows]))
+    if not tables:
+        return None
+    return {"tables": [], "sheets": sheets} if thumbnails else {"tables": tables, "sheets": []}
+
+
+def _classes(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    cells = [(row["key"], row["label"], row["prediction"], f"{100 * row['probability']:.1f} %") for row in rows]
+    return Table(("file", "annotated", "predicted", "probability"), cells, title)
+
+
+def _ages(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    header = ["file", "annotated, years", "predicted", "error", f"width of its {100 * LEVEL:.0f} % interval"]
+    cells = [
+        [
+            row["key"],
+            f"{row['label']:g}",
+            f"{row['prediction']:.1f}",
+            f"{row['error']:+.1f}",
+            f"{row['width'] or 0:.1f}",
+        ]
+        for row in rows
+    ]
+    columns = 4 if rows[0]["width"] is None else 5
+    return Table(header[:columns], [row[:columns] for row in cells], title)
+
+
+def _caption(row: Mapping[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['prediction']:.1f} years, annotated {row['label']:g}"
+    return f"{row['prediction']} ({100 * row['probability']:.0f} %), annotated {row['label']}"
+
+
+def strata(content: Content) -> Table:
     """Returns the strata of the split."""
     split = content.split
     header = (f"by {spaced(split.stratified_by)}, which all parts have in equal shares", *PARTS)
     return Table(header, [(name, *(f"{count[part]:,}" for part in PARTS)) for name, count in split.strata.items()])
 
 
-def origin(content: Content) -> Table | None:
-    """Returns what was run: where its recipe differs from the default."""
+def differences(content: Content) -> Table:
+    """Returns the keys of the recipe that differ from the default."""
     rows = [(each.key, _plain(each.default), _plain(each.value)) for each in content.differences]
     return Table(("key of the recipe", "default", "this run"), rows)
 
@@ -381,3 +355,20 @@ def _plain(value: Any) -> str:
     if value == "":
         return "''"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _title(target: str, metric: MetricInfo) -> str:
+    return f"{spaced(target)}, {metric.title}"
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return ", ".join(_attributes(row).values())
+
+
+def _attributes(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: row[name] for name in ("gender", "race", "age_band") if row[name] is not None}
+
+
+def _cells(unit: str, value: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns a number and its interval."""
+    return number(unit, value["value"]), interval(unit, value)

@@ -13,7 +13,7 @@ from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.report import identities
 from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
 from agegender_jax.report import format as fmt
-from agegender_jax.report.content import GENERATOR, Content, Costs, gather, own_predictions
+from agegender_jax.report.content import GENERATOR, Content, gather, own_predictions
 from agegender_jax.report.images import Images, load_images
 from agegender_jax.report.sections import sections, tiles
 from agegender_jax.run import REPORT, Run
@@ -66,15 +66,8 @@ def write_report(
 
 
 def render(content: Content, images: Images | None = None) -> str:
-    """Returns the page as HTML.
-
-    Args:
-      content: of `content.gather`.
-      images: to embed; None embeds none.
-    """
+    """Returns the page as HTML, with images where there are some."""
     images = images or Images()
-    hardware = content.hardware
-    kind = f" ({hardware['device']})" if hardware["device"] != hardware["backend"] else ""
     return page.render(
         "report.html",
         generator=GENERATOR,
@@ -84,9 +77,6 @@ def render(content: Content, images: Images | None = None) -> str:
         content=content,
         shown=len(images.thumbnails) + images.sample,
         sample=images.sample,
-        device=f"{hardware['devices']} {hardware['backend']}{kind}",
-        since_start=_since_start(content.costs),
-        terms=_terms(content),
         age_groups=AGE_GROUPS[content.age_groups].description,
         disclaimer=DISCLAIMER,
         fmt=fmt,
@@ -99,54 +89,23 @@ def render(content: Content, images: Images | None = None) -> str:
 
 
 def _joined(values: Mapping[str, Any], form: str) -> str:
-    """Returns names and values in one line, each as `form` says."""
+    """Returns names and values in one line, each formatted by `form`."""
     return ", ".join(form.format(fmt.spaced(name), value) for name, value in values.items())
-
-
-def _since_start(costs: Costs) -> str:
-    texts = []
-    if costs.images_per_second:
-        texts.append(f"{costs.images_per_second:,.0f} images/s while training")
-    if costs.first_step_seconds:
-        texts.append(f"first step after {costs.first_step_seconds:.0f} s")
-    if costs.seconds_of:
-        spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in costs.seconds_of.items())
-        texts.append(f"training spent on {spent}")
-    if costs.peak_memory_bytes:
-        texts.append(f"peak memory {costs.peak_memory_bytes / 1e9:.2f} GB")
-    return "; ".join(texts)
-
-
-def _terms(content: Content) -> str:
-    if content.synthetic:
-        return "none: the data are synthetic, and the terms of the original do not apply."
-    return content.data.terms or "not stated by the dataset's builder: find out before you use or share anything."
 
 
 def _paths(run: Run, out: Path | None) -> tuple[Path, Path]:
     """Returns the paths of the page and of the numbers, where nothing else lies."""
-    if out is None:
-        path = run.directory / REPORT
-        numbers = path.with_name("report.json")
-    else:
-        path, numbers = out, out.with_suffix(".json")
-        if out.suffix not in (".html", ".htm"):
-            raise UserError(f"{out} does not end in .html; choose another --out.")
+    if out is not None and out.suffix not in (".html", ".htm"):
+        raise UserError(f"{out} does not end in .html; choose another --out.")
+    path = out or run.directory / REPORT
+    numbers = out.with_suffix(".json") if out else path.with_name("report.json")
     page.check_path(path, GENERATOR, "--out")
-    _check_numbers(numbers, run.name)
+    if numbers.exists():
+        try:
+            content = json.loads(numbers.read_text(encoding="utf-8"))
+            replaceable = (content["generator"], content["run"]) == (GENERATOR, run.name)
+        except (OSError, ValueError, TypeError, KeyError):
+            replaceable = False
+        if not replaceable:
+            raise UserError(f"{numbers} exists and is not from a report of {run.name}; choose another --out.")
     return path, numbers
-
-
-def _check_numbers(path: Path, run: str) -> None:
-    """Raises a UserError where the file is no report's, or that of a run of another name."""
-    if not path.exists():
-        return
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        written_by_us = isinstance(content, dict) and content.get("generator") == GENERATOR
-    except (OSError, ValueError):
-        written_by_us = False
-    if not written_by_us:
-        raise UserError(f"{path} exists and does not hold the numbers of a report; choose another --out.")
-    if content.get("run") != run:
-        raise UserError(f"{path} exists and holds the numbers of another run; choose another --out.")

@@ -1,4 +1,4 @@
-"""A finished run that nobody trained: made-up answers, kept as a training keeps them."""
+"""A finished run without a training: made-up predictions, kept as a training keeps them."""
 
 import json
 from collections.abc import Callable
@@ -22,11 +22,11 @@ CLASSES = tuple(f"female_{age}" for age in range(20, 59))
 """Of a dataset with classes of its own: 39."""
 
 HOSTILE = '<script>alert(1)</script>"&$x$\u202e.jpg'
-"""Name of the file of the surest mistake."""
+"""Name of the file of the most confident mistake."""
 
 
 def _blurred(label: np.ndarray, classes: int, rng: np.random.Generator, sure: float) -> np.ndarray:
-    """Distributions that are often highest at the label."""
+    """Returns distributions that are often highest at the label."""
     logits = rng.normal(size=(len(label), classes))
     logits[np.arange(len(label)), label] += sure
     return (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
@@ -37,7 +37,7 @@ def _make(
     count: int = 600,
     heads: tuple[str, ...] = ("gender", "age_group", "age"),
     settings: dict[str, Any] | None = None,
-    facts_of_data: dict[str, Any] | None = None,
+    metadata_of_data: dict[str, Any] | None = None,
     speakers: int | None = None,
     **changes: Any,
 ) -> Run:
@@ -59,79 +59,69 @@ def _make(
     first = split.test[0]
     split.keys[first] = HOSTILE
     rows = np.concatenate([split.validation, split.test])
-    said = {
+    distributions = {
         "gender": _blurred(gender, 2, rng, 2.0),
         "age_group": _blurred(groups, 8, rng, 2.5),
         "age": _blurred(age.astype(int), 101, rng, 5.0),
     }
-    said["gender"][first] = np.eye(2, dtype=np.float32)[1 - gender[first]]  # nothing is surer, and it is wrong
+    distributions["gender"][first] = np.eye(2, dtype=np.float32)[1 - gender[first]]  # the most confident, and wrong
     if "class_name" in heads:
-        said["class_name"] = _blurred(labels["class_name"], len(CLASSES), rng, 3.0)
+        distributions["class_name"] = _blurred(labels["class_name"], len(CLASSES), rng, 3.0)
     if recipe.model.backbone == "routed":
-        said |= {f"age_group_{name}": _blurred(groups, 8, rng, 2.5) for name in GENDERS}
+        distributions |= {f"age_group_{name}": _blurred(groups, 8, rng, 2.5) for name in GENDERS}
     if recipe.heads.age.loss == "l1":
-        said["age"] = (age + rng.normal(0, 6, count)).astype(np.float32)[:, None]
-    own = {name: said[name][rows] for name in built}
-    metadata = {
+        distributions["age"] = (age + rng.normal(0, 6, count)).astype(np.float32)[:, None]
+    identity = {
         **{"run": directory.name, "dataset": "utkface", "synthetic": False, "protocol": "disjoint", "leaky": False},
         **{"age_groups": "nearest", "split_sha256": split.sha256, "evaluated_step": 40, "flip_averaged": False},
-        **{"class_names": list(CLASSES), "recipe": portable(recipe)},
     }
     predictions = Predictions(
         split.keys[rows],
         np.repeat(["validation", "test"], [len(split.validation), len(split.test)]),
         {name: columns[name][rows].astype(kind) for name, kind in COLUMNS.items()},
         {name: labels[name][rows] for name in built},
-        own,
+        {name: distributions[name][rows] for name in built},
         built,
-        metadata,
+        {**identity, "class_names": list(CLASSES), "recipe": portable(recipe)},
     )
-    train = {name: label[split.train] for name, label in labels.items()}
-    names, constant = fit_baseline(built, train)
+    names, baseline = fit_baseline(built, {name: label[split.train] for name, label in labels.items()})
     test = {name: label[split.test] for name, label in labels.items()}
-    environment = {
+    hardware = {"backend": "cpu", "devices": 1, "device": "cpu", "processor": "<b>fast</b>", "cores": 2}
+    shared: dict[str, Any] = {
         "versions": {"jax": "0.10.2"},
-        "hardware": {"backend": "cpu", "devices": 1, "device": "cpu", "processor": "<b>fast</b>", "cores": 2},
+        "hardware": hardware,
+        "subjects": {"known": 0, "in_several_parts": 0, "unidentified_examples": count},
+        "data_sha256": "d" * 64,
     }
-    subjects = {"known": 0, "in_several_parts": 0, "unidentified_examples": count}
     summary = {
-        **{name: metadata[name] for name in ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups")},
-        **{name: metadata[name] for name in ("split_sha256", "flip_averaged", "evaluated_step")},
-        **{"train_examples": len(split.train), "subjects": subjects, "data_sha256": "d" * 64},
+        **identity,
+        **shared,
         **{"test": predictions.of("test").metrics(), "validation": predictions.of("validation").metrics()},
-        **{
-            "baseline": measure_targets(baseline_targets(built, constant, test)),
-            "baseline_names": names,
-            "parameters": 12345,
-            "steps": 40,
-        },
-        **{"epochs": 4.0, "seconds": 185.0, "seconds_of": {"step": 170.0}, "images_per_second": 321.0},
-        **{"first_step_seconds": 9.0, "peak_memory_bytes": 10**9},
-        "metrics": metrics_table(target_heads(built)),
-        **environment,
+        **{"baseline": measure_targets(baseline_targets(built, baseline, test)), "baseline_names": names},
+        **{"train_examples": len(split.train), "parameters": 12345, "steps": 40, "epochs": 4.0, "seconds": 185.0},
+        **{"seconds_of": {"step": 170.0}, "images_per_second": 321.0, "first_step_seconds": 9.0},
+        **{"peak_memory_bytes": 10**9, "metrics": metrics_table(target_heads(built))},
         **changes,
     }
-    same = {"groups": 10, "files": 21, "conflicting_groups": 4, "conflicting_files": 9, "groups_over_5_years": 1}
-    directory.mkdir(parents=True)
-    run = Run(directory, recipe)
-    (directory / "recipe.json").write_text(recipes.to_json(recipe))
-    split.save(directory / "split.json")
-    run.write(
-        "run.json",
-        {
-            **{"dataset_version": "1.1.0", "kind": "image", "data_sha256": "d" * 64, "terms": "research <only>"},
-            **{"identical_files": same, "subjects": subjects, "class_names": list(CLASSES)},
-            **{"split_sha256": split.sha256, "command": ["launch.py", "--workdir", "my runs/small"]},
-            **environment,
-            **(facts_of_data or {}),
-        },
-    )
+    identical = {"groups": 10, "files": 21, "conflicting_groups": 4, "conflicting_files": 9, "groups_over_5_years": 1}
+    metadata = {
+        **{"dataset_version": "1.1.0", "kind": "image", "terms": "research <only>", "identical_files": identical},
+        **{"class_names": list(CLASSES), "split_sha256": split.sha256},
+        **{"command": ["launch.py", "--workdir", "my runs/small"]},
+        **shared,
+        **(metadata_of_data or {}),
+    }
     lines = [
         {"step": step, "seconds": step, "train/loss": 5 / step, "train/gender/loss": 2 / step, "learning_rate": 1e-3}
         for step in range(5, 41, 5)
     ]
     lines += [{"step": step, "validation/gender/accuracy": step / 50} for step in (20, 40)]
     torn = '{"step": 45, "train/lo'
+    directory.mkdir(parents=True)
+    run = Run(directory, recipe)
+    (directory / "recipe.json").write_text(recipes.to_json(recipe))
+    split.save(directory / "split.json")
+    run.write("run.json", metadata)
     (directory / "metrics.jsonl").write_text("\n".join([*map(json.dumps, lines), torn]))
     write_predictions(directory / NAME, predictions)
     run.write("summary.json", summary)
@@ -146,12 +136,11 @@ def made() -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One of them. Read only."""
+    """Makes such a run once. Read only."""
     return _make(tmp_path_factory.mktemp("made") / "small <run>")
 
 
 @pytest.fixture(scope="session")
 def content(run: Run) -> Content:
-    """What its report holds. Read only."""
-
+    """Gathers the content of its report. Read only."""
     return gather(run, own_predictions(run))
