@@ -15,12 +15,8 @@ def data_options(recipe: ConfigDict) -> DataOptions:
     """Returns what `data.dataset.open_dataset` needs of a recipe."""
     dataset = recipe.dataset
     builder = {name: dataset[name] for name in _BUILDER_OPTIONS if dataset[name]}
-    loading = LoadingOptions(
-        recipe.compute.loader,
-        train_examples=recipe.train.batch_size * recipe.train.steps_per_dispatch,
-        eval_batch=recipe.evaluate.batch_size,
-        devices_per_copy=recipe.compute.model,
-    )
+    examples = recipe.train.batch_size * recipe.train.steps_per_dispatch
+    loading = LoadingOptions(recipe.compute.loader, examples, recipe.evaluate.batch_size, recipe.compute.model)
     options = DatasetOptions(dataset.name, dataset.config, dataset.synthetic, builder)
     return DataOptions(options, preprocess_options(recipe), loading)
 

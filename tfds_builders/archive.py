@@ -50,6 +50,25 @@ def find_archive(folder: Path, name: str) -> Path | None:
     return folder / name if (folder / name).is_dir() else None
 
 
+def read_text(path: Path) -> str:
+    """Reads a text file of at most `MAX_FILE_BYTES` in UTF-8, with or without a byte-order mark.
+
+    Raises:
+      DataError: it cannot be read, is too large or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions.") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(f"{path}: is larger than {MAX_FILE_BYTES} bytes; is this the right file?")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8 or download it again.") from error
+
+
 def iter_members(
     path: Path, *, max_file_bytes: int = MAX_FILE_BYTES, skipped: Skipped | None = None
 ) -> Iterator[tuple[str, bytes]]:

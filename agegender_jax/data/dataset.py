@@ -5,19 +5,21 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from absl import logging
 
-from agegender_jax.data.cache import cached
+from agegender_jax import atomic
 from agegender_jax.data.decode_pool import DecodePool
 from agegender_jax.data.preprocess import PreprocessOptions, Preprocessor, make_preprocessor
 from agegender_jax.data.resources import cores, device_memory
@@ -42,6 +44,9 @@ IN_FLIGHT = 4
 
 _CHUNK = 1024  # examples decoded before they are written: bounds the memory, and gives every process enough to do
 _READ_CHUNK = 256  # examples whose metadata are read at a time, by all threads together
+_CACHE_LAYOUT = 3  # another number where the files of a cache change
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +150,7 @@ class ResidentDataset(Dataset):
             meta = {"content_crc32": checksum, "shape": shape, "dtype": dtype.name}
             (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
-        return cached(self.prepared, self.preprocessor.cache_key, self.cache_dir, write, _read_decoded)
+        return _cached(self.prepared, self.preprocessor.cache_key, self.cache_dir, write, _read_decoded)
 
 
 def _read_decoded(folder: Path) -> np.ndarray:
@@ -315,7 +320,7 @@ def read_columns(prepared: Prepared, cache_dir: Path, *, progress: bool = True) 
         meta = {"terms": source.terms, "columns_crc32": zlib.crc32((folder / "columns.npz").read_bytes())}
         (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
-    return cached(prepared, "columns", cache_dir, write, _read_columns)
+    return _cached(prepared, "columns", cache_dir, write, _read_columns)
 
 
 def _read_columns(folder: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -324,3 +329,42 @@ def _read_columns(folder: Path) -> tuple[dict[str, np.ndarray], str]:
         raise ValueError("columns.npz does not have the checksum that it was written with")
     with np.load(folder / "columns.npz", allow_pickle=False) as columns:
         return {name: columns[name] for name in COLUMNS}, meta["terms"]
+
+
+def _cached(
+    prepared: Prepared, content: str, cache_dir: Path, write: Callable[[Path], None], read: Callable[[Path], T]
+) -> T:
+    """Returns what `read` makes of a cache, which `write` fills first where it is missing or damaged.
+
+    A cache is a folder `<dataset>-<version>-<identity>-<content>-<layout>`, whole or absent. `read` raises anything but
+    UserError where it is damaged.
+
+    Raises:
+      UserError: `write` raised it, or the cache cannot be written.
+    """
+    path = cache_dir / f"{prepared.name}-{prepared.version}-{prepared.identity}-{content}-{_CACHE_LAYOUT}"
+    try:
+        if path.exists():
+            try:
+                return read(path)
+            except Exception as error:  # NumPy and zipfile raise many kinds on damaged files
+                logging.warning("The cache %s is damaged (%s): it is rebuilt.", path, error)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)  # another process may do the same
+                else:
+                    path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with atomic.replacing(path) as temporary:
+                temporary.mkdir()
+                write(temporary)
+        except OSError:
+            if not path.exists():
+                raise
+            # Another process was first, and its cache is as good.
+        return read(path)
+    except OSError as error:
+        raise UserError(
+            f"{cache_dir}: the cache of decoded data cannot be written ({error.strerror or error}); "
+            "free some space or choose another --data_dir."
+        ) from error

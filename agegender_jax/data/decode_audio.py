@@ -39,7 +39,8 @@ def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording
         `tfds_builders.sound` accepts.
     """
     # libsndfile would go on to guess at two dozen rarer formats, whose readers are the least tested.
-    if not (content[:4] in (b"RIFF", b"RF64", b"fLaC", b"OggS") or content[:3] == b"ID3" or _is_mpeg(content)):
+    is_mpeg = content[:1] == b"\xff" and content[1:2] >= b"\xe0"  # eleven set bits begin a frame
+    if not (is_mpeg or content.startswith((b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3"))):
         raise UserError(f"{name}: is no WAV, FLAC, Ogg or MP3 file; convert or remove it.")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
@@ -58,11 +59,6 @@ def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording
         reason = str(error).replace("\n", " ").strip(" .")
         raise UserError(f"{name}: is no recording that can be decoded ({reason}); repair or remove it.") from error
     return np.clip(np.rint(_centre(wave, samples) * 32768.0), -32768, 32767).astype(np.int16)
-
-
-def _is_mpeg(content: bytes) -> bool:
-    """Returns whether the content begins with the sync word of an MPEG audio frame, eleven set bits."""
-    return len(content) > 1 and content[0] == 0xFF and content[1] >= 0xE0
 
 
 def _centre(wave: np.ndarray, samples: int) -> np.ndarray:

@@ -34,14 +34,7 @@ def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
     Raises:
       UserError: the content is not an image, is damaged, or claims more than `MAX_PIXELS` pixels.
     """
-    try:
-        file = _opened(content, name)
-        file.draft("RGB", (size, size))  # JPEG: decodes at a reduced scale where that is enough
-        return to_square(upright(file), size)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        raise _damaged(name, error) from error
+    return _decoded(content, name, size)
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:
@@ -55,26 +48,25 @@ def decode_whole(content: bytes, name: str = "image") -> np.ndarray:
     Raises:
       UserError: as `decode_image`.
     """
+    return _decoded(content, name)
+
+
+def _decoded(content: bytes, name: str, size: int = 0) -> np.ndarray:
     try:
-        return np.asarray(upright(_opened(content, name)))
+        file = Image.open(io.BytesIO(content), formats=FORMATS)
+        width, height = file.size
+        if width * height > MAX_PIXELS:
+            raise UserError(
+                f"{name}: claims {width}x{height} pixels, more than the {MAX_PIXELS:,} accepted; shrink or remove it."
+            )
+        if not size:
+            return np.asarray(upright(file))
+        file.draft("RGB", (size, size))  # JPEG: decodes at a reduced scale where that is enough
+        return to_square(upright(file), size)
     except UserError:
         raise
-    except Exception as error:
-        raise _damaged(name, error) from error
-
-
-def _opened(content: bytes, name: str) -> Image.Image:
-    file = Image.open(io.BytesIO(content), formats=FORMATS)
-    width, height = file.size
-    if width * height > MAX_PIXELS:
-        raise UserError(
-            f"{name}: claims {width}x{height} pixels, more than the {MAX_PIXELS:,} accepted; shrink or remove it."
-        )
-    return file
-
-
-def _damaged(name: str, error: Exception) -> UserError:
-    reason = re.sub(r" <_io\.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
-    if isinstance(error, PIL.UnidentifiedImageError):
-        reason = f"not a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-    return UserError(f"{name}: is no image that can be decoded ({reason}); convert, repair or remove it.")
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        reason = re.sub(r" <_io\.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
+        if isinstance(error, PIL.UnidentifiedImageError):
+            reason = f"not a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise UserError(f"{name}: is no image that can be decoded ({reason}); convert, repair or remove it.") from error

@@ -85,12 +85,12 @@ class DecodePool:
         """Fills places of `out`; may be called by several threads. A few are decoded in this process.
 
         Args:
-          read: the stored bytes and the names of the examples that belong at some of the places. Where there are no
-            bytes but None, the name is a file's path, which is read where it is decoded.
+          read: returns the stored bytes and the names of the examples at some of the places. Where there are no bytes
+            but None, the name is a file's path, which is read where it is decoded.
           places: int `[m]`.
           out: `[n, *shape]`.
-          wrong: takes, by place, what is wrong with an example that cannot be read or decoded, or that ends the process
-            which tries, twice; its place in `out` stays as it is. None makes the first of them an error.
+          wrong: takes, by place, what is wrong with an example that cannot be read or decoded, or that twice ends the
+            process which tries; its place in `out` stays as it is. None makes the first of them an error.
 
         Raises:
           UserError: an example cannot be decoded, a process was killed or cannot be started; or of `read`.

@@ -20,24 +20,21 @@ def read_file(path: str, name: str = "") -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         try:
-            size = _checked_size(name, os.fstat(descriptor))  # before `open`, which refuses folders
+            status = os.fstat(descriptor)  # before `open`, which refuses folders
+            size, wrong = status.st_size, ""
+            if stat.S_ISDIR(status.st_mode):
+                wrong = "is a folder of which no file is read: empty, closed, or a link; name its files"
+            elif not stat.S_ISREG(status.st_mode):
+                wrong = "is a pipe, a socket or a device, which is not read; name a file"
+            elif not size:
+                wrong = "is empty; download it again or remove it"
+            elif size > MAX_FILE_BYTES:
+                wrong = f"has {size:,} bytes, and at most {MAX_FILE_BYTES:,} are read; shrink or remove it"
+            if wrong:
+                raise UserError(f"{name}: {wrong}.")
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read(size)
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:  # the latter where the name itself is impossible
         raise UserError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error}); check it.") from error
-
-
-def _checked_size(name: str, status: os.stat_result) -> int:
-    if stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{name}: is a folder of which no file is read: empty, closed, or a link; name its files.")
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{name}: is a pipe, a socket or a device, which is not read; name a file.")
-    if not status.st_size:
-        raise UserError(f"{name}: is empty; download it again or remove it.")
-    if status.st_size > MAX_FILE_BYTES:
-        raise UserError(
-            f"{name}: has {status.st_size:,} bytes, and at most {MAX_FILE_BYTES:,} are read; shrink or remove it."
-        )
-    return status.st_size

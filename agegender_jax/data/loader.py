@@ -227,26 +227,14 @@ def put_content(
     return jax.make_array_from_callback((*rows.shape, *content.shape[rows.ndim :]), sharding, piece)
 
 
-class _Blocks:
-    """A random-access source for grain: blocks of examples on the devices, decoded by a `DecodePool`.
+def _prefetched(get: Callable[[int], Any], numbers: range) -> Any:
+    """Returns an iterator of `get` of each number in turn, `PREFETCH` of them computed before they are asked for.
 
     Grain's own worker processes are slower: they start anew for every iterator (docs/RESULTS.md, "Processes or
     threads").
     """
-
-    def __init__(self, get: Callable[[int], Any], numbers: range) -> None:
-        self._get, self._numbers = get, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._get(self._numbers[index])
-
-
-def _prefetched(get: Callable[[int], Any], numbers: range) -> Any:
-    """Returns an iterator of `get` of each number in turn, `PREFETCH` of them computed before they are asked for."""
     import grain  # takes a while, and where the dataset is resident nobody needs it
 
     options = grain.ReadOptions(num_threads=PREFETCH, prefetch_buffer_size=PREFETCH)
-    return iter(grain.MapDataset.source(_Blocks(get, numbers)).to_iter_dataset(options))
+    steps = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step)
+    return iter(steps.map(get).to_iter_dataset(options))

@@ -206,7 +206,7 @@ def _newest(folder: Path) -> Path | None:
             raise UserError(
                 f"{folder} holds several configurations: {', '.join(names)}; name one with config.dataset.config."
             )
-    return max(versions, key=lambda path: _version(path.name)) if versions else None
+    return max(versions, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)], default=None)
 
 
 def _prepared(name: str, directory: Path) -> Prepared:
@@ -273,7 +273,3 @@ def _content_hash(path: Path) -> str:
             file.seek(start)
             digest.update(file.read(_BLOCK))
     return digest.hexdigest()
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text))

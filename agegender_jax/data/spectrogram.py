@@ -48,8 +48,7 @@ class SpectrogramRecipe:
     drop_top: int = 0  # highest bins that are cropped, of scale `linear`
     drop_first: int = 0  # frames that are cropped at the beginning
     drop_last: int = 0  # frames that are cropped at the end
-    reference: Literal["max", "full_scale"] = "max"  # 0 dB: the clip's maximum, or the bin of a sine of amplitude 1
-    range_db: float = 80.0  # what is quieter than this below 0 dB is raised to it
+    range_db: float = 80.0  # what is quieter than this below the clip's maximum is raised to it
 
     @property
     def samples(self) -> int:
@@ -111,22 +110,16 @@ def power(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
 
 
 def decibels(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
-    """Computes `power` in decibels, from `-range_db` upwards: float32 `[batch, bands, frames]`.
+    """Computes `power` in decibels below the clip's maximum, from `-range_db` to 0: float32 `[batch, bands, frames]`.
 
-    Where the reference is the clip's maximum, the maximum is 0. A silent clip is `-range_db` throughout (librosa has
-    it at 0, the brightest there is).
+    A silent clip is `-range_db` throughout (librosa has it at 0, the brightest there is).
 
     >>> decibels(jnp.zeros((1, 8000)), RECIPES["audiomnist"]).max().item()
     -80.0
     """
     clip = power(waves, recipe)
     peak = clip.max((1, 2), keepdims=True)
-    level = 10.0 * jnp.log10(jnp.maximum(clip, AMIN))
-    if recipe.reference == "max":
-        level = level - 10.0 * jnp.log10(jnp.maximum(peak, AMIN))
-    else:
-        gain = 1.0 if recipe.normalized else float(_hann(recipe.window).sum())
-        level = level - 20.0 * math.log10(gain / 2.0)
+    level = 10.0 * jnp.log10(jnp.maximum(clip, AMIN)) - 10.0 * jnp.log10(jnp.maximum(peak, AMIN))
     return jnp.where(peak > AMIN, jnp.maximum(level, -recipe.range_db), -recipe.range_db)
 
 
@@ -250,8 +243,7 @@ def augment_waves(
       key: the step's key.
       time_shift: largest shift either way, as a share of the length. Zeros come in: a clip that went round would
         begin with its end.
-      gain: largest change of loudness either way, dB. A spectrogram whose reference is the clip's maximum hardly
-        shows it.
+      gain: largest change of loudness either way, dB; in decibels below the clip's maximum it hardly shows.
       noise: largest standard deviation of the white noise that is added, relative to the clip's root mean square.
 
     Returns:

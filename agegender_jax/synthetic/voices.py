@@ -5,10 +5,9 @@ vocal tract that moves from vowel to vowel, with fricatives between. The words a
 pipeline from end to end, and show nothing about people.
 
 How a voice shows age and gender follows the literature roughly, as stated beside each table below. Every speaker
-departs from these averages, sounds some years older or younger than it is, and has a timbre and vowels of its own;
-every session has its own microphone, room and noise. So a model can learn both labels, neither perfectly, and it can
-also learn who speaks: a split that lets a speaker into both training and test scores clearly higher on age than one
-that does not.
+departs from these averages and has a timbre and vowels of its own; every session has its own microphone, room and
+noise. So a model can learn both labels, neither perfectly, and also who speaks: a split that lets a speaker into both
+training and test scores clearly higher on age than one that does not.
 """
 
 from collections.abc import Sequence

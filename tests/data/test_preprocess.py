@@ -1,4 +1,4 @@
-"""What the network sees of pictures and of recordings, and recipes that ask a kind for what it does not have."""
+"""What the network sees of images and of recordings, and recipes that ask a kind for what it does not have."""
 
 import io
 from dataclasses import fields, replace
@@ -34,7 +34,7 @@ def wav(hertz: float, rate: int = 16000, seconds: float = 0.5) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_picture_is_scaled_and_normalised() -> None:
+def test_an_image_is_scaled_and_normalised() -> None:
     inputs = make_preprocessor(OPTIONS, "image")
     assert isinstance(inputs, ImagePreprocessor)
     buffer = io.BytesIO()
@@ -42,12 +42,15 @@ def test_a_picture_is_scaled_and_normalised() -> None:
     content = inputs.decode(buffer.getvalue(), name="a")
     assert (content.shape, content.dtype) == (inputs.shape, inputs.dtype) == ((32, 32, 3), np.uint8)
     seen = inputs.eval_transform(jnp.asarray(content)[None], STILL)
+    assert inputs.metadata == {}
     # (1 - .5) / .25, (0 - .5) / .25, (.2 - .5) / .25
     np.testing.assert_allclose(np.asarray(seen)[0, 5, 7], [2.0, -2.0, -1.2], atol=1e-6)
 
 
-def test_a_recording_becomes_a_picture_of_its_pitch() -> None:
-    inputs = make_preprocessor(OPTIONS, "audio")
+def test_a_recording_becomes_an_image_of_its_pitch(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, used = make_preprocessor(OPTIONS, "audio"), []
+    metadata = inputs.metadata["spectrogram"]
+    assert (metadata["name"], metadata["sample_rate"], metadata["seconds"]) == ("log_mel", 16000, 0.5)
     assert isinstance(inputs, AudioPreprocessor)
     content = np.stack([inputs.decode(wav(hertz), name="a") for hertz in (200.0, 3000.0)])
     assert (content.shape, content.dtype) == ((2, *inputs.shape), inputs.dtype) == ((2, 8000), np.int16)
@@ -58,27 +61,15 @@ def test_a_recording_becomes_a_picture_of_its_pitch() -> None:
     loudest = seen[:, :, 16, 0].argmax(1)  # row 0 is the highest frequency
     assert loudest[0] > loudest[1] + 10
     np.testing.assert_allclose(seen[..., 0], seen[..., 2])
-    pictures = inputs.to_display(content)
-    assert pictures.dtype == np.uint8
-    np.testing.assert_allclose(pictures / 255 * 4 - 2, seen, atol=0.01)
+    with jax.set_mesh(make_mesh()):  # of several processes one alone may display something
+        images = inputs.to_display(content)
+        monkeypatch.setattr(inputs, "_rendered", lambda waves: used.append(waves.sharding.device_set) or waves)
+        inputs.to_display(content)
+    assert used == [{jax.local_devices()[0]}]
+    assert images.dtype == np.uint8
+    np.testing.assert_allclose(images / 255 * 4 - 2, seen, atol=0.01)
     mirrored = inputs.eval_transform(jnp.asarray(content), jnp.array(True))
     np.testing.assert_allclose(mirrored, seen, atol=1e-5)  # time has a direction
-
-
-def test_what_people_look_at_is_made_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of this process: one of several draws, and the devices of the others wait for no program of it."""
-    inputs = make_preprocessor(OPTIONS, "audio")
-    assert isinstance(inputs, AudioPreprocessor)
-    used = []
-
-    def image(waves: jax.Array) -> jax.Array:
-        used.append(waves.sharding.device_set)
-        return jnp.zeros((len(waves), 32, 32, 3))
-
-    monkeypatch.setattr(inputs, "_rendered", image)
-    with jax.set_mesh(make_mesh()):
-        inputs.to_display(np.zeros((2, 8000), np.int16))
-    assert used == [{jax.local_devices()[0]}]
 
 
 def test_without_augmentation_the_view_is_the_plain_one() -> None:
@@ -119,9 +110,3 @@ def test_a_recording_has_no_mirror_image_and_an_unknown_spectrogram_is_named() -
         make_preprocessor(replace(OPTIONS, flip_average=True), "audio")
     with pytest.raises(UserError, match="cepstrum"):
         make_preprocessor(replace(OPTIONS, spectrogram="cepstrum"), "audio")
-
-
-def test_what_the_recipe_only_names_is_kept_whole() -> None:
-    metadata = make_preprocessor(OPTIONS, "audio").metadata["spectrogram"]
-    assert (metadata["name"], metadata["sample_rate"], metadata["seconds"]) == ("log_mel", 16000, 0.5)
-    assert make_preprocessor(OPTIONS, "image").metadata == {}

@@ -105,6 +105,10 @@ def _assert_equal_to_peer(waves: np.ndarray, recipe: SpectrogramRecipe) -> None:
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_power_and_decibels_equal_scipy_and_librosa(name: str) -> None:
     _assert_equal_to_peer(_clips(RECIPES[name]), RECIPES[name])
+    odd = _clips(RECIPES[name])[:1, :-81]  # no whole number of hops
+    np.testing.assert_allclose(
+        _run(power, odd, RECIPES[name])[0], PEERS[name](odd[0], RECIPES[name]), rtol=1e-3, atol=1e-9
+    )
 
 
 @both_forms
@@ -113,15 +117,6 @@ def test_power_and_decibels_of_real_voices_equal_scipy_and_librosa(name: str, vo
     if name == "audiomnist":
         voices = np.ascontiguousarray(voices[:, ::2][:, :8000])
     _assert_equal_to_peer(voices, RECIPES[name])
-
-
-@pytest.mark.parametrize("samples", [7999, 8120])
-def test_lengths_that_are_no_whole_number_of_hops(samples: int) -> None:
-    wave = np.random.default_rng(1).normal(0, 0.1, (1, samples)).astype(np.float32)
-    np.testing.assert_allclose(_run(power, wave, LOG_MEL)[0], _librosa_power(wave[0], LOG_MEL), rtol=1e-4)
-    np.testing.assert_allclose(
-        _run(power, wave, AUDIOMNIST)[0], _scipy_power(wave[0], AUDIOMNIST), rtol=1e-3, atol=1e-9
-    )
 
 
 @pytest.mark.parametrize("fft", [512, 513])
@@ -142,24 +137,12 @@ def test_mel_filters_equal_librosa(fft: int, mels: int, low: float, high: float)
 
     expected = librosa.filters.mel(sr=16_000, n_fft=fft, n_mels=mels, fmin=low, fmax=high)
     np.testing.assert_allclose(mel_filters(16_000, fft, mels, low, high), expected, atol=1e-6 * expected.max())
+    assert mel_filters(16_000, 512, 128, 0, 8000).max(1).min() > 0  # no band of the default is empty
 
 
-def test_no_band_of_the_default_is_empty() -> None:
-    assert mel_filters(16_000, 512, 128, 0, 8000).max(1).min() > 0
-
-
-def test_a_sine_of_full_scale_is_zero_decibels() -> None:
-    # Bin 32 of 512 at 16 kHz is 1000 Hz; bin 26 of 455 at 8 kHz is 26 * 8000 / 455 Hz.
-    for recipe, hz in ((dataclasses.replace(LOG_MEL, scale="linear"), 1000.0), (AUDIOMNIST, 26 * 8000 / 455)):
-        recipe = dataclasses.replace(recipe, reference="full_scale")
-        wave = np.sin(2 * np.pi * hz * np.arange(recipe.samples) / recipe.sample_rate)[None]
-        middle = _run(decibels, np.concatenate([wave, wave / 10]).astype(np.float32), recipe)[:, :, 100]
-        np.testing.assert_allclose(middle.max(1), [0.0, -20.0], atol=1e-3)
-
-
-@pytest.mark.parametrize(("name", "reference"), [("log_mel", "max"), ("log_mel", "full_scale"), ("audiomnist", "max")])
-def test_silence_is_all_floor(name: str, reference: str) -> None:
-    recipe = dataclasses.replace(RECIPES[name], reference=reference)
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_silence_is_all_floor(name: str) -> None:
+    recipe = RECIPES[name]
     silence = np.zeros((2, recipe.samples), np.int16)
     assert (_run(decibels, silence, recipe) == -80.0).all()
     assert (_run(power, silence, recipe) == 0.0).all()
@@ -214,11 +197,11 @@ def test_both_forms_agree_inside_scan(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     scales = jnp.array([1.0, 0.5])
-    pictures = []
+    images = []
     for one_cpu in (True, False):
         monkeypatch.setattr(spectrogram, "_one_cpu", lambda one_cpu=one_cpu: one_cpu)
-        pictures.append(np.asarray(jax.jit(lambda waves: scanned(waves))(waves)))
-    np.testing.assert_allclose(pictures[0], pictures[1], atol=0.05)
+        images.append(np.asarray(jax.jit(lambda waves: scanned(waves))(waves)))
+    np.testing.assert_allclose(images[0], images[1], atol=0.05)
 
 
 def test_a_batch_that_is_spread_over_devices_stays_where_it_is() -> None:
@@ -236,19 +219,6 @@ def test_a_batch_that_is_spread_over_devices_stays_where_it_is() -> None:
     np.testing.assert_allclose(front_end(waves, ROWS), alone, atol=0.05)
 
 
-def test_one_trace_serves_all_batches() -> None:
-    traces = []
-
-    @jax.jit
-    def front_end(waves: jax.Array) -> jax.Array:
-        traces.append(waves.shape)
-        return spectrogram_image(waves, AUDIOMNIST, 16)
-
-    for seed in range(3):
-        front_end(np.random.default_rng(seed).normal(0, 0.1, (2, 8000)).astype(np.float32))
-    assert len(traces) == 1
-
-
 def test_recipes_survive_json_and_tell_their_lengths() -> None:
     assert (LOG_MEL.samples, AUDIOMNIST.samples) == (32_000, 8_000)
     for name, recipe in RECIPES.items():
@@ -261,10 +231,10 @@ def test_recipes_survive_json_and_tell_their_lengths() -> None:
 def test_get_recipe() -> None:
     assert get_recipe("log_mel") is LOG_MEL
     assert get_recipe("log_mel", 3.5) == dataclasses.replace(LOG_MEL, seconds=3.5)
-    with pytest.raises(UserError, match=r"^There is no spectrogram 'mel'; choose one of audiomnist, log_mel\.$"):
+    with pytest.raises(UserError, match="'mel'"):
         get_recipe("mel")
     for seconds in (0.01, -1.0, 601.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match=r"do not make a spectrogram 'log_mel'; choose 0\.035 to 600 s"):
+        with pytest.raises(UserError, match="'log_mel'"):
             get_recipe("log_mel", seconds)
     shortest = get_recipe("audiomnist", 0.08)
     assert jax.eval_shape(lambda w: power(w, shortest), np.ones((1, shortest.samples), np.float32)).shape[2] > 0
@@ -297,7 +267,7 @@ def test_shifts_are_filled_with_zeros_and_stay_within_their_limit() -> None:
         shifts.append(shift)
     assert min(shifts) < -45
     assert max(shifts) > 45
-    assert abs(np.mean(shifts)) < 7  # 4 standard deviations of the mean of an even draw
+    assert abs(np.mean(shifts)) < 7  # 4 standard deviations of the mean of even samples
 
 
 def test_gain_by_arithmetic() -> None:
@@ -344,10 +314,10 @@ def test_masks_are_a_stretch_of_time_and_a_band_within_their_limits() -> None:
         assert struck.any(0).all()  # anywhere
 
 
-def test_masks_depend_on_key_and_row_alone_and_the_axes_are_drawn_apart() -> None:
+def test_masks_depend_on_key_and_row_alone_and_the_axes_are_independent() -> None:
     images, key = np.full((8, 20, 30, 3), 200.0, np.float32), jax.random.key(2)
     whole = np.asarray(_mask(images, ROWS, key, time_mask=0.5, frequency_mask=0.5))
     np.testing.assert_array_equal(_mask(images, ROWS[::-1], key, time_mask=0.5, frequency_mask=0.5)[::-1], whole)
     each = [np.asarray(_mask(images, ROWS, key, **{axis: 0.5})) for axis in ("time_mask", "frequency_mask")]
     np.testing.assert_array_equal(np.minimum(*each), whole)
-    assert len({picture.tobytes() for picture in whole}) > 4
+    assert len({image.tobytes() for image in whole}) > 4

@@ -1,7 +1,10 @@
 """Synthetic datasets: whole or not at all, and never taken for people."""
 
+import errno
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +36,29 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
         generate("utkface", tmp_path, 20, progress=False)
     with pytest.raises(UserError, match="mnist"):
         generate("mnist", tmp_path / "new", 20, progress=False)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(UserError, match=f"{tmp_path / 'new'}.*{os.strerror(code)}"):
+        generate("utkface", tmp_path / "new", 21)
+
+
+def test_who_generates_second_takes_what_the_first_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "synthetic"
+
+    def overtaken(*_: Any) -> None:
+        folder.mkdir()
+        (folder / "UTKFace.tar.gz").touch()
+
+    monkeypatch.setitem(GENERATORS, "utkface", overtaken)
+    generate("utkface", folder, 160)
+    assert (folder / "UTKFace.tar.gz").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
 
 
 def test_generating_that_ends_midway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

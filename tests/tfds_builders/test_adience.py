@@ -15,7 +15,6 @@ import pytest
 from agegender_jax.synthetic.adience import write_adience
 from tests.tfds_builders.files import dtypes, jpeg, metadata, read, records
 from tests.tfds_builders.fold_files import ROWS, Labels, content
-from tfds_builders.adience import fold_files
 from tfds_builders.adience.adience_dataset_builder import CONFIGS, find_source
 from tfds_builders.adience.fold_files import FILES
 from tfds_builders.archive import MAX_FILE_BYTES, DataError
@@ -61,7 +60,7 @@ def pack(folder: Path, twice: Path | None = None) -> None:
         (FILES[1], bytes(5000)),
         (FILES[4], content(ROWS[4]) + b"\xff\n"),
         (FILES[0], content(ROWS[0]).decode().encode("utf-16")),
-        (FILES[0], bytes(fold_files.MAX_FILE_BYTES + 1)),
+        (FILES[0], bytes(MAX_FILE_BYTES + 1)),
     ],
     ids=["missing", "empty", "mark alone", "no rows", "no column", "no header", "zeros", "bytes", "utf-16", "huge"],
 )

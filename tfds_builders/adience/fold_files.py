@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfds_builders.archive import DataError
+from tfds_builders.archive import DataError, read_text
 from tfds_builders.report import Rejected
 
 FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))
@@ -33,9 +33,6 @@ GENDERS = {"m": 0, "f": 1, "u": 2, "": -1}
 
 MAX_AGE = 120
 """Largest accepted age, in years; the dataset's own reach 100."""
-
-MAX_FILE_BYTES = 16 * 2**20
-"""Largest fold file that is read, in bytes; the real ones have 0.4 MB."""
 
 _NEEDED = COLUMNS[:5]
 _RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)", re.ASCII)
@@ -145,7 +142,7 @@ def row_counts(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _read(path: Path, fold: int, rejected: Rejected) -> Iterator[Row]:
-    lines = re.split(r"\r\n|\r|\n", _text(path))
+    lines = re.split(r"\r\n|\r|\n", read_text(path))
     separator = max("\t,;", key=lines[0].count)
     try:
         header = [name.lower() for name in _fields(lines[0], separator)]
@@ -198,24 +195,3 @@ def _fields(line: str, separator: str) -> list[str]:
         return [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
     except csv.Error as error:
         raise DataError("rows that cannot be split into fields") from error
-
-
-def _text(path: Path) -> str:
-    """Returns the content of a fold file."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; {_SOURCE}.")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise DataError(f"{path}: has more than {MAX_FILE_BYTES} bytes, which no fold file has; {_SOURCE}.")
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if not content.strip():
-        raise DataError(f"{path}: this file is empty; {_SOURCE}.")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        number = 1 + len(re.findall(rb"\r\n|\r|\n", content[: error.start]))
-        raise DataError(f"{path}, line {number}: not UTF-8; save it as UTF-8 or download it again.") from error

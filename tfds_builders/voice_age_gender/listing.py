@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, TOO_LARGE, DataError, list_members
+from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, TOO_LARGE, DataError, list_members, read_text
 from tfds_builders.report import Rejected
 from tfds_builders.sound import is_sound
 
@@ -283,14 +283,7 @@ def _read_table(table: Path, listing: Listing) -> dict[str, Item | None]:
 
 
 def _rows(table: Path) -> Iterator[dict[str | Any, str | Any]]:
-    try:
-        if table.stat().st_size > MAX_FILE_BYTES:
-            raise DataError(f"{table}: is larger than {MAX_FILE_BYTES} bytes; is this the right file?")
-        text = table.read_bytes().decode("utf-8-sig")  # the csv module reads line ends itself
-    except OSError as error:
-        raise DataError(f"{table}: cannot be read ({error.strerror}); check its permissions.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: is not UTF-8 text; save it as CSV in UTF-8.") from error
+    text = read_text(table)
     best: list[str] = []
     for delimiter in ",;\t":
         try:
