@@ -6,10 +6,8 @@ groups; it is there to compare with their results. Both are stratified.
 
 A split is a pure function of the seed, the fold and the set of keys with their labels: the order of the rows and the
 numbering of the groups play no part. Where groups are small the totals are exact, and randomness is the raw output of
-the Philox bit generator, sorted: NumPy keeps the bits of its bit generators and of `SeedSequence` the same from release
-to release, but not the results of `Generator` methods such as `permutation` (NEP 19), and an upgrade must not move
-anybody between train and test. Where groups are large, and their labels mixed, scikit-learn's `StratifiedGroupKFold`
-deals them out.
+the Philox bit generator, sorted, which NumPy keeps from release to release (NEP 19): an upgrade must not move anybody
+between train and test. Where groups are large, scikit-learn's `StratifiedGroupKFold` deals them out.
 """
 
 import hashlib
@@ -28,15 +26,11 @@ from agegender_jax.errors import UserError
 from agegender_jax.grouping import BoolArray, IntArray
 
 PROTOCOLS = ("disjoint", "paper")
-LEAKY = ("paper",)
-"""Protocols whose test metrics are of people, or files, that may be in the training part."""
-
+LEAKY = ("paper",)  # protocols whose test metrics are of people, or files, that may be in the training part
 PARTS = ("train", "validation", "test")
 _LARGE = 5  # rows a group on average: from here on no group of one row can be counted on to fill up a total
 _LARGE_FOR_STRATA = 2  # likewise, where every stratum has to be in every part
-SCHEMA = 1
-"""Version of the file that `Split.save` writes."""
-
+SCHEMA = 1  # version of the file that Split.save writes.
 _SAVED_FIELDS = ("protocol", "seed", "fold", "folds", "test_fraction", "validation_fraction", "report")
 
 
@@ -51,28 +45,19 @@ class TooFewGroups(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which rows of a table are in which part. Every row is in exactly one.
-
-    Attributes:
-      protocol: one of `PROTOCOLS`.
-      seed, fold, folds, validation_fraction: as given to `make_split`.
-      test_fraction: as given to `make_split`; None where `folds` decides it.
-      keys: str [n], the key of every row of the table.
-      train, validation, test: int64, row indices, ascending.
-      report: counts worth printing, as JSON values; see `make_split`.
-    """
+    """Which rows of a table are in which part, each in exactly one; the options are those of `make_split`."""
 
     protocol: str
     seed: int
     fold: int
     folds: int
-    test_fraction: float | None
+    test_fraction: float | None  # None where `folds` decides it
     validation_fraction: float
-    keys: npt.NDArray[np.str_]
-    train: IntArray
+    keys: npt.NDArray[np.str_]  # [n], the key of every row of the table
+    train: IntArray  # row indices, ascending
     validation: IntArray
     test: IntArray
-    report: dict[str, Any]
+    report: dict[str, Any]  # counts worth printing, as JSON values; see `make_split`
 
     @property
     def sha256(self) -> str:

@@ -203,7 +203,7 @@ def test_faces_are_detected_in_a_picture(predictor: Predictor, tmp_path: Path) -
     files = [tmp_path / name for name in ("none.png", "two.png", "text.png")]
     found = predictor.predict(files, detect=Detection(margin=0.25))
     assert [Path(name).name for name in found.name] == ["none.png", "two.png", "two.png", "text.png"]
-    assert found.error[:3] == ("no face found.", "", "")
+    assert found.error[:3] == ("no face detected.", "", "")
     assert found.error[3].startswith("is no image")
     boxes = find_faces(picture)
     assert found.boxes is not None
@@ -297,7 +297,7 @@ def test_as_many_pictures_are_searched_at_once_as_there_are_cores(
 
     monkeypatch.setattr(module, "faces", search)
     pictures = [np.zeros((2, 2, 3), np.uint8)] * (4 * predictor.batch_size)
-    assert set(predictor.predict(pictures, detect=True).error) == {"no face found."}
+    assert set(predictor.predict(pictures, detect=True).error) == {"no face detected."}
     assert 1 < most <= cores() or most == cores()
 
 

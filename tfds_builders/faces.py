@@ -25,18 +25,12 @@ MARGIN = 0.0
 """Added on each side of the detector's box, as a share of the box. UTKFace's crops show the whole head, and so does the
 box: where these crops are padded, the median box is as wide as they are."""
 
-DOWN = 0.1
-"""Shift of the crop's centre below the box's, as a share of the box: the median on UTKFace's crops."""
-
-MIN_SIZE = 40
-"""Smallest edge of the detector's box, in pixels of the image."""
-
+DOWN = 0.1  # shift of the crop's centre below the box's, as a share of the box: the median on UTKFace's crops
+MIN_SIZE = 40  # smallest edge of the detector's box, in pixels of the image
 MAX_EDGE = 1280
 """Larger images are searched at this length of their longer edge, in pixels; the time is proportional to the area."""
 
-NO_FACE = "no face found"
-"""Reason why an image has no crop."""
-
+NO_FACE = "no face detected"  # reason why an image has no crop
 _CASCADE = "haarcascade_frontalface_alt2.xml"
 _LOCAL = threading.local()  # a classifier must not be used by two threads at a time
 _SCALE, _NEIGHBOURS = 1.1, 3  # ratio of successive scales, and boxes that must agree; OpenCV's defaults
@@ -128,20 +122,15 @@ def crop(image: np.ndarray, box: Box, margin: float = MARGIN) -> np.ndarray:
     starts = box.y - margins[0] + round(DOWN * box.height), box.x - margins[1]
     sizes = box.height + 2 * margins[0], box.width + 2 * margins[1]
     scale = math.sqrt(MAX_PIXELS / (sizes[0] * sizes[1]))
-    if scale >= 1:
-        rows, columns = (
-            np.arange(start, start + size).clip(0, limit - 1)
-            for start, size, limit in zip(starts, sizes, image.shape, strict=False)
-        )
-        return image[rows[:, None], columns]
-    inside, pads, resized = [], [], []
-    for start, size, limit in zip(starts, sizes, image.shape, strict=False):
-        first, last = max(start, 0), min(start + size, limit)
-        inside.append(slice(first, last))
-        resized.append(max(1, int((last - first) * scale)))
-        pads.append((int((first - start) * scale), int((start + size - last) * scale)))
-    face = Image.fromarray(image[tuple(inside)]).resize(resized[::-1], Image.Resampling.BILINEAR)
-    return np.pad(np.asarray(face), (*pads, *[(0, 0)] * (image.ndim - 2)), mode="edge")
+    if scale < 1:
+        smaller = [max(1, int(edge * scale)) for edge in image.shape[1::-1]]
+        image = np.asarray(Image.fromarray(image).resize(smaller, Image.Resampling.BILINEAR))
+        starts, sizes = ((int(scale * pair[0]), int(scale * pair[1])) for pair in (starts, sizes))
+    rows, columns = (
+        np.arange(start, start + size).clip(0, limit - 1)
+        for start, size, limit in zip(starts, sizes, image.shape, strict=False)
+    )
+    return image[rows[:, None], columns]
 
 
 def crop_largest(content: bytes) -> bytes | None:

@@ -8,11 +8,8 @@ from PIL import Image, ImageOps
 
 from tfds_builders.archive import DataError
 
-MAX_SIDE = 16_384
-"""Longest side of an image in a dataset, in pixels."""
-
-MAX_PIXELS = 64_000_000
-"""Largest area of an image, in pixels."""
+MAX_SIDE = 16_384  # longest side of an image in a dataset, in pixels
+MAX_PIXELS = 64_000_000  # largest area of an image, in pixels
 
 
 def check_image(content: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> tuple[int, int]:

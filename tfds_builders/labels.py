@@ -2,9 +2,7 @@
 
 import hashlib
 
-GENDERS = ("male", "female")
-"""Names of the gender classes 0 and 1, in UTKFace's order."""
-
+GENDERS = ("male", "female")  # names of the gender classes 0 and 1, in UTKFace's order
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 """Names of the race classes 0 to 4, in UTKFace's order. Used to report metrics by group, never as a target."""
 

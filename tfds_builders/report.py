@@ -114,7 +114,7 @@ class Losses:
     >>> for detected in (True, True, False):
     ...     losses.add({"gender": "female", "age": age_band(27, 27)}, detected)
     >>> print(*losses.lines(), sep=chr(10))
-    no face found in 1 of 3 images (33.3 %)
+    no face detected in 1 of 3 images (33.3 %)
       gender female: 1 of 3 (33.3 %)
       age 20-29: 1 of 3 (33.3 %)
 

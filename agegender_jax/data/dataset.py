@@ -30,15 +30,11 @@ from agegender_jax.labels import DISCLAIMER
 from agegender_jax.progress import progress_bar
 from agegender_jax.synthetic.generate import builder_options, generate
 
-SYNTHETIC_SEED = 0
-"""Seed of the synthetic datasets of recipes: one archive serves them all."""
-
+SYNTHETIC_SEED = 0  # seed of the synthetic datasets of recipes: one archive serves them all
 RESIDENT_SHARE = 0.5
 """Share of a device's memory that a resident dataset may take; the model and its activations need the rest."""
 
-PREFETCH = 2
-"""Blocks (of one dispatch, of one evaluation batch) that a stream decodes before they are asked for."""
-
+PREFETCH = 2  # blocks (of one dispatch, of one evaluation batch) that a stream decodes before they are asked for
 IN_FLIGHT = 4
 """Batches of an evaluation that are dispatched and not read back: the device never waits, and its queue is short."""
 

@@ -10,9 +10,7 @@ from PIL import Image
 from agegender_jax.errors import UserError
 from tfds_builders.images import MAX_PIXELS, upright
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""Of images that are decoded."""
-
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of images that are decoded
 IMAGE_DECODER = f"pillow-{PIL.__version__}-bilinear"
 """Names what `decode_image` does; part of the key of every cache of decoded images."""
 

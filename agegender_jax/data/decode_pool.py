@@ -220,7 +220,7 @@ def _started(task: str, file: int) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[file],
-            # A checkout that is not installed is found where this process found it; "" is the working directory.
+            # A checkout that is not installed is imported from where it was here; "" is the working directory.
             env=os.environ | {"PYTHONPATH": os.pathsep.join(map(_absolute, sys.path))},
         )
     finally:

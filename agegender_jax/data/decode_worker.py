@@ -19,8 +19,7 @@ import numpy as np
 from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError, quiet_libraries
 
-READY = b"ready\n"
-"""The first line that the process writes."""
+READY = b"ready\n"  # the first line that the process writes
 
 
 def main() -> None:

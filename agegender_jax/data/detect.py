@@ -11,8 +11,7 @@ from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
 from tfds_builders.faces import MARGIN, MIN_SIZE, Box, crop, find_faces
 
-MAX_FACES = 32
-"""Most faces of one image that are predicted, the largest: bounds the memory."""
+MAX_FACES = 32  # most faces of one image that are predicted, the largest: bounds the memory
 
 
 class NoDetector(UserError):

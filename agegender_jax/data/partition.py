@@ -18,8 +18,7 @@ INSTEAD = (
 )
 """Flags that learn gender instead of a dataset's own classes."""
 
-STRATA = ("age_group", "gender", "class")
-"""What the parts of a split may have in equal shares: `split.stratify`."""
+STRATA = ("age_group", "gender", "class")  # what the parts of a split may have in equal shares: split.stratify.
 
 
 def class_names(columns: Columns) -> tuple[str, ...]:

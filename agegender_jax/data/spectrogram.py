@@ -17,9 +17,7 @@ import numpy as np
 from agegender_jax.errors import UserError
 from tfds_builders.sound import MAX_SECONDS
 
-AMIN = 1e-10
-"""Least power that is distinguished from silence, as librosa's `power_to_db`."""
-
+AMIN = 1e-10  # least power that is distinguished from silence, as librosa's power_to_db
 _CHUNK = 8  # clips; 4 to 16 are equally fast
 # The streams of an example's randomness; 0 to 3 are those of `augment.augment`.
 _SHIFT, _GAIN, _NOISE, _NOISE_LEVEL, _TIME_MASK, _FREQUENCY_MASK = range(10, 16)

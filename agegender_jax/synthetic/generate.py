@@ -9,8 +9,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from tfds_builders.archive import SYNTHETIC_FILE
 
-VOICE_SPEAKERS = 4
-"""Speakers of each class of synthetic voices: the fewest that can be in three parts, and one more."""
+VOICE_SPEAKERS = 4  # speakers of each class of synthetic voices: the fewest that can be in three parts, and one more
 
 
 def _utkface(folder: Path, count: int, seed: int, progress: bool) -> None:

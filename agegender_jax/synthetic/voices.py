@@ -21,9 +21,7 @@ from scipy import fft, signal
 from agegender_jax.labels import GENDERS
 from agegender_jax.progress import progress_bar
 
-SPEAKER_PATTERN = r"/(s\d+)_"
-"""Searched in a path such as `male_31/s0012_a_03.wav`, its first group is the speaker."""
-
+SPEAKER_PATTERN = r"/(s\d+)_"  # searched in a path such as male_31/s0012_a_03.wav, its first group is the speaker.
 CLASSES = tuple(f"{gender}_{age}" for age in (16, 30, 50, 75) for gender in ("female", "male"))
 """The classes that `write_voices` generates by default."""
 

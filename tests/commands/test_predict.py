@@ -310,7 +310,7 @@ def test_detection_is_a_row_a_face(predict_files: Command, tmp_path: Path, capsy
     assert predict_files(tmp_path, "--detect", "--out", tmp_path / "out.csv", "--min_bytes", 10) == 0
     rows = rows_of(tmp_path / "out.csv")
     assert [Path(row["file"]).name for row in rows] == ["none.png", "two.png", "two.png"]
-    assert [row["error"] for row in rows] == ["no face found.", "", ""]
+    assert [row["error"] for row in rows] == ["no face detected.", "", ""]
     assert sorted(int(row["x"]) // 320 for row in rows[1:]) == [0, 1]
     assert f"2 answers, 1 picture without a face (see the column `error`) in {tmp_path}" in capsys.readouterr().err
     assert rows[0]["x"] == ""
@@ -329,7 +329,7 @@ def test_a_run_that_learned_from_cut_faces_cuts_them(
     arguments = (tmp_path / "none.png", "--min_size", 50, "--out", tmp_path / "out.csv")
     assert predict_files(*arguments, workdir=workdir) == 2
     assert "The run learned from detected faces, so faces are detected" in capsys.readouterr().err
-    assert [row["error"] for row in rows_of(tmp_path / "out.csv")] == ["no face found."]
+    assert [row["error"] for row in rows_of(tmp_path / "out.csv")] == ["no face detected."]
 
 
 def test_names_are_no_formulas(

@@ -149,7 +149,7 @@ def test_hostile_files(
         assert not rows[name]["error"].startswith(str(folder))
         assert {rows[name][column] for column in ("gender", "age", "age_group_0-2")} == {""}
     for name in answered:
-        assert rows[name]["error"] == ("no face found." if options else "")
+        assert rows[name]["error"] == ("no face detected." if options else "")
         assert bool(rows[name]["age"]) == (not options)
     assert rows["zz.png"]["gender"] in ("male", "female")
     if not options:

@@ -1,4 +1,4 @@
-"""The processes that decode: the same values as here, and what happens when one fails, is killed or told to stop."""
+"""The processes that decode: the same values as here, and what happens when one fails, is killed or is to stop."""
 
 import gc
 import io

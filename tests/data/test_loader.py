@@ -77,7 +77,7 @@ class Read:
         monkeypatch.setattr(Source, "contents", noted)
 
     def after(self, count: int) -> int:
-        """How many there are some time after there were so many."""
+        """Returns how many there are some time after there were so many."""
         until = time.monotonic() + 60
         while len(self.names) < count and time.monotonic() < until:
             time.sleep(0.01)

@@ -112,12 +112,6 @@ def test_the_ways_out_are_recipes_that_pass(way: int) -> None:
     divide(speakers(3, 9), **made.split.to_dict())
 
 
-def test_without_speakers_every_recording_is_its_own() -> None:
-    table = columns(40, class_name=["a", "b"] * 20, gender=[0, 1] * 20)
-    split, _ = divide(table, stratify="class")
-    assert [len(getattr(split, part)) for part in PARTS] == [27, 5, 8]  # 0.2 * 40, 0.15 * 32 = 4.8
-
-
 def test_pieces_of_a_recording_and_copies_of_a_file_stay_together() -> None:
     n = 60
     table = columns(n, gender=[0, 1] * 30, group=np.arange(n) // 2)

@@ -141,17 +141,14 @@ def test_mel_filters_equal_librosa(fft: int, mels: int, low: float, high: float)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_silence_is_all_floor(name: str) -> None:
+def test_silence_is_all_floor_and_sixteen_bits_are_the_same_clip(name: str) -> None:
     recipe = RECIPES[name]
     silence = np.zeros((2, recipe.samples), np.int16)
     assert (_run(decibels, silence, recipe) == -80.0).all()
     assert (_run(power, silence, recipe) == 0.0).all()
     assert (_run(spectrogram_image, silence, recipe, 16) == 0.0).all()
-
-
-def test_sixteen_bits_are_the_same_clip() -> None:
-    waves = (_clips(AUDIOMNIST) * 32767).astype(np.int16)
-    np.testing.assert_array_equal(_run(power, waves, AUDIOMNIST), _run(power, waves / np.float32(32768), AUDIOMNIST))
+    waves = (_clips(recipe) * 32767).astype(np.int16)  # the same clips in sixteen bits
+    np.testing.assert_array_equal(_run(power, waves, recipe), _run(power, waves / np.float32(32768), recipe))
 
 
 @both_forms
@@ -169,14 +166,6 @@ def test_image_equals_pillows_resize_of_the_peers_decibels(name: str, size: int)
         grey = Image.fromarray(((level[::-1] + 80.0) / 80.0 * 255.0).astype(np.float32))
         expected = np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
         np.testing.assert_allclose(got[index, :, :, 0], expected, atol=0.05)
-
-
-def test_low_frequencies_lie_at_the_bottom_and_time_runs_to_the_right() -> None:
-    time = np.arange(LOG_MEL.samples) / LOG_MEL.sample_rate
-    wave = np.where(time < 1.0, np.sin(2 * np.pi * 200 * time), np.sin(2 * np.pi * 6000 * time)).astype(np.float32)
-    grey = _run(spectrogram_image, wave[None], LOG_MEL, 32)[0, :, :, 0]
-    assert grey[:, 5].argmax() > 28
-    assert grey[:, 26].argmax() < 5
 
 
 @pytest.mark.parametrize(("size", "new_size"), [(201, 224), (201, 64), (128, 64), (5, 17), (7, 1), (9, 9)])

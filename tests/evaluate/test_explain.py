@@ -165,7 +165,7 @@ def test_a_run_of_cut_faces_is_shown_the_largest_face(model: LoadedModel, tmp_pa
     (tmp_path / "face.png").write_bytes(crop_largest(stored.getvalue()))
     Image.new("RGB", (80, 80)).save(tmp_path / "none.png")
     exported = export(load(cut.directory), tmp_path / "cut", [tmp_path / "photo.png", tmp_path / "none.png"])
-    assert exported.skipped == [f"{tmp_path}/none.png: no face found, and the run learned from detected faces."]
+    assert exported.skipped == [f"{tmp_path}/none.png: no face detected, and the run learned from detected faces."]
     export(model, tmp_path / "whole", [tmp_path / "face.png"])
     with Image.open(tmp_path / "cut" / "001.png") as one, Image.open(tmp_path / "whole" / "001.png") as other:
         panels = [np.asarray(image.crop((0, 0, 2 * SIDE, SIDE))) for image in (one, other)]

@@ -109,6 +109,7 @@ def test_fold_files_in_other_spellings_read_alike(tmp_path: Path, write: Callabl
 
 
 GOOD = ["9@N01", "z.jpg", "9", "(4, 6)", "m", *REST]
+NOT_PLAIN = "rows whose user_id or original_image is not a plain file name"
 
 
 @pytest.mark.parametrize(
@@ -116,13 +117,8 @@ GOOD = ["9@N01", "z.jpg", "9", "(4, 6)", "m", *REST]
     [
         (GOOD[:7], "rows with too few fields"),
         ([*GOOD, "more"], "rows with too many fields"),
-        (["../x", *GOOD[1:]], "rows whose user_id or original_image is not a plain file name"),
-        (["..", *GOOD[1:]], "rows whose user_id or original_image is not a plain file name"),
-        ([".", *GOOD[1:]], "rows whose user_id or original_image is not a plain file name"),
-        (["C:", *GOOD[1:]], "rows whose user_id or original_image is not a plain file name"),
-        ([GOOD[0], "/etc/passwd", *GOOD[2:]], "rows whose user_id or original_image is not a plain file name"),
-        ([GOOD[0], "..\\z.jpg", *GOOD[2:]], "rows whose user_id or original_image is not a plain file name"),
-        ([GOOD[0], "z\0.jpg", *GOOD[2:]], "rows whose user_id or original_image is not a plain file name"),
+        *[([user, *GOOD[1:]], NOT_PLAIN) for user in ("../x", "..", ".", "C:")],
+        *[([GOOD[0], image, *GOOD[2:]], NOT_PLAIN) for image in ("/etc/passwd", "..\\z.jpg", "z\0.jpg")],
         (["", *GOOD[1:]], "rows without a user_id or an original_image"),
         ([*GOOD[:2], "nine", *GOOD[3:]], "rows whose face_id is not a whole number"),
         ([*GOOD[:2], "9" * 30, *GOOD[3:]], "rows whose face_id is not a whole number"),

@@ -163,7 +163,7 @@ def test_utkface_is_prepared_with_its_faces_cut_out(
     version_dir = prepare("utkface", manual, tmp_path, options={"crop": "haar"})
     printed = capsys.readouterr().err
     for line in (
-        "no face found in 2 of 5 images (40.0 %)",
+        "no face detected in 2 of 5 images (40.0 %)",
         "gender female: 1 of 3 (33.3 %)",
         "race Asian: 0 of 2 (0.0 %)",
         "race unknown: 1 of 1 (100.0 %)",
@@ -242,7 +242,7 @@ def test_adience_is_prepared_with_its_faces_cut_out(tmp_path: Path, capsys: pyte
     nothing.write_bytes(encoded(np.full((90, 90, 3), 40, np.uint8)))
     version_dir = prepare("adience", manual, tmp_path / "data", options={"crop": "haar"})  # one in six is no face
     printed = capsys.readouterr().err
-    assert "no face found in 1 of 6 images (16.7 %)" in printed
+    assert "no face detected in 1 of 6 images (16.7 %)" in printed
     assert "gender u: 1 of 1 (100.0 %)" in printed
     assert "age 20-29: 0 of 5 (0.0 %)" in printed
     examples = read(version_dir)

@@ -157,9 +157,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         RuntimeError("write() failed: No space left on device; at byte 41943040"),  # as array_record words it
     ],
 )
-def test_a_full_disk_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, method: str
-) -> None:
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, method: str) -> None:
     def fail(*_: object) -> None:
         raise error
 

@@ -38,18 +38,12 @@ def packed(folder: Path, *more: tuple[str, bytes], faces: dict[str, bytes] = FAC
         ("24_0_1_20170116220224657 .jpg", Label(24, 0, 1)),
         ("55_0_0_20170116232725357jpg.chip.jpg", Label(55, 0, 0)),
         ("55_0_0_20170116232725357jpg", Label(55, 0, 0)),
-        ("121_0_0_20170116174525125.jpg", None),
-        ("-1_0_0_20170116174525125.jpg", None),
-        ("61_3_20170109150557335.jpg", None),
-        ("26_2_0_20170116174525125.jpg", None),
-        ("26_0_5_20170116174525125.jpg", None),
-        ("53__0_20170116184028385.jpg", None),
-        ("44_1_4_20170116235150272.pg", None),
-        ("26_1_2_20170116174525125.png", None),
-        ("26_1_2_20170116174525125.jpg\n", None),
-        ("٢٦_1_2_20170116174525125.jpg", None),  # Arabic-Indic digits
-        ("README.txt", None),
-        ("", None),
+        *[
+            (f"{name}_20170116174525125.jpg", None)
+            for name in ("121_0_0", "-1_0_0", "61_3", "26_2_0", "26_0_5", "53__0")
+        ],
+        *[(f"26_1_2_20170116174525125{suffix}", None) for suffix in (".pg", ".png", ".jpg\n")],
+        *[(name, None) for name in ("٢٦_1_2_20170116174525125.jpg", "README.txt", "")],  # Arabic-Indic digits
     ],
 )
 def test_parse_name(name: str, label: Label | None) -> None:

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 from tfds_builders.archive import DataError, read_text
 from tfds_builders.report import Rejected
 
-FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))
-"""Names of the five files, in the order of the folds."""
-
+FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))  # names of the five files, in the order of the folds
 COLUMNS = (
     *("user_id", "original_image", "face_id", "age", "gender", "x", "y", "dx", "dy"),
     *("tilt_ang", "fiducial_yaw_angle", "fiducial_score"),
@@ -28,12 +26,8 @@ PUBLISHED_AGE = (4316, 3101, 3339, 2975, 3693)
 PUBLISHED_GENDER = (4007, 3624, 3191, 3318, 3463)
 """Rows of each fold annotated m or f, repeats included, as published (Levi and Hassner 2015)."""
 
-GENDERS = {"m": 0, "f": 1, "u": 2, "": -1}
-"""Stored gender by annotation."""
-
-MAX_AGE = 120
-"""Largest accepted age, in years; the dataset's own reach 100."""
-
+GENDERS = {"m": 0, "f": 1, "u": 2, "": -1}  # stored gender by annotation
+MAX_AGE = 120  # largest accepted age, in years; the dataset's own reach 100
 _NEEDED = COLUMNS[:5]
 _RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)", re.ASCII)
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)

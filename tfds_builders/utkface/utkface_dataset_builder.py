@@ -22,9 +22,7 @@ from tfds_builders.labels import GENDERS, RACES
 from tfds_builders.report import Report, age_band
 from tfds_builders.utkface import VERSION
 
-MAX_AGE = 120
-"""Largest accepted age, in years; the dataset's own range is 0 to 116."""
-
+MAX_AGE = 120  # largest accepted age, in years; the dataset's own range is 0 to 116
 HOMEPAGE = "https://susanqq.github.io/UTKFace/"
 TERMS = (
     "UTKFace is for non-commercial research only. The copyright of the images stays with their owners, who may ask "
@@ -49,8 +47,7 @@ class Config(tfds.core.BuilderConfig):
     crop: str = ""
 
 
-OPTIONS = Config(name="faces")
-"""The configuration whose fields are the options of `prepare`."""
+OPTIONS = Config(name="faces")  # the configuration whose fields are the options of prepare
 
 
 class Label(NamedTuple):

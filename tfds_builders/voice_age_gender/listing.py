@@ -17,17 +17,13 @@ from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, TOO_LARGE, DataEr
 from tfds_builders.report import Rejected
 from tfds_builders.sound import is_sound
 
-MAX_AGE = 120
-"""Largest age accepted, in years."""
-
+MAX_AGE = 120  # largest age accepted, in years
 LABEL_PATTERN = (
     r"(?P<gender>m|f|males?|females?|man|men|woman|women)(?:(?: *[_-] *| +)(?P<age>\d{1,3}))?"  # male, Female-31, f 8
 )
 """Names of class folders: a gender, then an age in years or nothing, parted by `_`, `-` or a space."""
 
-COLUMNS = ("path", "gender", "age", "speaker")
-"""Columns that a CSV file must have; `recording` may follow."""
-
+COLUMNS = ("path", "gender", "age", "speaker")  # columns that a CSV file must have; recording may follow
 _GENDERS = dict.fromkeys(("m", "male", "males", "man", "men"), 0) | dict.fromkeys(
     ("f", "female", "females", "woman", "women"), 1
 )

@@ -91,13 +91,9 @@ class VoiceReport(Report):
         names = sorted(name for name in self.classes if name)
         lines = []
         for name in names[:_CLASSES_LISTED]:
-            speakers = f", {_plural(len(self.speakers[name]), 'speaker')}" if name in self.speakers else ""
-            lines.append(f"{name:12} {_plural(self.classes[name], 'file')}{speakers}")
+            speakers = f", speakers: {len(self.speakers[name])}" if name in self.speakers else ""
+            lines.append(f"{name:12} files: {self.classes[name]}{speakers}")
         return lines + ([f"and {len(names) - _CLASSES_LISTED} more"] if len(names) > _CLASSES_LISTED else [])
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _first(values: Iterable[str]) -> str:
