@@ -156,9 +156,9 @@ def make_split(
 
     Under `disjoint` a group counts, with all its rows, to the stratum of its first key. Where groups of several
     rows do not add up to the totals, groups of one row fill them; where those run out, the totals are missed by
-    part of a group, and the report shows it. Where a group has five rows or more on average (speakers), the parts are
-    folds of scikit-learn's `StratifiedGroupKFold` instead: 1 / fraction of them, rounded, or as many as the rarest
-    stratum has groups where `every_stratum` asks for one in each; the report tells what was wanted.
+    part of a group. Where a group has five rows or more on average (speakers), the parts are folds of scikit-learn's
+    `StratifiedGroupKFold` instead: 1 / fraction of them, rounded, or as many as the rarest stratum has groups where
+    `every_stratum` asks for one in each.
 
     Args:
       keys: str [n], one distinct key per row.
@@ -166,9 +166,9 @@ def make_split(
       group: int [n], what stays together under `disjoint`, see `grouping.connected`; negative where unknown, which
         makes the row a group of its own.
       conflicted: bool [n], rows whose labels cannot be trusted, see `grouping.find_conflicts`.
-      protocol: `disjoint` or `paper`.
+      protocol: one of `PROTOCOLS`.
       seed: not negative.
-      test_fraction: between 0 and 1; plays no part where `folds` is set.
+      test_fraction: between 0 and 1; ignored where `folds` is set.
       validation_fraction: between 0 and 1.
       folds: 0 for a single split, or the number of folds, 2 or more.
       fold: which fold is the test part, 0 to folds - 1.

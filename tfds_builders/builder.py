@@ -56,12 +56,9 @@ class DatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     `_generate_examples` yields `self.store(content)` in place of an encoded image or a recording. After preparation
     `report` and the labels, identities and terms in `info.metadata` are printed to stderr.
-
-    Attributes:
-      report: what was kept and rejected, set by the subclass; anything that prints.
     """
 
-    report: Any = ""
+    report: Any = ""  # what was kept and rejected, set by the subclass; anything that prints
 
     def store(self, content: bytes) -> bytes:
         """Stores an encoded image or recording in a temporary file; returns a reference for the yielded example."""

@@ -22,14 +22,10 @@ class Rejected:
     >>> print(*rejected.lines(), sep=chr(10))
     1: empty
       'a.wav'
-
-    Attributes:
-      counts: number of files by reason.
-      names: the first few names by reason.
     """
 
-    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    names: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # by reason
+    names: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # the first few by reason
 
     def add(self, name: str, reason: str) -> None:
         """Counts a file under a reason that several files may share."""
@@ -117,12 +113,9 @@ class Losses:
     no face detected in 1 of 3 images (33.3 %)
       gender female: 1 of 3 (33.3 %)
       age 20-29: 1 of 3 (33.3 %)
-
-    Attributes:
-      seen: number of images by attribute and group.
-      lost: number of them without a detected face.
     """
 
+    # Numbers of images by attribute and group: all, and those without a detected face.
     seen: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
     lost: collections.Counter[tuple[str, str]] = dataclasses.field(default_factory=collections.Counter)
 

@@ -52,11 +52,8 @@ def is_sound(name: str) -> bool:
 def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> SoundInfo:
     """Checks a recording by its header, then by decoding it block by block.
 
-    Args:
-      name: the file's name. A file that begins with a frame of MPEG audio is accepted only if it is named .mp3, because
-        the eleven bits that mark a frame occur in any file.
-      content: the file: wav, flac, ogg (Vorbis or Opus) or mp3 of any rate and width.
-      max_seconds: longest accepted recording.
+    It may be wav, flac, ogg (Vorbis or Opus) or mp3 of any rate and width. What begins with a frame of MPEG audio is
+    accepted only if it is named .mp3, because the eleven bits that mark a frame occur in any file.
 
     Raises:
       DataError: the recording cannot be used. The message is a short reason without the file's name, for
@@ -93,15 +90,12 @@ def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> 
 
 
 def spectrogram_png(content: bytes) -> bytes:
-    """Renders the spectrogram of a recording as PNG: time to the right, frequency upwards, level as colour.
+    """Renders the spectrogram of a checked recording as PNG: time to the right, frequency upwards, level as colour.
 
     Two papers on voices train on such images and publish no parameters. These are the ones of AudioMNIST (Becker et
     al., 2018): at 8 kHz a short-time Fourier transform with a Hann window of 455 samples and an overlap of 420, in dB
     below its own maximum, clipped at 80 dB. Chosen here: the mean of the channels, the whole recording instead of one
     second, the colour map viridis, 224x224 pixels.
-
-    Args:
-      content: a recording that `check_sound` accepts.
 
     Raises:
       DataError: the recording is silent below 4 kHz; the message is a short reason.

@@ -26,17 +26,8 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 def resampling_matrix(size: int, zoom: jax.Array, shift: jax.Array, flip: jax.Array) -> jax.Array:
     """Computes bilinear resampling of one axis as a matrix: row i holds the weights of the input pixels of output i.
 
-    Output pixel i reads the input at `centre + (i - centre) / zoom + shift`, mirrored where `flip`; outside the
-    image the border pixel is repeated.
-
-    Args:
-      size: pixels along the axis.
-      zoom: magnification; scalar.
-      shift: pixels; scalar.
-      flip: scalar bool.
-
-    Returns:
-      float32 `[size, size]`, rows sum to 1.
+    Output pixel i reads the input at `centre + (i - centre) / zoom + shift`, mirrored where `flip`; outside the image
+    the border pixel is repeated. The arguments are scalars. Returns float32 `[size, size]`, rows sum to 1.
     """
     centre = (size - 1) / 2
     pixel = jnp.arange(size, dtype=jnp.float32)

@@ -27,16 +27,12 @@ def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording
 
     Args:
       content: bytes of a WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file, of any sample width.
-      rate: samples a second of the result, Hz.
-      samples: length of the result.
-      name: the recording's name, for messages.
-
-    Returns:
-      int16 `[samples]`.
+      rate: of the result, Hz.
+      samples: length of the result, int16 `[samples]`.
+      name: for messages.
 
     Raises:
-      UserError: the content is none of these, is damaged or empty, or its header claims more than what
-        `tfds_builders.sound` accepts.
+      UserError: the content is none of these, is damaged or empty, or above the limits of `tfds_builders.sound`.
     """
     # libsndfile would go on to guess at two dozen rarer formats, whose readers are the least tested.
     is_mpeg = content[:1] == b"\xff" and content[1:2] >= b"\xe0"  # eleven set bits begin a frame

@@ -22,12 +22,9 @@ def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
     honoured, transparency dropped, grey turned to RGB.
 
     Args:
-      content: JPEG, PNG, WebP, BMP or TIFF bytes.
-      size: edge of the result, pixels.
-      name: the image's name, for messages.
-
-    Returns:
-      uint8 `[size, size, 3]`.
+      content: bytes of one of `FORMATS`.
+      size: edge of the result, uint8 `[size, size, 3]`.
+      name: for messages.
 
     Raises:
       UserError: the content is not an image, is damaged, or claims more than `MAX_PIXELS` pixels.
@@ -41,11 +38,7 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def decode_whole(content: bytes, name: str = "image") -> np.ndarray:
-    """Decodes an encoded image at its own size, otherwise as `decode_image`: uint8 `[height, width, 3]`.
-
-    Raises:
-      UserError: as `decode_image`.
-    """
+    """Decodes an encoded image at its own size, otherwise as `decode_image`: uint8 `[height, width, 3]`."""
     return _decoded(content, name)
 
 

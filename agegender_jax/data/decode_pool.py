@@ -42,11 +42,8 @@ class DecodePool:
     Not those of `multiprocessing`: these need no guard in the user's script, die with this process however it ends, and
     outlive the signal that tells a whole job to save its state and stop.
 
-    Args:
-      decode: a function of a module with its options, called with an example's bytes and its `name` for messages. The
-        processes import it by its name; it returns an array and raises UserError for what it cannot decode.
-      shape: of a decoded example.
-      dtype: of a decoded example.
+    `decode` is a function of a module with its options, called with an example's bytes and its `name` for messages. The
+    processes import it by its name; it returns an array and raises UserError for what it cannot decode.
     """
 
     def __init__(self, decode: "partial[np.ndarray]", shape: Sequence[int], dtype: Any) -> None:
@@ -229,10 +226,8 @@ def _started(task: str, file: int) -> subprocess.Popen[bytes]:
 
 def _absolute(path: str) -> str:
     """Returns a path that means the same in a process elsewhere; `abspath` would mistake `..` after a link."""
-    if os.path.isabs(path):
-        return path
     try:
-        return os.path.join(os.getcwd(), path)
+        return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
     except OSError:  # the working directory is no more, and what is below it neither
         return path
 

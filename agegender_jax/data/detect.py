@@ -20,15 +20,10 @@ class NoDetector(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """How images are searched for faces, each of which is predicted.
+    """How images are searched for faces, each of which is predicted."""
 
-    Attributes:
-      margin: on each side of the detector's box, as a share of it.
-      min_size: smallest edge of that box, pixels of the image.
-    """
-
-    margin: float = MARGIN
-    min_size: int = MIN_SIZE
+    margin: float = MARGIN  # on each side of the detector's box, as a share of it
+    min_size: int = MIN_SIZE  # smallest edge of that box, pixels of the image
 
 
 def faces(
@@ -38,7 +33,7 @@ def faces(
 
     Args:
       image: uint8 `[height, width, 3]`, RGB.
-      name: of the image, for messages.
+      name: for messages.
       detection: what to look for.
       size: edge of the scaled faces, pixels.
       most: number of faces that are returned, the largest first.

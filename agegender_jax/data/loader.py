@@ -65,8 +65,8 @@ def make_loader(
     Args:
       dataset: from `open_dataset`.
       mesh: devices.
-      labels: of every head, `[n]`, for training.
-      sampler: of training.
+      labels: of every head, `[n]`, for training; so is `sampler`.
+      sampler: None where nothing is trained.
       last_step: of training, after which nothing is decoded ahead.
       decoded: what `ResidentDataset.decode_all` returned; None calls it here.
       progress: whether to show a progress bar where it is called here.

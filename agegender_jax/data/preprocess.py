@@ -59,22 +59,13 @@ class PreprocessOptions:
 
 
 class Preprocessor(Protocol):
-    """What the cache, the training step and the evaluator know of a kind of content.
+    """What the cache, the training step and the evaluator know of a kind of content."""
 
-    Attributes:
-      shape: of one decoded example.
-      dtype: of one decoded example.
-      decode: a module's function with its options, called with an example's stored bytes and its `name` for messages;
-        returns the decoded example. The processes of `DecodePool` import it by its name.
-      cache_key: names the decoding; part of the name of every cache.
-      metadata: what the options only name, as JSON values that are kept with the run.
-    """
-
-    shape: tuple[int, ...]
-    dtype: Any
-    decode: "partial[np.ndarray]"
-    cache_key: str
-    metadata: dict[str, Any]
+    shape: tuple[int, ...]  # of one decoded example
+    dtype: Any  # likewise
+    decode: "partial[np.ndarray]"  # takes an example's stored bytes and its `name`; see `DecodePool`
+    cache_key: str  # names the decoding; part of the name of every cache
+    metadata: dict[str, Any]  # what the options only name, as JSON values that are kept with the run
 
     def eval_transform(self, content: jax.Array, mirrored: jax.Array) -> jax.Array:
         """Computes what the network takes, float32 `[batch, size, size, 3]`, of decoded examples `[batch, *shape]`.
@@ -90,11 +81,7 @@ class Preprocessor(Protocol):
 
 
 class ImagePreprocessor:
-    """Encoded images, decoded to RGB squares.
-
-    Raises:
-      UserError: the options augment audio.
-    """
+    """Encoded images, decoded to RGB squares; options that augment audio are a UserError."""
 
     dtype = np.uint8
 
@@ -120,8 +107,7 @@ class ImagePreprocessor:
 class AudioPreprocessor:
     """Encoded recordings, decoded to waveforms of one rate and length, seen as spectrograms.
 
-    Raises:
-      UserError: the options augment or mirror images, or name an unknown spectrogram.
+    Options that augment or mirror images, or name an unknown spectrogram, are a UserError.
     """
 
     dtype = np.int16
@@ -136,16 +122,10 @@ class AudioPreprocessor:
         self.cache_key = f"{recipe.sample_rate}hz-{recipe.samples}-{AUDIO_DECODER}"
         self.metadata: dict[str, Any] = {"spectrogram": recipe.as_dict()}
         self._size = options.image_size
-        augmentation = options.audio_augmentation
-        self._augment = partial(
-            spectrogram.augment_waves,
-            time_shift=augmentation.time_shift,
-            gain=augmentation.gain,
-            noise=augmentation.noise,
-        )
-        self._mask = partial(
-            spectrogram.mask, time_mask=augmentation.time_mask, frequency_mask=augmentation.frequency_mask
-        )
+        chosen = dataclasses.asdict(options.audio_augmentation)
+        masks = {name: chosen.pop(name) for name in ("time_mask", "frequency_mask")}
+        self._augment: Callable[..., jax.Array] = partial(spectrogram.augment_waves, **chosen)
+        self._mask: Callable[..., jax.Array] = partial(spectrogram.mask, **masks)
         self._normalize = partial(normalize, mean=options.mean, std=options.std)
         self._rendered = jax.jit(lambda content: self._image(_waves(content)))
 
@@ -185,9 +165,5 @@ def _refuse(augmentation: ImageAugmentation | AudioAugmentation, meant_for: str,
 
 
 def make_preprocessor(options: PreprocessOptions, kind: str) -> Preprocessor:
-    """Builds the preprocessor of a kind of content, one of `PREPROCESSORS`.
-
-    Raises:
-      UserError: the options ask for what this kind does not have, or name an unknown spectrogram.
-    """
+    """Builds the preprocessor of a kind of content, one of `PREPROCESSORS`, which checks the options."""
     return PREPROCESSORS[kind](options)

@@ -12,11 +12,6 @@ class BatchSampler:
     batch, the next epoch begins in it. Any stretch of steps can be asked for at any time and by any thread, so a
     resumed run needs nothing but its step.
 
-    Args:
-      rows: int [n], the examples.
-      batch_size: examples a step.
-      seed: of the shuffling.
-
     >>> order = BatchSampler(np.arange(5), batch_size=2, seed=0)
     >>> sorted(order.batches(0, 5).ravel().tolist())
     [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]

@@ -157,13 +157,7 @@ def locate(
     With `manual_dir` the dataset is what lies there, prepared under `data_dir` in a folder of its own, so two archives
     of one format never mix. Without, it is what `tfds build` put into `data_dir`.
 
-    Args:
-      name: of the dataset.
-      manual_dir: where the downloaded archive or the unpacked folder lies, or None.
-      data_dir: where prepared datasets lie.
-      config: as for `tfds_builders.prepare.prepare`; so are `options` and `progress`.
-      options: fields of the builder's configuration that shall have other values, where it is prepared.
-      progress: whether to show progress bars.
+    The arguments are those of `tfds_builders.prepare.prepare`.
 
     Raises:
       UserError: there is no such dataset, or it cannot be prepared; the message names the folder.

@@ -280,9 +280,6 @@ def mask(
       key: the step's key.
       time_mask: largest width, as a share of the time axis.
       frequency_mask: largest height, as a share of the frequency axis.
-
-    Returns:
-      Of the shape and dtype of `images`.
     """
     if not (time_mask or frequency_mask):
         return images

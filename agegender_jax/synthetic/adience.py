@@ -46,11 +46,10 @@ def write_adience(
 ) -> list[Row]:
     """Writes synthetic faces as Adience: `fold_0_data.txt` to `fold_4_data.txt` and `aligned/USER/PREFIX.FACE.IMAGE`.
 
-    A subject is one drawing, and each photograph turns, shifts, scales, mirrors and lights it anew. So the faces of a
-    subject resemble each other, more than photographs do, and a random split leaks who they are. The age is sampled
-    from the annotated range, or at random where it is unknown, as is a gender that was not annotated as f or m.
-    The columns after `gender` are made up. The same arguments, with the same versions of NumPy and OpenCV, give the
-    same bytes.
+    A subject is one drawing, and each photograph turns, shifts, scales, mirrors and lights it anew: a random split
+    leaks who they are. The age is sampled from the annotated range, or at random where it is unknown, as is a gender
+    that was not annotated as f or m. The columns after `gender` are made up. The same arguments, with the same versions
+    of NumPy and OpenCV, give the same bytes.
 
     Args:
       folder: where to write.

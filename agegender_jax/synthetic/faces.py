@@ -220,11 +220,8 @@ class _Face:
 def generate_face(rng: np.random.Generator, age: float, gender: int, size: int = 200) -> np.ndarray:
     """Generates one cartoon face: uint8 `[size, size, 3]`, RGB.
 
-    Args:
-      rng: source of all that the labels leave open: identity, pose, light, skin tone, background.
-      age: years, 0 or more.
-      gender: 0 male, 1 female, as UTKFace writes them.
-      size: side of the image in pixels.
+    `age` is in years, `gender` 0 male or 1 female. `rng` gives all that these leave open: identity, pose, light, skin
+    tone, background.
 
     >>> generate_face(np.random.default_rng(0), age=40, gender=1).shape
     (200, 200, 3)

@@ -223,12 +223,8 @@ def generate_voice(
 ) -> np.ndarray:
     """Generates one recording of a speaker: float32 `[round(rate * seconds)]`, within -1 and 1.
 
-    Args:
-      speaker: who speaks.
-      rng: source of the words, the manner and the noise.
-      session: where it is recorded; by default sampled from `rng`.
-      rate: samples a second, 8000 to 48000.
-      seconds: length, 0.5 to 60.
+    The words, the manner and the noise come from `rng`; so does the session where there is none. `rate` is 8000 to
+    48000 Hz, `seconds` 0.5 to 60.
 
     >>> rng = np.random.default_rng(0)
     >>> voice = generate_voice(sample_speaker(rng, age=31, gender=1), rng)

@@ -43,19 +43,12 @@ SUBJECTS = "subject: the person, as annotated (face_id); group: the Flickr user 
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
-    """Which images of Adience, and how many may be unusable.
+    """Which images of Adience, and how many may be unusable."""
 
-    Attributes:
-      folder: name of their folder, and of the archive of it.
-      prefix: what precedes `.FACE.IMAGE` in an image's name.
-      max_bad: largest share of faces that may be rejected, 0 to 1; images without a detected face do not count.
-      crop: one of `faces.CROPS`.
-    """
-
-    folder: str = "aligned"
-    prefix: str = "landmark_aligned_face"
-    max_bad: float = 0.05
-    crop: str = ""
+    folder: str = "aligned"  # and name of the archive of it
+    prefix: str = "landmark_aligned_face"  # what precedes `.FACE.IMAGE` in an image's name
+    max_bad: float = 0.05  # largest share of faces that may be rejected; images without a detected face do not count
+    crop: str = ""  # one of `faces.CROPS`
 
 
 CONFIGS = (

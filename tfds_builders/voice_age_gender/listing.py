@@ -80,22 +80,14 @@ class Patterns:
 
 @dataclasses.dataclass
 class Listing:
-    """The content of a source.
+    """The content of a source."""
 
-    Attributes:
-      items: the accepted recordings by their names in the source.
-      rejected: recordings or rows that are left out.
-      total: number of recordings, or of rows of the CSV file.
-      others: number of files that are not recordings, by suffix.
-      unlisted: number of recordings that no row of the CSV file names.
-      spellings: of each class in the names of folders.
-    """
-
-    items: dict[str, Item] = dataclasses.field(default_factory=dict)
-    rejected: Rejected = dataclasses.field(default_factory=Rejected)
-    total: int = 0
-    others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    unlisted: int = 0
+    items: dict[str, Item] = dataclasses.field(default_factory=dict)  # accepted recordings by name in the source
+    rejected: Rejected = dataclasses.field(default_factory=Rejected)  # recordings or rows that are left out
+    total: int = 0  # recordings, or rows of the CSV file
+    others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # other files, by suffix
+    unlisted: int = 0  # recordings that no row of the CSV file names
+    # Of each class in the names of folders.
     spellings: dict[str, set[str]] = dataclasses.field(default_factory=lambda: collections.defaultdict(set))
 
 

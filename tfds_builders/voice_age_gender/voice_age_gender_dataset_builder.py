@@ -36,21 +36,16 @@ class VoiceConfig(tfds.core.BuilderConfig):
         speaker. "" if paths do not name speakers.
       recording_pattern: likewise, with the group `recording`: the recording that the file was cut from.
       csv: name of a CSV file in the manual directory, or in a folder there; see `listing.list_table`.
-      max_bad: largest accepted share of rejected files, 0 to 1.
-      max_seconds: longest accepted recording.
-      png: whether to store images of spectrograms instead of the sound.
-      corpus: name of the archive or folder, for a published corpus.
-      terms: of use of the recordings.
     """
 
     label_pattern: str = LABEL_PATTERN
     speaker_pattern: str = ""
     recording_pattern: str = ""
     csv: str = ""
-    max_bad: float = 0.05
-    max_seconds: float = MAX_SECONDS
-    png: bool = False
-    corpus: str = ""
+    max_bad: float = 0.05  # largest accepted share of rejected files, 0 to 1
+    max_seconds: float = MAX_SECONDS  # longest accepted recording
+    png: bool = False  # whether to store images of spectrograms instead of the sound
+    corpus: str = ""  # name of the archive or folder, for a published corpus
     terms: str = "The terms of your recordings apply."
 
     def patterns(self) -> Patterns:
