@@ -113,7 +113,7 @@ def crop(image: np.ndarray, box: Box, margin: float = MARGIN) -> np.ndarray:
            [ 5,  6,  7,  7],
            [ 9, 10, 11, 11]])
 
-    `image` is `[height, width, ...]`; the crop's centre lies `DOWN` below the box's, and `margin` is a share of the box.
+    `image` is `[height, width, ...]`; the crop's centre lies `DOWN` below the box's; `margin` is a share of the box.
     """
     margins = round(margin * box.height), round(margin * box.width)
     starts = box.y - margins[0] + round(DOWN * box.height), box.x - margins[1]

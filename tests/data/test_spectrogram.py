@@ -1,18 +1,14 @@
 """Spectrograms against SciPy, librosa and Pillow; augmentation against what it promises."""
 
 import dataclasses
-import io
 import json
-import tarfile
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
-import soundfile
 from PIL import Image
 
 from agegender_jax.data import spectrogram
@@ -59,15 +55,6 @@ def _clips(recipe: SpectrogramRecipe) -> np.ndarray:
     return np.stack([noise, chirp, np.sin(2 * np.pi * 440 * time), click]).astype(np.float32)
 
 
-@pytest.fixture(scope="session")
-def voices(real_data: Path) -> np.ndarray:
-    """Four real recordings of 2 s at 16 kHz: float32 `[4, 32000]`."""
-    with tarfile.open(real_data / "voice" / "emodb.tar.gz") as archive:
-        members = (member for member in archive if member.name.endswith(".wav"))
-        contents = [archive.extractfile(next(members)).read() for _ in range(4)]
-    return np.stack([soundfile.read(io.BytesIO(content), dtype="float32")[0] for content in contents])
-
-
 def _scipy_power(wave: np.ndarray, recipe: SpectrogramRecipe) -> np.ndarray:
     """As AudioMNIST's own preparation has it."""
     _, _, transform = scipy.signal.stft(
@@ -109,14 +96,6 @@ def test_power_and_decibels_equal_scipy_and_librosa(name: str) -> None:
     np.testing.assert_allclose(
         _run(power, odd, RECIPES[name])[0], PEERS[name](odd[0], RECIPES[name]), rtol=1e-3, atol=1e-9
     )
-
-
-@both_forms
-@pytest.mark.parametrize("name", sorted(RECIPES))
-def test_power_and_decibels_of_real_voices_equal_scipy_and_librosa(name: str, voices: np.ndarray) -> None:
-    if name == "audiomnist":
-        voices = np.ascontiguousarray(voices[:, ::2][:, :8000])
-    _assert_equal_to_peer(voices, RECIPES[name])
 
 
 @pytest.mark.parametrize("fft", [512, 513])
@@ -175,22 +154,6 @@ def test_resizing_matrix_equals_pillow_and_jax(size: int, new_size: int) -> None
     expected = Image.fromarray(line).resize((new_size, 1), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(got, np.asarray(expected), atol=1e-3)
     np.testing.assert_allclose(got, jax.image.resize(line, (1, new_size), "linear"), atol=5e-3)
-
-
-def test_both_forms_agree_inside_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    waves = jnp.asarray(np.tile(_clips(AUDIOMNIST), (3, 1)))
-
-    def scanned(waves: jax.Array) -> jax.Array:
-        return jax.lax.scan(lambda carry, scale: (carry, spectrogram_image(waves * scale, AUDIOMNIST, 32)), 0, scales)[
-            1
-        ]
-
-    scales = jnp.array([1.0, 0.5])
-    images = []
-    for one_cpu in (True, False):
-        monkeypatch.setattr(spectrogram, "_one_cpu", lambda one_cpu=one_cpu: one_cpu)
-        images.append(np.asarray(jax.jit(lambda waves: scanned(waves))(waves)))
-    np.testing.assert_allclose(images[0], images[1], atol=0.05)
 
 
 def test_a_batch_that_is_spread_over_devices_stays_where_it_is() -> None:
