@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from agegender_jax.models.heads import quantile
+from agegender_jax.models.heads.decoding import quantile
 
 BINS = 15
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)

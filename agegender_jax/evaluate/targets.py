@@ -7,13 +7,8 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.metrics import Metric
-from agegender_jax.models.heads import (
-    Columns,
-    Head,
-    combined_distributions,
-    combined_heads,
-    combined_labels,
-)
+from agegender_jax.models.heads import Columns, Head
+from agegender_jax.models.heads.routing import combined_distributions, combined_heads, combined_labels
 
 
 @dataclasses.dataclass(frozen=True)

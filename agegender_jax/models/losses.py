@@ -23,7 +23,7 @@ _MEAN_FACTOR, _VARIANCE_FACTOR = 0.2, 0.05  # of Pan et al.
 
 
 def years(logits: jax.Array) -> jax.Array:
-    """Years that a regression says, `[..., 1] -> [...]`: 50 + 25 * output.
+    """Computes the years of a regression, `[..., 1] -> [...]`: 50 + 25 * output.
 
     A fresh head's outputs are about -1 to 1, so it begins in the middle of 0 to 100 and reaches both ends at 2; an
     output that were years itself would have to climb there at the pace of the learning rate.
@@ -32,22 +32,19 @@ def years(logits: jax.Array) -> jax.Array:
 
 
 def l1(logits: jax.Array, age: jax.Array) -> jax.Array:
-    """Absolute error in years, of one output; its mean is the MAE."""
+    """Computes the absolute error in years, of one output; its mean is the MAE."""
     return jnp.abs(years(logits) - age)
 
 
 def huber(logits: jax.Array, age: jax.Array) -> jax.Array:
-    """Absolute error in years less 1/2, or half its square where it is below 1 year (Huber 1964); of one output."""
+    """Computes the absolute error in years less 1/2, or half its square below 1 year (Huber 1964); of one output."""
     return optax.losses.huber_loss(years(logits), age.astype(jnp.float32), delta=1.0)
 
 
 def cross_entropy(logits: jax.Array, age: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Softmax cross-entropy against the class (Rothe et al. 2015, "DEX", has one a year); of K outputs.
+    """Computes softmax cross-entropy against the class (Rothe et al. 2015, "DEX", has one a year); of K outputs.
 
-    Args:
-      logits: float32 `[batch, K]`.
-      age: `[batch]`.
-      label_smoothing: share of the target that is spread over all K classes alike (Szegedy et al. 2016, section 7).
+    `label_smoothing` is the share of the target that is spread over all classes alike (Szegedy et al. 2016, section 7).
     """
     label = _class(age, logits.shape[-1])
     if not label_smoothing:
@@ -57,14 +54,10 @@ def cross_entropy(logits: jax.Array, age: jax.Array, label_smoothing: float = 0.
 
 
 def dldl(logits: jax.Array, age: jax.Array, spread: float = 2.0) -> jax.Array:
-    """Cross-entropy against a Gaussian around the age (Gao et al. 2017, eq. 2 and 4); of K outputs.
+    """Computes cross-entropy against a Gaussian around the age (Gao et al. 2017, eq. 2 and 4); of K outputs.
 
-    It is their Kullback-Leibler divergence but for the target's own entropy, which has no gradient.
-
-    Args:
-      logits: float32 `[batch, K]`.
-      age: `[batch]`.
-      spread: standard deviation of the Gaussian.
+    It is their Kullback-Leibler divergence but for the target's own entropy, which has no gradient. `spread` is the
+    standard deviation of the Gaussian.
     """
     classes = jnp.arange(logits.shape[-1], dtype=jnp.float32)
     centre = jnp.clip(age, 0, logits.shape[-1] - 1)[:, None]
@@ -73,10 +66,7 @@ def dldl(logits: jax.Array, age: jax.Array, spread: float = 2.0) -> jax.Array:
 
 
 def mean_variance(logits: jax.Array, age: jax.Array) -> jax.Array:
-    """Cross-entropy + 0.2 (mean - age)^2 / 2 + 0.05 variance of the distribution (Pan et al. 2018); of K outputs.
-
-    The factors are those of the paper.
-    """
+    """Computes cross-entropy + 0.2 (mean - age)^2 / 2 + 0.05 variance (factors of Pan et al. 2018); of K outputs."""
     classes = jnp.arange(logits.shape[-1], dtype=jnp.float32)
     probability = jax.nn.softmax(logits)
     mean = probability @ classes
@@ -86,27 +76,27 @@ def mean_variance(logits: jax.Array, age: jax.Array) -> jax.Array:
 
 
 def coral(logits: jax.Array, age: jax.Array) -> jax.Array:
-    """Sum of the binary cross-entropies of "older than k", k = 0 to K-2 (Cao et al. 2020, eq. 4); of K-1 outputs."""
+    """Sums the binary cross-entropies of "older than k", k = 0 to K-2 (Cao et al. 2020, eq. 4); of K-1 outputs."""
     return _older(logits, age).sum(-1)
 
 
 def corn(logits: jax.Array, age: jax.Array) -> jax.Array:
-    """Mean binary cross-entropy of "older than k, if older than k-1" over the k that this is asked of; of K-1 outputs.
+    """Averages the binary cross-entropy of "older than k, if older than k-1" over these k; of K-1 outputs.
 
-    Shi et al. (2023, eq. 10) divide by the number of all questions of a batch. So does a mean of this over examples
-    with the weights `corn_questions`.
+    Shi et al. (2023, eq. 10) divide by the number of all terms of a batch. So does a mean of this over examples with
+    the weights `corn_terms`.
     """
-    asked = jnp.arange(logits.shape[-1]) <= _class(age, logits.shape[-1] + 1)[:, None]
-    return jnp.sum(_older(logits, age) * asked, -1) / corn_questions(age, logits.shape[-1] + 1)
+    conditional = jnp.arange(logits.shape[-1]) <= _class(age, logits.shape[-1] + 1)[:, None]
+    return jnp.sum(_older(logits, age) * conditional, -1) / corn_terms(age, logits.shape[-1] + 1)
 
 
-def corn_questions(age: jax.Array, classes: int) -> jax.Array:
-    """How many of `corn`'s K-1 questions an example is asked, float32 `[batch]`: one more than its class, or K-1."""
+def corn_terms(age: jax.Array, classes: int) -> jax.Array:
+    """Counts the terms of `corn` of an example, float32 `[batch]`: one more than its class, at most K-1."""
     return jnp.minimum(_class(age, classes) + 1, classes - 1).astype(jnp.float32)
 
 
 def coral_probability(logits: jax.Array) -> jax.Array:
-    """`coral`'s logits as probabilities of the classes, `[..., K-1] -> [..., K]`.
+    """Converts the logits of `coral` to probabilities of the classes, `[..., K-1] -> [..., K]`.
 
     Nothing keeps the thresholds in order while they are learned, so P(older than k) is sorted first (Chernozhukov et
     al. 2010): no probability is negative, and the expectation and the number of thresholds passed stay as they are.
@@ -117,14 +107,14 @@ def coral_probability(logits: jax.Array) -> jax.Array:
 
 
 def corn_probability(logits: jax.Array) -> jax.Array:
-    """`corn`'s logits as probabilities of the classes, `[..., K-1] -> [..., K]`: asked of k, and then not older."""
+    """Converts the logits of `corn` to probabilities of the classes, `[..., K-1] -> [..., K]`."""
     older = jnp.cumprod(jax.nn.sigmoid(logits), -1)
     one = jnp.ones_like(older[..., :1])
     return jnp.concatenate([one, older], -1) * jnp.concatenate([jax.nn.sigmoid(-logits), one], -1)
 
 
 def regressed(logits: jax.Array) -> jax.Array:
-    """The years themselves, `[..., 1]`, which may be averaged as well as probabilities; nobody is below 0."""
+    """Returns the years, `[..., 1]`, which may be averaged as well as probabilities; none is below 0."""
     return jnp.maximum(years(logits), 0)[..., None]
 
 
@@ -132,11 +122,6 @@ class CoralLayer(nnx.Module):
     """One weight vector for all thresholds, and a bias for each: `[batch, in_features] -> [batch, out_features]`.
 
     The biases begin in descending order, from 1 to 1 / out_features, as in coral-pytorch.
-
-    Args:
-      in_features: of the embedding.
-      out_features: number of thresholds.
-      rngs: stream `params`.
     """
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
@@ -144,7 +129,7 @@ class CoralLayer(nnx.Module):
         self.bias = nnx.Param(jnp.arange(out_features, 0, -1, dtype=jnp.float32) / out_features)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The logits."""
+        """Returns the logits."""
         return x @ self.kernel[...] + self.bias[...]
 
 
@@ -174,24 +159,19 @@ LOSSES: Mapping[str, Loss] = {
     "l1": Loss(l1, regressed, outputs=lambda _: 1),
     "huber": Loss(huber, regressed, outputs=lambda _: 1),
     "coral": Loss(coral, coral_probability, outputs=lambda classes: classes - 1, layer=CoralLayer),
-    "corn": Loss(corn, corn_probability, outputs=lambda classes: classes - 1, weight=corn_questions),
+    "corn": Loss(corn, corn_probability, outputs=lambda classes: classes - 1, weight=corn_terms),
 }
 """By `heads.age.loss`. To add one, add it here."""
 
 ORDINAL = ("coral", "corn")
-"""Losses whose published answer is the number of thresholds that are passed with more than half the probability."""
+"""Losses whose published prediction is the number of thresholds that are passed with more than half the probability."""
 
 
 def refuse_label_smoothing(head: str, loss_name: str, label_smoothing: float) -> None:
     """Refuses smoothed labels for a loss that has none.
 
-    Args:
-      head: the recipe's name of the head.
-      loss_name: its loss.
-      label_smoothing: as asked for.
-
     Raises:
-      UserError: the loss is not `cross_entropy`, and smoothing is asked for.
+      UserError: the loss is not `cross_entropy`, and `label_smoothing` is above 0.
     """
     if label_smoothing and loss_name != "cross_entropy":
         raise UserError(
@@ -205,6 +185,6 @@ def _class(age: jax.Array, classes: int) -> jax.Array:
 
 
 def _older(logits: jax.Array, age: jax.Array) -> jax.Array:
-    """Binary cross-entropy of every threshold, `[batch, K-1]`."""
+    """Computes the binary cross-entropy of every threshold, `[batch, K-1]`."""
     passed = jnp.arange(logits.shape[-1]) < _class(age, logits.shape[-1] + 1)[:, None]
     return -jax.nn.log_sigmoid(jnp.where(passed, logits, -logits))

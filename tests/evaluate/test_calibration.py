@@ -18,7 +18,7 @@ from agegender_jax.evaluate.calibration import (
     reliability,
     temper,
 )
-from agegender_jax.models.heads import quantile
+from agegender_jax.models.heads.decoding import quantile
 
 RNG = np.random.default_rng(5)
 YEARS = softmax(RNG.normal(0, 2, (50, 101)).cumsum(-1) / 2, -1).astype(np.float32)

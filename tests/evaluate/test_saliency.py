@@ -20,7 +20,7 @@ from agegender_jax.evaluate.predictions import NAME, read_predictions
 from agegender_jax.evaluate.saliency import CAMS, Explainer, class_activation, score
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models import layers
-from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.models.backbones import BACKBONES, BackboneOptions
 from agegender_jax.models.backbones.attention import AttentionEnsemble
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, build_heads
@@ -70,7 +70,8 @@ class Mean(nnx.Module):
     def __init__(self, blocks: Sequence[ConvBlock], seed: int = 0, size: int = 16) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(VARIANTS, "blocks", Variant(tuple(blocks), norm="none", hidden=()))
-            self.net = SmallCNN("blocks", image_size=size, dropout=0.0, rngs=nnx.Rngs(params=seed))
+            options = BackboneOptions(variant="blocks", image_size=size, outputs=1, dropout=0.0)
+            self.net = SmallCNN(options, nnx.Rngs(params=seed))
         self.embedding_size = blocks[-1].filters
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
@@ -206,7 +207,8 @@ def test_a_net_that_looks_at_one_corner_shows_that_corner() -> None:
     """A dense layer reads the upper left quarter of the last map alone; everything else is as bright."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "corner", Variant((ConvBlock(4), ConvBlock(4)), norm="none", hidden=(8,)))
-        net = SmallCNN("corner", image_size=8, dropout=0.0, rngs=nnx.Rngs(params=0))
+        options = BackboneOptions(variant="corner", image_size=8, outputs=1, dropout=0.0)
+        net = SmallCNN(options, nnx.Rngs(params=0))
     reads = jnp.zeros((8, 8, 4, 1)).at[:4, :4].set(1).reshape(-1, 1)
     net.dense[0].kernel[...] = jnp.abs(net.dense[0].kernel[...]) * reads
     model = Model(net, {"gender": GenderHead()}, rngs=nnx.Rngs(params=1))

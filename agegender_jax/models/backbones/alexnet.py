@@ -2,17 +2,22 @@
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from agegender_jax.models import layers, pooling
 from agegender_jax.models.registry import BackboneOptions, BackboneSpec, WeightFormat, register
 
-_LAYOUT = ((64, 11, 4, 2, 0.0), (192, 5, 1, 2, 1.0), (384, 3, 1, 1, 0.0), (256, 3, 1, 1, 1.0), (256, 3, 1, 1, 1.0))
-"""Filters, kernel, stride, padding and, in Krizhevsky et al. (2012), initial bias."""
+_LAYOUT = (
+    (3, 64, 11, 4, 2, 0.0),
+    (64, 192, 5, 1, 2, 1.0),
+    (192, 384, 3, 1, 1, 0.0),
+    (384, 256, 3, 1, 1, 1.0),
+    (256, 256, 3, 1, 1, 1.0),
+)
+"""Channels in and out, kernel, stride, padding and, in Krizhevsky et al. (2012), initial bias."""
 
 _POOLED = (0, 1, 4)
 
@@ -21,36 +26,19 @@ published_init = nnx.initializers.normal(0.01)
 
 
 class AlexNet(nnx.Module):
-    """AlexNet's convolutions: `[batch, size, size, 3] -> [batch, h, h, 256]`, 6x6 at 224.
+    """AlexNet's convolutions: `[batch, size, size, 3] -> [batch, h, h, 256]`, 6x6 at 224."""
 
-    Args:
-      init: `default` (He et al.) or `published` (normal with deviation 0.01; biases of 1 where the paper has them).
-      dtype: of the arithmetic.
-      rngs: stream `params`.
-    """
-
-    def __init__(self, *, init: str = "default", dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
-        published = init == "published"
-        convs, channels = [], 3
-        for filters, kernel, stride, padding, bias in _LAYOUT:
-            convs.append(
-                layers.Conv(
-                    channels,
-                    filters,
-                    kernel,
-                    stride=stride,
-                    padding=padding,
-                    kernel_init=published_init if published else layers.he_normal,
-                    bias_init=nnx.initializers.constant(bias if published else 0.0),
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-            )
-            channels = filters
+    def __init__(self, options: BackboneOptions, rngs: nnx.Rngs) -> None:
+        published = options.init == "published"
+        kernel_init = published_init if published else layers.he_normal
+        convs = []
+        for channels, filters, kernel, stride, padding, bias in _LAYOUT:
+            inits = {"kernel_init": kernel_init, "bias_init": nnx.initializers.constant(bias if published else 0.0)}
+            shape: dict[str, Any] = {"stride": stride, "padding": padding, **inits}
+            convs.append(layers.Conv(channels, filters, kernel, **shape, dtype=options.dtype, rngs=rngs))
         self.convs = nnx.List(convs)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the last feature map."""
         for number, conv in enumerate(self.convs):
             x = nnx.relu(conv(x))
             if number == len(_LAYOUT) - 1:
@@ -69,8 +57,7 @@ def _build(options: BackboneOptions, rngs: nnx.Rngs) -> pooling.Backbone:
         kernel_init=published_init if published else layers.he_normal,
         bias_init=nnx.initializers.constant(float(published)),
     )
-    trunk = AlexNet(init=options.init, dtype=options.dtype, rngs=rngs)
-    return pooling.with_pooling(trunk, options, dense, rngs=rngs)
+    return pooling.with_pooling(AlexNet(options, rngs), options, dense, rngs=rngs)
 
 
 def _torchvision(path: tuple[str, ...]) -> Iterable[str]:

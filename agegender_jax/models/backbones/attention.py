@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from agegender_jax.models import layers, pooling
 from agegender_jax.models.backbones.resnet import ConvNorm, ResNet
@@ -53,12 +54,7 @@ VARIANTS: Mapping[str, Variant] = {
 class ResidualUnit(nnx.Module):
     """A bottleneck whose normalisations and ReLUs come before its convolutions (He et al. 2016, "Identity mappings").
 
-    Args:
-      channels: of the input.
-      filters: of the output; a quarter of them in between.
-      stride: of the 3x3 convolution.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
+    From `channels` to `filters`, with a quarter of these in between; `stride` is that of the 3x3 convolution.
     """
 
     def __init__(self, channels: int, filters: int, *, stride: int = 1, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -67,14 +63,10 @@ class ResidualUnit(nnx.Module):
         options: dict[str, Any] = {"use_bias": False, "dtype": dtype, "rngs": rngs}
         self.norms = nnx.List(layers.BatchNorm(m, dtype=dtype) for m, *_ in shapes)
         self.convs = nnx.List(layers.Conv(m, n, k, stride=s, padding=k // 2, **options) for m, n, k, s in shapes)
-        self.shortcut = (
-            layers.Conv(channels, filters, 1, stride=stride, padding=0, **options)
-            if stride != 1 or channels != filters
-            else None
-        )
+        fits = stride == 1 and channels == filters
+        self.shortcut = None if fits else layers.Conv(channels, filters, 1, stride=stride, padding=0, **options)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns the unit's output."""
         y = nnx.relu(self.norms[0](x, train=train))
         shortcut = x if self.shortcut is None else self.shortcut(y)
         y = self.convs[0](y)
@@ -91,13 +83,8 @@ class SoftMask(nnx.Module):
     """Where to look: the map made smaller and larger again, with a skip at each size (Wang et al., section 3.1).
 
     A residual unit (r = 1) follows each max pooling, and two the last one; each bilinear enlargement but the last
-    is added to what was there at its size, and a unit follows. Two 1x1 convolutions and a sigmoid end it.
-
-    Args:
-      channels: of the map.
-      steps: how often it is halved.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
+    is added to what was there at its size, and a unit follows. Two 1x1 convolutions and a sigmoid end it. `steps` is
+    how often the map is halved.
     """
 
     def __init__(self, channels: int, steps: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -127,16 +114,7 @@ class SoftMask(nnx.Module):
 
 
 class AttentionModule(nnx.Module):
-    """`(1 + mask) * trunk` (Wang et al., equation 3), with residual units before and after.
-
-    Args:
-      channels: of the map.
-      steps: of the mask.
-      outer_units: residual units before, and as many after.
-      trunk_units: residual units of the trunk.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
-    """
+    """`(1 + mask) * trunk` (Wang et al., equation 3), with `outer_units` residual units before and as many after."""
 
     def __init__(
         self, channels: int, steps: int, outer_units: int, trunk_units: int, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -164,11 +142,6 @@ class ResidualAttention(nnx.Module):
 
     Of `56` it is `[batch, size / 32, size / 32, 2048]`. Its masks shrink their maps to size / 32 as well: to 7 at the
     paper's 224 pixels, and to 1 at 32. An odd size is halved upwards.
-
-    Args:
-      variant: a key of `VARIANTS`.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
     """
 
     def __init__(self, variant: str = "56", *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
@@ -194,14 +167,7 @@ class ResidualAttention(nnx.Module):
         rngs: nnx.Rngs | None = None,
         masks: list[jax.Array] | None = None,
     ) -> jax.Array:
-        """Returns the last feature map.
-
-        Args:
-          x: images.
-          train: whether batches normalise themselves.
-          rngs: for the layers of other backbones.
-          masks: each attention module appends its own here, float32 `[batch, h, w, channels]` in (0, 1).
-        """
+        """Returns the last feature map; each mask, float32 `[batch, h, w, channels]` in (0, 1), is added to `masks`."""
         x = layers.max_pool(nnx.relu(self.stem(x, train=train)), 3, 2, padding=1)
         for number, unit in enumerate(self.units):
             x = unit(x, train=train)
@@ -217,10 +183,6 @@ class AttentionEnsemble(nnx.Module):
 
     Their embeddings e and f stand side by side, so that a dense layer on both is `e U + f V + b`, which is twice the
     mean of `e U + b / 2` and `f V + b / 2`: the average of two nets' logits, trained as one net.
-
-    Args:
-      attention: backbone with a trunk `ResidualAttention`.
-      residual: backbone.
     """
 
     def __init__(self, attention: Any, residual: Any) -> None:
@@ -229,7 +191,6 @@ class AttentionEnsemble(nnx.Module):
         self.embedding_size = sum(self.parts)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the embeddings of both, side by side."""
         nets = (self.attention, self.residual)
         return jnp.concatenate([net(x, train=train, rngs=rngs) for net in nets], axis=-1)
 
@@ -240,14 +201,12 @@ def attention_trunk(backbone: Any) -> ResidualAttention | None:
     return trunk if isinstance(trunk, ResidualAttention) else None
 
 
-def enlarge(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+def enlarge(
+    x: Float[Array, "batch h w channels"], size: tuple[int, ...]
+) -> Float[Array, "batch height width channels"]:
     """Resamples bilinearly with the corner pixels kept in the corners, as the authors' `Interp` layer does.
 
     One matrix for the rows and one for the columns: matrix products are fast on every backend, gathers are not.
-
-    Args:
-      x: `[batch, h, w, channels]`.
-      size: (height, width) of the result.
 
     >>> enlarge(jnp.array([0.0, 2.0]).reshape(1, 1, 2, 1), (1, 5)).ravel().tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0]

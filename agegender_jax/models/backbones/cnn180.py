@@ -16,9 +16,7 @@ Neither convolutions nor dense layers have a bias, as the normalisation that fol
 import itertools
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from agegender_jax.errors import UserError
 from agegender_jax.models import layers
@@ -43,33 +41,20 @@ LEAST_SIZE = 32
 class CNN180(nnx.Module):
     """Image in, embedding out: `[batch, size, size, 3] -> [batch, 128]`.
 
-    Args:
-      variant: a key of `VARIANTS`.
-      image_size: edge of the input, pixels.
-      dropout: rate after each dense layer; 0.2 to 0.4 as published.
-      spatial_dropout: rate at which whole channels are dropped after the deeper blocks; 0.15 to 0.2 as published.
-      dtype: of the arithmetic; parameters and statistics stay float32.
-      rngs: stream `params`.
+    As published, `dropout` (after each dense layer) is 0.2 to 0.4, and `spatial_dropout` (after the deeper blocks) 0.15
+    to 0.2.
 
     Raises:
       UserError: the image is smaller than `LEAST_SIZE`.
     """
 
-    def __init__(
-        self,
-        variant: str,
-        *,
-        image_size: int,
-        dropout: float = 0.3,
-        spatial_dropout: float = 0.15,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
+    def __init__(self, options: BackboneOptions, rngs: nnx.Rngs) -> None:
+        image_size, dtype = options.image_size, options.dtype
         if image_size < LEAST_SIZE:
             raise UserError(
                 f"config.dataset.image_size={image_size} is too small for cnn180; set it to at least {LEAST_SIZE}."
             )
-        self.filters = VARIANTS[variant]
+        self.filters = VARIANTS[options.variant]
         self.convs = nnx.List(
             layers.Conv(m, n, use_bias=False, dtype=dtype, rngs=rngs) for m, n in itertools.pairwise((3, *self.filters))
         )
@@ -81,12 +66,11 @@ class CNN180(nnx.Module):
             for m, n in itertools.pairwise(widths)
         )
         self.dense_norms = nnx.List(layers.BatchNorm(n, dtype=dtype) for n in HIDDEN)
-        self.dropout = nnx.Dropout(dropout)
-        self.spatial_dropout = nnx.Dropout(spatial_dropout, broadcast_dims=(1, 2))
+        self.dropout = nnx.Dropout(options.dropout)
+        self.spatial_dropout = nnx.Dropout(options.spatial_dropout, broadcast_dims=(1, 2))
         self.embedding_size = HIDDEN[-1]
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the embedding; `rngs` holds the stream `dropout`, needed if `train`."""
         for number, (conv, norm, filters) in enumerate(zip(self.convs, self.norms, self.filters, strict=True), start=1):
             x = nnx.relu(norm(conv(x), train=train))
             if number == len(self.filters):
@@ -101,21 +85,10 @@ class CNN180(nnx.Module):
         return x
 
 
-def _build(options: BackboneOptions, rngs: nnx.Rngs) -> CNN180:
-    return CNN180(
-        options.variant,
-        image_size=options.image_size,
-        dropout=options.dropout,
-        spatial_dropout=options.spatial_dropout,
-        dtype=options.dtype,
-        rngs=rngs,
-    )
-
-
 register(
     BackboneSpec(
         name="cnn180",
-        build=_build,
+        build=CNN180,
         variants=VARIANTS,
         options=("spatial_dropout",),
         poolings=("published",),

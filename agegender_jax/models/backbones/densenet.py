@@ -22,7 +22,6 @@ class NormConv(nnx.Module):
         self.conv = layers.Conv(m, n, kernel, padding=kernel // 2, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns the convolution of the normalised `x`."""
         return self.conv(nnx.relu(self.norm(x, train=train)))
 
 
@@ -33,8 +32,6 @@ class Layer(nnx.Module):
       channels: of the input.
       growth: channels that are added.
       transition: whether a 1x1 convolution then halves the channels, and 2x2 average pooling the map.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
     """
 
     def __init__(
@@ -47,19 +44,12 @@ class Layer(nnx.Module):
         self.transition = NormConv(wide, self.filters, 1, dtype=dtype, rngs=rngs) if transition else None
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns the layer's output."""
         x = jnp.concatenate([x, self.grow(self.reduce(x, train=train), train=train)], axis=-1)
         return x if self.transition is None else layers.average_pool(self.transition(x, train=train))
 
 
 class DenseNet(nnx.Module):
-    """DenseNet's blocks: `[batch, size, size, 3] -> [batch, size / 32, size / 32, channels]`, 2,208 for 161.
-
-    Args:
-      depth: a key of `DEPTHS`.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
-    """
+    """DenseNet's blocks: `[batch, size, size, 3] -> [batch, size / 32, size / 32, channels]`, `depth` of `DEPTHS`."""
 
     def __init__(self, depth: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
         growth, channels, counts = DEPTHS[depth]
@@ -75,7 +65,6 @@ class DenseNet(nnx.Module):
         self.last_norm = layers.BatchNorm(channels, dtype=dtype)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the last feature map."""
         x = nnx.relu(self.stem_norm(self.stem(x), train=train))
         x = layers.max_pool(x, 3, 2, padding=1)
         for layer in self.layers:

@@ -46,8 +46,6 @@ class MBConv(nnx.Module):
       stride: of the depthwise convolution.
       expansion: factor; with 1 there is no first convolution (`expand` is None).
       drop_path: rate at which, in training, an example's residual branch is left out (Huang et al. 2016).
-      dtype: of the arithmetic.
-      rngs: stream `params`.
     """
 
     def __init__(
@@ -75,7 +73,6 @@ class MBConv(nnx.Module):
         self.drop_path = nnx.Dropout(drop_path, broadcast_dims=(1, 2, 3))
 
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the block's output."""
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = nnx.relu6(self.expand_norm(self.expand(y), train=train))
@@ -90,8 +87,6 @@ class EfficientNetLite0(nnx.Module):
     Args:
       drop_path: rate of the residual branches left out in training, growing from 0 at the first block to
         `15 / 16` of this at the last; 0.2 as published.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
     """
 
     def __init__(self, *, drop_path: float = 0.0, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
@@ -102,25 +97,15 @@ class EfficientNetLite0(nnx.Module):
         channels, total = STEM, sum(stage[0] for stage in STAGES)
         for count, kernel, first, expansion, filters in STAGES:
             for number in range(count):
-                blocks.append(
-                    MBConv(
-                        channels,
-                        filters,
-                        kernel,
-                        stride=1 if number else first,
-                        expansion=expansion,
-                        drop_path=drop_path * len(blocks) / total,
-                        dtype=dtype,
-                        rngs=rngs,
-                    )
-                )
+                shape: dict[str, Any] = {"stride": 1 if number else first, "expansion": expansion}
+                rate = drop_path * len(blocks) / total
+                blocks.append(MBConv(channels, filters, kernel, **shape, drop_path=rate, dtype=dtype, rngs=rngs))
                 channels = filters
         self.blocks = nnx.List(blocks)
         self.last = layers.Conv(channels, LAST, 1, **options)
         self.last_norm = _norm(LAST, dtype, rngs)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the last feature map; `rngs` holds the stream `dropout`, needed if `train` and `drop_path` > 0."""
         x = nnx.relu6(self.stem_norm(self.stem(x), train=train))
         for block in self.blocks:
             x = block(x, train=train, rngs=rngs)

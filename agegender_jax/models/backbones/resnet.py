@@ -31,21 +31,11 @@ class ConvNorm(nnx.Module):
     """Convolution without bias, then batch normalisation; zero padding keeps the size where the stride is 1."""
 
     def __init__(self, m: int, n: int, kernel: int, *, stride: int = 1, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.conv = layers.Conv(
-            m,
-            n,
-            kernel,
-            stride=stride,
-            padding=kernel // 2,
-            use_bias=False,
-            kernel_init=layers.he_normal_out,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        options: dict[str, Any] = {"use_bias": False, "kernel_init": layers.he_normal_out, "dtype": dtype, "rngs": rngs}
+        self.conv = layers.Conv(m, n, kernel, stride=stride, padding=kernel // 2, **options)
         self.norm = layers.BatchNorm(n, dtype=dtype)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns the normalised convolution of `x`."""
         return self.norm(self.conv(x), train=train)
 
 
@@ -58,8 +48,6 @@ class Block(nnx.Module):
       kind: `basic` or `bottleneck`.
       stride: of the block.
       variant: of `VARIANTS`.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
     """
 
     def __init__(
@@ -76,10 +64,7 @@ class Block(nnx.Module):
         options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         if kind == "basic":
             self.filters = width
-            convs = [
-                ConvNorm(channels, width, 3, stride=stride, **options),
-                ConvNorm(width, width, 3, **options),
-            ]
+            convs = [ConvNorm(channels, width, 3, stride=stride, **options), ConvNorm(width, width, 3, **options)]
         else:
             self.filters = 4 * width
             first, second = (stride, 1) if variant == "v1" else (1, stride)
@@ -89,14 +74,10 @@ class Block(nnx.Module):
                 ConvNorm(width, self.filters, 1, **options),
             ]
         self.convs = nnx.List(convs)
-        self.shortcut = (
-            ConvNorm(channels, self.filters, 1, stride=stride, **options)
-            if stride != 1 or channels != self.filters
-            else None
-        )
+        fits = stride == 1 and channels == self.filters
+        self.shortcut = None if fits else ConvNorm(channels, self.filters, 1, stride=stride, **options)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns the block's output."""
         y = x
         for conv in self.convs[:-1]:
             y = nnx.relu(conv(y, train=train))
@@ -105,14 +86,7 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """ResNet's stages: `[batch, size, size, 3] -> [batch, size / 32, size / 32, 512 or 2048]`.
-
-    Args:
-      depth: a key of `DEPTHS`.
-      variant: of `VARIANTS`.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
-    """
+    """ResNet's stages: `[batch, size, size, 3] -> [batch, size / 32, size / 32, 512 or 2048]`, `depth` of `DEPTHS`."""
 
     def __init__(self, depth: int, *, variant: str = "v1.5", dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
         kind, counts = DEPTHS[depth]
@@ -127,7 +101,6 @@ class ResNet(nnx.Module):
         self.blocks = nnx.List(blocks)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the last feature map."""
         x = layers.max_pool(nnx.relu(self.stem(x, train=train)), 3, 2, padding=1)
         for block in self.blocks:
             x = block(x, train=train)

@@ -40,13 +40,12 @@ class Routed(nnx.Module):
         return slice((0, *self.ends)[number], self.ends[number])
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the embeddings side by side; `rngs` holds the stream `dropout`, needed if `train`."""
         nets = (self.gender, self.male, self.female)
         return jnp.concatenate([net(x, train=train, rngs=rngs) for net in nets], -1)
 
 
 def _build(options: BackboneOptions, rngs: nnx.Rngs) -> Routed:
-    gender = small_cnn.build(dataclasses.replace(options, variant="gender_three", init="default"), rngs)
+    gender = small_cnn.SmallCNN(dataclasses.replace(options, variant="gender_three", init="default"), rngs)
     ages = (options.outputs - len(GENDERS)) // len(GENDERS)  # logits of either age net
     vgg_options = dataclasses.replace(options, outputs=ages)
     male, female = (vgg.build(16, options.variant == "bn", vgg_options, rngs) for _ in GENDERS)

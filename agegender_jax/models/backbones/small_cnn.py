@@ -27,12 +27,10 @@ nets) at 256x256.
 
 import dataclasses
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from agegender_jax.errors import UserError
 from agegender_jax.models import layers
@@ -100,48 +98,22 @@ VARIANTS: dict[str, Variant] = {
 class SmallCNN(nnx.Module):
     """Image in, embedding out: `[batch, size, size, 3] -> [batch, hidden[-1]]`.
 
-    Args:
-      variant: a key of `VARIANTS`.
-      image_size: edge of the input, pixels.
-      dropout: rate after each dense layer.
-      init: `default` (He et al.), or `published` for `levi_hassner` (normal with deviation 0.01, 0.005 in dense layers;
-        biases of 1 in the second convolution and the dense layers).
-      dtype: of the arithmetic; parameters and statistics stay float32.
-      rngs: stream `params`.
+    The published initialisation, of `levi_hassner`, is normal with deviation 0.01 (0.005 in dense layers), with biases
+    of 1 in the second convolution and the dense layers.
 
     Raises:
       UserError: the image is too small for the variant's pooling.
     """
 
-    def __init__(
-        self,
-        variant: str,
-        *,
-        image_size: int,
-        dropout: float = 0.5,
-        init: str = "default",
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        layout = VARIANTS[variant]
-        published = init == "published"
+    def __init__(self, options: BackboneOptions, rngs: nnx.Rngs) -> None:
+        layout, size, dtype = VARIANTS[options.variant], options.image_size, options.dtype
+        published = options.init == "published"
         self.blocks, self.norm, self.dtype = layout.blocks, layout.norm, dtype
-        convs, norms = [], []
-        channels, size = 3, image_size
+        convs, norms, channels = [], [], 3
         for number, block in enumerate(layout.blocks):
-            convs.append(
-                layers.Conv(
-                    channels,
-                    block.filters,
-                    block.kernel,
-                    stride=block.stride,
-                    padding=block.padding,
-                    kernel_init=nnx.initializers.normal(0.01) if published else layers.he_normal,
-                    bias_init=nnx.initializers.constant(float(published and number == 1)),
-                    dtype=dtype,
-                    rngs=rngs,
-                )
-            )
+            inits = _inits(published, 0.01, float(number == 1))
+            shape: dict[str, Any] = {"stride": block.stride, "padding": block.padding}
+            convs.append(layers.Conv(channels, block.filters, block.kernel, **shape, **inits, dtype=dtype, rngs=rngs))
             if layout.norm == "batch":
                 norms.append(layers.BatchNorm(block.filters, dtype=dtype))
             channels = block.filters
@@ -150,27 +122,17 @@ class SmallCNN(nnx.Module):
                 size = layers.pool_output_size(size, *block.pool)
             if size < 1:
                 raise UserError(
-                    f"config.dataset.image_size={image_size} is too small for small_cnn {variant}, which pools it to "
-                    "nothing; set it higher."
+                    f"config.dataset.image_size={options.image_size} is too small for small_cnn {options.variant}, "
+                    "which pools it to nothing; set it higher."
                 )
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         widths = (size * size * channels, *layout.hidden)
-        self.dense = nnx.List(
-            nnx.Linear(
-                m,
-                n,
-                kernel_init=nnx.initializers.normal(0.005) if published else layers.he_normal,
-                bias_init=nnx.initializers.constant(float(published)),
-                dtype=dtype,
-                rngs=rngs,
-            )
-            for m, n in itertools.pairwise(widths)
-        )
-        self.dropout = nnx.Dropout(dropout)
+        inits = _inits(published, 0.005, 1.0)
+        self.dense = nnx.List(nnx.Linear(m, n, **inits, dtype=dtype, rngs=rngs) for m, n in itertools.pairwise(widths))
+        self.dropout = nnx.Dropout(options.dropout)
         self.embedding_size = widths[-1]
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the embedding; `rngs` holds the stream `dropout`, needed if `train`."""
         for i, block in enumerate(self.blocks):
             x = nnx.relu(self.convs[i](x))
             if i == len(self.blocks) - 1:
@@ -187,22 +149,16 @@ class SmallCNN(nnx.Module):
         return x
 
 
-def build(options: BackboneOptions, rngs: nnx.Rngs) -> SmallCNN:
-    """Builds the variant that the options name."""
-    return SmallCNN(
-        options.variant,
-        image_size=options.image_size,
-        dropout=options.dropout,
-        init=options.init,
-        dtype=options.dtype,
-        rngs=rngs,
-    )
+def _inits(published: bool, deviation: float, bias: float) -> dict[str, Any]:
+    if not published:
+        return {"kernel_init": layers.he_normal}
+    return {"kernel_init": nnx.initializers.normal(deviation), "bias_init": nnx.initializers.constant(bias)}
 
 
 register(
     BackboneSpec(
         name="small_cnn",
-        build=build,
+        build=SmallCNN,
         variants=VARIANTS,
         poolings=("published",),
         dropout_poolings=("published",),

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from agegender_jax.models import layers, pooling
 from agegender_jax.models.registry import CAFFE, BackboneOptions, BackboneSpec, WeightFormat, register, split_index
@@ -28,30 +26,20 @@ WIDTHS = (64, 128, 256, 512, 512)
 class VGG(nnx.Module):
     """VGG's convolutions: `[batch, size, size, 3] -> [batch, size / 32, size / 32, 512 * width]`.
 
+    The default initialisation is He et al.'s of the backward pass, as torchvision's.
+
     Args:
       depth: a key of `STAGES`.
       norm: batch normalisation before each ReLU, which the paper predates and without which deep ones learn slowly.
-      width: factor of the channels.
-      init: `default` (He et al., of the backward pass, as torchvision) or `published` (the paper's remedy: Glorot).
-      dtype: of the arithmetic.
+      options: `width`, `init` and `dtype` are used.
       rngs: stream `params`.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        *,
-        norm: bool = False,
-        width: float = 1.0,
-        init: str = "default",
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.stages = STAGES[depth]
-        kernel_init = published_init if init == "published" else layers.he_normal_out
-        convs, norms = [], []
-        channels = 3
-        for count, filters in zip(self.stages, (max(1, round(n * width)) for n in WIDTHS), strict=True):
+    def __init__(self, depth: int, norm: bool, options: BackboneOptions, rngs: nnx.Rngs) -> None:
+        self.stages, dtype = STAGES[depth], options.dtype
+        kernel_init = published_init if options.init == "published" else layers.he_normal_out
+        convs, norms, channels = [], [], 3
+        for count, filters in zip(self.stages, (max(1, round(n * options.width)) for n in WIDTHS), strict=True):
             for _ in range(count):
                 convs.append(layers.Conv(channels, filters, padding=1, kernel_init=kernel_init, dtype=dtype, rngs=rngs))
                 channels = filters
@@ -60,7 +48,6 @@ class VGG(nnx.Module):
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the last feature map."""
         number = 0
         for count in self.stages:
             for _ in range(count):
@@ -83,8 +70,7 @@ def build(depth: int, norm: bool, options: BackboneOptions, rngs: nnx.Rngs) -> p
         widths=(max(1, round(4096 * options.width)),) * 2,
         kernel_init=published_init if options.init == "published" else layers.he_normal,
     )
-    trunk = VGG(depth, norm=norm, width=options.width, init=options.init, dtype=options.dtype, rngs=rngs)
-    return pooling.with_pooling(trunk, options, dense, rngs=rngs)
+    return pooling.with_pooling(VGG(depth, norm, options, rngs), options, dense, rngs=rngs)
 
 
 def _torchvision(depth: int, norm: bool, path: tuple[str, ...]) -> Iterable[str]:

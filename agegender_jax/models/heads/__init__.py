@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from agegender_jax.models.heads.base import HEADS, Columns, Head, LabelNames, metrics_table, register
+from agegender_jax.models.heads.base import HEADS, Columns, Head, LabelNames, metrics_table
 
 # In this order: parameters are initialised in the order of the heads.
 from agegender_jax.models.heads.gender import GENDERS_AND_UNDEFINED, GenderHead  # isort: skip
@@ -21,39 +21,10 @@ from agegender_jax.models.heads.age_group import AgeGroupHead  # isort: skip
 from agegender_jax.models.heads.class_name import ClassNameHead  # isort: skip
 from agegender_jax.models.heads.age_years import AgeYearsHead  # isort: skip
 from agegender_jax.models.heads.classes import ClassHead
-from agegender_jax.models.heads.decoding import DECODINGS, expectation, median, mode, quantile, rank
-from agegender_jax.models.heads.routing import (
-    combined_distributions,
-    combined_heads,
-    combined_labels,
-    route_by_gender,
-)
+from agegender_jax.models.heads.routing import route_by_gender
 
-__all__ = [
-    "DECODINGS",
-    "GENDERS_AND_UNDEFINED",
-    "HEADS",
-    "AgeGroupHead",
-    "AgeYearsHead",
-    "ClassHead",
-    "ClassNameHead",
-    "Columns",
-    "GenderHead",
-    "Head",
-    "LabelNames",
-    "build_heads",
-    "combined_distributions",
-    "combined_heads",
-    "combined_labels",
-    "expectation",
-    "import_heads",
-    "median",
-    "metrics_table",
-    "mode",
-    "quantile",
-    "rank",
-    "register",
-]
+__all__ = ["GENDERS_AND_UNDEFINED", "HEADS", "AgeGroupHead", "AgeYearsHead", "ClassHead", "ClassNameHead", "Columns"]
+__all__ += ["GenderHead", "Head", "build_heads", "import_heads", "metrics_table"]
 
 
 def import_heads() -> None:
@@ -78,15 +49,13 @@ def build_heads(
       UserError: the backbone does not go with the heads.
     """
     labels = LabelNames(recipe.age_groups, tuple(class_names))
-    heads: dict[str, Head] = {
+    heads: dict[str, Any] = {
         name: head.build(recipe.heads[name], labels) for name, head in HEADS.items() if recipe.heads[name].weight
     }
     if recipe.model.backbone == "routed":
         heads = route_by_gender(heads)
-    weighted: dict[str, Any] = {name: heads[name] for name in class_weights or {}}
-    return heads | {
-        name: dataclasses.replace(head, class_weights=(class_weights or {})[name]) for name, head in weighted.items()
-    }
+    weighted = (class_weights or {}).items()
+    return heads | {name: dataclasses.replace(heads[name], class_weights=weights) for name, weights in weighted}
 
 
 import_heads()

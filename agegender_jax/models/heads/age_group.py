@@ -41,12 +41,7 @@ class AgeGroupHead(ClassHead):
 
     @classmethod
     def build(cls, options: Mapping[str, Any], labels: LabelNames) -> Self:
-        return cls(
-            scheme=age_groups(labels.age_groups),
-            loss_name=options["loss"],
-            weight=options["weight"],
-            label_smoothing=options["label_smoothing"],
-        )
+        return cls.from_options(options, scheme=age_groups(labels.age_groups))
 
     def column(self, examples: Columns) -> np.ndarray:
         groups = self.scheme.assign_range(examples["age_low"], examples["age_high"])

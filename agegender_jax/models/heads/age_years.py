@@ -2,17 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from agegender_jax import metrics
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.metrics import Metric
-from agegender_jax.models.heads.base import Columns, Head, LabelNames, example_weight, register
+from agegender_jax.models.heads.base import Columns, Head, example_weight, register
 from agegender_jax.models.heads.decoding import DECODINGS, expectation, median
 from agegender_jax.models.losses import LOSSES, refuse_label_smoothing
 
@@ -62,28 +61,10 @@ class AgeYearsHead(Head):
     def __post_init__(self) -> None:
         refuse_label_smoothing("age", self.loss_name, self.label_smoothing)
 
-    @classmethod
-    def build(cls, options: Mapping[str, Any], labels: LabelNames) -> Self:
-        return cls(
-            decoding=options["decoding"],
-            loss_name=options["loss"],
-            spread=options["spread"],
-            label_smoothing=options["label_smoothing"],
-            weight=options["weight"],
-        )
-
     @property
     def class_count(self) -> int:
         """Number of whole years."""
         return 101
-
-    @property
-    def size(self) -> int:
-        return LOSSES[self.loss_name].outputs(self.class_count)
-
-    def layer(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
-        layer: nnx.Module = LOSSES[self.loss_name].layer(features, self.size, rngs=rngs)
-        return layer
 
     def column(self, examples: Columns) -> np.ndarray:
         return self.of_gender(examples["age"], examples, np.nan)
@@ -104,9 +85,6 @@ class AgeYearsHead(Head):
         options = {"dldl": {"spread": self.spread}, "cross_entropy": {"label_smoothing": self.label_smoothing}}
         weight = example_weight(self.loss_name, known, year, self.class_count, self.class_weights)
         return LOSSES[self.loss_name].loss(logits, age, **options.get(self.loss_name, {})), weight
-
-    def distribution(self, logits: jax.Array) -> jax.Array:
-        return LOSSES[self.loss_name].distribution(logits)
 
     def decode(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
         if distribution.shape[-1] == 1:

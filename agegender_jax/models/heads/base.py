@@ -5,6 +5,7 @@ and its metrics. The model, the training step and the evaluator know only this i
 """
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
@@ -44,6 +45,7 @@ class Head(abc.ABC):
       choices: values of those options that are one of a list.
       sees_gender: whether it may read the logits of the head `gender`, see `config.model.gender_to_age`.
       only_gender: of `GENDERS`, whose labels alone the head knows; None for all.
+      loss_name: a name of `LOSSES`, of which `size`, `layer` and `distribution` are.
     """
 
     name: ClassVar[str]
@@ -51,21 +53,35 @@ class Head(abc.ABC):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     sees_gender: ClassVar[bool] = False
     only_gender: str | None = None
+    loss_name: str = "cross_entropy"
     weight: float
 
     @classmethod
-    @abc.abstractmethod
     def build(cls, options: Mapping[str, Any], labels: LabelNames) -> Self:
         """Builds the head from its options in a recipe."""
+        return cls.from_options(options)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], **fields: Any) -> Self:
+        """Builds the head of these fields and of the options that are fields too; the option `loss` is `loss_name`."""
+        names = {field.name for field in dataclasses.fields(cls)} - {"class_weights"}  # which come from the labels
+        values = {"loss_name" if name == "loss" else name: value for name, value in options.items()}
+        return cls(**{name: value for name, value in values.items() if name in names}, **fields)
 
     @property
     @abc.abstractmethod
+    def class_count(self) -> int:
+        """Number of classes."""
+
+    @property
     def size(self) -> int:
         """Number of logits."""
+        return LOSSES[self.loss_name].outputs(self.class_count)
 
     def layer(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
         """Builds the module that computes the logits, float32 `[batch, features] -> [batch, size]`."""
-        return nnx.Linear(features, self.size, rngs=rngs)
+        layer: nnx.Module = LOSSES[self.loss_name].layer(features, self.size, rngs=rngs)
+        return layer
 
     @abc.abstractmethod
     def column(self, examples: Columns) -> np.ndarray:
@@ -79,9 +95,9 @@ class Head(abc.ABC):
     def loss(self, logits: Float[Array, "batch size"], label: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Computes the loss of each example and its weight, float32 `[batch]`; the weight is 0 for unknown labels."""
 
-    @abc.abstractmethod
     def distribution(self, logits: Float[Array, "batch size"]) -> Float[Array, "batch ..."]:
         """Computes what may be averaged over views of an example or over models, float32."""
+        return LOSSES[self.loss_name].distribution(logits)
 
     @abc.abstractmethod
     def decode(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,10 +112,7 @@ class Head(abc.ABC):
     def statistics(self, predictions: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> tuple[Any, ...]:
         """Returns what the function of every metric is called with, of all examples whose label is known.
 
-        Args:
-          predictions: of `decode`.
-          label: `[n]`.
-          weights: float `[..., n]`, how often each example counts, or None for once.
+        Weights, float `[..., n]`, are how often each example counts; None is once.
         """
 
     @abc.abstractmethod

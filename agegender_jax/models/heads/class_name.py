@@ -24,7 +24,7 @@ class ClassNameHead(ClassHead):
 
     @classmethod
     def build(cls, options: Mapping[str, Any], labels: LabelNames) -> Self:
-        return cls(labels.class_names, weight=options["weight"], label_smoothing=options["label_smoothing"])
+        return cls.from_options(options, names=labels.class_names)
 
     def column(self, examples: Columns) -> np.ndarray:
         index = {name: i for i, name in enumerate(self.names)}

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from agegender_jax import metrics
 from agegender_jax.labels import UNKNOWN
@@ -43,16 +42,7 @@ class ClassHead(Head):
 
     @property
     def class_count(self) -> int:
-        """Number of classes."""
         return len(self.names)
-
-    @property
-    def size(self) -> int:
-        return LOSSES[self.loss_name].outputs(self.class_count)
-
-    def layer(self, features: int, *, rngs: nnx.Rngs) -> nnx.Module:
-        layer: nnx.Module = LOSSES[self.loss_name].layer(features, self.size, rngs=rngs)
-        return layer
 
     def classes(self, label: np.ndarray) -> np.ndarray:
         """Returns the class of each label, int32 `[n]`, for counting."""
@@ -68,9 +58,6 @@ class ClassHead(Head):
         options = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
         weight = example_weight(self.loss_name, known, safe, self.class_count, self.class_weights)
         return LOSSES[self.loss_name].loss(logits, safe, **options), weight
-
-    def distribution(self, logits: jax.Array) -> jax.Array:
-        return LOSSES[self.loss_name].distribution(logits)
 
     def decode(self, distribution: np.ndarray) -> dict[str, np.ndarray]:
         choose = rank if self.loss_name in ORDINAL else mode

@@ -26,13 +26,12 @@ def median(probability: np.ndarray) -> np.ndarray:
 def quantile(probability: np.ndarray, share: float) -> np.ndarray:
     """Returns the age below which a share of the probability lies, `[n, years] -> [n]` float64.
 
-    Year k is taken to spread evenly over [k - 1/2, k + 1/2], so the answer is continuous.
+    Year k is taken to spread evenly over [k - 1/2, k + 1/2], so the age is continuous.
 
     >>> quantile(np.array([[0.25, 0.5, 0.25]]), 0.75).tolist()
     [1.5]
     """
-    cumulative = np.cumsum(probability, axis=-1, dtype=np.float64)
-    cumulative /= cumulative[..., -1:]
+    cumulative = _cumulative(probability)
     year = (cumulative < share).sum(-1)
     rows = np.arange(len(probability))
     mass = np.diff(cumulative, axis=-1, prepend=0.0)[rows, year]
@@ -55,9 +54,12 @@ def rank(probability: np.ndarray) -> np.ndarray:
     >>> rank(np.array([[0.25, 0.5, 0.25], [0.5, 0.5, 0.0]])).tolist()
     [1.0, 0.0]
     """
+    return (_cumulative(probability) < 0.5).sum(-1).astype(np.float32)
+
+
+def _cumulative(probability: np.ndarray) -> np.ndarray:
     cumulative = np.cumsum(probability, axis=-1, dtype=np.float64)
-    cumulative /= cumulative[..., -1:]
-    return (cumulative < 0.5).sum(-1).astype(np.float32)
+    return cumulative / cumulative[..., -1:]
 
 
 DECODINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -26,8 +26,7 @@ class GenderHead(ClassHead):
 
     @classmethod
     def build(cls, options: Mapping[str, Any], labels: LabelNames) -> Self:
-        names = GENDERS_AND_UNDEFINED if options["undefined"] else GENDERS
-        return cls(names=names, weight=options["weight"], label_smoothing=options["label_smoothing"])
+        return cls.from_options(options, names=GENDERS_AND_UNDEFINED if options["undefined"] else GENDERS)
 
     def column(self, examples: Columns) -> np.ndarray:
         gender = np.asarray(examples["gender"])

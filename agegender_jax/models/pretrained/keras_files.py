@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _hdf5(path: Path) -> Any:
-    """The HDF5 file: the path itself, or what lies in the archive."""
+    """Returns the HDF5 file: the path itself, or the member of the archive."""
     if not zipfile.is_zipfile(path):
         return path
     with zipfile.ZipFile(path) as archive:
@@ -59,18 +59,15 @@ def _read(file: Any) -> dict[str, np.ndarray]:
     layers = _by_numbers(datasets, groups) or _by_names(datasets)
     if not layers:
         raise ValueError("it holds no weights of Keras' layers")
-    total = sum(_checked(dataset).nbytes for several in layers.values() for dataset in several.values())
+    total = sum(_checked(dataset).nbytes for arrays in layers.values() for dataset in arrays.values())
     if total > file.id.get_filesize():
         raise Refused("its arrays overlap")
-    return {
-        f"{layer}/{leaf}": dataset[()]
-        for layer, several in layers.items()
-        for leaf, dataset in _leaves(several).items()
-    }
+    named = {layer: _leaves(arrays) for layer, arrays in layers.items()}
+    return {f"{layer}/{leaf}": dataset[()] for layer, arrays in named.items() for leaf, dataset in arrays.items()}
 
 
 def _walked(file: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Datasets and groups by path. HDF5's own walk overflows the stack where groups lie deep within each other."""
+    """Returns datasets and groups by path. HDF5's own walk overflows the stack where groups are deeply nested."""
     datasets: dict[str, Any] = {}
     groups: dict[str, Any] = {}
     waiting = [("", file)]
@@ -92,7 +89,7 @@ def _walked(file: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _by_names(datasets: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The form of `.h5`: `LAYER/.../kernel:0`, in a whole model's file below `model_weights`.
+    """Reads the form of `.h5`: `LAYER/.../kernel:0`, in a whole model's file below `model_weights`.
 
     Attributes list the same names again. They are not read: their texts may all be one and the same in the file, and
     fill the memory when they are read.
@@ -107,7 +104,7 @@ def _by_names(datasets: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _by_numbers(datasets: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The form of `.weights.h5`: each layer has a group `vars`, with its name and its arrays by number."""
+    """Reads the form of `.weights.h5`: each layer has a group `vars`, with its name and its arrays by number."""
     layers: dict[str, dict[str, Any]] = {}
     for path, group in groups.items():
         if path.rpartition("/")[2] != "vars" or path.startswith("optimizer/") or not len(group):
@@ -127,21 +124,15 @@ def _by_numbers(datasets: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[
 
 
 def _checked(dataset: Any) -> Any:
-    """A dataset that lies in the file as it is: not in another file, not compressed, not to be filled in."""
-    plain = (
-        dataset.dtype.kind in "fiu"
-        and not dataset.external
-        and not dataset.is_virtual
-        and dataset.id.get_create_plist().get_nfilters() == 0
-        and dataset.id.get_storage_size() == dataset.nbytes
-    )
-    if not plain:
+    """Checks that a dataset lies in the file as it is: not in another file, not compressed, not to be filled in."""
+    elsewhere = dataset.external or dataset.is_virtual or dataset.id.get_create_plist().get_nfilters()
+    if dataset.dtype.kind not in "fiu" or elsewhere or dataset.id.get_storage_size() != dataset.nbytes:
         raise Refused(f"{dataset.name!r} is compressed, in another file, or no array of numbers")
     return dataset
 
 
 def _leaves(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of a layer by what they are.
+    """Names the arrays of a layer.
 
     Keras 2's names differ between versions (`b_1:0` is a bias); so a kernel and its bias are known by their ranks. The
     four of a normalisation have telling names in `.h5`, and in `.weights.h5` an order, as in Keras' own loading.

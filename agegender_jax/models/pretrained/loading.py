@@ -7,27 +7,24 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors
+from safetensors.numpy import load_file
 
 from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.pretrained import keras_files, torch_files
-from agegender_jax.models.pretrained.matching import flatten, match, replaced
+from agegender_jax.models.pretrained.matching import flatten, listed, match, replaced
 from agegender_jax.models.pretrained.sources import Weights, locate
 from agegender_jax.models.registry import Normalization, WeightFormat
 
 
 def normalization(source: str, backbone: str) -> Normalization:
-    """Returns the mean and the standard deviation that the weights expect of the input.
-
-    Args:
-      source: `config.model.pretrained`; not a run's directory, whose recipe has it.
-      backbone: `config.model.backbone`.
+    """Returns the mean and the standard deviation that weights (no run's directory) expect of the input.
 
     Raises:
       UserError: there are no such weights.
     """
     weights = locate(source, backbone)
-    return _format(backbone, weights.kind == "keras", str(weights.path)).normalization
+    return _format(weights, backbone).normalization
 
 
 def metadata(
@@ -42,31 +39,28 @@ def metadata(
       loaded: the parameters that `load` returned for them. With both, the description names what stayed fresh.
 
     Returns:
-      `source`, `file`, `sha256`, and a `description` of one line: of what and from where, the normalisation of the
-      input that the weights were trained with, and the parts that stayed fresh.
+      `source`, `file`, `sha256`, and a `description` of one line.
 
     Raises:
       UserError: there are no such weights.
     """
     weights = locate(source, backbone)
-    digest = weights.sha256()
     kind = {"keras": "Keras", "torch": "PyTorch", "safetensors": "safetensors"}[weights.kind]
-    normalization = _format(backbone, weights.kind == "keras", str(weights.path)).normalization
-    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in normalization)
+    mean, std = (" ".join(f"{value:.3g}" for value in values) for values in _format(weights, backbone).normalization)
     fresh = "the heads, and a top that the file does not have"
     if params is not None and loaded is not None:
         fresh = ", ".join(_unchanged(params, loaded)) or "none"
     return {
         "source": source,
         "file": weights.path.name,
-        "sha256": digest,
+        "sha256": weights.sha256(),
         "description": f"{backbone} from {weights.path.name} ({kind}), of input less mean {mean} over {std}; "
         f"fresh: {fresh}",
     }
 
 
 def _unchanged(params: Mapping[Any, Any], loaded: Mapping[Any, Any]) -> list[str]:
-    """Returns the parts whose arrays loading left as they were: `backbone/top`, `heads/NAME`."""
+    """Returns what loading left as it was: `backbone/top`, `heads/NAME`."""
     after = flatten(loaded)
     return sorted({"/".join(path[:2]) for path, leaf in flatten(params).items() if after[path] is leaf})
 
@@ -81,8 +75,7 @@ def load(
     Args:
       source: `config.model.pretrained`; not a run's directory, whose trees `load_tree` takes.
       backbone: `config.model.backbone`.
-      params: nested dictionaries from `models.model.split_model`, or their shapes (`jax.ShapeDtypeStruct`), which is
-        enough to see whether the file is this net's.
+      params: nested dictionaries from `models.model.split_model`, of arrays or, to see whether they match, shapes.
       stats: likewise.
       variant: `config.model.variant`.
 
@@ -93,43 +86,43 @@ def load(
       UserError: the file cannot be read, asks for code, or does not hold this net, leaf by leaf.
     """
     weights = locate(source, backbone)
-    keras = weights.kind == "keras"
-    stored = _format(backbone, keras, str(weights.path)).variant
+    stored = _format(weights, backbone).variant
     if stored and BACKBONES[backbone].variant(variant) != stored:  # variants may differ where no shape shows it
         raise UserError(f"{weights.path} holds the variant {stored} of {backbone}; set config.model.variant={stored}.")
-    return from_arrays(_read(weights), keras, backbone, params, stats, where=str(weights.path))
+    return put(_read(weights), weights, backbone, params, stats)
 
 
-def from_arrays(
+def put(
     arrays: Mapping[str, np.ndarray],
-    keras: bool,
+    weights: Weights,
     backbone: str,
     params: Mapping[Any, Any],
     stats: Mapping[Any, Any],
-    *,
-    where: str,
 ) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Does as `load` does with arrays that were read: in the names and layouts of Keras or else of PyTorch.
+    """Does as `load` does, with the arrays that were read from a file of weights.
 
     Raises:
-      UserError: they are not this net's, leaf by leaf; `where` names their source.
+      UserError: they are not this net's, leaf by leaf.
     """
-    leaves = match(arrays, keras, _format(backbone, keras, where), flatten(params) | flatten(stats), where)
+    keras = weights.kind == "keras"
+    names = _format(weights, backbone)
+    leaves = match(arrays, keras, names, flatten(params) | flatten(stats), str(weights.path))
     if keras:
         first = next(path for path, leaf in leaves.items() if leaf.ndim == 4 and leaf.shape[2] == 3)
-        leaves[first] = np.ascontiguousarray(leaves[first][:, :, ::-1])
+        leaves[first] = np.ascontiguousarray(leaves[first][:, :, ::-1])  # Keras' nets see blue first
     return replaced(params, leaves), replaced(stats, leaves)
 
 
-def _format(backbone: str, keras: bool, where: str) -> WeightFormat:
-    """Returns how files of Keras, or else of PyTorch, name the layers of a backbone."""
+def _format(weights: Weights, backbone: str) -> WeightFormat:
+    """Returns how such files name the layers of a backbone."""
+    keras = weights.kind == "keras"
     formats = {name: spec.keras if keras else spec.torch for name, spec in BACKBONES.items()}
     names = formats.get(backbone)
     if names is None:
         known = ", ".join(name for name, value in formats.items() if value)
         raise UserError(
-            f"{where} is of {'Keras' if keras else 'PyTorch'}, whose names for the layers of {backbone} are not known; "
-            f"they are known for: {known}."
+            f"{weights.path} is of {'Keras' if keras else 'PyTorch'}, whose names for the layers of {backbone} are not "
+            f"known; they are known for: {known}."
         )
     return names
 
@@ -147,7 +140,7 @@ def _read(weights: Weights) -> dict[str, np.ndarray]:
             f"{weights.path} is refused: {_one_line(error)}; nothing of it was run. Give a file from a source "
             "that you trust, best in the form .safetensors."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{weights.path} cannot be read as weights: {_one_line(error)}; give another file.") from error
 
 
@@ -159,9 +152,8 @@ def _one_line(error: Exception) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-    except (safetensors.SafetensorError, TypeError) as error:
+        return load_file(path)
+    except (KeyError, TypeError) as error:  # a dtype that NumPy does not have
         raise ValueError(str(error)) from error
 
 
@@ -175,14 +167,9 @@ def load_tree(
 ) -> tuple[dict[Any, Any], dict[Any, Any], str]:
     """Puts the weights of another model of this project into a model's trees.
 
-    The backbone must match leaf by leaf. A head is taken where all its leaves match, and stays as it is otherwise.
-
-    Args:
-      source_params: nested dictionaries, of the other model; arrays, or their shapes to see whether they match.
-      source_stats: likewise.
-      params: of the model, likewise.
-      stats: of the model, likewise.
-      skip: names of heads that stay as they are, as those that mean something else in the other model.
+    The backbone must match leaf by leaf. A head is taken where all its leaves match and its name is not in `skip` (as
+    of heads that mean something else in the other model), and stays as it is otherwise. Trees are nested dictionaries
+    of arrays or, to see whether they match, of shapes.
 
     Returns:
       New trees, float32, and one line that names the heads that were taken.
@@ -194,17 +181,16 @@ def load_tree(
     ours = flatten(params) | flatten(stats)
     heads = {path[:2] for path in ours if path[0] == "heads"}
     taken = {head for head in heads if head[1] not in skip and _shapes(theirs, head) == _shapes(ours, head)}
-    theirs_below, ours_below = _shapes(theirs, ("backbone",)), _shapes(ours, ("backbone",))
+    theirs_below, ours_below = (_shapes(leaves, ("backbone",)) for leaves in (theirs, ours))
     different = sorted(
         "/".join(path)
         for path in theirs_below.keys() | ours_below.keys()
         if theirs_below.get(path) != ours_below.get(path)
     )
     if different:
-        shown = ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
         raise UserError(
-            f"The weights are of another backbone: {len(different)} of its arrays are missing on one side or have "
-            f"another shape ({shown}); use the same config.model and config.dataset.image_size."
+            f"The weights are of another backbone: {listed(different, 'missing on one side or of another shape')}; use "
+            "the same config.model and config.dataset.image_size."
         )
     leaves = {
         path: value if isinstance(value, jax.ShapeDtypeStruct) else np.asarray(value, np.float32)

@@ -8,20 +8,9 @@ import numpy as np
 from agegender_jax.errors import UserError
 from agegender_jax.models.registry import WeightFormat
 
-TORCH_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-KERAS_LEAVES = {
-    "kernel": "kernel",
-    "scale": "gamma",
-    "bias": "bias",
-    "mean": "moving_mean",
-    "var": "moving_variance",
-}
+_OURS = ("kernel", "scale", "bias", "mean", "var")
+TORCH_LEAVES = dict(zip(_OURS, ("weight", "weight", "bias", "running_mean", "running_var"), strict=True))
+KERAS_LEAVES = dict(zip(_OURS, ("kernel", "gamma", "bias", "moving_mean", "moving_variance"), strict=True))
 """PyTorch's and Keras' names of our arrays; `bias` of a normalisation is Keras' `beta`."""
 
 Path = tuple[str, ...]
@@ -54,13 +43,13 @@ def replaced(tree: Mapping[Any, Any], leaves: Mapping[Path, Any], prefix: Path =
 def match(
     arrays: Mapping[str, np.ndarray], keras: bool, names: WeightFormat, wanted: Mapping[Path, Any], where: str
 ) -> dict[Path, np.ndarray]:
-    """Assigns the arrays of a file to the leaves of our trees.
+    """Assigns the arrays of a file, by name, to the leaves of our trees, by path.
 
     Args:
-      arrays: by name, from a reader.
+      arrays: from a reader.
       keras: whether the file is Keras' (names and layouts), else PyTorch's.
       names: of the backbone's layers in such files.
-      wanted: our leaves (anything with a `shape`) by path, parameters and statistics together.
+      wanted: our leaves (anything with a `shape`), parameters and statistics together.
       where: the file, for the messages.
 
     Returns:
@@ -107,8 +96,8 @@ def match(
     ]
     if missing or left:
         raise UserError(
-            f"{where} does not hold this net: {_listed(missing, 'without a counterpart in the file')} and "
-            f"{_listed(map(repr, left), 'left over in the file')}; choose the backbone that the file is of."
+            f"{where} does not hold this net: {listed(missing, 'without a counterpart in the file')} and "
+            f"{listed(map(repr, left), 'left over in the file')}; choose the backbone that the file is of."
         )
     return matched
 
@@ -120,14 +109,14 @@ def _leaf_name(path: Path, keras: bool, leaves: Mapping[str, str]) -> str:
 
 
 def _bias_before(path: Path, names: WeightFormat, by_layer: Mapping[str, Mapping[str, str]]) -> str | None:
-    """The bias of the convolution before a normalisation, which ours does not have."""
+    """Returns the bias of the convolution before a normalisation, which ours does not have."""
     for name in names.layer_names((*path[1:-2], "conv")):
         return by_layer.get(name, {}).get("bias")
     return None
 
 
 def _fitted(array: np.ndarray, keras: bool, path: Path, shape: tuple[int, ...], grid: int, name: str) -> np.ndarray:
-    """The array in our layout.
+    """Returns the array in our layout.
 
     Convolutions are stored out, in, height, width by PyTorch and height, width, in, out by Keras and by us; dense
     layers out, in by PyTorch and in, out by the others. The first dense layer sees a map that PyTorch flattens
@@ -157,7 +146,7 @@ def _fitted(array: np.ndarray, keras: bool, path: Path, shape: tuple[int, ...], 
 
 
 def _channels_last(array: np.ndarray, grid: int, name: str) -> np.ndarray:
-    """`[out, channels * grid * grid]` to `[grid * grid * channels, out]`."""
+    """Converts `[out, channels * grid * grid]` to `[grid * grid * channels, out]`."""
     channels, rest = divmod(array.shape[1], grid * grid)
     if rest:
         raise UserError(
@@ -166,7 +155,8 @@ def _channels_last(array: np.ndarray, grid: int, name: str) -> np.ndarray:
     return array.reshape(-1, channels, grid, grid).transpose(2, 3, 1, 0).reshape(-1, len(array))
 
 
-def _listed(names: Iterable[str], what: str) -> str:
+def listed(names: Iterable[str], what: str) -> str:
+    """Counts names and lists the first: "7 left over (a, b, c, d, e and 2 more)"."""
     names = list(names)
     if not names:
         return f"nothing is {what}"

@@ -15,7 +15,6 @@ MAX_BYTES = 4 << 30
 """Of a file of weights; VGG16's have 553 MB."""
 
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/([\w./-]+))?", re.ASCII)
-_SHOWN = 200
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -46,9 +45,7 @@ class Weights(NamedTuple):
 
 
 def locate(source: str, backbone: str) -> Weights:
-    """Finds the weights that `config.model.pretrained` asks for.
-
-    A run is a directory with a recipe.json; of one, only `load_tree` takes the weights.
+    """Finds the weights that `config.model.pretrained` names; a directory with a recipe.json is a run.
 
     Args:
       source: path of a file or of a run's directory; `hf:OWNER/NAME` or `hf:OWNER/NAME/FILE` of the Hugging Face hub
@@ -59,7 +56,7 @@ def locate(source: str, backbone: str) -> Weights:
     Raises:
       UserError: there is nothing there, it is too large, or what would fetch it is not installed.
     """
-    if source in short_names():
+    if source in _published():
         if source != backbone:
             raise UserError(
                 f"config.model.pretrained={source!r} are the weights of another net than config.model.backbone="
@@ -75,13 +72,12 @@ def locate(source: str, backbone: str) -> Weights:
         path = path.expanduser()
         return Weights(source, _kind(source, path), path)
     except (OSError, RuntimeError) as error:  # of a home that nobody has, of a path too long, of permissions
-        shown = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
+        shown = source if len(source) <= 200 else f"{source[:200]}..."
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"config.model.pretrained={shown!r} cannot be read ({reason}); give another file.") from error
 
 
-def short_names() -> list[str]:
-    """Returns the names of the backbones with published weights, which `config.model.pretrained` may be."""
+def _published() -> list[str]:
     return [name for name, spec in BACKBONES.items() if spec.hub or spec.package]
 
 
@@ -89,10 +85,9 @@ def _kind(source: str, path: Path) -> str:
     if (path / "recipe.json").is_file():
         return "run"
     if not path.is_file():
-        known = ", ".join(short_names())
         raise UserError(
             f"config.model.pretrained={source!r} is no file of weights and no run's directory; give one of these, "
-            f"hf:OWNER/NAME, or one of: {known}."
+            f"hf:OWNER/NAME, or one of: {', '.join(_published())}."
         )
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has more than {MAX_BYTES >> 30} GiB, which no weights need; give another file.")

@@ -48,23 +48,13 @@ class Refused(ValueError):
     """The file asks for something that stored weights do not need."""
 
 
-class _StorageType(NamedTuple):
-    """The type of a storage, such as `torch.FloatStorage`."""
-
-    dtype: Any
-
-
 class _Storage(NamedTuple):
-    """A storage: its key in the file, the type of its numbers, and their count."""
+    """A storage: its key in the file, the dtype and the count of its numbers, its size in bytes."""
 
     key: str
-    dtype: Any
+    dtype: np.dtype
     length: int
-
-    @property
-    def bytes(self) -> int:
-        """Returns the size in the file."""
-        return self.length * np.dtype(self.dtype).itemsize
+    bytes: int
 
 
 class _Tensor(NamedTuple):
@@ -88,9 +78,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
       ValueError: the file is damaged, or something else.
     """
     try:
-        if zipfile.is_zipfile(path):
-            return _read_zip(path)
-        return _read_stream(path)
+        return _read_zip(path) if zipfile.is_zipfile(path) else _read_stream(path)
     except _DAMAGES as error:
         raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from error
 
@@ -112,11 +100,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
         if f"{folder}/byteorder" in members and archive.read(f"{folder}/byteorder") != b"little":
             raise ValueError("its numbers are stored big end first")
         tensors = _state_dict(_Unpickler(io.BytesIO(archive.read(descriptions[0]))).load())
-
-        def stored(storage: _Storage) -> bytes:
-            return archive.read(f"{folder}/data/{storage.key}")
-
-        return _arrays(tensors, stored)
+        return _arrays(tensors, lambda storage: archive.read(f"{folder}/data/{storage.key}"))
 
 
 def _read_stream(path: Path) -> dict[str, np.ndarray]:
@@ -149,11 +133,8 @@ def _state_dict(value: Any) -> dict[str, _Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
-    if (
-        not isinstance(value, dict)
-        or not value
-        or not all(isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in value.items())
-    ):
+    items = value.items() if isinstance(value, dict) else ()
+    if not items or not all(isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in items):
         raise ValueError("it holds no dictionary of tensors by name (a state_dict)")
     return value
 
@@ -221,7 +202,7 @@ _GLOBALS: Mapping[str, Any] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
-    **{f"torch.{name}": _StorageType(dtype) for name, dtype in _DTYPES.items()},
+    **{f"torch.{name}": np.dtype(dtype) for name, dtype in _DTYPES.items()},
 }
 """The names that a pickle may use, and what stands for them here."""
 
@@ -233,7 +214,6 @@ _OPERATIONS = (
     *("GLOBAL", "STACK_GLOBAL", "BINPERSID", "REDUCE"),
 )
 """The operations that a state dictionary needs and that the unpickler of the standard library does safely."""
-
 
 _NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 
@@ -276,7 +256,8 @@ class _Unpickler(_BASE):
             raise ValueError("it holds views of storages, which is not supported")
         if not 0 <= _of(int, count) < 1 << 40:
             raise ValueError(f"a storage of {count} numbers is not possible")
-        storage = _Storage(_of(str, key), _of(_StorageType, storage_type).dtype, count)
+        dtype = _of(np.dtype, storage_type)
+        storage = _Storage(_of(str, key), dtype, count, count * dtype.itemsize)
         if self.storages.setdefault(storage.key, storage) != storage:
             raise ValueError(f"it describes the storage {key!r} in two ways")
         return storage
@@ -286,20 +267,13 @@ class _Unpickler(_BASE):
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_key(key)] = value
 
-    def _load_setitem(self) -> None:
-        items = [self.stack.pop(-2), self.stack.pop()]
-        self._set_items(items)
-
-    def _load_setitems(self) -> None:
-        self._set_items(self.pop_mark())
-
     def _load_build(self) -> None:
         """Drops the attribute `_metadata` of a state dictionary, the versions of the layers."""
         self.stack.pop()
         _of(dict, self.stack[-1])
 
     dispatch |= {
-        pickle.SETITEM[0]: _load_setitem,
-        pickle.SETITEMS[0]: _load_setitems,
+        pickle.SETITEM[0]: lambda self: self._set_items([self.stack.pop(-2), self.stack.pop()]),
+        pickle.SETITEMS[0]: lambda self: self._set_items(self.pop_mark()),
         pickle.BUILD[0]: _load_build,
     }

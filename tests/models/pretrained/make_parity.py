@@ -3,7 +3,7 @@
     python tests/models/pretrained/make_parity.py
 
 needs the extra `parity` (PyTorch, torchvision, Keras). The nets are torchvision's and Keras' own; their weights and
-the images are drawn with NumPy from seeds, by name and shape, so only names, shapes and logits are stored. The files
+the images are made with NumPy from seeds, by name and shape, so only names, shapes and logits are stored. The files
 here were made with torch 2.13.0, torchvision 0.28.0 and Keras 3.15.1 (on PyTorch), on a CPU in float32.
 """
 
@@ -65,22 +65,22 @@ def images(case: Case, seed: int = SEED) -> np.ndarray:
     return np.random.default_rng(seed).random((case.batch, case.size, case.size, 3), np.float32)
 
 
-def drawn(case: Case, shapes: Mapping[str, list[int]], seed: int = SEED) -> dict[str, np.ndarray]:
+def weights(case: Case, shapes: Mapping[str, list[int]], seed: int = SEED) -> dict[str, np.ndarray]:
     """Weights by the original's names: He's normal for kernels, and norms that do something."""
-    return {name: _drawn(name, tuple(shape), case, seed) for name, shape in shapes.items()}
+    return {name: _values(name, tuple(shape), case, seed) for name, shape in shapes.items()}
 
 
-def _drawn(name: str, shape: tuple[int, ...], case: Case, seed: int) -> np.ndarray:
+def _values(name: str, shape: tuple[int, ...], case: Case, seed: int) -> np.ndarray:
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    # The numbers repeat after a prime number of them, as drawing 100 million would take seconds.
+    # The numbers repeat after a prime number of them, as making 100 million would take seconds.
     numbers = rng.standard_normal(min(math.prod(shape), 1_000_003), np.float32)
     torch = case.library == "torchvision"
     if name.endswith(("_var", "_variance")):
         numbers = np.exp(0.3 * numbers)
     elif len(shape) == 1:
-        # Scales below 1, so that the sums of residual blocks do not grow and drown what the later blocks add.
+        # Scales below 1, so that the sums of residual blocks do not grow beyond what the later blocks add.
         numbers = 0.1 * numbers + np.float32(0.6 * name.endswith((".weight", "/gamma")))
     else:
         factor = math.sqrt(2 / math.prod(shape[1:] if torch else shape[:-1]))
@@ -99,13 +99,10 @@ def original(case: Case, seed: int = SEED) -> tuple[dict[str, list[int]], np.nda
 
 def _torchvision(case: Case, seed: int) -> tuple[dict[str, list[int]], np.ndarray]:
     import torch
-    import torchvision
 
     torch.set_num_threads(1)
-    with torch.device("meta"):
-        net = getattr(torchvision.models, case.net)(num_classes=CLASSES).eval()
-    shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
-    arrays = drawn(case, shapes, seed)
+    net, shapes = _torchvision_net(case.net)
+    arrays = weights(case, shapes, seed)
     net.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, assign=True)
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     x = ((images(case, seed) - mean) / std).transpose(0, 3, 1, 2)
@@ -113,38 +110,33 @@ def _torchvision(case: Case, seed: int) -> tuple[dict[str, list[int]], np.ndarra
         return shapes, net(torch.from_numpy(np.ascontiguousarray(x))).numpy()
 
 
-def _names(net: str) -> dict[str, list[int]]:
+def _torchvision_net(name: str) -> tuple[Any, dict[str, list[int]]]:
+    """A net without values, and the shapes of its arrays."""
     import torch
     import torchvision
 
     with torch.device("meta"):
-        state = getattr(torchvision.models, net)(num_classes=CLASSES).state_dict()
-    return {name: list(value.shape) for name, value in state.items()}
+        net = getattr(torchvision.models, name)(num_classes=CLASSES).eval()
+    return net, {name: list(value.shape) for name, value in net.state_dict().items()}
 
 
 def _text(shapes: Mapping[str, list[int]]) -> np.ndarray:
     return np.frombuffer(json.dumps(shapes).encode(), np.uint8)
 
 
-def _keras_net(case: Case) -> Any:
-    import keras
-
-    build = {"vgg16": keras.applications.VGG16, "resnet50": keras.applications.ResNet50}[case.net]
-    return build(weights=None, input_shape=(case.size, case.size, 3), classes=CLASSES, classifier_activation=None)
-
-
 def _keras(case: Case, seed: int) -> tuple[dict[str, list[int]], np.ndarray]:
-    net = _keras_net(case)
     import keras
 
+    module = getattr(keras.applications, case.net)
+    build = {"vgg16": keras.applications.VGG16, "resnet50": keras.applications.ResNet50}[case.net]
+    net = build(weights=None, input_shape=(case.size, case.size, 3), classes=CLASSES, classifier_activation=None)
     shapes = {}
     for layer in net.layers:
         shapes |= {f"{layer.name}/{weight.name}": list(weight.shape) for weight in layer.weights}
-    arrays = drawn(case, shapes, seed)
+    arrays = weights(case, shapes, seed)
     for layer in net.layers:
         layer.set_weights([arrays[f"{layer.name}/{weight.name}"] for weight in layer.weights])
-    preprocess = {"vgg16": keras.applications.vgg16, "resnet50": keras.applications.resnet50}[case.net]
-    x = preprocess.preprocess_input(255 * images(case, seed))
+    x = module.preprocess_input(255 * images(case, seed))
     return shapes, np.asarray(net.predict(x, verbose=0))
 
 
@@ -171,14 +163,14 @@ def small_files(folder: Path) -> None:
     torch.save(
         {k: v.bfloat16().t().contiguous().t() if v.ndim == 2 else v for k, v in state.items()}, folder / "bf.pth"
     )
-    parts = [
+    stack = [
         keras.Input((4, 4, 2)),
         keras.layers.Conv2D(3, 3, name="c"),
         keras.layers.BatchNormalization(name="n"),
         keras.layers.Flatten(),
         keras.layers.Dense(2, name="d"),
     ]
-    model = keras.Sequential(parts)
+    model = keras.Sequential(stack)
     for weight in model.weights:
         weight.assign(np.arange(math.prod(weight.shape), dtype=np.float32).reshape(weight.shape) / 8)
     model.save(folder / "whole.keras")
@@ -194,7 +186,7 @@ def main() -> None:
         print(case.name, f"{len(shapes)} arrays, logits of deviation {logits.std():.3f}")
         np.savez_compressed(HERE / f"{case.name}.npz", shapes=_text(shapes), logits=logits)
     for net in NAMES:
-        np.savez_compressed(HERE / f"torchvision_{net}.npz", shapes=_text(_names(net)))
+        np.savez_compressed(HERE / f"torchvision_{net}.npz", shapes=_text(_torchvision_net(net)[1]))
     with tempfile.TemporaryDirectory() as folder:
         small_files(Path(folder))
         with zipfile.ZipFile(HERE / "small_files.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,4 +1,4 @@
-"""The converted nets against the original implementations, whose logits `make_parity.py` stored."""
+"""The converted nets against the original implementations: stored logits, and with `pytest -m parity` new ones."""
 
 import importlib.util
 import json
@@ -16,6 +16,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.models.backbones import build_backbone
 from agegender_jax.models.model import _Keys, backbone_options, split_model
 from agegender_jax.models.pretrained import loading
+from agegender_jax.models.pretrained.sources import Weights
 from agegender_jax.models.registry import CAFFE, IMAGENET
 
 HERE = Path(__file__).parent
@@ -57,8 +58,9 @@ def ours(case: Any, shapes: dict[str, list[int]], seed: int) -> np.ndarray:
     recipe.model.backbone = case.net
     recipe.model.variant = "v1" if case.name == "keras_resnet50" else ""
     graphdef, params, stats = split_model(nnx.eval_shape(lambda: _Headless(recipe)))
-    arrays = script.drawn(case, shapes, seed)
-    params, stats = loading.from_arrays(arrays, keras, case.net, params, stats, where="the drawn weights")
+    arrays = script.weights(case, shapes, seed)
+    weights = Weights("", "keras" if keras else "torch", Path("weights"))
+    params, stats = loading.put(arrays, weights, case.net, params, stats)
     mean, std = (np.float32(value) for value in (CAFFE if keras else IMAGENET))
     x = (script.images(case, seed) - mean) / std
     forward = jax.jit(lambda params, stats, x: nnx.merge(graphdef, params, stats).backbone(x))
@@ -74,3 +76,12 @@ def test_logits_are_the_original_implementations(case: Any) -> None:
 
     assert logits.std() > 0.5
     np.testing.assert_allclose(ours(case, shapes, script.SEED), logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", script.CASES, ids=lambda case: case.name)
+def test_logits_are_the_original_implementations_on_other_weights(case: Any) -> None:
+    pytest.importorskip("torch", reason="needs the extra parity")
+    pytest.importorskip(case.library, reason="needs the extra parity")
+    shapes, logits = script.original(case, script.SEED + 1)
+    np.testing.assert_allclose(ours(case, shapes, script.SEED + 1), logits, rtol=0, atol=1e-4)

@@ -7,6 +7,7 @@ import re
 import struct
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,29 +57,22 @@ def _eighths(shape: tuple[int, ...]) -> np.ndarray:
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 8
 
 
-@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "half.pth", "bf.pth", "training.pth"])
-def test_state_dicts_of_pytorch(small: Path, name: str) -> None:
-    arrays = torch_files.read(small / name)
-
-    assert {key: array.shape for key, array in arrays.items()} == TORCH_SHAPES
-    for key, array in arrays.items():
-        np.testing.assert_array_equal(array.astype(np.float32), _eighths(TORCH_SHAPES[key]), err_msg=key)
+TORCH_FILES = ("zip.pth", "stream.pth", "half.pth", "bf.pth", "training.pth")
+KERAS_FILES = ("whole.h5", "whole.keras", "only.weights.h5")
 
 
-@pytest.mark.parametrize("name", ["whole.h5", "whole.keras", "only.weights.h5"])
-def test_files_of_keras(small: Path, name: str) -> None:
-    arrays = keras_files.read(small / name)
-
-    assert {key: array.shape for key, array in arrays.items()} == KERAS_SHAPES
-    for key, array in arrays.items():
-        np.testing.assert_array_equal(array, _eighths(KERAS_SHAPES[key]), err_msg=key)
-
-
-@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "whole.h5", "whole.keras", "only.weights.h5"])
-def test_the_form_is_known_by_its_content(small: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*TORCH_FILES, *KERAS_FILES])
+def test_files_of_pytorch_and_keras_are_known_by_their_content(small: Path, tmp_path: Path, name: str) -> None:
     path = tmp_path / "weights"
     path.write_bytes((small / name).read_bytes())
-    assert sources.locate(str(path), "vgg16").kind == ("torch" if name.endswith(".pth") else "keras")
+    kind, read, shapes = ("torch", torch_files.read, TORCH_SHAPES)
+    if name in KERAS_FILES:
+        kind, read, shapes = ("keras", keras_files.read, KERAS_SHAPES)
+    assert sources.locate(str(path), "vgg16").kind == kind
+    arrays = read(path)
+    assert {key: array.shape for key, array in arrays.items()} == shapes
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array.astype(np.float32), _eighths(shapes[key]), err_msg=key)
 
 
 class _Runs:
@@ -91,10 +85,19 @@ class _Runs:
         return open, (str(self.path), "w")
 
 
-def _refusal(path: Path) -> str:
+def _error(path: Path) -> str:
+    """The message with which loading this file fails, which names the file."""
     with pytest.raises(UserError) as caught:
         loading.load(str(path), "resnet18", {}, {})
-    assert str(path) in str(caught.value)
+    assert str(path)[:200] in str(caught.value)
+    return str(caught.value)
+
+
+def _refusal(path: Path) -> str:
+    """The same, of a file that is refused for what it asks for."""
+    with pytest.raises(UserError) as caught:
+        loading.load(str(path), "resnet18" if path.suffix in (".pth", ".safetensors") else "vgg16", {}, {})
+    assert isinstance(caught.value.__cause__, torch_files.Refused), path
     return str(caught.value)
 
 
@@ -126,9 +129,7 @@ def test_a_pickle_that_runs_code_is_refused_and_named(tmp_path: Path, way: int |
     _zipped(tmp_path / "zip.pth", hostile)
 
     for name in ("bare.pth", "stream.pth", "zip.pth"):
-        message = _refusal(tmp_path / name)
-        assert "is refused" in message
-        assert re.search("INST" if way == "INST" else r"'_?io\.open'", message)
+        assert re.search("INST" if way == "INST" else r"'_?io\.open'", _refusal(tmp_path / name))
     assert not canary.exists()
     pickle.loads(hostile)
     assert canary.exists()  # so it would have
@@ -164,9 +165,7 @@ def test_every_operation_that_weights_do_not_need_is_refused_by_its_name(tmp_pat
     ],
 )
 def test_pickles_of_no_state_dictionary_are_refused(tmp_path: Path, opcodes: bytes) -> None:
-    message = _refusal(_zipped(tmp_path / "weights.pth", b"\x80\x02" + opcodes))
-    assert message.count(". ") <= 1
-    assert "Traceback" not in message
+    _error(_zipped(tmp_path / "weights.pth", b"\x80\x02" + opcodes))
 
 
 TWICE = b"q\x00h\x00\x86"
@@ -201,7 +200,7 @@ def test_pickles_that_would_fill_the_stack_the_memory_or_the_time_are_refused(
     path = _zipped(tmp_path / "weights.pth", b"\x80\x02" + description)
     tracemalloc.start()
     try:
-        assert str(path) in _refusal(path)
+        _error(path)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
@@ -220,7 +219,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path: Path) -
     with h5py.File(tmp_path / "link.h5", "w") as file:
         file[name] = h5py.SoftLink("/x")
     for path in ("beyond.pth", "left.safetensors", "link.h5"):
-        message = _refusal_of(tmp_path / path)
+        message = _error(tmp_path / path) if path != "link.h5" else _refusal(tmp_path / path)
         assert message.isprintable(), path
         assert r"\x1b[2J\r\nb" in message, path
 
@@ -270,40 +269,29 @@ def test_views_beyond_their_storage_are_refused(
     tmp_path: Path, count: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> None:
     numbers = np.arange(6, dtype="<f4").tobytes()
-    _refusal(_zipped(tmp_path / "w.pth", _tensor(count, offset, shape, strides), **{"0": numbers}))
+    _error(_zipped(tmp_path / "w.pth", _tensor(count, offset, shape, strides), **{"0": numbers}))
 
 
 def test_archives_that_unfold_are_refused(tmp_path: Path) -> None:
     for name, member in (("w.pth", "archive/data.pkl"), ("w.keras", "model.weights.h5")):
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(member, bytes(1 << 22))
-        assert "compressed" in _refusal_of(tmp_path / name)
+        _refusal(tmp_path / name)
 
 
-def _refusal_of(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        loading.load(str(path), "vgg16", {}, {})
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", "whole.h5", "whole.keras", "only.weights.h5"])
-def test_files_that_are_cut_short_are_an_error(small: Path, tmp_path: Path, name: str, share: float) -> None:
+@pytest.mark.parametrize("name", ["zip.pth", "stream.pth", *KERAS_FILES])
+def test_damaged_files_are_an_error(small: Path, tmp_path: Path, name: str) -> None:
     content = (small / name).read_bytes()
     path = tmp_path / name
-    path.write_bytes(content[: int(share * len(content))])
-    assert str(path) in _refusal_of(path)
-
-
-@pytest.mark.parametrize("name", ["zip.pth", "stream.pth"])
-def test_flipped_bits_are_an_error_or_numbers(small: Path, tmp_path: Path, name: str) -> None:
-    content = (small / name).read_bytes()
+    damaged = [content[: int(share * len(content))] for share in (0.2, 0.5, 0.9, 0.999)]
     rng = np.random.default_rng(0)
-    path = tmp_path / name
-    for place in rng.choice(len(content), 150, replace=False).tolist():
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1 :])
-        with pytest.raises(UserError):  # if nothing else: these names are of no ResNet
-            loading.load(str(path), "resnet18", {}, {})
+    places = rng.choice(len(content), 150, replace=False).tolist() if name.endswith(".pth") else ()
+    bits = ((place, content[place] ^ 1 << int(rng.integers(8))) for place in places)
+    damaged += [content[:place] + bytes([value]) + content[place + 1 :] for place, value in bits]
+    for some in damaged:
+        path.write_bytes(some)
+        with pytest.raises(UserError, match=re.escape(str(path))):  # if nothing else: these names are of no such net
+            loading.load(str(path), "resnet18" if name.endswith(".pth") else "vgg16", {}, {})
 
 
 def test_hdf5_that_points_to_other_files_is_refused(tmp_path: Path) -> None:
@@ -312,39 +300,22 @@ def test_hdf5_that_points_to_other_files_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["kernel"] = np.ones((4, 4), np.float32)
 
-    def layer(name: str) -> Any:
-        file = h5py.File(tmp_path / name, "w")
-        file.attrs["layer_names"] = ["fc1"]
-        group = file.create_group("fc1")
-        group.attrs["weight_names"] = ["kernel"]
-        return file, group
-
-    file, group = layer("external_link.h5")
-    group["kernel"] = h5py.ExternalLink("other.h5", "/kernel")
-    file.close()
-    file, group = layer("soft_link.h5")
-    group["kernel"] = h5py.SoftLink("/fc1")
-    file.close()
-    file, group = layer("external_storage.h5")
-    group.create_dataset("kernel", (4, 4), np.float32, external=[(str(secret), 0, 64)])
-    file.close()
-    file, group = layer("virtual.h5")
     layout = h5py.VirtualLayout((4, 4), np.float32)
     layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "kernel", (4, 4))
-    group.create_virtual_dataset("kernel", layout)
-    file.close()
-    file, group = layer("compressed.h5")
-    group.create_dataset("kernel", (4096, 4096), np.float32, compression="gzip", data=np.zeros((4096, 4096)))
-    file.close()
-    file, group = layer("promised.h5")
-    group.create_dataset("kernel", (1 << 20, 1 << 20), np.float32)  # four terabytes that nobody wrote
-    file.close()
-    file, group = layer("text.h5")
-    group["kernel"] = np.array(["a", "b"], dtype=h5py.string_dtype())
-    file.close()
-
-    for name in ("external_link", "soft_link", "external_storage", "virtual", "compressed", "promised", "text"):
-        assert "is refused" in _refusal_of(tmp_path / f"{name}.h5"), name
+    zeros = {"compression": "gzip", "data": np.zeros((4096, 4096))}
+    hostile: dict[str, Callable[[h5py.Group], Any]] = {
+        "external_link": lambda group: group.__setitem__("kernel", h5py.ExternalLink("other.h5", "/kernel")),
+        "soft_link": lambda group: group.__setitem__("kernel", h5py.SoftLink("/fc1")),
+        "external": lambda group: group.create_dataset("kernel", (4, 4), "f4", external=[(str(secret), 0, 64)]),
+        "virtual": lambda group: group.create_virtual_dataset("kernel", layout),
+        "compressed": lambda group: group.create_dataset("kernel", (4096, 4096), "f4", **zeros),
+        "promised": lambda group: group.create_dataset("kernel", (1 << 20, 1 << 20), "f4"),  # 4 TB that nobody wrote
+        "text": lambda group: group.__setitem__("kernel", np.array(["a", "b"], dtype=h5py.string_dtype())),
+    }
+    for name, add in hostile.items():
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            add(file.create_group("fc1"))
+        _refusal(tmp_path / f"{name}.h5")
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -374,16 +345,7 @@ def test_hdf5_that_would_fill_the_stack_or_the_memory_is_refused(tmp_path: Path)
             file["layers/conv/vars/0"] = np.ones((3, 3))
             file["layers/conv/vars"].attrs["name"] = value
     for name in ("deep", "circle", "many", "long"):
-        assert "is refused" in _refusal_of(tmp_path / f"{name}.h5"), name
-
-
-def test_hdf5_of_something_else_is_an_error(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "w.h5", "w") as file:
-        file["numbers"] = np.ones(3)
-    assert "no weights of Keras" in _refusal_of(tmp_path / "w.h5")
-    with h5py.File(tmp_path / "v.h5", "w") as file:
-        file["layers/conv2d/vars/0"] = np.ones((1, 1, 3, 2), np.float32)
-    assert "no names" in _refusal_of(tmp_path / "v.h5")
+        _refusal(tmp_path / f"{name}.h5")
 
 
 def test_safetensors_are_read_and_damaged_ones_are_an_error(tmp_path: Path) -> None:
@@ -392,10 +354,9 @@ def test_safetensors_are_read_and_damaged_ones_are_an_error(tmp_path: Path) -> N
     assert sources.locate(str(path), "vgg16").kind == "safetensors"
     assert loading._read_safetensors(path)["fc.weight"].tolist() == [[1.0] * 3] * 2
     content = path.read_bytes()
-    path.write_bytes(content[:-4])
-    assert "cannot be read" in _refusal_of(path)
-    path.write_bytes(struct.pack("<Q", 1 << 60) + content[8:])
-    assert "cannot be read" in _refusal_of(path)
+    for damaged in (content[:-4], struct.pack("<Q", 1 << 60) + content[8:]):
+        path.write_bytes(damaged)
+        _error(path)
 
 
 def test_what_is_no_file_of_weights_is_an_error(tmp_path: Path) -> None:
@@ -403,16 +364,19 @@ def test_what_is_no_file_of_weights_is_an_error(tmp_path: Path) -> None:
     np.save(buffer, np.ones(3))
     for content in (b"", b"PK\x05\x06" + bytes(18), b"hello there, world", buffer.getvalue()):
         (tmp_path / "w").write_bytes(content)
-        assert str(tmp_path / "w") in _refusal_of(tmp_path / "w")
-    assert "is no file of weights and no run's directory" in _refusal_of(tmp_path / "absent.h5")
-    assert "is no file of weights and no run's directory" in _refusal_of(tmp_path)
+        _error(tmp_path / "w")
+    _error(tmp_path / "absent.h5")
+    _error(tmp_path)
+    for name, array in (("numbers", np.ones(3)), ("layers/conv2d/vars/0", np.ones((1, 1, 3, 2), np.float32))):
+        with h5py.File(tmp_path / "w.h5", "w") as file:
+            file[name] = array
+        with pytest.raises(UserError, match=r"w\.h5"):
+            loading.load(str(tmp_path / "w.h5"), "vgg16", {}, {})
 
 
 def test_paths_that_cannot_be_read_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert "~nobody_of_this_name/x.pth" in _refusal_of(Path("~nobody_of_this_name/x.pth"))
-    message = _refusal_of(tmp_path / ("x" * 5000))
-    assert "too long" in message
-    assert len(message) < 400
+    _error(Path("~nobody_of_this_name/x.pth"))
+    assert len(_error(tmp_path / ("x" * 5000))) < 400
     path = tmp_path / "w.safetensors"
     save_file({"fc.weight": np.ones((2, 3), np.float32)}, path)
     weights = sources.locate(str(path), "vgg16")
@@ -421,6 +385,6 @@ def test_paths_that_cannot_be_read_are_one_sentence(monkeypatch: pytest.MonkeyPa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", denied)  # the permission itself would not hold back an administrator
-    assert "cannot be read (Permission denied)" in _refusal_of(path)
-    with pytest.raises(UserError, match=r"w.safetensors cannot be read \(Permission denied\)"):
+    assert "Permission denied" in _error(path)
+    with pytest.raises(UserError, match=r"w\.safetensors.*Permission denied"):
         weights.sha256()
