@@ -64,7 +64,8 @@ class Head(abc.ABC):
     @classmethod
     def from_options(cls, options: Mapping[str, Any], **fields: Any) -> Self:
         """Builds the head of these fields and of the options that are fields too; the option `loss` is `loss_name`."""
-        names = {field.name for field in dataclasses.fields(cls)} - {"class_weights"}  # which come from the labels
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # all are dataclasses
+        names.discard("class_weights")  # which come from the labels
         values = {"loss_name" if name == "loss" else name: value for name, value in options.items()}
         return cls(**{name: value for name, value in values.items() if name in names}, **fields)
 
