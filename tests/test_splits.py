@@ -248,17 +248,6 @@ def test_save_and_load(tmp_path, folds):
     assert set(alone.keys[alone.test]) == set(columns[0][split.test])
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
-    split = split_of(table(50, 0))
-    split.save(tmp_path / "split.json")
-    before = (tmp_path / "split.json").read_bytes()
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk"):
-        split.save(tmp_path / "split.json")
-    assert [file.name for file in tmp_path.iterdir()] == ["split.json"]
-    assert (tmp_path / "split.json").read_bytes() == before
-
-
 @pytest.mark.parametrize(
     "change",
     [

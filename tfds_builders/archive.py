@@ -14,13 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn
 
-SYNTHETIC_FILE = "SYNTHETIC.txt"
-"""A file that marks the folder of a synthetic dataset, so that no metric on it is taken for one on people."""
-
+SYNTHETIC_FILE = "SYNTHETIC.txt"  # marks the folder of a synthetic dataset: no metric on it is of people
 MAX_FILE_BYTES = 64 * 2**20  # largest single file that is read, in bytes (64 MiB)
-MAX_SKIPPED_BYTES = 64 * MAX_FILE_BYTES
-"""Largest single file that is skipped unread where the caller accepts oversized files, in bytes (4 GiB)."""
-
+MAX_SKIPPED_BYTES = 64 * MAX_FILE_BYTES  # largest single file that is skipped unread, in bytes (4 GiB)
 MAX_MEMBERS = 200_000  # largest number of members (files, folders and junk) of an archive or a folder
 SUFFIXES = (".tar.gz", ".tgz", ".tar")  # suffixes of archives
 TOO_LARGE = f"larger than {MAX_FILE_BYTES // 2**20} MiB"  # reason why a file is skipped

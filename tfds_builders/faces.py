@@ -27,9 +27,7 @@ box: where these crops are padded, the median box is as wide as they are."""
 
 DOWN = 0.1  # shift of the crop's centre below the box's, as a share of the box: the median on UTKFace's crops
 MIN_SIZE = 40  # smallest edge of the detector's box, in pixels of the image
-MAX_EDGE = 1280
-"""Larger images are searched at this length of their longer edge, in pixels; the time is proportional to the area."""
-
+MAX_EDGE = 1280  # larger images are searched at this length of their longer edge, in pixels
 NO_FACE = "no face detected"  # reason why an image has no crop
 _CASCADE = "haarcascade_frontalface_alt2.xml"
 _LOCAL = threading.local()  # a classifier must not be used by two threads at a time

@@ -3,8 +3,13 @@
 import hashlib
 
 GENDERS = ("male", "female")  # names of the gender classes 0 and 1, in UTKFace's order
-RACES = ("White", "Black", "Asian", "Indian", "Others")
-"""Names of the race classes 0 to 4, in UTKFace's order. Used to report metrics by group, never as a target."""
+RACES = (
+    "White",
+    "Black",
+    "Asian",
+    "Indian",
+    "Others",
+)  # classes 0 to 4 of UTKFace; for metrics by group, never a target
 
 
 def identity(name: str) -> int:

@@ -14,13 +14,9 @@ from tfds_builders.archive import MAX_FILE_BYTES, DataError
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # suffixes of recordings
 MIN_RATE, MAX_RATE = 1_000, 192_000  # accepted sample rates, in Hz
 MAX_SECONDS = 600.0  # longest accepted recording, in seconds
-MAX_VALUES = 60_000_000
-"""Largest number of samples of all channels, as in 10 minutes of stereo at 48 kHz; bounds the memory of decoding."""
-
+MAX_VALUES = 60_000_000  # samples of all channels, as in 10 minutes of stereo at 48 kHz; bounds the memory
 MAX_CHANNELS = 16  # largest accepted number of channels
-SILENCE = 1e-4
-"""A recording is silent if no sample exceeds this in absolute value (-80 dB of full scale, 3 steps of 16 bits)."""
-
+SILENCE = 1e-4  # a recording is silent if no sample exceeds this (-80 dB of full scale, 3 steps of 16 bits)
 IMAGE_SIDE = 224  # height and width of a spectrogram image, in pixels
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
 _UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file that was written as a stream

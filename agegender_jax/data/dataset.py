@@ -31,13 +31,9 @@ from agegender_jax.progress import progress_bar
 from agegender_jax.synthetic.generate import builder_options, generate
 
 SYNTHETIC_SEED = 0  # seed of the synthetic datasets of recipes: one archive serves them all
-RESIDENT_SHARE = 0.5
-"""Share of a device's memory that a resident dataset may take; the model and its activations need the rest."""
-
+RESIDENT_SHARE = 0.5  # share of a device's memory that a resident dataset may take; the model needs the rest
 PREFETCH = 2  # blocks (of one dispatch, of one evaluation batch) that a stream decodes before they are asked for
-IN_FLIGHT = 4
-"""Batches of an evaluation that are dispatched and not read back: the device never waits, and its queue is short."""
-
+IN_FLIGHT = 4  # batches of an evaluation that are dispatched and not read back, so that the device never waits
 _CHUNK = 1024  # examples decoded before they are written: bounds the memory, and gives every process enough to do
 _READ_CHUNK = 256  # examples whose metadata are read at a time, by all threads together
 _CACHE_LAYOUT = 3  # another number where the files of a cache change

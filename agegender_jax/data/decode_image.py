@@ -11,8 +11,7 @@ from agegender_jax.errors import UserError
 from tfds_builders.images import MAX_PIXELS, upright
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of images that are decoded
-IMAGE_DECODER = f"pillow-{PIL.__version__}-bilinear"
-"""Names what `decode_image` does; part of the key of every cache of decoded images."""
+IMAGE_DECODER = f"pillow-{PIL.__version__}-bilinear"  # part of the key of every cache of decoded images
 
 
 def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:

@@ -32,7 +32,6 @@ def _voices(folder: Path, count: int, seed: int, progress: bool) -> None:
 
 
 GENERATORS: dict[str, Callable[..., None]] = {"utkface": _utkface, "adience": _adience, "voice_age_gender": _voices}
-"""Functions that generate a dataset, by its name."""
 
 
 def builder_options(name: str) -> dict[str, Any]:

@@ -22,9 +22,7 @@ from agegender_jax.labels import GENDERS
 from agegender_jax.progress import progress_bar
 
 SPEAKER_PATTERN = r"/(s\d+)_"  # searched in a path such as male_31/s0012_a_03.wav, its first group is the speaker.
-CLASSES = tuple(f"{gender}_{age}" for age in (16, 30, 50, 75) for gender in ("female", "male"))
-"""The classes that `write_voices` generates by default."""
-
+CLASSES = tuple(f"{gender}_{age}" for age in (16, 30, 50, 75) for gender in ("female", "male"))  # by default
 _SESSIONS = 3  # a speaker
 
 # Formants of men's vowels i ɪ ɛ æ ɑ ɔ ʊ u ʌ ɝ, in Hz. F1 to F3 are averages of Peterson and Barney (1952), table II; F4

@@ -12,15 +12,7 @@ from agegender_jax.mesh import by_batch, make_mesh
 SIZE = 12
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
 ROWS = np.arange(100, 108, dtype=np.int32)
-EVERYTHING = {
-    "flip": True,
-    "shift": 0.2,
-    "zoom": 0.2,
-    "brightness": 0.3,
-    "contrast": 0.4,
-    "saturation": 0.5,
-    "erase": 0.5,
-}
+EVERYTHING = dict(flip=True, shift=0.2, zoom=0.2, brightness=0.3, contrast=0.4, saturation=0.5, erase=0.5)  # noqa: C408
 _augment = jax.jit(augment, static_argnames=tuple(EVERYTHING))
 
 

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agegender_jax.data import dataset as module
 from agegender_jax.data.dataset import ResidentDataset
-from agegender_jax.data.decode_image import decode_image
 from agegender_jax.data.source import Prepared, Source
 from agegender_jax.errors import UserError
 
@@ -35,17 +33,6 @@ def test_caches_are_read_and_nothing_is_opened_again(
     assert first.terms == second.terms
     assert warnings == []
     assert len(list(tmp_path.iterdir())) == 3  # metadata, and a size each
-
-
-def test_every_row_has_its_own_content(
-    resident: Open, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 47)  # the last is of 19
-    dataset = resident(32, tmp_path)
-    decoded, source = dataset.decode_all(progress=False), prepared.open()
-    for row in range(len(source)):
-        assert dataset.columns["key"][row] == source[row]["key"]
-        np.testing.assert_array_equal(decoded[row], decode_image(source[row]["content"], 32))
 
 
 def put_byte(path: Path, place: int) -> None:

@@ -41,8 +41,12 @@ def options(**changes: Any) -> DataOptions:
 
 
 def test_every_column_and_image_is_that_of_the_archive(
-    synthetic_dir: Path, resident: Callable[[int, Path], ResidentDataset], tmp_path: Path
+    synthetic_dir: Path,
+    resident: Callable[[int, Path], ResidentDataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("agegender_jax.data.dataset._CHUNK", 47)  # the last is of 19
     data = resident(32, tmp_path)
     decoded = data.decode_all(progress=False)
     files = members(synthetic_dir / "UTKFace.tar.gz")
@@ -146,16 +150,6 @@ def test_missing_data_name_the_folder(tmp_path: Path, name: str, manual_dir: str
     folder = None if manual_dir is None else tmp_path / manual_dir
     with pytest.raises(UserError, match=named):
         locate(name, manual_dir=folder, data_dir=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_bad_image_in_the_archive_is_named_and_nothing_is_left(synthetic_dir: Path, tmp_path: Path) -> None:
-    files = dict(sorted(members(synthetic_dir / "UTKFace.tar.gz").items())[:4])
-    name = list(files)[2]
-    files[name] = files[name][: len(files[name]) // 2]
-    pack(tmp_path / "in" / "UTKFace.tar.gz", files)
-    with pytest.raises(UserError, match=name.replace(".", r"\.")):
-        open_dataset(options(), manual_dir=tmp_path / "in", data_dir=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
 

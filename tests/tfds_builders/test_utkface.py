@@ -108,13 +108,16 @@ def test_the_report_counts_kept_and_rejected_files(tmp_path: Path, capsys: pytes
         (FACES, [(f"5_0_0_{TIME}.jpg", jpeg(9)[:-2])], f"UTKFace/5_0_0_{TIME}.jpg"),
         (FACES, [(next(iter(FACES)), jpeg(9))], f"26_1_2_{TIME}.jpg.chip.jpg"),
         (FACES, [("../x.jpg", jpeg(9))], "../x.jpg"),
+        (FACES, None, "UTKFace.tar.gz"),
     ],
-    ids=["only other names", "empty", "text", "truncated", "two of a name", "traversal"],
+    ids=["only other names", "empty", "text", "truncated", "two of a name", "traversal", "truncated archive"],
 )
 def test_bad_data_leave_nothing_behind(
-    tmp_path: Path, faces: dict[str, bytes], more: list[tuple[str, bytes]], name: str
+    tmp_path: Path, faces: dict[str, bytes], more: list[tuple[str, bytes]] | None, name: str
 ) -> None:
-    manual = packed(tmp_path / "manual", *more, faces=faces)
+    manual = packed(tmp_path / "manual", *(more or ()), faces=faces)
+    if more is None:
+        (manual / name).write_bytes((manual / name).read_bytes()[:-20])
     (tmp_path / "mine").mkdir()
     for data_dir in (tmp_path / "new" / "data", tmp_path / "mine"):
         with pytest.raises(DataError, match=re.escape(name)):

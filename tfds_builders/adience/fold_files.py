@@ -20,12 +20,8 @@ COLUMNS = (
 GROUPS = ((0, 2), (4, 6), (8, 12), (15, 20), (25, 32), (38, 43), (48, 53), (60, 100))
 """The eight age groups, in years. The scheme `levi_hassner` uses the rows whose label is exactly one of them."""
 
-PUBLISHED_AGE = (4316, 3101, 3339, 2975, 3693)
-"""Rows of each fold with one of `GROUPS`, repeats included, as published (Levi and Hassner 2015)."""
-
-PUBLISHED_GENDER = (4007, 3624, 3191, 3318, 3463)
-"""Rows of each fold annotated m or f, repeats included, as published (Levi and Hassner 2015)."""
-
+PUBLISHED_AGE = (4316, 3101, 3339, 2975, 3693)  # rows with one of GROUPS (Levi and Hassner 2015)
+PUBLISHED_GENDER = (4007, 3624, 3191, 3318, 3463)  # rows annotated m or f (likewise)
 GENDERS = {"m": 0, "f": 1, "u": 2, "": -1}  # stored gender by annotation
 MAX_AGE = 120  # largest accepted age, in years; the dataset's own reach 100
 _NEEDED = COLUMNS[:5]
