@@ -6,7 +6,7 @@ locked, so a mistyped key is an error, and `check` catches a mistyped value befo
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -212,86 +212,91 @@ def check(recipe: ConfigDict) -> None:
     Raises:
       UserError: names the key, its value and what is accepted.
     """
-    for key, value in _leaves(recipe.to_dict()):
+    values = dict(_flat(recipe.to_dict()))
+
+    def refuse(key: str, problem: str, *, accepted: str) -> None:
+        raise UserError(f"config.{key}={values[key]!r} {problem}; it must be {accepted}.")
+
+    for key, value in values.items():
         if not all(math.isfinite(v) for v in (value if isinstance(value, tuple) else (value,)) if _is_number(v)):
-            raise UserError(f"config.{key}={value} is no finite number; choose one.")
-    for key, known_names in choices().items():
-        if _get(recipe, key) not in known_names:
-            known = ", ".join(name or "''" for name in known_names)
-            raise UserError(f"config.{key}={_get(recipe, key)!r} is not known; choose one of: {known}.")
+            refuse(key, "is not finite", accepted="a finite number")
+    for key, known in choices().items():
+        if values[key] not in known:
+            refuse(key, "is not known", accepted=f"one of: {', '.join(name or repr('') for name in known)}")
     for key, least in (_AT_LEAST | {f"heads.{name}.weight": 0 for name in HEADS}).items():
-        if not _get(recipe, key) >= least:
-            raise UserError(f"config.{key}={_get(recipe, key)} is too small; it must be at least {least}.")
+        if not values[key] >= least:
+            refuse(key, "is too small", accepted=f"at least {least}")
     for key, limit in _ABOVE.items():
-        if not _get(recipe, key) > limit:
-            raise UserError(f"config.{key}={_get(recipe, key)} is too small; it must be above {limit}.")
+        if not values[key] > limit:
+            refuse(key, "is too small", accepted=f"above {limit}")
     for key in _SHARES:
-        if not 0 <= _get(recipe, key) <= 1:
-            raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be between 0 and 1.")
+        if not 0 <= values[key] <= 1:
+            refuse(key, "is out of range", accepted="between 0 and 1")
     smoothed = (f"heads.{name}.label_smoothing" for name, head in HEADS.items() if "label_smoothing" in head.options)
     for key in (*_BELOW_ONE, *smoothed):
-        if not 0 <= _get(recipe, key) < 1:
-            raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be at least 0 and below 1.")
+        if not 0 <= values[key] < 1:
+            refuse(key, "is out of range", accepted="at least 0 and below 1")
     for key in _FRACTIONS:
-        if not 0 < _get(recipe, key) < 1:
-            raise UserError(f"config.{key}={_get(recipe, key)} is out of range; it must be above 0 and below 1.")
+        if not 0 < values[key] < 1:
+            refuse(key, "is out of range", accepted="above 0 and below 1")
     for key in _SEEDS:
-        if _get(recipe, key) > _MAX_SEED:
-            raise UserError(f"config.{key}={_get(recipe, key)} is too large; it must be at most {_MAX_SEED}.")
-    if recipe.split.folds == 1:
-        raise UserError("config.split.folds=1 is no cross-validation; it must be 0 (one split) or at least 2.")
-    if recipe.split.fold >= max(recipe.split.folds, 1):
-        raise UserError(
-            f"config.split.fold={recipe.split.fold} is too large; with config.split.folds={recipe.split.folds} it must "
-            f"be at most {max(recipe.split.folds, 1) - 1}."
-        )
-    if not any(head.weight for head in recipe.heads.values()):
-        raise UserError("Every head has weight 0, so there is nothing to train; set config.heads.NAME.weight above 0.")
+        if values[key] > _MAX_SEED:
+            refuse(key, "is too large", accepted=f"at most {_MAX_SEED}")
+    folds = values["split.folds"]
+    if folds == 1:
+        refuse("split.folds", "is no cross-validation", accepted="0 (one split) or at least 2")
+    if values["split.fold"] >= max(folds, 1):
+        refuse("split.fold", f"is too large for config.split.folds={folds}", accepted=f"at most {max(folds, 1) - 1}")
     for key in ("mean", "std"):
         value = recipe.preprocess[key]
         if len(value) != 3 or not all(_is_number(v) for v in value) or (key == "std" and min(value) <= 0):
             kind = "positive numbers" if key == "std" else "numbers"
-            raise UserError(f"config.preprocess.{key}={value} is not right; it must be three {kind}, one a channel.")
-    _check_effects(recipe)
+            refuse(f"preprocess.{key}", "is not right", accepted=f"three {kind}, one for each channel")
+    if not any(values[f"heads.{name}.weight"] for name in HEADS):
+        raise UserError("Every head has weight 0, so there is nothing to train; set config.heads.NAME.weight above 0.")
+    _check_effects(values)
 
 
-def _check_effects(recipe: ConfigDict) -> None:
-    """Refuses options that would do nothing beside the others.
-
-    Those of a backbone are refused by its spec, those of a kind of data by its preprocessor.
-    """
-    defaults, heads = base(), recipe.heads
+def _check_effects(values: Mapping[str, Any]) -> None:
+    """Refuses options without effect; those of a backbone or a kind of data are refused by its spec or preprocessor."""
+    defaults, loss = dict(_flat(base().to_dict())), values["heads.age.loss"]
     idle = {
-        f"heads.{name}.{key}": f"config.heads.{name}.weight is 0"
-        for name, head in heads.items()
-        if not head.weight
-        for key in head
-        if key != "weight"
+        key: f"config.heads.{key.split('.')[1]}.weight is 0"
+        for key in values
+        if key.startswith("heads.") and not key.endswith(".weight") and not values[f"{key.rpartition('.')[0]}.weight"]
     }
-    if heads.age.loss != "dldl":
-        idle["heads.age.spread"] = f"config.heads.age.loss is {heads.age.loss!r}, and only 'dldl' has a spread"
-    if heads.age.loss in ("l1", "huber"):
-        idle["heads.age.decoding"] = f"config.heads.age.loss is {heads.age.loss!r}, which predicts the years themselves"
-    if recipe.optimizer.name == "adam":
+    if loss != "dldl":
+        idle["heads.age.spread"] = f"config.heads.age.loss is {loss!r}, and only 'dldl' has a spread"
+    if loss in ("l1", "huber"):
+        idle["heads.age.decoding"] = f"config.heads.age.loss is {loss!r}, which predicts the years themselves"
+    if values["optimizer.name"] == "adam":
         idle["optimizer.weight_decay"] = "config.optimizer.name is 'adam', and only 'adamw' and 'sgd' have weight decay"
-    if not recipe.optimizer.freeze:
+    if not values["optimizer.freeze"]:
         idle["optimizer.unfreeze_epoch"] = "config.optimizer.freeze is empty"
-    if recipe.split.folds:
-        idle["split.test_fraction"] = f"config.split.folds={recipe.split.folds} decides how large the test part is"
-    if not recipe.model.pretrained:
+    if folds := values["split.folds"]:
+        idle["split.test_fraction"] = f"config.split.folds={folds} decides how large the test part is"
+    if not values["model.pretrained"]:
         idle["model.pretrained_leaky"] = "config.model.pretrained is empty"
     for key, reason in idle.items():
-        if (value := _get(recipe, key)) != (default := _get(defaults, key)):
+        if (value := values[key]) != (default := defaults[key]):
             raise UserError(f"config.{key}={value} would do nothing: {reason}; leave it at {default}.")
 
 
-def to_json(recipe: ConfigDict) -> str:
-    """The recipe as JSON text, keys sorted; `from_json` reads it back."""
-    return json.dumps(recipe.to_dict(), indent=1, sort_keys=True)
+def to_json(recipe: ConfigDict, *, paths: bool = True) -> str:
+    """Returns the recipe as JSON text, keys sorted; `from_json` reads it back.
+
+    Args:
+      recipe: not changed.
+      paths: whether values that may be paths of this machine are kept; no head depends on them.
+    """
+    tree = recipe.to_dict()
+    if not paths:
+        tree["model"]["pretrained"] = tree["dataset"]["csv"] = ""
+    return json.dumps(tree, indent=1, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
-    """A recipe from `to_json`'s text; keys that are newer than the text take their defaults.
+    """Returns the recipe of `to_json`'s text; keys that are newer than the text take their defaults.
 
     Raises:
       ValueError: the text is no recipe, or holds a key or a type that this version does not know.
@@ -306,8 +311,13 @@ def from_json(text: str) -> ConfigDict:
     return recipe
 
 
+def leaves(recipe: ConfigDict) -> dict[str, Any]:
+    """Returns every value of a recipe as in JSON, by its key such as `train.epochs`."""
+    return dict(_flat(json.loads(to_json(recipe))))
+
+
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Where two recipes differ, one line a key: `key: old -> new`.
+    """Returns the differences of two recipes, one line a key: `key: old -> new`.
 
     >>> other = base(); other.train.epochs = 3.0
     >>> differences(base(), other)
@@ -321,24 +331,13 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     ]
 
 
-def leaves(recipe: ConfigDict) -> dict[str, Any]:
-    """Returns every value of a recipe by its key, such as `train.epochs`, as JSON values."""
-    return dict(_leaves(json.loads(to_json(recipe))))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        leaves.extend(_leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
-    return leaves
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
-
-
-def _get(recipe: ConfigDict, key: str) -> Any:
-    value: Any = recipe
-    for part in key.split("."):
-        value = value[part]
-    return value

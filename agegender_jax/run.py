@@ -13,6 +13,7 @@ summary.json    the final figures; there once the run is complete
 report/         index.html, where the run explains itself, and its numbers
 """
 
+import dataclasses
 import fcntl
 import json
 import math
@@ -34,6 +35,7 @@ REPORT = "report/index.html"
 """The page, in a run's directory."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """One run.
 
@@ -42,8 +44,8 @@ class Run:
       recipe: what it does.
     """
 
-    def __init__(self, directory: Path, recipe: ConfigDict) -> None:
-        self.directory, self.recipe = directory, recipe
+    directory: Path
+    recipe: ConfigDict
 
     @classmethod
     def find(cls, directory: Path, recipe: ConfigDict) -> "Run | None":

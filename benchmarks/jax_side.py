@@ -21,11 +21,10 @@ from agegender_jax.errors import quiet_libraries
 from agegender_jax.flags import read_recipe
 from agegender_jax.mesh import check_batch, replicated
 from agegender_jax.models.heads import build_heads
-from agegender_jax.models.model import model_structure
-from agegender_jax.recipe_options import preprocess_options
+from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import data_options, model_options, train_options
 from agegender_jax.train.model_profile import random_examples, random_values
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.options import OptimizerOptions, TrainOptions
 from agegender_jax.train.setup import environment
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
@@ -88,16 +87,17 @@ class Steps:
         check_batch(mesh, recipe.train.batch_size)
         self._mesh, self._count, self._step = mesh, recipe.train.steps_per_dispatch, 0
         self.images = self._count * recipe.train.batch_size  # in a dispatch
-        heads = build_heads(recipe)
+        options = model_options(recipe)
+        heads = build_heads(options.heads)
         self.outputs = {name: head.size for name, head in heads.items()}
-        graphdef, *shapes = model_structure(recipe, heads)
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
-        optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 1_000_000, 1000.0)
+        model, training = define_model(options, heads), train_options(recipe)
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+        optimizer = make_optimizer(training.optimizer, 1_000_000, 1000.0)
         begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
         rng, examples = np.random.default_rng(0), 2 * recipe.train.batch_size
         images, columns = random_examples(examples, recipe.dataset.image_size, rng)
         with jax.set_mesh(mesh):
-            params, stats = jax.device_put(random_values(shapes, rng), replicated(mesh))
+            params, stats = jax.device_put(random_values([model.params, model.stats], rng), replicated(mesh))
             self._state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
             self._loader = ResidentLoader(
                 images,
@@ -105,10 +105,8 @@ class Steps:
                 {name: head.column(columns) for name, head in heads.items()},
                 BatchSampler(np.arange(examples), recipe.train.batch_size, recipe.seed),
             )
-            preprocessor = make_preprocessor(preprocess_options(recipe), "image")
-            self._train = jit_train_steps(
-                graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), preprocessor, mesh
-            )
+            preprocessor = make_preprocessor(data_options(recipe).preprocess, "image")
+            self._train = jit_train_steps(model.graphdef, heads, optimizer, training, preprocessor, mesh)
         self.run(_WARM_UP)
 
     def dispatch(self) -> dict[str, jax.Array]:

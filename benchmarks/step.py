@@ -22,6 +22,7 @@ from agegender_jax.models.backbones.small_cnn import VARIANTS
 from agegender_jax.models.heads import build_heads
 from agegender_jax.models.model import define_model
 from agegender_jax.models.profile import forward_costs
+from agegender_jax.recipe_options import model_options
 from agegender_jax.train.model_profile import recipe_of
 from benchmarks import bench_rows, jax_side, torch_side
 from benchmarks.bench_rows import Row, make_row, paired, say
@@ -131,8 +132,9 @@ def _measure_net(
         arguments.windows,
     )
     name = f"{net} {arguments.image_size}x{arguments.image_size}, batch {arguments.batch_size}, {arguments.dtype}"
+    options = model_options(recipe)
     operations = (
-        6 * forward_costs(define_model(recipe, build_heads(recipe)), recipe.dataset.image_size)["multiply_adds"]
+        6 * forward_costs(define_model(options, build_heads(options.heads)), recipe.dataset.image_size)["multiply_adds"]
     )
     shares = [operations * rate / peaks["ours"] for rate in mine]
     their_shares = None if theirs is None else [operations * rate / peaks["peer"] for rate in theirs]

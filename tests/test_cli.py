@@ -253,7 +253,7 @@ def test_models_times_a_step_and_names_the_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seconds = "agegender_jax.train.model_profile.step_seconds"
-    monkeypatch.setattr(seconds, lambda recipe: 0.004 if recipe.train.batch_size == 16 else 9.0)
+    monkeypatch.setattr(seconds, lambda model, heads, options, preprocessor: 0.004 if options.batch_size == 16 else 9.0)
     assert cli.main(["models", "small_cnn", "--image_size", "32", "--batch_size", "16"]) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[1].split()[-2:] == ["4.0", "4000"]  # 16 images in 4 ms

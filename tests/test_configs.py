@@ -16,7 +16,8 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import BACKBONES, attention, densenet, resnet, vgg
 from agegender_jax.models.heads import build_heads
-from agegender_jax.models.model import model_structure
+from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import model_options
 from agegender_jax.synthetic.adience import write_adience
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train import evaluation, setup
@@ -93,7 +94,7 @@ def enlarge(recipe: ConfigDict) -> None:
     for size in (32, 48, 64, 96, 128):
         recipe.dataset.image_size = size
         try:
-            model_structure(recipe, build_heads(recipe))
+            define_model(model_options(recipe), build_heads(model_options(recipe).heads))
             return
         except UserError:
             continue

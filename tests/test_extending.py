@@ -16,7 +16,8 @@ from agegender_jax.cli import main
 from agegender_jax.errors import UserError
 from agegender_jax.models import backbones, heads, registry
 from agegender_jax.models.heads import base, build_heads
-from agegender_jax.models.model import model_structure
+from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import model_options
 from agegender_jax.synthetic.faces import generate_face
 from agegender_jax.train.command import command
 
@@ -91,11 +92,11 @@ def test_a_backbone_in_one_file_is_listed_and_trains(
     assert costs["backbone_parameters"] == 23_472 + 224
     assert costs["step_seconds"] > 0
     small_recipe.model.update(backbone="strided_cnn", variant="", width=0.5, pooling="average")
-    _, params, _ = model_structure(small_recipe, build_heads(small_recipe))
+    params = define_model(model_options(small_recipe), build_heads(model_options(small_recipe).heads)).params
     assert params["backbone"]["trunk"]["convs"][2]["kernel"].shape == (3, 3, 16, 32)
     small_recipe.model.drop_path = 0.1
     with pytest.raises(UserError, match=r"config\.model\.drop_path"):
-        model_structure(small_recipe, build_heads(small_recipe))
+        define_model(model_options(small_recipe), build_heads(model_options(small_recipe).heads))
 
 
 @pytest.fixture

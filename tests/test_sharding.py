@@ -12,10 +12,10 @@ from agegender_jax import recipe as recipes
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.heads import build_heads
 from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import model_options, train_options
 from agegender_jax.sharding import MIN_SHARDED_SIZE, bytes_per_device, split_axes, state_shardings, total_bytes
-from agegender_jax.train.logging import memory_message
+from agegender_jax.train.description import describe_memory
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.options import OptimizerOptions
 from agegender_jax.train.state import TrainState, abstract_state
 
 VGG16_CONVS = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512)]
@@ -25,8 +25,9 @@ HEADS = [(4096, 2), (4096, 8), (4096, 101)]  # gender, age group, age
 
 
 def abstract(recipe: ConfigDict) -> TrainState:
-    optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 10, 10.0)
-    model, mesh = define_model(recipe, build_heads(recipe)), make_mesh(recipe.compute.model)
+    optimizer = make_optimizer(train_options(recipe).optimizer, 10, 10.0)
+    options = model_options(recipe)
+    model, mesh = define_model(options, build_heads(options.heads)), make_mesh(recipe.compute.model)
     return abstract_state(model, optimizer, mesh, average=bool(recipe.train.ema_decay), fsdp=recipe.compute.fsdp)
 
 
@@ -56,14 +57,14 @@ def test_vgg16_with_fsdp_takes_an_eighth_of_each_large_array() -> None:
     assert bytes_per_device(state.opt_state) == 2 * 4 * (split // 8 + whole) + 2 * 4
     both = [state.params, state.opt_state]
     assert total_bytes(both) / bytes_per_device(both) >= 7
-    assert "on each of 8 devices: parameters 67,4" in memory_message(state)
-    assert "; 1/7.99 of the 1,616," in memory_message(state)
+    assert "on each of 8 devices: parameters 67,4" in describe_memory(state)
+    assert "; 1/7.99 of the 1,616," in describe_memory(state)
 
 
 def test_without_fsdp_every_device_has_all() -> None:
     state = vgg16()
     assert bytes_per_device(state) == total_bytes(state)
-    assert "1/" not in memory_message(state)
+    assert "1/" not in describe_memory(state)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
 
 

@@ -49,9 +49,7 @@ def _models(arguments: argparse.Namespace) -> int:
     profiles = {}
     for number, name in enumerate(names, start=1):
         print(f"{name} ({number} of {len(names)}) ...", file=sys.stderr, flush=True)
-        profiles[name] = model_profile.profile_model(
-            model_profile.recipe_of(name, **options), step_time=not arguments.no_step_time
-        )
+        profiles[name] = model_profile.profile_model(name, **options, step_time=not arguments.no_step_time)
     result = {**options, **environment(), "models": profiles}
     print(_text(result))
     write_json(arguments.json, result)

@@ -140,13 +140,13 @@ def describe(root: Path, directory: Path) -> ListedRun:
 
 
 def _values(directory: Path) -> dict[str, Any]:
-    from agegender_jax.recipe import leaves
+    from agegender_jax import recipe as recipes
     from agegender_jax.run import Run
 
     run = Run.load(directory)
     recipe, metadata, summary = run.recipe, run.metadata(), run.summary()
     values = {
-        "recipe": leaves(recipe),
+        "recipe": recipes.leaves(recipe),
         "dataset": recipe.dataset.name,
         "synthetic": bool((summary or metadata).get("synthetic", recipe.dataset.synthetic)),
         "protocol": recipe.split.protocol,
@@ -171,12 +171,12 @@ def _values(directory: Path) -> dict[str, Any]:
 
 
 def _progress(run: Any) -> str:
+    from agegender_jax.recipe_options import train_options
     from agegender_jax.splits import Split
-    from agegender_jax.train.options import Schedule
 
     if not (run.directory / "split.json").exists():
         return "not started"
-    total = Schedule.from_recipe(run.recipe, len(Split.load(run.directory / "split.json").train)).total
+    total = train_options(run.recipe).schedule(len(Split.load(run.directory / "split.json").train)).total
     step, path = 0, run.directory / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for line in reversed(lines):

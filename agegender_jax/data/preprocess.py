@@ -81,12 +81,17 @@ class Preprocessor(Protocol):
 
 
 class ImagePreprocessor:
-    """Encoded images, decoded to RGB squares; options that augment audio are a UserError."""
+    """Encoded images, decoded to RGB squares; options of audio are a UserError."""
 
     dtype = np.uint8
 
     def __init__(self, options: PreprocessOptions) -> None:
         _refuse(options.audio_augmentation, "audio", "images")
+        for key in ("spectrogram", "seconds"):
+            if (value := getattr(options, key)) != (default := getattr(PreprocessOptions, key)):
+                raise UserError(
+                    f"config.audio.{key}={value!r} is for audio, and these are images; set it to {default!r}."
+                )
         self.shape: tuple[int, ...] = (options.image_size, options.image_size, 3)
         self.decode = partial(decode_image, size=options.image_size)
         self.cache_key = f"{options.image_size}px-{IMAGE_DECODER}"

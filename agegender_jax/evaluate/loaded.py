@@ -17,8 +17,8 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, head_distributions
 from agegender_jax.mesh import make_mesh, replicated
 from agegender_jax.models.heads import Head, build_heads
-from agegender_jax.models.model import model_structure
-from agegender_jax.recipe_options import preprocess_options
+from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import data_options, model_options
 from agegender_jax.run import Run
 
 
@@ -62,7 +62,7 @@ class LoadedModel:
         """
         run = Run.load(Path(directory))
         summary, metadata = run.require_summary(), run.metadata()
-        preprocessor = make_preprocessor(preprocess_options(run.recipe), str(metadata.get("kind", "image")))
+        preprocessor = make_preprocessor(data_options(run.recipe).preprocess, str(metadata.get("kind", "image")))
         if preprocessor.metadata.get("spectrogram") != metadata.get("spectrogram"):
             raise UserError(
                 f"{run.directory} was trained on spectrograms that this version makes differently "
@@ -70,14 +70,13 @@ class LoadedModel:
             )
         heads = trained_heads(run)
         mesh = mesh or make_mesh()
-        graphdef, params, stats = model_structure(run.recipe, heads)
-        layout = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), (params, stats)
-        )
+        model = define_model(model_options(run.recipe), heads)
+        shapes, everywhere = (model.params, model.stats), replicated(mesh)
+        layout = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
         model_state = read_model(run.directory / "checkpoints", summary["evaluated_step"], layout)
         batch_size = run.recipe.evaluate.batch_size
-        evaluator = Evaluator(graphdef, head_distributions(heads), batch_size, preprocessor, mesh)
-        return cls(run, summary, metadata, heads, preprocessor, mesh, graphdef, model_state, evaluator)
+        evaluator = Evaluator(model.graphdef, head_distributions(heads), batch_size, preprocessor, mesh)
+        return cls(run, summary, metadata, heads, preprocessor, mesh, model.graphdef, model_state, evaluator)
 
     @property
     def kind(self) -> str:
@@ -116,4 +115,4 @@ def trained_heads(run: Run) -> dict[str, Head]:
     """Builds the heads with the classes and the class weights that a run was trained with."""
     metadata = run.metadata()
     weights = {name: np.array(values, np.float32) for name, values in metadata.get("class_weights", {}).items()}
-    return build_heads(run.recipe, metadata.get("class_names") or ("unknown",), weights)
+    return build_heads(model_options(run.recipe).heads, metadata.get("class_names") or ("unknown",), weights)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
@@ -26,6 +25,7 @@ from agegender_jax.evaluate.targets import Target, make_targets, measure_targets
 from agegender_jax.grouping import connected
 from agegender_jax.labels import UNKNOWN
 from agegender_jax.models.heads import ClassHead, Columns, Head, build_heads
+from agegender_jax.recipe_options import model_options
 from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split
 
@@ -111,13 +111,6 @@ class Predictions:
         return make_targets(self.heads, self.distributions, self.labels)
 
 
-def portable(recipe: ConfigDict) -> dict[str, Any]:
-    """A recipe as JSON values without what may be paths of this machine, and builds no head."""
-    copy = ConfigDict(recipe.to_dict())
-    copy.model.pretrained = copy.dataset.csv = ""
-    return json.loads(recipes.to_json(copy))
-
-
 def metadata_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     """`Predictions.metadata` of a run.
 
@@ -125,7 +118,8 @@ def metadata_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
       run: the run.
       summary: of the run, or what of it is known before it is written: see `METADATA`.
     """
-    own = {"class_names": list(run.metadata().get("class_names", [])), "recipe": portable(run.recipe)}
+    recipe = json.loads(recipes.to_json(run.recipe, paths=False))
+    own = {"class_names": list(run.metadata().get("class_names", [])), "recipe": recipe}
     return {name: own[name] if name in own else summary[name] for name in METADATA}
 
 
@@ -240,7 +234,7 @@ def heads_of(metadata: Mapping[str, Any]) -> dict[str, Head]:
     """
     recipe = recipes.from_json(json.dumps(metadata["recipe"]))
     recipes.check(recipe)
-    return build_heads(recipe, tuple(map(str, metadata["class_names"])) or ("unknown",))
+    return build_heads(model_options(recipe).heads, tuple(map(str, metadata["class_names"])) or ("unknown",))
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> Predictions:

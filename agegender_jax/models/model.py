@@ -1,4 +1,4 @@
-"""A model: a backbone and its heads, and how a recipe becomes one."""
+"""A model: a backbone and its heads."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -7,17 +7,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import BackboneOptions, build_backbone
-from agegender_jax.models.heads import Head
+from agegender_jax.models.heads import Head, HeadOptions
 
 GENDER_TO_AGE = ("off", "joined", "stopped")
 """Values of `config.model.gender_to_age`, see `Model`."""
 
 DTYPES = ("float32", "bfloat16")
 """Values of `config.model.dtype`: of the arithmetic."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Options that a model is built with.
+
+    Attributes:
+      seed: of the parameters.
+      backbone: name.
+      backbone_options: its options; `outputs` is 0 until the heads are built.
+      gender_to_age: of `GENDER_TO_AGE`.
+      pretrained: `config.model.pretrained`, the weights to start from, or "".
+      pretrained_leaky: whether these may come from a run that has seen validation or test examples.
+      heads: options of the heads.
+    """
+
+    seed: int
+    backbone: str
+    backbone_options: BackboneOptions
+    gender_to_age: str
+    pretrained: str
+    pretrained_leaky: bool
+    heads: HeadOptions
 
 
 class Model(nnx.Module):
@@ -91,23 +113,12 @@ class _Keys:
         return jax.random.fold_in(self._key, self._count - 1)
 
 
-def build_model(recipe: ConfigDict, heads: Mapping[str, Head]) -> Model:
-    """The model of a recipe with fresh parameters, a pure function of its seed."""
-    rngs: Any = _Keys(key_streams(recipe.seed)[0])
-    options = backbone_options(recipe, sum(head.size for head in heads.values()))
-    backbone = build_backbone(recipe.model.backbone, options, rngs)
-    return Model(backbone, heads, gender_to_age=recipe.model.gender_to_age, rngs=rngs)
-
-
-def backbone_options(recipe: ConfigDict, outputs: int) -> BackboneOptions:
-    """Returns the options of a recipe's backbone for heads of so many logits together."""
-    names = ("variant", "width", "pooling", "init", "dropout", "spatial_dropout", "drop_path")
-    return BackboneOptions(
-        image_size=recipe.dataset.image_size,
-        outputs=outputs,
-        dtype=jnp.dtype(recipe.model.dtype),
-        **{name: recipe.model[name] for name in names},
-    )
+def build_model(options: ModelOptions, heads: Mapping[str, Head]) -> Model:
+    """Builds the model with fresh parameters, a pure function of the seed."""
+    rngs: Any = _Keys(key_streams(options.seed)[0])
+    outputs = sum(head.size for head in heads.values())
+    backbone = build_backbone(options.backbone, dataclasses.replace(options.backbone_options, outputs=outputs), rngs)
+    return Model(backbone, heads, gender_to_age=options.gender_to_age, rngs=rngs)
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
@@ -138,21 +149,15 @@ class ModelDef:
     init: Callable[[], tuple[Any, Any]]
 
 
-def define_model(recipe: ConfigDict, heads: Mapping[str, Head]) -> ModelDef:
-    """Traces a recipe's model and its initialisation; computes nothing."""
+def define_model(options: ModelOptions, heads: Mapping[str, Head]) -> ModelDef:
+    """Traces a model and its initialisation; computes nothing."""
     graphdefs: list[Any] = []
 
     def init() -> tuple[Any, Any]:
-        graphdef, params, stats = split_model(build_model(recipe, heads))
+        graphdef, params, stats = split_model(build_model(options, heads))
         graphdefs.append(graphdef)
         return params, stats
 
     jitted = jax.jit(init)  # which keeps the trace, also where it is called by another jitted function
     params, stats = jax.eval_shape(jitted)
     return ModelDef(graphdefs[0], params, stats, jitted)
-
-
-def model_structure(recipe: ConfigDict, heads: Mapping[str, Head]) -> tuple[Any, Any, Any]:
-    """`split_model` of a recipe's model without computing anything: shapes and dtypes instead of arrays."""
-    model = define_model(recipe, heads)
-    return model.graphdef, model.params, model.stats

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.analysis import analyse
@@ -169,6 +167,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
     summary, metadata, recipe = run.require_summary(), run.metadata(), run.recipe
     info: dict[str, Any] = {field.name: metadata.get(field.name) for field in dataclasses.fields(DataInfo)}
     test, command = predictions.of("test"), metadata.get("command")
+    base, own = recipes.leaves(recipes.base()), recipes.leaves(recipe)
     return Content(
         **{name: summary[name] for name in ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups")},
         **{name: summary[name] for name in ("flip_averaged", "versions", "hardware")},
@@ -176,7 +175,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
         pretrained=recipe.model.pretrained,
         image_size=recipe.dataset.image_size,
         command="python " + shlex.join(map(str, command)) if command else "",
-        differences=_differences(recipe),
+        differences=[Difference(key, base.get(key), own[key]) for key in sorted(own) if own[key] != base.get(key)],
         selected_by=recipe.evaluate.select if recipe.evaluate.use == "best" else None,
         costs=Costs(**{field.name: without_nan(summary.get(field.name)) for field in dataclasses.fields(Costs)}),
         data=DataInfo(**info),
@@ -218,11 +217,6 @@ def own_predictions(run: Run) -> Predictions:
                 f"{path} does not belong to summary.json (its {name} differs); restore both from the same copy."
             )
     return predictions
-
-
-def _differences(recipe: ConfigDict) -> list[Difference]:
-    base, own = recipes.leaves(recipes.base()), recipes.leaves(recipe)
-    return [Difference(key, base.get(key), own[key]) for key in sorted(own) if own[key] != base.get(key)]
 
 
 def _split(run: Run, metadata: Mapping[str, Any]) -> SplitInfo:

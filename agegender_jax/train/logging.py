@@ -18,10 +18,8 @@ from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.distributed import is_primary
 from agegender_jax.errors import Diverged
 from agegender_jax.progress import progress_bar
-from agegender_jax.sharding import bytes_per_device, total_bytes
 from agegender_jax.text import duration
 from agegender_jax.train.setup import Setup
-from agegender_jax.train.state import TrainState
 
 _LINE_SECONDS = 30.0
 _IMAGES_SECONDS = 30.0  # a confusion matrix takes as long to plot as many steps on a fast device
@@ -128,7 +126,7 @@ class Progress:
             self._bar.set_postfix_str(text, False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._said > _LINE_SECONDS:
-            self.line(f"step {step}/{self._total}  {text}")
+            self.line(f"Step {step:,} of {self._total:,}: {text}")
 
     def line(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
@@ -213,20 +211,6 @@ class TimeBreakdown:
         return self._seconds | {"idle": whole - sum(self._seconds.values())}
 
 
-def memory_message(abstract: TrainState) -> str:
-    """What of a training state each device holds, in a line.
-
-    Args:
-      abstract: from `abstract_state`.
-    """
-    parts = {"parameters": abstract.params, "optimizer": abstract.opt_state, "average": abstract.average}
-    parts = {name: part for name, part in parts.items() if part is not None}
-    here, whole = bytes_per_device(list(parts.values())), total_bytes(list(parts.values()))
-    text = ", ".join(f"{name} {bytes_per_device(part):,} bytes" for name, part in parts.items())
-    text = f"memory   on each of {len(abstract.step.sharding.device_set)} devices: {text}"
-    return text + (f"; 1/{whole / here:.2f} of the {whole:,} bytes of one that holds all" if here < whole else "")
-
-
 class TrainingLog:
     """Reports a training as it goes: metrics of dispatches and validations, a progress bar, and where the time goes.
 
@@ -281,7 +265,7 @@ class TrainingLog:
         dispatch = self._schedule.dispatch
         if self.first_step_seconds is None:
             self.first_step_seconds = time.monotonic() - self._started
-            self._bar.line(f"first {dispatch} steps done {self.first_step_seconds:.1f} s after the start")
+            self._bar.line(f"First {dispatch} steps done {self.first_step_seconds:.1f} s after the start")
         values = {f"train/{name}": float(value.mean()) for name, value in metrics.items()}
         values["learning_rate"] = float(self._rates[step - 1])
         values["images_per_second"] = dispatch * self._batch_size / seconds
@@ -302,11 +286,11 @@ class TrainingLog:
             return
         schedule = self._schedule
         shown = [f"{name}/{head.metrics[0].name}" for name, head in self._heads.items()]
-        line = f"step {step}/{schedule.total}  epoch {step / schedule.steps_per_epoch:.1f}  validation: "
-        line += "  ".join(f"{key} {metrics[key]:.3f}" for key in shown)
+        line = f"Step {step:,} of {schedule.total:,}, epoch {step / schedule.steps_per_epoch:.1f}: validation "
+        line += ", ".join(f"{key} {metrics[key]:.3f}" for key in shown)
         if self._pace.median:
             left = (schedule.total - step) / schedule.dispatch * self._pace.median
-            line += f"  {self.images_per_second:.0f} images/s  {duration(left)} left"
+            line += f"; {self.images_per_second:.0f} images/s, {duration(left)} left"
         self._bar.line(line)
 
     @property

@@ -29,8 +29,9 @@ from agegender_jax.models.heads import metrics_table
 from agegender_jax.run import REPORT, Run
 from agegender_jax.splits import is_leaky
 from agegender_jax.summary import Summary
+from agegender_jax.train.description import describe_data, describe_model
 from agegender_jax.train.evaluation import evaluate_baseline, evaluate_part, kept_predictions, metrics_of
-from agegender_jax.train.logging import TimeBreakdown, TrainingLog, Writers, memory_message
+from agegender_jax.train.logging import TimeBreakdown, TrainingLog, Writers
 from agegender_jax.train.measurement import selection_score
 from agegender_jax.train.setup import Setup, build_setup, check_recipe
 from agegender_jax.train.state import TrainState, init_or_restore
@@ -74,7 +75,7 @@ def train_recipe(
     started = time.monotonic() if started is None else started
     progress = progress and is_primary()
     if from_primary((workdir / "summary.json").exists()):
-        return _complete_summary(recipe, workdir)
+        return _complete_summary(Run.start(workdir, check_recipe(recipe, workdir)))
     try:
         with preemption() as stop:
             setup = build_setup(
@@ -90,7 +91,7 @@ def train_recipe(
                     run = _start_run(workdir, setup)
                     if is_primary():
                         stack.enter_context(run.locked())
-                log_primary(setup.description)
+                log_primary(describe_data(setup))
                 short = dispatches is not None
                 summary = train(setup, run, stop, started=started, trace=trace, cut_short=short, progress=progress)
                 _write_report(run, progress)
@@ -145,9 +146,8 @@ def train(
         baseline = evaluate_baseline(setup)
 
         # Compile, from shapes alone: a step that does not fit is refused before anything is decoded.
-        log_primary(setup.model_description)
-        log_primary(memory_message(setup.state))
-        log_primary("         compiling: seconds, or minutes where the net is deep")
+        log_primary(describe_model(setup))
+        log_primary("Compiling the training step; this takes minutes for a deep network.")
         with spent.on("compilation"), all_or_none():  # the limit is each host's own
             program, memory = compile_steps(_jit_steps(setup), setup.state, *setup.batch_shapes())
         log_primary(memory)
@@ -172,7 +172,7 @@ def train(
         writers = stack.enter_context(Writers(run.directory if is_primary() else None, step, evaluated=not missed))
         if not step:
             writers.text("recipe", "```json\n" + setup.recipe + "\n```")
-            writers.text("experiment", "```\n" + setup.description + "\n```")
+            writers.text("experiment", "```\n" + describe_data(setup) + "\n```")
         log = TrainingLog(setup, writers, checkpoints, spent, step=step, started=started, cut_short=cut_short)
 
         # Do not change the order: evaluate the state, save it, and only then go on.
@@ -266,12 +266,11 @@ def train(
     return summary
 
 
-def _complete_summary(recipe: ConfigDict, workdir: Path) -> Summary:
+def _complete_summary(run: Run) -> Summary:
     """Returns the summary of a complete run, and writes its report where that is missing."""
-    run = Run.start(workdir, check_recipe(recipe, workdir))
     summary = run.summary()
     assert summary is not None
-    log_primary(f"{workdir} is complete:\n{summary_text(summary)}")
+    log_primary(f"{run.directory} is complete:\n{summary_text(summary)}")
     if not (run.directory / REPORT).exists():
         _write_report(run)
     return Summary.from_dict(summary)
@@ -320,7 +319,7 @@ def _load_pretrained(setup: Setup, run: Run, params: Any, stats: Any) -> tuple[A
         params, stats, origin = setup.weights.load(params, stats)
     if is_primary():
         run.write("run.json", run.metadata() | {"pretrained": origin})
-    log_primary(f"weights  {origin['description']}")
+    log_primary(f"Pretrained weights: {origin['description']}")
     return params, stats
 
 
@@ -337,7 +336,7 @@ def _write_report(run: Run, progress: bool = False) -> None:
     try:
         from agegender_jax.report.write import write_report  # plots, at the end alone
 
-        log_primary(f"{write_report(run, progress=progress)}: the report")
+        log_primary(f"Report: {write_report(run, progress=progress)}")
     except Exception as error:  # a defect, too, must end neither the run nor a sweep
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         log_primary(f"Warning: the report could not be written ({kind}{error}); try agegender report {run.directory}.")

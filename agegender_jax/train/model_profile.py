@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,16 +12,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.preprocess import make_preprocessor
+from agegender_jax.data.preprocess import Preprocessor, make_preprocessor
 from agegender_jax.labels import GENDERS
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
 from agegender_jax.models.backbones import find_backbone
-from agegender_jax.models.heads import build_heads
-from agegender_jax.models.model import define_model
+from agegender_jax.models.heads import Head, build_heads
+from agegender_jax.models.model import ModelDef, define_model
 from agegender_jax.models.profile import forward_costs
-from agegender_jax.recipe_options import preprocess_options
+from agegender_jax.recipe_options import TrainOptions, data_options, model_options, train_options
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.options import OptimizerOptions, TrainOptions
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
 
@@ -48,56 +48,66 @@ def recipe_of(backbone: str, *, image_size: int, batch_size: int, dtype: str = "
     return recipe
 
 
-def profile_model(recipe: ConfigDict, *, step_time: bool = True) -> dict[str, Any]:
-    """Returns all costs of a recipe's model.
+def profile_model(
+    backbone: str, *, image_size: int, batch_size: int, dtype: str = "float32", step_time: bool = True
+) -> dict[str, Any]:
+    """Returns the costs of a backbone with the default heads.
 
     Args:
-      recipe: of the run.
+      backbone: a name of `models/backbones`.
+      image_size: edge of the images, pixels.
+      batch_size: images in a training step, over all devices.
+      dtype: of the arithmetic.
       step_time: whether to time a training step, which must be compiled for it.
 
     Returns:
-      `variant`, what `forward_costs` returns, and `step_seconds` (None where no step is timed).
+      `variant`, the entries of `forward_costs`, and `step_seconds` (None where no step is timed).
+
+    Raises:
+      UserError: an option is out of range, or the batch cannot be split over the devices.
     """
+    recipe = recipe_of(backbone, image_size=image_size, batch_size=batch_size, dtype=dtype)
+    options = model_options(recipe)
+    heads = build_heads(options.heads)
+    model = define_model(options, heads)
+    preprocessor = make_preprocessor(data_options(recipe).preprocess, "image")
     return {
-        "variant": find_backbone(recipe.model.backbone).variant(recipe.model.variant),
-        **forward_costs(define_model(recipe, build_heads(recipe)), recipe.dataset.image_size),
-        "step_seconds": step_seconds(recipe) if step_time else None,
+        "variant": find_backbone(backbone).variant(options.backbone_options.variant),
+        **forward_costs(model, image_size),
+        "step_seconds": step_seconds(model, heads, train_options(recipe), preprocessor) if step_time else None,
     }
 
 
-def step_seconds(recipe: ConfigDict, repeats: int = 5) -> float:
-    """Returns the seconds of one training step, the median of several, on random images that lie on the devices.
-
-    Each step is dispatched by itself and waited for, which costs a fraction of a millisecond that training in blocks of
-    `train.steps_per_dispatch` saves.
+def step_seconds(
+    model: ModelDef, heads: Mapping[str, Head], options: TrainOptions, preprocessor: Preprocessor, repeats: int = 5
+) -> float:
+    """Returns the median seconds of a training step, dispatched by itself, on random images that lie on the devices.
 
     Args:
-      recipe: `dataset.image_size` is the size of the images, `train.batch_size` of the batches over all devices.
+      model: traced.
+      heads: of the model.
+      options: `batch_size` is that over all devices.
+      preprocessor: of images.
       repeats: number of steps that are timed.
 
     Raises:
-      UserError: the batch cannot be dealt out to the devices.
+      UserError: the batch cannot be split over the devices.
     """
-    mesh = make_mesh()
-    check_batch(mesh, recipe.train.batch_size)
+    mesh, count = make_mesh(), options.batch_size
+    check_batch(mesh, count)
     everywhere = replicated(mesh)
-    heads = build_heads(recipe)
-    model = define_model(recipe, heads)
-    optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), WARM_UP + repeats, 1.0)
-    begin = partial(initial_state, optimizer=optimizer, average=bool(recipe.train.ema_decay))
-    rng = np.random.default_rng(recipe.seed)
-    images, columns = random_examples(recipe.train.batch_size, recipe.dataset.image_size, rng)
+    optimizer = make_optimizer(options.optimizer, WARM_UP + repeats, 1.0)
+    begin = partial(initial_state, optimizer=optimizer, average=bool(options.ema_decay))
+    rng = np.random.default_rng(options.seed)
+    images, columns = random_examples(count, preprocessor.shape[0], rng)
     labels = {name: head.column(columns) for name, head in heads.items()}
     with jax.set_mesh(mesh):
         params, stats = jax.device_put(random_values((model.params, model.stats), rng), everywhere)
         state = jax.jit(begin, out_shardings=everywhere)(params, stats)
         del params, stats
         data = jax.device_put({"content": images, "labels": labels}, everywhere)
-        rows = jax.device_put(np.arange(recipe.train.batch_size, dtype=np.int32)[None], by_batch(mesh, axis=1))
-        preprocessor = make_preprocessor(preprocess_options(recipe), "image")
-        train_steps = jit_train_steps(
-            model.graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), preprocessor, mesh
-        )
+        rows = jax.device_put(np.arange(count, dtype=np.int32)[None], by_batch(mesh, axis=1))
+        train_steps = jit_train_steps(model.graphdef, heads, optimizer, options, preprocessor, mesh)
         seconds = []
         for _ in range(WARM_UP + repeats):
             start = time.perf_counter()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from agegender_jax.errors import UserError
-from agegender_jax.train.options import OptimizerOptions
+from agegender_jax.recipe_options import OptimizerOptions
 
 SCHEDULES: Mapping[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda peak, steps: optax.constant_schedule(peak),

@@ -1,43 +1,15 @@
-"""Beginning with pretrained weights: what comes with them into the recipe, and how they get into a fresh model."""
+"""Pretrained weights that a run starts from: a file, a published name, or another run."""
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import find_backbone
+from agegender_jax.models.model import ModelOptions
 from agegender_jax.run import Run
-
-
-def with_normalization(recipe: ConfigDict, workdir: Path | None = None) -> ConfigDict:
-    """The recipe with the input normalisation of its pretrained weights, where it keeps the default.
-
-    Args:
-      recipe: not changed.
-      workdir: of a run that may have begun; what it began with is kept, so that the weights are not needed any more.
-
-    Raises:
-      UserError: there are no such weights.
-    """
-    source = recipe.model.pretrained
-    if not source or recipe.preprocess != recipes.base().preprocess:
-        return recipe
-    recipe = ConfigDict(recipe.to_dict())
-    began = Run.load(workdir).recipe if workdir is not None and (workdir / "recipe.json").exists() else None
-    if began is not None and began.model.pretrained == source:
-        recipe.preprocess = began.preprocess
-    elif run := _run(source, recipe.model.backbone):
-        recipe.preprocess = run.recipe.preprocess
-    else:
-        mean, std = pretrained.normalization(source, recipe.model.backbone)
-        recipe.preprocess = {"mean": tuple(mean), "std": tuple(std)}
-    return recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,24 +64,25 @@ class PretrainedWeights:
         return params, stats, origin
 
 
-def find_weights(recipe: ConfigDict, class_names: Sequence[str] = ()) -> PretrainedWeights | None:
-    """Finds the weights that a recipe starts from; None where it starts from fresh ones.
+def find_weights(options: ModelOptions, class_names: Sequence[str] = ()) -> PretrainedWeights | None:
+    """Finds the weights that a model starts from; None where it starts from fresh ones.
 
     Raises:
       UserError: there are no such weights.
     """
-    model = recipe.model
-    if not model.pretrained:
+    source, backbone = options.pretrained, options.backbone
+    if not source:
         return None
     return PretrainedWeights(
-        model.pretrained, model.backbone, model.variant, class_names, _run(model.pretrained, model.backbone)
+        source, backbone, options.backbone_options.variant, class_names, find_run(source, backbone)
     )
+
+
+def find_run(source: str, backbone: str) -> Run | None:
+    """Returns the run that pretrained weights are of; None where they are a file or a name."""
+    weights = pretrained.locate(source, backbone)
+    return Run.load(weights.path) if weights.kind == "run" else None
 
 
 def _net(backbone: str, variant: str) -> str:
     return f"{backbone} {find_backbone(backbone).variant(variant)}".rstrip()
-
-
-def _run(source: str, backbone: str) -> Run | None:
-    weights = pretrained.locate(source, backbone)
-    return Run.load(weights.path) if weights.kind == "run" else None

@@ -1,4 +1,4 @@
-"""The door of training: `build_setup` checks a recipe, once, and makes of it the objects that a run works with."""
+"""Resolves a recipe: `build_setup` checks it, once, and builds the objects that a run works with."""
 
 import dataclasses
 import importlib.metadata
@@ -23,32 +23,25 @@ from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.distributed import all_or_none, from_primary, primary_first
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, head_distributions
-from agegender_jax.evaluate.report import identities
-from agegender_jax.labels import DISCLAIMER, class_weights
+from agegender_jax.labels import class_weights
 from agegender_jax.mesh import check_batch, make_mesh
+from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import find_backbone
-from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, build_heads
-from agegender_jax.models.model import ModelDef, backbone_options, define_model
-from agegender_jax.recipe_options import data_options
+from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, HeadOptions, build_heads
+from agegender_jax.models.model import ModelDef, define_model
+from agegender_jax.recipe_options import Schedule, TrainOptions, data_options, model_options, train_options
 from agegender_jax.run import Run
-from agegender_jax.splits import PARTS, Split, is_leaky, marked
+from agegender_jax.splits import PARTS, Split
 from agegender_jax.train.measurement import selection_metric
-from agegender_jax.train.optimizer import (
-    check_freeze,
-    check_optimizer,
-    frozen_parameters,
-    learning_rate,
-    make_optimizer,
-)
-from agegender_jax.train.options import OptimizerOptions, Schedule, TrainOptions
-from agegender_jax.train.pretraining import PretrainedWeights, find_weights, with_normalization
+from agegender_jax.train.optimizer import check_freeze, check_optimizer, learning_rate, make_optimizer
+from agegender_jax.train.pretraining import PretrainedWeights, find_run, find_weights
 from agegender_jax.train.state import TrainState, abstract_state
 from agegender_jax.train.step import check_microbatches
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The objects that a run works with; all that can be refused before anything is decoded or compiled has been.
+    """The objects that a run works with, checked before anything is decoded or compiled.
 
     Attributes:
       recipe: the whole recipe as JSON text, for the record.
@@ -63,15 +56,15 @@ class Setup:
       split: which examples are for training, validation and test.
       heads: by name, class weights included.
       labels: of every head, `[n]`.
+      image_size: edge of the images that the network sees, pixels.
+      model_name: backbone and variant.
       model: structure, shapes and initialisation, traced once.
       optimizer: the gradient transformation.
       learning_rates: of every step, float32 `[total]`, to be logged.
       evaluator: of the model.
       state: shapes of the training state, and where each array lies.
       weights: that the run starts from; None starts from fresh ones.
-      metadata: what `run.json` holds.
-      description: of data, labels and split, lines of text.
-      model_description: of the model and the schedule, a line of text.
+      metadata: the content of `run.json`.
     """
 
     recipe: str
@@ -86,6 +79,8 @@ class Setup:
     split: Split
     heads: Mapping[str, Head]
     labels: Mapping[str, np.ndarray]
+    image_size: int
+    model_name: str
     model: ModelDef
     optimizer: optax.GradientTransformation
     learning_rates: np.ndarray
@@ -93,11 +88,9 @@ class Setup:
     state: TrainState
     weights: PretrainedWeights | None
     metadata: Mapping[str, Any]
-    description: str
-    model_description: str
 
     def batch_shapes(self) -> tuple[Any, Any]:
-        """Computes the shapes of what lies on the devices all the time, and of the batches of a dispatch."""
+        """Computes the shapes of the resident data and of the batches of a dispatch."""
         return abstract_batches(self.dataset, self.labels, self.mesh, self.options.batch_size, self.schedule.dispatch)
 
     def make_loader(self, decoded: np.ndarray | None) -> DeviceLoader:
@@ -115,9 +108,9 @@ def build_setup(
     progress: bool = True,
     dispatches: int | None = None,
 ) -> Setup:
-    """Checks a recipe and makes of it what a run works with; writes nothing into the run, and decodes nothing.
+    """Checks a recipe and builds the objects of its run; writes nothing into the run, and decodes nothing.
 
-    What needs no data is checked first, so that a bad recipe is refused before a dataset is prepared.
+    The recipe itself is checked first, so that a bad one is refused before a dataset is prepared.
 
     Args:
       recipe: from `configs/`.
@@ -133,36 +126,43 @@ def build_setup(
     """
     with all_or_none():
         recipe = check_recipe(recipe, workdir)
-        mesh = make_mesh(recipe.compute.model)
-        check_batch(mesh, recipe.train.batch_size)
-        check_microbatches(recipe.train.batch_size, recipe.train.microbatches, mesh.shape["data"])
+        options, data, net = train_options(recipe), data_options(recipe), model_options(recipe)
+        dataset_name = data.dataset.name
+        mesh = make_mesh(data.loading.devices_per_copy)
+        check_batch(mesh, options.batch_size)
+        check_microbatches(options.batch_size, options.microbatches, mesh.shape["data"])
     with primary_first():
         run = Run.find(workdir, recipe) if workdir else None
-        dataset = open_dataset(data_options(recipe), manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+        dataset = open_dataset(data, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
         prepared, preprocessor = dataset.prepared, dataset.preprocessor
-        split, conflicts = _make_split(recipe, run, dataset)
-        _check_same_data(recipe.dataset.name, dataset, split)
+        split, conflicts = _make_split(options.split, net.heads.age_groups, dataset_name, run, dataset)
+        _check_same_data(dataset_name, dataset, split)
     with all_or_none():
         names = class_names(dataset.columns)
-        heads, labels = _build_heads(recipe, names, dataset, split)
-        selection_metric(recipe.evaluate.select, heads)
-        options, optimizer_options = TrainOptions.from_recipe(recipe), OptimizerOptions.from_recipe(recipe)
-        schedule = Schedule.from_recipe(recipe, len(split.train)).at_most(dispatches)
-        rates = learning_rate(optimizer_options, schedule.total)
-        optimizer = make_optimizer(optimizer_options, schedule.total, schedule.steps_per_epoch)
+        heads, labels = _build_heads(net.heads, names, dataset_name, dataset, split)
+        selection_metric(options.select, heads)
+        schedule = options.schedule(len(split.train)).at_most(dispatches)
+        rates = learning_rate(options.optimizer, schedule.total)
+        optimizer = make_optimizer(options.optimizer, schedule.total, schedule.steps_per_epoch)
         with jax.set_mesh(mesh):
-            model = define_model(recipe, heads)
-        check_freeze(optimizer_options, model.params)
+            model = define_model(net, heads)
+        check_freeze(options.optimizer, model.params)
         state = abstract_state(model, optimizer, mesh, average=bool(options.ema_decay), fsdp=options.fsdp)
-        weights = find_weights(recipe, names) if run is None else None  # a run that has begun needs them no more
-        if recipe.model.pretrained_leaky and run is None and not (weights and weights.run):
+        spread = any("model" in leaf.sharding.spec for leaf in jax.tree.leaves(state.params))
+        if mesh.shape["model"] > 1 and not spread:
+            raise UserError(
+                f"config.compute.model={mesh.shape['model']} would do nothing: the backbone {net.backbone} has no "
+                "dense layer that can be split; set it to 1."
+            )
+        weights = find_weights(net, names) if run is None else None  # a run that has begun needs them no more
+        if net.pretrained_leaky and run is None and not (weights and weights.run):
             raise UserError(
                 "config.model.pretrained_leaky=True is for a run that starts from the weights of another run; set "
                 "config.model.pretrained to the directory of one, or leave it out."
             )
         if weights:
             weights.load(model.params, model.stats)
-            split = _check_inherited(recipe, weights, dataset, split)
+            split = _check_inherited(net.pretrained_leaky, weights, dataset_name, dataset, split)
     metadata = {
         "manual_dir": str(manual_dir.resolve()) if manual_dir else None,
         "data_dir": str(data_dir.resolve()),
@@ -183,58 +183,75 @@ def build_setup(
         "command": sys.argv,
     }
     metadata |= preprocessor.metadata | environment()
-    model_name = " ".join(filter(None, (recipe.model.backbone, recipe.model.variant)))
     return Setup(
         recipe=recipes.to_json(recipe),
         options=options,
         schedule=schedule,
         mesh=mesh,
-        dataset_name=recipe.dataset.name,
+        dataset_name=dataset_name,
         dataset=dataset,
         synthetic=prepared.synthetic,
         preprocessor=preprocessor,
-        age_groups=recipe.age_groups,
+        age_groups=net.heads.age_groups,
         split=split,
         heads=heads,
         labels=labels,
+        image_size=net.backbone_options.image_size,
+        model_name=" ".join(filter(None, (net.backbone, net.backbone_options.variant))),
         model=model,
         optimizer=optimizer,
         learning_rates=np.asarray(jax.vmap(rates)(np.arange(schedule.total))),
-        evaluator=Evaluator(model.graphdef, head_distributions(heads), recipe.evaluate.batch_size, preprocessor, mesh),
+        evaluator=Evaluator(model.graphdef, head_distributions(heads), data.loading.eval_batch, preprocessor, mesh),
         state=state,
         weights=weights,
         metadata=metadata,
-        description=_describe(recipe, metadata, dataset, split, heads),
-        model_description=_describe_model(model_name, model.params, options, optimizer_options, schedule),
     )
 
 
 def check_recipe(recipe: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     """Checks all of a recipe that needs neither data nor devices.
 
+    Args:
+      recipe: not changed.
+      workdir: of a run that may have begun: its normalisation is kept, and the weights are not needed any more.
+
     Returns:
-      The recipe with the normalisation that its pretrained weights expect, see `with_normalization`.
+      The recipe, with the input normalisation of its pretrained weights where it keeps the default.
 
     Raises:
       UserError: a value is out of range, or the weights are missing.
     """
     recipes.check(recipe)
-    check_optimizer(OptimizerOptions.from_recipe(recipe))
-    find_backbone(recipe.model.backbone).check(backbone_options(recipe, outputs=0))
-    return with_normalization(recipe, workdir)
+    check_optimizer(train_options(recipe).optimizer)
+    net = model_options(recipe)
+    find_backbone(net.backbone).check(net.backbone_options)
+    if not net.pretrained or recipe.preprocess != recipes.base().preprocess:
+        return recipe
+    resolved = ConfigDict(recipe.to_dict())
+    began = Run.load(workdir).recipe if workdir is not None and (workdir / "recipe.json").exists() else None
+    if began is not None and began.model.pretrained == net.pretrained:
+        resolved.preprocess = began.preprocess
+    elif parent := find_run(net.pretrained, net.backbone):
+        resolved.preprocess = parent.recipe.preprocess
+    else:
+        mean, std = pretrained.normalization(net.pretrained, net.backbone)
+        resolved.preprocess = {"mean": tuple(mean), "std": tuple(std)}
+    return resolved
 
 
-def _make_split(recipe: ConfigDict, run: Run | None, dataset: Dataset) -> tuple[Split, dict[str, int]]:
+def _make_split(
+    options: Mapping[str, Any], age_groups: str, dataset_name: str, run: Run | None, dataset: Dataset
+) -> tuple[Split, dict[str, int]]:
     """Returns the split, which is read back where the run has begun, and the counts of identical files."""
     columns = dataset.columns
     split = run.split(columns["key"]) if run else None
     if run and split and run.metadata().get("data_sha256") not in (None, dataset.sha256):
         raise UserError(
-            f"The files of {recipe.dataset.name} are not those that {run.directory} began with, though named alike; "
+            f"The files of {dataset_name} are not those that {run.directory} began with, though named alike; "
             "restore them, or choose another --workdir."
         )
     if split is None:
-        split, conflicts = split_dataset(columns, recipe.age_groups, **recipe.split.to_dict())
+        split, conflicts = split_dataset(columns, age_groups, **options)
     else:
         conflicts = contradictions(columns)[1]
     for part in PARTS:
@@ -256,17 +273,18 @@ def _check_same_data(dataset_name: str, dataset: Dataset, split: Split) -> None:
             )
 
 
-def _check_inherited(recipe: ConfigDict, weights: PretrainedWeights, dataset: Dataset, split: Split) -> Split:
+def _check_inherited(
+    accepted: bool, weights: PretrainedWeights, dataset_name: str, dataset: Dataset, split: Split
+) -> Split:
     """Checks that the run whose weights are taken has seen nothing of validation and test.
 
     Returns:
       The split; where the recipe accepts that it leaks, its report counts the examples that were seen.
     """
-    accepted = recipe.model.pretrained_leaky
     if weights.run is None:
         return split
     held_out = np.concatenate([split.validation, split.test])
-    seen = int(weights.run.has_seen(recipe.dataset.name, dataset.columns)[held_out].sum())
+    seen = int(weights.run.has_seen(dataset_name, dataset.columns)[held_out].sum())
     if not seen:
         return split
     if not accepted:
@@ -280,90 +298,18 @@ def _check_inherited(recipe: ConfigDict, weights: PretrainedWeights, dataset: Da
 
 
 def _build_heads(
-    recipe: ConfigDict, names: Sequence[str], dataset: Dataset, split: Split
+    options: HeadOptions, names: Sequence[str], dataset_name: str, dataset: Dataset, split: Split
 ) -> tuple[dict[str, Head], dict[str, np.ndarray]]:
     """Returns the heads with their class weights, and the label of every example for each, `[n]`."""
-    if recipe.heads.class_name.weight and not names:
-        raise UserError(f"{recipe.dataset.name} names no classes of its own; set config.heads.class_name.weight=0.")
-    heads = build_heads(recipe, names)
+    if options.heads["class_name"]["weight"] and not names:
+        raise UserError(f"{dataset_name} names no classes of its own; set config.heads.class_name.weight=0.")
+    heads = build_heads(options, names)
     labels = {name: head.column(dataset.columns) for name, head in heads.items()}
     for name, head in heads.items():
-        if isinstance(head, ClassHead | AgeYearsHead) and recipe.heads[head.name].class_weights:
+        if isinstance(head, ClassHead | AgeYearsHead) and options.heads[head.name]["class_weights"]:
             weights = class_weights(head.classes(labels[name][split.train]), head.class_count)
             heads[name] = dataclasses.replace(head, class_weights=weights)
     return heads, labels
-
-
-def _describe(
-    recipe: ConfigDict, metadata: Mapping[str, Any], dataset: Dataset, split: Split, heads: Mapping[str, Head]
-) -> str:
-    """Describes data, labels and split in lines of text."""
-    counts = metadata["identical_files"]
-    synthetic = f" ({DISCLAIMER})" if metadata["synthetic"] else ""
-    fold = f", fold {split.fold} of {split.folds}" if split.folds else ""
-    what = "recordings" if metadata["kind"] == "audio" else "pictures"
-    lines = [
-        f"dataset  {recipe.dataset.name} {metadata['dataset_version']}: {len(dataset)} {what}{synthetic} "
-        f"at {recipe.dataset.image_size}x{recipe.dataset.image_size}",
-        f"feed     {dataset.placement}",
-        f"labels   perceived age and gender as annotated; age groups: {recipe.age_groups}",
-        f"split    {marked(split.protocol, is_leaky(split))}{fold}: {len(split.train)} train, "
-        f"{len(split.validation)} validation, {len(split.test)} test; sha256 {split.sha256[:16]}",
-    ]
-    if counts["groups"]:
-        lines.append(
-            f"         {counts['groups']} groups of identical files ({counts['files']} files), "
-            f"{counts['conflicting_groups']} of them with conflicting labels: these {counts['conflicting_files']} "
-            "files are kept out of validation and test"
-        )
-    for name in ("validation", "test"):
-        got, wanted = split.report[name], split.report[f"wanted_{name}"]
-        if abs(got - wanted) > 0.25 * wanted:
-            lines.append(f"         {name} has {got} examples where {wanted} were wanted: groups stay whole")
-    if recipe.heads.gender.undefined:
-        lines.insert(3, '         the gender "undefined" means "infant, not annotated": it is no third gender')
-    lines.append(f"         {identities(metadata['subjects'])}")
-    if leaks := split.report["groups_in_several_parts"]:
-        lines.append(f"         leaky: {leaks} groups that belong together lie in several parts")
-    if seen := split.report.get("seen_by_pretrained"):
-        lines.append(f"         leaky: {seen} validation and test examples were seen by the pretrained run")
-    if spectrogram := metadata.get("spectrogram"):
-        lines.append("sound    " + ", ".join(f"{key} {value}" for key, value in spectrogram.items()))
-    for name, head in heads.items():
-        if isinstance(head, ClassHead) and head.class_weights is not None:
-            pairs = zip(head.names, head.class_weights, strict=True)
-            lines.append(f"weights  {name}: " + ", ".join(f"{label} {weight:.2f}" for label, weight in pairs))
-        elif isinstance(head, AgeYearsHead) and head.class_weights is not None:
-            present = head.class_weights[head.class_weights > 0]
-            lines.append(f"weights  {name}: {present.min():.2f} to {present.max():.2f} for {len(present)} years")
-    if not metadata["synthetic"]:
-        lines.append(f"terms    {dataset.terms}")
-    return "\n".join(lines)
-
-
-def _describe_model(
-    name: str, params: Any, options: TrainOptions, optimizer: OptimizerOptions, schedule: Schedule
-) -> str:
-    """Describes the model and its training in a line: parameters, steps and epochs."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    until = f" until epoch {optimizer.unfreeze_epoch:g}" if optimizer.unfreeze_epoch else ""
-    frozen = f", {frozen_parameters(optimizer, params):,} of them frozen{until}" if optimizer.freeze else ""
-    steps = f"{schedule.total} steps of {options.batch_size} ({_epochs(options.epochs, schedule)})"
-    return f"model    {name}, {count:,} parameters{frozen}; {steps}"
-
-
-def _epochs(asked: float, schedule: Schedule) -> str:
-    """Says how many epochs a run has; where whole dispatches make it many more or fewer than was asked for, why."""
-    epochs = schedule.total / schedule.steps_per_epoch
-    text = f"{epochs:.1f} epochs"
-    # By more than a dispatch it was cut short on purpose.
-    rounded = abs(schedule.total - asked * schedule.steps_per_epoch) <= schedule.dispatch
-    if rounded and abs(epochs - asked) > 0.25 * asked:
-        text += (
-            f", not {asked:g}: steps come in blocks of {schedule.dispatch}; "
-            "--config.train.steps_per_dispatch=1 comes closest"
-        )
-    return text
 
 
 def _subjects(columns: Mapping[str, np.ndarray], split: Split) -> dict[str, int]:

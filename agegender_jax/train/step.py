@@ -18,8 +18,8 @@ from agegender_jax.mesh import by_batch, replicated
 from agegender_jax.models.convolution import CONVOLVED
 from agegender_jax.models.heads import Head
 from agegender_jax.models.model import key_streams
+from agegender_jax.recipe_options import TrainOptions
 from agegender_jax.sharding import bytes_per_device, fsdp_loss
-from agegender_jax.train.options import TrainOptions
 from agegender_jax.train.state import TrainState
 
 _MEND = (
@@ -233,9 +233,9 @@ def memory_of(program: Any, data: Any, abstract: TrainState) -> str:
     needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes + usage.output_size_in_bytes
     needed -= usage.alias_size_in_bytes  # the new state lies where the old one did
     text = (
-        f"{needed / 1e9:.2f} GB of {where}, {limit / 1e9:.2f} GB: {bytes_per_device(data) / 1e9:.2f} of data, "
-        f"{bytes_per_device(abstract) / 1e9:.2f} of state, {usage.temp_size_in_bytes / 1e9:.2f} while it computes"
+        f"{needed / 1e9:.2f} GB of {where}, {limit / 1e9:.2f} GB: {bytes_per_device(data) / 1e9:.2f} GB data, "
+        f"{bytes_per_device(abstract) / 1e9:.2f} GB state, {usage.temp_size_in_bytes / 1e9:.2f} GB temporary"
     )
     if needed > limit:
         raise UserError(f"A step needs {text}. {_MEND}")
-    return f"         a step takes {text}"
+    return f"Memory of a training step: {text}"

@@ -20,12 +20,10 @@ from agegender_jax.evaluate import uncertainty
 from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, identities
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run
-from agegender_jax.splits import PROTOCOLS, marked
+from agegender_jax.splits import marked
 from agegender_jax.text import by_row, duration, plain
 from agegender_jax.train.loop import preemption, train_recipe
-from agegender_jax.train.pretraining import with_normalization
-
-_MAX_REPEATS = 100
+from agegender_jax.train.setup import check_recipe
 
 
 @dataclass(frozen=True)
@@ -39,63 +37,6 @@ class TrialSpec:
     recipe: ConfigDict
 
 
-def expand_trials(
-    recipe: ConfigDict, protocols: Sequence[str] = (), folds: str = "", repeats: int = 1
-) -> list[TrialSpec]:
-    """The runs of a study, in the order in which they are trained.
-
-    Args:
-      recipe: of all of them.
-      protocols: of the split; none leaves the recipe's.
-      folds: "all", or numbers with commas between; "" leaves the recipe's.
-      repeats: runs of each that differ in their seed: parameters, order and augmentation, not the split.
-
-    Raises:
-      UserError: an unknown protocol, a fold that there is not, or no repeats.
-
-    >>> from agegender_jax import recipe as recipes
-    >>> adience = recipes.base()
-    >>> adience.split.folds = 5
-    >>> [member.name for member in expand_trials(adience, ["paper", "disjoint"], "0,1")]
-    ['paper-fold_0', 'disjoint-fold_0', 'paper-fold_1', 'disjoint-fold_1']
-    >>> [member.name for member in expand_trials(recipes.base(), repeats=2)]
-    ['disjoint', 'disjoint-repeat_1']
-    """
-    protocols = list(protocols) or [recipe.split.protocol]
-    for protocol in protocols:
-        if protocol not in PROTOCOLS or protocols.count(protocol) > 1:
-            raise UserError(f"--protocols has {protocol!r}; name each of these at most once: {', '.join(PROTOCOLS)}.")
-    if not 1 <= repeats <= _MAX_REPEATS:
-        raise UserError(f"--repeats={repeats} is out of range; it must be 1 to {_MAX_REPEATS}.")
-    numbers = _folds(folds, recipe.split.folds) if folds else [recipe.split.fold]
-    members = []
-    for repeat in range(repeats):
-        for fold in numbers:
-            for protocol in protocols:
-                # A run is named alike whatever is trained beside it, so that a wider study goes on with it.
-                parts = [protocol] + ([f"fold_{fold}"] if recipe.split.folds else [])
-                parts += [f"repeat_{repeat}"] if repeat else []
-                own = ConfigDict(recipe.to_dict()).lock()
-                own.split.update(protocol=protocol, fold=fold)
-                own.seed = recipe.seed + repeat
-                members.append(TrialSpec("-".join(parts), protocol, fold, repeat, own))
-    return members
-
-
-def _folds(text: str, folds: int) -> list[int]:
-    if not folds:
-        raise UserError(f"--folds={text} needs a recipe with folds; set --config.split.folds=5, for example.")
-    if text == "all":
-        return list(range(folds))
-    try:
-        numbers = [int(number) for number in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(folds)):
-        raise UserError(f"--folds={text} is not right; it must be `all`, or some of 0 to {folds - 1} such as 0,2.")
-    return numbers
-
-
 def run_sweep(
     members: Sequence[TrialSpec], workdir: Path, *, manual_dir: Path | None, data_dir: Path, progress: bool = True
 ) -> dict[str, Any]:
@@ -104,7 +45,7 @@ def run_sweep(
     A protocol that the data cannot honour is left out, with the reason under the table.
 
     Args:
-      members: from `expand_trials`.
+      members: from `command.expand_trials`.
       workdir: each run's folder is made in it, and `study.json` when all are complete.
       manual_dir: where the downloaded data lie, or None.
       data_dir: where prepared datasets and caches lie.
@@ -184,7 +125,7 @@ def _start(workdir: Path, members: Sequence[TrialSpec]) -> Path:
         for member in members:
             directory = workdir / member.name
             if (directory / "split.json").exists():
-                Run.start(directory, with_normalization(member.recipe, directory))
+                Run.start(directory, check_recipe(member.recipe, directory))
         path = workdir / "study.json"
         path.unlink(missing_ok=True)
     except OSError as error:

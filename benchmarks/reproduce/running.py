@@ -14,8 +14,9 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.run import Run
 from agegender_jax.text import Table, plain
-from agegender_jax.train.pretraining import with_normalization
-from agegender_jax.train.sweep import TrialSpec, expand_trials
+from agegender_jax.train.command import expand_trials
+from agegender_jax.train.setup import check_recipe
+from agegender_jax.train.sweep import TrialSpec
 from benchmarks import launch_runs
 from benchmarks.bench_rows import say
 from benchmarks.pipe_rpc import ROOT
@@ -186,7 +187,7 @@ def check(workdir: Path, recipe: ConfigDict) -> None:
     """
     if (workdir / "split.json").exists():
         with _our_flag():
-            Run.start(workdir, with_normalization(recipe, workdir))
+            Run.start(workdir, check_recipe(recipe, workdir))
 
 
 def _train(

@@ -13,6 +13,7 @@ from scipy.stats import ttest_ind
 from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions, write_predictions
 from agegender_jax.labels import GENDERS
 from agegender_jax.models.heads import build_heads
+from agegender_jax.recipe_options import model_options
 from benchmarks.reproduce import collect, intervals, running, tables
 from benchmarks.reproduce.papers import TARGETS
 
@@ -29,7 +30,7 @@ def _predictions(
     """A run that says the gender of some examples, numbered from `start`, right where told so."""
     recipe = _recipe("three")
     recipe.seed = seed
-    heads = build_heads(recipe)
+    heads = build_heads(model_options(recipe).heads)
     label = np.arange(len(right), dtype=np.int32) % 2
     said = np.where(right, label, 1 - label)
     columns: dict[str, Any] = {name: np.zeros(len(right), np.float32) for name in ("age", "age_low", "age_high")}
@@ -88,7 +89,7 @@ def test_folds_are_pooled_and_so_is_the_figure(tmp_path: Path) -> None:
 
 def test_a_routed_systems_figures_are_the_summarys(tmp_path: Path) -> None:
     recipe = _recipe("routed")
-    heads = build_heads(recipe)
+    heads = build_heads(model_options(recipe).heads)
     rng = np.random.default_rng(0)
     age = rng.integers(1, 90, 400).astype(np.float32)
     columns: dict[str, Any] = {"age": age, "age_low": age, "age_high": age, "race": np.zeros(400, np.int32)}

@@ -17,8 +17,9 @@ from agegender_jax.data.augment import augment
 from agegender_jax.data.decode_image import decode_image
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.heads import build_heads
-from agegender_jax.models.model import model_structure
+from agegender_jax.models.model import define_model
 from agegender_jax.models.pretrained.matching import TORCH_LEAVES, flatten
+from agegender_jax.recipe_options import model_options
 from agegender_jax.train.model_profile import random_values, recipe_of
 from benchmarks import jax_side, step
 
@@ -82,9 +83,10 @@ def _copied(params: Any, stats: Any, net: str, peer: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("net", NETS)
 def test_nets_give_our_logits_with_our_parameters(net: str) -> None:
     recipe = _recipe(net)
-    heads = build_heads(recipe)
+    heads = build_heads(model_options(recipe).heads)
     outputs = {name: head.size for name, head in heads.items()}
-    graphdef, *shapes = model_structure(recipe, heads)
+    model = define_model(model_options(recipe), heads)
+    graphdef, shapes = model.graphdef, [model.params, model.stats]
     rng = np.random.default_rng(0)
     params, stats = random_values(shapes, rng)
     stats = jax.tree.map(lambda leaf: leaf * rng.uniform(0.5, 2.0, leaf.shape).astype(np.float32), stats)

@@ -10,6 +10,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
 from agegender_jax.errors import Refused, UserError
 from agegender_jax.models.heads import build_heads
+from agegender_jax.recipe_options import model_options
 from agegender_jax.splits import PARTS
 from agegender_jax.train.measurement import selection_metric
 
@@ -105,7 +106,7 @@ def test_the_ways_out_are_recipes_that_pass(way: int) -> None:
             section = section[part]
         section[last] = type(section[last])(value)
     recipes.check(made)
-    heads = build_heads(made)
+    heads = build_heads(model_options(made).heads)
     assert len(heads) == 2
     assert "class_name" not in heads
     selection_metric(made.evaluate.select, heads)

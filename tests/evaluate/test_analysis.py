@@ -18,6 +18,7 @@ from agegender_jax.evaluate.uncertainty import of_predictions
 from agegender_jax.labels import AGE_GROUPS, AgeGroups
 from agegender_jax.metrics import Metric, mean
 from agegender_jax.models.heads import AgeGroupHead, Head, build_heads
+from agegender_jax.recipe_options import model_options
 from agegender_jax.report.mistakes import mistakes
 from agegender_jax.run import without_nan
 
@@ -27,7 +28,7 @@ def drawn(n: int, seed: int = 0, **options: float) -> Predictions:
     recipe = recipes.base()
     for name, weight in options.items():
         recipe.heads[name].weight = weight
-    heads = build_heads(recipe)
+    heads = build_heads(model_options(recipe).heads)
     rng = np.random.default_rng(seed)
     age = rng.integers(0, 90, n).astype(np.float32)
     columns = {
@@ -176,7 +177,7 @@ def test_a_regression_has_no_calibration() -> None:
     recipe = recipes.base()
     recipe.heads.age.loss = "l1"
     mean = {"age": (whole.distributions["age"] @ np.arange(101, dtype=np.float32))[:, None]}
-    heads = {"age": build_heads(recipe)["age"]}
+    heads = {"age": build_heads(model_options(recipe).heads)["age"]}
     found = analyse(Predictions(**{**vars(whole), "heads": heads, "distributions": mean}), draws=10)
     assert found["calibration"] == found["selective"] == found["confusion"] == {}
     assert found["metrics"]["age/mae"]["value"] < 12

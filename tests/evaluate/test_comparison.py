@@ -14,6 +14,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.evaluate.comparison import ComparedRun, compare, load, text
 from agegender_jax.evaluate.predictions import NAME, Predictions, write_predictions
 from agegender_jax.models.heads import build_heads
+from agegender_jax.recipe_options import model_options
 
 N = 300
 
@@ -23,7 +24,7 @@ def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **meta
     recipe = recipes.base()
     recipe.heads.age_group.weight = 0.0
     recipe.seed = seed
-    heads = build_heads(recipe)
+    heads = build_heads(model_options(recipe).heads)
     people = np.random.default_rng(0)
     age = people.integers(20, 60, N).astype(np.float32)
     gender = people.integers(0, 2, N).astype(np.int32)

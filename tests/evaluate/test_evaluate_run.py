@@ -24,7 +24,7 @@ from agegender_jax.evaluate.evaluate_run import _meaning, as_columns, evaluate_r
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.heads import AgeYearsHead, build_heads
-from agegender_jax.recipe_options import data_options
+from agegender_jax.recipe_options import data_options, model_options
 from agegender_jax.run import Run
 from agegender_jax.splits import Split, make_split
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
@@ -312,7 +312,7 @@ def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(
 def test_heads_that_mean_something_else_are_not_averaged(key: str, value: Any, reason: str, model: LoadedModel) -> None:
     recipe = ConfigDict(model.run.recipe.to_dict())
     recipe.update_from_flattened_dict({key: value})
-    other = dataclasses.replace(model, heads=build_heads(recipe))
+    other = dataclasses.replace(model, heads=build_heads(model_options(recipe).heads))
     with pytest.raises(UserError, match=rf"cannot be averaged: {reason}"):
         evaluate_runs([model, other], progress=False)
 

@@ -19,7 +19,7 @@ from agegender_jax.evaluate.targets import fit_baseline, make_targets, measure_t
 from agegender_jax.mesh import replicated
 from agegender_jax.models.heads import Head, build_heads
 from agegender_jax.models.model import split_model
-from agegender_jax.recipe_options import preprocess_options
+from agegender_jax.recipe_options import data_options, model_options
 
 SIZE = 8  # pixels
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, SIZE, SIZE, 3), np.uint8)
@@ -50,11 +50,11 @@ def mesh_of(devices: int, model: int = 1) -> Mesh:
 
 
 def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, DeviceLoader]:
-    heads = build_heads(recipe)
+    heads = build_heads(model_options(recipe).heads)
     graphdef, params, stats = split_model(Linear(heads))
     state = jax.device_put((params, stats), replicated(mesh))
     loader = ResidentLoader(IMAGES, mesh, {}, None)
-    preprocessor = ImagePreprocessor(preprocess_options(recipe))
+    preprocessor = ImagePreprocessor(data_options(recipe).preprocess)
     evaluator = Evaluator(graphdef, head_distributions(heads), recipe.evaluate.batch_size, preprocessor, mesh)
     return evaluator, state, loader
 
@@ -136,7 +136,7 @@ def test_a_flipped_view_is_averaged_in(small_recipe: ConfigDict) -> None:
 
 
 def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
-    heads = build_heads(small_recipe)
+    heads = build_heads(model_options(small_recipe).heads)
     evaluator, state, feed = make(small_recipe, mesh_of(8))
     rng = np.random.default_rng(3)
     n = len(IMAGES)
@@ -162,7 +162,7 @@ def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
 
 
 def test_no_example_gives_no_figure(small_recipe: ConfigDict) -> None:
-    heads = build_heads(small_recipe)
+    heads = build_heads(model_options(small_recipe).heads)
     evaluator, state, feed = make(small_recipe, mesh_of(2))
     distributions = evaluator.distributions(state, feed, np.zeros(0, np.int64))
     labels = {"gender": np.zeros(0, np.int32), "age_group": np.zeros(0, np.int32), "age": np.zeros(0, np.float32)}
@@ -173,7 +173,7 @@ def test_no_example_gives_no_figure(small_recipe: ConfigDict) -> None:
 
 
 def test_constants_are_those_of_the_training_labels(small_recipe: ConfigDict) -> None:
-    heads = build_heads(small_recipe)
+    heads = build_heads(model_options(small_recipe).heads)
     train = {
         "gender": np.array([1, 1, 0, -1], np.int32),
         "age_group": np.array([4, 4, 4, 0], np.int32),

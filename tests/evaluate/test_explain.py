@@ -25,7 +25,8 @@ from agegender_jax.evaluate.explain import MAX_COUNT, SIDE, answer_text, export,
 from agegender_jax.evaluate.loaded import LoadedModel, trained_heads
 from agegender_jax.evaluate.saliency import Explained, Explainer
 from agegender_jax.models.backbones.attention import VARIANTS, Variant
-from agegender_jax.models.model import model_structure
+from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import model_options
 from agegender_jax.run import Run
 from agegender_jax.synthetic.faces import generate_face
 from tfds_builders.faces import crop_largest
@@ -69,7 +70,8 @@ def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         run.recipe.model.update(backbone="residual_attention", variant="tiny")
         run.recipe.evaluate.update(batch_size=8, flip=False)
         (folder / "recipe.json").write_text(recipes.to_json(run.recipe))
-        _, *shapes = model_structure(run.recipe, trained_heads(run))
+        model = define_model(model_options(run.recipe), trained_heads(run))
+        shapes = [model.params, model.stats]
         random = np.random.default_rng(0)
         params, stats = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0, 0.2, leaf.shape), leaf.dtype), shapes)
         checkpoints = run.checkpoints()

@@ -25,6 +25,7 @@ from agegender_jax.models.backbones.attention import AttentionEnsemble
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, build_heads
 from agegender_jax.models.model import Model, build_model
+from agegender_jax.recipe_options import model_options
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -32,14 +33,14 @@ def test_every_backbone_has_maps(name: str, small_recipe: ConfigDict) -> None:
     """And before the last pooling: VGG's are 4x4 at 64 pixels, where its embedding is of 2x2."""
     small_recipe.dataset.image_size = 64
     small_recipe.model.update(backbone=name, variant="", dtype="bfloat16")
-    heads = build_heads(small_recipe)
+    heads = build_heads(model_options(small_recipe).heads)
     found: list[jax.Array] = []
 
     def keep(x: jax.Array) -> jax.Array:
         found.append(x)
         return x
 
-    model = nnx.eval_shape(lambda: build_model(small_recipe, heads))
+    model = nnx.eval_shape(lambda: build_model(model_options(small_recipe), heads))
     with layers.intercept_features(keep):
         nnx.eval_shape(lambda model, x: model(x), model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
     edges = {

@@ -15,7 +15,8 @@ from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.backbones import BackboneOptions
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
 from agegender_jax.models.heads import build_heads
-from agegender_jax.models.model import _Keys, backbone_options, build_model, key_streams, model_structure, split_model
+from agegender_jax.models.model import _Keys, build_model, define_model, key_streams, split_model
+from agegender_jax.recipe_options import model_options
 
 
 def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
@@ -24,31 +25,32 @@ def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
     small_recipe.heads.age_group.loss = "coral"
     small_recipe.heads.age.update(loss="dldl", decoding="expectation", spread=3.0)
     weights = np.arange(24, dtype=np.float32)
-    heads: Any = build_heads(small_recipe, class_weights={"age_group": weights})
+    heads: Any = build_heads(model_options(small_recipe).heads, class_weights={"age_group": weights})
     gender, group, age = heads["gender"], heads["age_group"], heads["age"]
     assert {name: head.size for name, head in heads.items()} == {"gender": 2, "age_group": 23, "age": 101}
     assert (gender.weight, gender.label_smoothing, gender.class_weights) == (0.5, 0.1, None)
     assert group.scheme is AGE_GROUPS["five_year"]
     assert group.class_weights is weights
     assert (age.loss_name, age.decoding, age.spread, age.class_weights) == ("dldl", "expectation", 3.0, None)
-    _, params, _ = model_structure(small_recipe, heads)
+    params = define_model(model_options(small_recipe), heads).params
     assert params["heads"]["age_group"]["bias"].shape == (23,)  # one kernel for all of them
     assert params["heads"]["age_group"]["kernel"].shape[1] == 1
 
 
 def test_head_of_weight_zero_is_left_out(small_recipe: ConfigDict) -> None:
     small_recipe.heads.age.weight = 0.0
-    heads = build_heads(small_recipe)
+    heads = build_heads(model_options(small_recipe).heads)
     assert set(heads) == {"gender", "age_group"}
-    _, params, _ = model_structure(small_recipe, heads)
+    params = define_model(model_options(small_recipe), heads).params
     assert set(params["heads"]) == set(heads)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_parameters_and_statistics_are_float32(small_recipe: ConfigDict, dtype: str) -> None:
     small_recipe.model.dtype = dtype
-    heads = build_heads(small_recipe)
-    graphdef, params, stats = model_structure(small_recipe, heads)
+    heads = build_heads(model_options(small_recipe).heads)
+    model = define_model(model_options(small_recipe), heads)
+    graphdef, params, stats = model.graphdef, model.params, model.stats
     logits = jax.eval_shape(
         lambda params, stats, x: nnx.merge(graphdef, params, stats)(x, train=True, rngs=nnx.Rngs(dropout=0)),
         params,
@@ -68,17 +70,18 @@ def test_model_is_a_function_of_its_seed_and_survives_the_split(
 ) -> None:
     monkeypatch.setitem(VARIANTS, "tiny", Variant((ConvBlock(4, pool=(2, 2)),), hidden=(8,)))
     small_recipe.model.variant = "tiny"
-    heads = build_heads(small_recipe)
-    graphdef, params, stats = split_model(build_model(small_recipe, heads))
+    heads = build_heads(model_options(small_recipe).heads)
+    graphdef, params, stats = split_model(build_model(model_options(small_recipe), heads))
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (params, stats))
-    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), model_structure(small_recipe, heads)[1:])
+    model = define_model(model_options(small_recipe), heads)
+    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (model.params, model.stats))
 
     _, again, stats_again = split_model(nnx.merge(graphdef, params, stats))
     jax.tree.map(np.testing.assert_array_equal, (params, stats), (again, stats_again))
-    _, rebuilt, _ = split_model(build_model(small_recipe, heads))
+    _, rebuilt, _ = split_model(build_model(model_options(small_recipe), heads))
     jax.tree.map(np.testing.assert_array_equal, params, rebuilt)
     small_recipe.seed = 1
-    _, other, _ = split_model(build_model(small_recipe, heads))
+    _, other, _ = split_model(build_model(model_options(small_recipe), heads))
     for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True):
         if before.ndim > 1:
             assert not np.array_equal(before, after)
@@ -103,11 +106,11 @@ def test_model_is_a_function_of_its_seed_and_survives_the_split(
 def test_an_option_that_is_unknown_or_has_no_effect_is_refused(small_recipe: ConfigDict, model: dict, key: str) -> None:
     small_recipe.model.update({"variant": ""} | model)
     with pytest.raises(UserError, match=f"config.{key}="):
-        model_structure(small_recipe, build_heads(small_recipe))
+        define_model(model_options(small_recipe), build_heads(model_options(small_recipe).heads))
 
 
 def test_the_defaults_of_a_backbone_are_those_of_the_recipe() -> None:
-    assert backbone_options(recipes.base(), 3) == BackboneOptions(image_size=256, outputs=3)
+    assert model_options(recipes.base()).backbone_options == BackboneOptions(image_size=256, outputs=0)
 
 
 @pytest.mark.parametrize("missing", [("gender",), ("age", "age_group")])
@@ -116,7 +119,7 @@ def test_a_gender_that_joins_nothing_is_refused(small_recipe: ConfigDict, missin
     for name in missing:
         small_recipe.heads[name].weight = 0.0
     with pytest.raises(UserError, match=r"config\.model\.gender_to_age"):
-        model_structure(small_recipe, build_heads(small_recipe))
+        define_model(model_options(small_recipe), build_heads(model_options(small_recipe).heads))
 
 
 def test_the_keys_of_fresh_parameters_are_those_of_nnx() -> None:

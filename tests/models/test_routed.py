@@ -21,7 +21,8 @@ from agegender_jax.models.backbones.routed import Routed
 from agegender_jax.models.backbones.small_cnn import ConvBlock, Variant
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head, build_heads
 from agegender_jax.models.heads.routing import route_by_gender
-from agegender_jax.models.model import Model, build_model, model_structure, split_model
+from agegender_jax.models.model import Model, build_model, define_model, split_model
+from agegender_jax.recipe_options import model_options
 from agegender_jax.train.step import total_loss
 from tests.arrays import assert_close
 
@@ -194,11 +195,11 @@ def test_a_recipes_model_learns_from_its_own_gender_and_is_measured(monkeypatch:
     monkeypatch.setitem(vgg.STAGES, 16, (1, 1, 0, 0, 0))  # compiles sooner
     monkeypatch.setitem(small_cnn.VARIANTS, "gender_three", Variant((ConvBlock(4, pool=(8, 8)),), hidden=(8,)))
     recipe = _recipe()
-    heads = build_heads(recipe)
+    heads = build_heads(model_options(recipe).heads)
     sizes = {"gender": 2, "age_group_male": 24, "age_group_female": 24}
     assert {name: head.size for name, head in heads.items()} == sizes
-    graphdef, _, _ = model_structure(recipe, heads)
-    params, stats = jax.jit(lambda: split_model(build_model(recipe, heads))[1:])()
+    graphdef = define_model(model_options(recipe), heads).graphdef
+    params, stats = jax.jit(lambda: split_model(build_model(model_options(recipe), heads))[1:])()
     assert set(params["backbone"]) == {"gender", "male", "female"}
     ages = np.array([3.0, 30.0, 61.0, 62.0])
     examples = {"gender": np.zeros(4, np.int32), "age_low": ages, "age_high": ages}
@@ -228,7 +229,7 @@ def test_the_shared_net_has_as_many_parameters_and_differs_in_nothing_else(route
     counts = []
     for argument in (routed, shared):
         recipe = _config(argument)
-        _, params, _ = model_structure(recipe, build_heads(recipe))
+        params = define_model(model_options(recipe), build_heads(model_options(recipe).heads)).params
         counts.append(sum(leaf.size for leaf in jax.tree.leaves(params)))
     assert counts[1] == pytest.approx(counts[0], rel=0.01)
     different = {line.split(":")[0] for line in recipes.differences(_config(routed), _config(shared))}
@@ -249,4 +250,4 @@ def test_what_does_not_go_together_is_named(keys: dict[str, Any], message: str) 
     recipe = _recipe()
     recipe.update_from_flattened_dict(keys)
     with pytest.raises(UserError, match=message):
-        model_structure(recipe, build_heads(recipe))
+        define_model(model_options(recipe), build_heads(model_options(recipe).heads))

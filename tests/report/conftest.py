@@ -10,10 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
-from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, portable, write_predictions
+from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, write_predictions
 from agegender_jax.evaluate.targets import baseline_targets, fit_baseline, measure_targets, target_heads
 from agegender_jax.labels import AGE_GROUPS, GENDERS
 from agegender_jax.models.heads import build_heads, metrics_table
+from agegender_jax.recipe_options import model_options
 from agegender_jax.report.content import Content, gather, own_predictions
 from agegender_jax.run import Run
 from agegender_jax.splits import make_split
@@ -52,7 +53,7 @@ def _make(
     gender = rng.integers(0, 2, count).astype(np.int32)
     columns = {"age": age, "age_low": age, "age_high": age, "gender": gender, "race": rng.integers(0, 5, count)}
     columns |= {"cluster": np.arange(count) % (speakers or count), "class_name": rng.choice(CLASSES, count)}
-    built = build_heads(recipe, CLASSES)
+    built = build_heads(model_options(recipe).heads, CLASSES)
     labels = {name: head.column(columns) for name, head in built.items()}
     groups = AGE_GROUPS["nearest"].assign(age)
     split = make_split(keys, groups, np.full(count, -1), conflicted=np.zeros(count, bool))
@@ -82,7 +83,7 @@ def _make(
         {name: labels[name][rows] for name in built},
         {name: distributions[name][rows] for name in built},
         built,
-        {**identity, "class_names": list(CLASSES), "recipe": portable(recipe)},
+        {**identity, "class_names": list(CLASSES), "recipe": json.loads(recipes.to_json(recipe, paths=False))},
     )
     names, baseline = fit_baseline(built, {name: label[split.train] for name, label in labels.items()})
     test = {name: label[split.test] for name, label in labels.items()}

@@ -29,11 +29,11 @@ from agegender_jax.evaluate.features import read_features, write_features
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.mesh import replicated
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
-from agegender_jax.models.model import model_structure
+from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import model_options, train_options
 from agegender_jax.run import Run
 from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.options import OptimizerOptions, TrainOptions
 from agegender_jax.train.setup import build_setup
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
@@ -125,7 +125,7 @@ def test_their_figures_are_the_same(two: Two) -> None:
 
 
 def test_what_is_chosen_is_said(two: Two) -> None:
-    assert "\nfeed     stream (0.00 GB decoded, 50% of the memory that is free for each device is " in two.printed
+    assert "\nLoading: stream (0.00 GB decoded, 50% of the memory that is free for each device is " in two.printed
     assert "bytes of decoded examples on all devices and" in two.printed
 
 
@@ -147,17 +147,16 @@ def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_
     for feed in ("resident", "stream"):
         recipe = make_recipe(feed)
         setup = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
-        optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 8, 10.0)
-        graphdef, *shapes = model_structure(recipe, setup.heads)
+        optimizer = make_optimizer(train_options(recipe).optimizer, 8, 10.0)
+        model = define_model(model_options(recipe), setup.heads)
+        graphdef, shapes = model.graphdef, [model.params, model.stats]
         # Not the model's own values: their initialisation takes longer to compile than all the rest.
         params, stats = jax.tree.map(
             lambda leaf: np.linspace(0, 0.1, leaf.size, dtype=leaf.dtype).reshape(leaf.shape), shapes
         )
         begin = partial(initial_state, optimizer=optimizer, average=True)
         state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
-        steps = jit_train_steps(
-            graphdef, setup.heads, optimizer, TrainOptions.from_recipe(recipe), setup.preprocessor, mesh
-        )
+        steps = jit_train_steps(graphdef, setup.heads, optimizer, train_options(recipe), setup.preprocessor, mesh)
         order = BatchSampler(setup.split.train, 16, recipe.seed)
         source = make_loader(setup.dataset, mesh, setup.labels, order, 8)
         with jax.set_mesh(mesh):

@@ -12,10 +12,10 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.loader import make_loader
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.mesh import make_mesh
-from agegender_jax.models.model import build_model, model_structure, split_model
+from agegender_jax.models.model import build_model, define_model, split_model
+from agegender_jax.recipe_options import model_options, train_options
 from agegender_jax.sharding import bytes_per_device, total_bytes
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.options import OptimizerOptions, TrainOptions
 from agegender_jax.train.setup import Setup, build_setup
 from agegender_jax.train.state import abstract_state, initial_state
 from agegender_jax.train.step import jit_train_steps
@@ -41,7 +41,7 @@ def setup(synthetic_dir: Path, data_dir: Path) -> Setup:
 @pytest.fixture(scope="module")
 def begin(setup: Setup) -> Any:
     """The state before the first step, on the host."""
-    _, params, stats = split_model(build_model(recipe_with(), setup.heads))
+    _, params, stats = split_model(build_model(model_options(recipe_with()), setup.heads))
     optimizer = make_optimizer(recipe_with().optimizer, 50, 10.0)
     return jax.tree.map(np.asarray, initial_state(params, stats, optimizer, average=True))
 
@@ -50,17 +50,15 @@ def trained(setup: Setup, begin: Any, **compute: Any) -> tuple[np.ndarray, Any, 
     """The losses of some steps on eight devices, the state after them, and the program."""
     recipe, heads = recipe_with(**compute), setup.heads
     mesh = make_mesh(recipe.compute.model)
-    optimizer = make_optimizer(OptimizerOptions.from_recipe(recipe), 50, 10.0)
+    optimizer = make_optimizer(train_options(recipe).optimizer, 50, 10.0)
     shardings = jax.tree.map(
         lambda leaf: leaf.sharding, abstract_state(setup.model, optimizer, mesh, average=True, fsdp=recipe.compute.fsdp)
     )
-    graphdef, _, _ = model_structure(recipe, heads)
+    graphdef = define_model(model_options(recipe), heads).graphdef
     feed = make_loader(setup.dataset, mesh, setup.labels, BatchSampler(setup.split.train, recipe.train.batch_size, 0))
     with jax.set_mesh(mesh):
         state = jax.device_put(begin, shardings)
-        steps = jit_train_steps(
-            graphdef, heads, optimizer, TrainOptions.from_recipe(recipe), setup.preprocessor, mesh, shardings
-        )
+        steps = jit_train_steps(graphdef, heads, optimizer, train_options(recipe), setup.preprocessor, mesh, shardings)
         lowered = steps.lower(state, feed.data, feed.train_batches(0, STEPS))
         state, figures = lowered.compile()(state, feed.data, feed.train_batches(0, STEPS))
     return np.asarray(figures["loss"]), state, lowered.as_text()

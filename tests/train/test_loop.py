@@ -26,11 +26,11 @@ from agegender_jax.errors import Diverged, Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models.heads import ClassHead
+from agegender_jax.recipe_options import train_options
 from agegender_jax.run import Run
 from agegender_jax.train import command as training
 from agegender_jax.train import loop, setup
 from agegender_jax.train.loop import train_recipe
-from agegender_jax.train.options import Schedule
 from agegender_jax.train.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -159,7 +159,7 @@ def test_class_weights_are_printed_and_kept(finished: Any) -> None:
     weights = metadata["class_weights"]["age_group"]
     assert len(weights) == 8
     assert metadata["class_weights"].keys() == {"age_group"}
-    line = next(line for line in finished.printed.splitlines() if line.startswith("weights  age_group: "))
+    line = next(line for line in finished.printed.splitlines() if line.startswith("Class weights, age_group: "))
     assert f"25-32 {weights[4]:.2f}" in line
     head = LoadedModel.load(finished.workdir).heads["age_group"]
     assert isinstance(head, ClassHead)
@@ -459,7 +459,7 @@ def test_schedule(
             "evaluate": {"every_epochs": every},
         }
     )
-    schedule = Schedule.from_recipe(recipe, examples)
+    schedule = train_options(recipe).schedule(examples)
     assert (schedule.total, schedule.every) == expected
 
 

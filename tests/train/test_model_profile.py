@@ -9,7 +9,7 @@ import pytest
 from agegender_jax.errors import UserError
 from agegender_jax.models import convolution
 from agegender_jax.models.profile import count_multiply_adds
-from agegender_jax.train import model_profile
+from agegender_jax.train.model_profile import profile_model
 
 OUTPUTS = 2 + 8 + 101
 """Logits of the default heads: gender, age group, age."""
@@ -26,9 +26,7 @@ def _count(function: Any, *shapes: tuple[int, ...]) -> int:
     [("alexnet", 4096, 0.714), ("vgg11", 4096, 7.609), ("vgg16", 4096, 15.47), ("resnet18", 512, 1.814)],
 )
 def test_multiply_adds_are_the_published_ones(backbone: str, embedding: int, published: float) -> None:
-    costs = model_profile.profile_model(
-        model_profile.recipe_of(backbone, image_size=224, batch_size=32), step_time=False
-    )
+    costs = profile_model(backbone, image_size=224, batch_size=32, step_time=False)
     if backbone == "resnet18":  # 11,689,512 with 1,000 outputs (torchvision), 512 x 1,000 and 1,000 of the last layer
         assert costs["backbone_parameters"] == 11_689_512 - 513_000
         assert costs["parameters"] - costs["backbone_parameters"] == 513 * OUTPUTS
@@ -68,15 +66,15 @@ def test_what_is_inside_counts_too() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_step_takes_time() -> None:
-    recipe = model_profile.recipe_of("small_cnn", image_size=32, batch_size=8)
-    costs = model_profile.profile_model(recipe)
+    costs = profile_model("small_cnn", image_size=32, batch_size=8)
     assert costs["variant"] == "a"
     assert costs["multiply_adds"] == 3 * 4 + 4 * OUTPUTS
     assert costs["backbone_parameters"] == 4 * 4 + 8
     assert 0 < costs["step_seconds"] < 10
-    assert model_profile.profile_model(recipe, step_time=False)["step_seconds"] is None
+    untimed = profile_model("small_cnn", image_size=32, batch_size=8, step_time=False)
+    assert untimed["step_seconds"] is None
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be split evenly over 8 devices"):
-        model_profile.step_seconds(model_profile.recipe_of("small_cnn", image_size=32, batch_size=9))
+        profile_model("small_cnn", image_size=32, batch_size=9)

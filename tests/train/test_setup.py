@@ -1,5 +1,6 @@
 """What a run works on: who is kept where, what is recorded, what is said."""
 
+import dataclasses
 import hashlib
 import json
 import tarfile
@@ -7,18 +8,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.models import model as model_module
+from agegender_jax.recipe_options import Schedule, train_options
 from agegender_jax.run import Run
 from agegender_jax.train import setup as building
+from agegender_jax.train.description import describe_data, describe_model
 from agegender_jax.train.loop import _write_beginning, train_recipe
-from agegender_jax.train.options import OptimizerOptions, Schedule, TrainOptions
-from agegender_jax.train.setup import _describe_model, build_setup
+from agegender_jax.train.setup import build_setup
 
 
 def contents(manual_dir: Path) -> dict[str, str]:
@@ -79,10 +79,15 @@ def test_what_the_run_has_seen_is_kept_by_content(finished: Any) -> None:
 
 
 def test_the_description_names_split_conflicts_and_terms(finished: Any) -> None:
-    for part in ("600 pictures at 32x32", "perceived age and gender as annotated", "age groups: nearest", "120 test"):
+    for part in (
+        "600 images at 32x32",
+        "perceived age and gender as annotated",
+        "age groups: nearest",
+        "Test set: 120 images",
+    ):
         assert part in finished.printed
-    assert "kept out of validation and test" in finished.printed
-    assert "terms    UTKFace is for non-commercial research only" in finished.printed
+    assert "used for training only" in finished.printed
+    assert "Terms: UTKFace is for non-commercial research only" in finished.printed
     assert "leaky" not in finished.printed
 
 
@@ -97,9 +102,9 @@ def test_the_paper_s_protocol_says_that_it_leaks(small_recipe: ConfigDict, finis
         ]
         shared = (subjects[0] & subjects[1]) | (subjects[0] & subjects[2]) | (subjects[1] & subjects[2])
         if leaks := len(shared):
-            assert f"leaky: {leaks} groups that belong together lie in several parts" in setup.description
+            assert f"Leaky: {leaks} groups of one subject or file" in describe_data(setup)
             return
-        assert "leaky: " not in setup.description
+        assert "Leaky: " not in describe_data(setup)
     pytest.fail("no seed of twenty leaked: the test data hold too few identical files")
 
 
@@ -108,9 +113,9 @@ def test_drawn_faces_are_said_to_be_drawn(small_recipe: ConfigDict, data_dir: Pa
     small_recipe.age_groups = "five_year"
     small_recipe.split.update(folds=3, fold=2)
     setup = build_setup(small_recipe, manual_dir=None, data_dir=data_dir, progress=False)
-    text = setup.description
-    assert "60 pictures (synthetic: tests the pipeline and says nothing about people)" in text
-    assert "terms" not in text
+    text = describe_data(setup)
+    assert "60 images at 32x32 (synthetic: tests the pipeline and says nothing about people)" in text
+    assert "Terms" not in text
     assert "fold 2 of 3" in text
     assert "age groups: five_year" in text
 
@@ -155,13 +160,19 @@ def test_other_data_than_the_run_began_with_are_refused(
     (8.0, 40, False),  # 512: cut short, and no other size of a dispatch would do
     (8.0, 520, False),
 ])  # fmt: skip
-def test_blocks_of_steps_are_named_where_they_are_the_cause(epochs: float, total: int, hint: bool) -> None:
-    recipe = recipes.base()
+def test_steps_per_dispatch_is_named_where_it_changes_the_epochs(
+    epochs: float, total: int, hint: bool, small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path
+) -> None:
+    recipe = small_recipe.copy_and_resolve_references()
     recipe.train.update(epochs=epochs, batch_size=10, steps_per_dispatch=20)
-    options, optimizer = TrainOptions.from_recipe(recipe), OptimizerOptions.from_recipe(recipe)
-    line = _describe_model("small_cnn", {"kernel": np.zeros((2, 3))}, options, optimizer, Schedule(total, 20, 20, 64.0))
-    assert f"6 parameters; {total} steps of 10 ({total / 64:.1f} epochs" in line
-    assert ("comes closest" in line) == hint
+    setup = dataclasses.replace(
+        build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False),
+        options=train_options(recipe),
+        schedule=Schedule(total, 20, 20, 64.0),
+    )
+    text = describe_model(setup)
+    assert f"Training: {total} steps of batch size 10 ({total / 64:.1f} epochs" in text
+    assert ("config.train.steps_per_dispatch" in text) == hint
 
 
 def test_a_start_builds_the_heads_once_and_traces_the_initialiser_once(

@@ -25,11 +25,10 @@ from agegender_jax.models import convolution, layers
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
 from agegender_jax.models.heads.routing import route_by_gender
 from agegender_jax.models.model import build_model, split_model
-from agegender_jax.recipe_options import preprocess_options
+from agegender_jax.recipe_options import data_options, model_options, train_options
 from agegender_jax.train import step as step_module
 from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.optimizer import make_optimizer
-from agegender_jax.train.options import TrainOptions
 from agegender_jax.train.setup import Setup, build_setup
 from agegender_jax.train.state import TrainState, initial_state
 from agegender_jax.train.step import (
@@ -108,13 +107,13 @@ def make_steps(recipe: ConfigDict, setup: Setup, devices: int = 8, average: bool
         (devices, 1), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto), devices=jax.devices()[:devices]
     )
     optimizer = make_optimizer(recipe.optimizer, 50, 10.0)
-    graphdef, params, stats = split_model(build_model(recipe, setup.heads))
+    graphdef, params, stats = split_model(build_model(model_options(recipe), setup.heads))
     everywhere, traces = replicated(mesh), []
     function = make_train_steps(
         graphdef,
         setup.heads,
         optimizer,
-        TrainOptions.from_recipe(recipe),
+        train_options(recipe),
         setup.preprocessor,
         lambda x: jax.lax.with_sharding_constraint(x, by_batch(mesh)),
     )
@@ -314,8 +313,8 @@ def train_small(
         graphdef,
         heads,
         optimizer,
-        TrainOptions.from_recipe(recipe),
-        ImagePreprocessor(preprocess_options(recipe)),
+        train_options(recipe),
+        ImagePreprocessor(data_options(recipe).preprocess),
         mesh,
     )
     rows = jax.device_put(np.tile(np.arange(32, dtype=np.int32), (steps, 1)), by_batch(mesh, axis=1))
@@ -424,7 +423,7 @@ def test_what_a_step_takes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "memory", lambda: (4e9, "a card's memory"))
     text = memory_of(_program(), {"content": _array(10**8)}, [_array(16 * 10**7, "data")])
     assert text.strip() == (
-        "a step takes 3.10 GB of a card's memory, 4.00 GB: 0.40 of data, 0.08 of state, 2.00 while it computes"
+        "3.10 GB of a card's memory, 4.00 GB: 0.40 GB data, 0.08 GB state, 2.00 GB temporary"
     )  # 1 + 2 + 0.5 - 0.4; the state is split over eight devices
 
 

@@ -17,8 +17,9 @@ from agegender_jax.metrics import ACCURACY
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train import command as package
 from agegender_jax.train import sweep as module
+from agegender_jax.train.command import expand_trials
 from agegender_jax.train.loop import preemption
-from agegender_jax.train.sweep import expand_trials, report, run_sweep, summarize
+from agegender_jax.train.sweep import report, run_sweep, summarize
 
 
 def recipe(folds: int = 0) -> ConfigDict:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from agegender_jax.models.heads.base import HEADS, Columns, Head, LabelNames, metrics_table
 
@@ -24,7 +23,7 @@ from agegender_jax.models.heads.classes import ClassHead
 from agegender_jax.models.heads.routing import route_by_gender
 
 __all__ = ["GENDERS_AND_UNDEFINED", "HEADS", "AgeGroupHead", "AgeYearsHead", "ClassHead", "ClassNameHead", "Columns"]
-__all__ += ["GenderHead", "Head", "build_heads", "import_heads", "metrics_table"]
+__all__ += ["GenderHead", "Head", "HeadOptions", "build_heads", "import_heads", "metrics_table"]
 
 
 def import_heads() -> None:
@@ -33,26 +32,41 @@ def import_heads() -> None:
         importlib.import_module(module.name)
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+    """Options of all heads.
+
+    Attributes:
+      age_groups: name of the scheme.
+      heads: the options of each head, by its name: `config.heads`.
+      routed: whether there is a head for either gender, see `route_by_gender`.
+    """
+
+    age_groups: str
+    heads: Mapping[str, Mapping[str, Any]]
+    routed: bool
+
+
 def build_heads(
-    recipe: ConfigDict,
+    options: HeadOptions,
     class_names: Sequence[str] = ("unknown",),
     class_weights: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Head]:
-    """Builds the heads of a recipe, by name; a head of weight 0 is left out.
+    """Builds the heads by name; a head of weight 0 is left out.
 
     Args:
-      recipe: of the run.
+      options: of all heads.
       class_names: of the classes that the dataset names itself; before the data are read, any.
       class_weights: float32 `[classes]` for each head that weights its classes; only the loss needs them.
 
     Raises:
       UserError: the backbone does not go with the heads.
     """
-    labels = LabelNames(recipe.age_groups, tuple(class_names))
+    labels = LabelNames(options.age_groups, tuple(class_names))
     heads: dict[str, Any] = {
-        name: head.build(recipe.heads[name], labels) for name, head in HEADS.items() if recipe.heads[name].weight
+        name: head.build(options.heads[name], labels) for name, head in HEADS.items() if options.heads[name]["weight"]
     }
-    if recipe.model.backbone == "routed":
+    if options.routed:
         heads = route_by_gender(heads)
     weighted = (class_weights or {}).items()
     return heads | {name: dataclasses.replace(heads[name], class_weights=weights) for name, weights in weighted}

@@ -19,9 +19,10 @@ from agegender_jax.errors import UserError
 from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.heads import build_heads
-from agegender_jax.models.model import model_structure
+from agegender_jax.models.model import define_model
 from agegender_jax.models.pretrained import loading
 from agegender_jax.models.pretrained.matching import flatten
+from agegender_jax.recipe_options import model_options
 
 PARITY = Path(__file__).parent / "parity"
 Trees = tuple[dict[Any, Any], dict[Any, Any]]
@@ -35,7 +36,8 @@ def _recipe(backbone: str, **model: Any) -> ConfigDict:
 
 
 def _structure(recipe: ConfigDict) -> Trees:
-    _, params, stats = model_structure(recipe, build_heads(recipe))
+    model = define_model(model_options(recipe), build_heads(model_options(recipe).heads))
+    params, stats = model.params, model.stats
     return params, stats
 
 

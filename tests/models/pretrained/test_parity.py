@@ -1,5 +1,6 @@
 """The converted nets against the original implementations: stored logits, and with `pytest -m parity` new ones."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -14,10 +15,11 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.models.backbones import build_backbone
-from agegender_jax.models.model import _Keys, backbone_options, split_model
+from agegender_jax.models.model import _Keys, split_model
 from agegender_jax.models.pretrained import loading
 from agegender_jax.models.pretrained.sources import Weights
 from agegender_jax.models.registry import CAFFE, IMAGENET
+from agegender_jax.recipe_options import model_options
 
 HERE = Path(__file__).parent
 
@@ -47,7 +49,8 @@ class _Headless(nnx.Module):
 
     def __init__(self, recipe: ConfigDict) -> None:
         rngs: Any = _Keys(0)
-        self.backbone = build_backbone(recipe.model.backbone, backbone_options(recipe, script.CLASSES), rngs)
+        options = dataclasses.replace(model_options(recipe).backbone_options, outputs=script.CLASSES)
+        self.backbone = build_backbone(recipe.model.backbone, options, rngs)
 
 
 def ours(case: Any, shapes: dict[str, list[int]], seed: int) -> np.ndarray:
