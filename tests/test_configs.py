@@ -38,18 +38,21 @@ def load(file: str) -> Any:
 
 def shipped() -> list[tuple[str, str | None]]:
     """Every file of configs/ with each of its arguments, which it names when it is given another."""
-    found: list[tuple[str, str | None]] = []
+    shipped_: list[tuple[str, str | None]] = []
     for path in sorted(CONFIGS.glob("*.py")):
         get_config = load(path.name)
         if not get_config.__code__.co_argcount:
-            found.append((path.name, None))
+            shipped_.append((path.name, None))
             continue
         try:
             get_config("?")
         except UserError as error:
             arguments = str(error).split("choose one of: ")[1].rstrip(".").split(", ")
-            found += [(path.name, argument) for argument in arguments]
-    return [*found, ("utkface_baselines.py", "ours_weighted_cpu")]  # whose message says how arguments are put together
+            shipped_ += [(path.name, argument) for argument in arguments]
+    return [
+        *shipped_,
+        ("utkface_baselines.py", "ours_weighted_cpu"),
+    ]  # whose message says how arguments are put together
 
 
 @pytest.fixture
@@ -101,17 +104,17 @@ def enlarge(recipe: ConfigDict) -> None:
 
 
 def programs() -> list[tuple[str, str | None]]:
-    """Of the shipped recipes one for each dataset and network: what else they hold is tested where it is."""
-    found: dict[str, tuple[str, str | None]] = {}
+    """Of the shipped recipes one for each dataset and network."""
+    chosen: dict[str, tuple[str, str | None]] = {}
     for file, argument in shipped():
         recipe = shrink(load(file)(*([argument] if argument else [])))
         shape = {
             key: bool(value) if isinstance(value, float) else value
-            for key, value in recipes._leaves(recipe.to_dict())
+            for key, value in recipes.leaves(recipe).items()
             if key.startswith(("dataset.", "audio.", "model."))
         }
-        found.setdefault(str(sorted(shape.items())), (file, argument))
-    return list(found.values())
+        chosen.setdefault(str(sorted(shape.items())), (file, argument))
+    return list(chosen.values())
 
 
 def test_the_configs_are_found() -> None:
@@ -125,15 +128,8 @@ def test_a_shipped_recipe_is_whole(file: str, argument: str | None) -> None:
     recipes.check(recipe)
     assert recipes.differences(recipes.from_json(recipes.to_json(recipe)), recipe) == []
     assert recipe.name
-    assert _keys(recipe.to_dict()) == _keys(recipes.base().to_dict())
+    assert recipes.leaves(recipe).keys() == recipes.leaves(recipes.base()).keys()
     assert f"configs/{file}" in (CONFIGS / file).read_text()
-
-
-def _keys(tree: dict[str, Any], prefix: str = "") -> set[str]:
-    found = set()
-    for key, value in tree.items():
-        found |= _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
-    return found
 
 
 def test_every_recipe_that_is_named_anywhere_exists() -> None:
@@ -147,7 +143,13 @@ def test_every_recipe_that_is_named_anywhere_exists() -> None:
     assert ("voice_small.py", "png") in shipped()
 
 
-@pytest.mark.parametrize(("file", "argument"), programs())
+QUICK = {("quickstart.py", None), ("adience_cnn.py", "cpu"), ("voice_small.py", "folders")}
+
+
+@pytest.mark.parametrize(
+    ("file", "argument"),
+    [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in programs()],
+)
 @pytest.mark.usefixtures("shallow")
 def test_a_shipped_recipe_trains(
     file: str,

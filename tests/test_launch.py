@@ -64,13 +64,16 @@ def truncate(path: Path) -> None:
 FACE = ("UTKFace/" + NAME, jpeg())
 ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no archive": (lambda path: None, "UTKFace.tar.gz"),
-    "truncated": (truncate, "download it again"),
-    "no archive at all": (lambda path: path.write_bytes(b"<html>Quota exceeded</html>"), "download it again"),
-    "a member leaving its folder": (lambda path: pack(path, [FACE, ("../../" + NAME, jpeg())]), "outside its folder"),
-    "a file that is no image": (lambda path: pack(path, [FACE, ("UTKFace/27" + NAME[2:], b"text" * 99)]), "image"),
+    "truncated": (truncate, "UTKFace.tar.gz"),
+    "no archive at all": (lambda path: path.write_bytes(b"<html>Quota exceeded</html>"), "UTKFace.tar.gz"),
+    "a member leaving its folder": (lambda path: pack(path, [FACE, ("../../" + NAME, jpeg())]), NAME),
+    "a file that is no image": (
+        lambda path: pack(path, [FACE, ("UTKFace/27" + NAME[2:], b"text" * 99)]),
+        "27" + NAME[2:],
+    ),
     "a header of 60,000 x 60,000": (
         lambda path: pack(path, [FACE, ("UTKFace/27" + NAME[2:], png_header(60_000, 60_000))]),
-        "image",
+        "27" + NAME[2:],
     ),
     "no usable face": (lambda path: pack(path, [("UTKFace/readme.jpg", jpeg())]), "AGE_GENDER_RACE_TIME"),
     "too few faces": (lambda path: pack(path, [FACE]), "at least three"),
@@ -107,7 +110,7 @@ def test_a_command_goes_on_once_the_archive_is_there(
     """What a failed start leaves in the run's directory is in nobody's way."""
     options: dict[str, Any] = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"}
     assert train.command(small_recipe, manual_dir=tmp_path / "nowhere", **options) == 2
-    assert "check the path of --manual_dir" in sentence_of(capsys.readouterr().err)
+    assert "--manual_dir" in sentence_of(capsys.readouterr().err)
     small_recipe.evaluate.select = "nothing"  # far enough: the data were read
     assert (
         train.command(small_recipe, manual_dir=synthetic_dir, workdir=tmp_path / "b", data_dir=tmp_path / "data") == 2
@@ -124,19 +127,17 @@ def test_a_directory_that_cannot_be_written(
         which: tmp_path / "file" / "below"
     }
     assert train.command(small_recipe, manual_dir=synthetic_dir, **paths) == 2
-    sentence = sentence_of(capsys.readouterr().err)
-    assert "file" in sentence
-    assert "cannot be written" in sentence
+    assert str(tmp_path / "file") in sentence_of(capsys.readouterr().err)
     assert (tmp_path / "file").read_text() == ""
 
 
-def test_faces_cannot_be_drawn_where_nothing_can_be_written(
+def test_synthetic_faces_where_nothing_can_be_written(
     small_recipe: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_recipe.dataset.synthetic = 30
     (tmp_path / "file").write_text("")
     assert train.command(small_recipe, workdir=tmp_path / "run", data_dir=tmp_path / "file" / "data") == 2
-    assert "cannot be written" in sentence_of(capsys.readouterr().err)
+    assert str(tmp_path / "file") in sentence_of(capsys.readouterr().err)
 
 
 def test_a_foreign_directory_is_left_alone(
@@ -146,7 +147,7 @@ def test_a_foreign_directory_is_left_alone(
     (tmp_path / "run" / "thesis.tex").write_text("x")
     code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=synthetic_dir, data_dir=tmp_path / "data")
     assert code == 2
-    assert "is not empty and holds no run" in sentence_of(capsys.readouterr().err)
+    assert str(tmp_path / "run") in sentence_of(capsys.readouterr().err)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
     assert not (tmp_path / "data").exists()
 
@@ -155,7 +156,7 @@ def test_nothing_prepared_and_no_archive_given(
     small_recipe: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.command(small_recipe, workdir=tmp_path / "run", data_dir=tmp_path / "data") == 2
-    assert "give --manual_dir=DIR" in sentence_of(capsys.readouterr().err)
+    assert "--manual_dir" in sentence_of(capsys.readouterr().err)
 
 
 def test_a_batch_that_the_devices_cannot_share(
@@ -164,7 +165,7 @@ def test_a_batch_that_the_devices_cannot_share(
     small_recipe.train.batch_size = 12
     code = train.command(small_recipe, workdir=tmp_path / "run", manual_dir=synthetic_dir, data_dir=tmp_path / "data")
     assert code == 2
-    assert "choose a multiple of 8" in sentence_of(capsys.readouterr().err)
+    assert "config.train.batch_size" in sentence_of(capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
@@ -178,11 +179,11 @@ def test_a_dry_run_says_what_it_would_do_and_leaves_no_run(
     printed = capsys.readouterr().out
     for part in (
         '"batch_size": 16',
-        "160 pictures at 32x32",
+        "160 images at 32x32",
         "convs",
-        "small_cnn thin, ",
-        "; 28 steps of 16",
-        "on 8 cpu device(s)",
+        "Model: small_cnn thin, ",
+        "28 steps of batch size 16",
+        "8 cpu device(s)",
     ):
         assert part in printed
     assert not list(tmp_path.iterdir())
@@ -194,19 +195,17 @@ QUICKSTART = "--config=configs/quickstart.py"
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (
-            [QUICKSTART, "--workdir=WORKDIR", "--config.trian.epochs=1"],
-            "there is no key 'trian'; did you mean 'train'?",
-        ),
-        ([QUICKSTART, "--workdir=WORKDIR", "--config.train.foo=1"], "there is no key 'foo'"),
+        ([QUICKSTART, "--workdir=WORKDIR", "--config.trian.epochs=1"], "trian"),
+        ([QUICKSTART, "--workdir=WORKDIR", "--config.train.foo=1"], "foo"),
         ([QUICKSTART, "--workdir=WORKDIR", "--config.train.epochs=abc"], "train.epochs"),
-        (["--config=configs/nowhere.py", "--workdir=WORKDIR"], "there is no such recipe"),
-        (["--config=configs/utkface_small.py:huge", "--workdir=WORKDIR"], "choose one of: paper, weighted, cpu"),
-        ([QUICKSTART + ":cpu", "--workdir=WORKDIR"], "this recipe takes no argument; leave out the colon"),
-        ([QUICKSTART], "--workdir is missing"),
-        (["--workdir=WORKDIR"], "--config is missing"),
-        ([QUICKSTART, "--workdir=WORKDIR", "train"], "'train' is no flag"),
+        (["--config=configs/nowhere.py", "--workdir=WORKDIR"], "configs/nowhere.py"),
+        (["--config=configs/utkface_small.py:huge", "--workdir=WORKDIR"], "'huge'"),
+        ([QUICKSTART + ":cpu", "--workdir=WORKDIR"], "get_config"),
+        ([QUICKSTART], "--workdir"),
+        (["--workdir=WORKDIR"], "--config"),
+        ([QUICKSTART, "--workdir=WORKDIR", "train"], "'train'"),
         ([QUICKSTART, "--wokrdir=WORKDIR"], "wokrdir"),
+        ([QUICKSTART, "--workdir=WORKDIR", "--config.model.dropout=2.0"], "config.model.dropout=2.0"),
     ],
 )
 def test_mistyped_flags(arguments: list[str], expected: str, tmp_path: Path) -> None:
@@ -216,13 +215,6 @@ def test_mistyped_flags(arguments: list[str], expected: str, tmp_path: Path) -> 
     assert expected in sentence_of(done.stderr)
     assert len(done.stderr.strip().splitlines()) == 1
     assert not workdir.exists()
-
-
-def test_a_value_out_of_range_from_the_command_line(tmp_path: Path) -> None:
-    done = launch(QUICKSTART, f"--workdir={tmp_path / 'run'}", "--config.model.dropout=2.0")
-    assert done.returncode == 2, done.stderr
-    assert "config.model.dropout=2.0 is out of range" in sentence_of(done.stderr)
-    assert not list(tmp_path.iterdir())
 
 
 def test_help_lists_examples() -> None:

@@ -1,10 +1,8 @@
 """The recipe: every value is checked, and what is stored is what is read."""
 
-import importlib.util
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,27 +13,6 @@ from agegender_jax.errors import UserError
 from agegender_jax.models.heads import HEADS
 from agegender_jax.train.setup import check_recipe
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-SHIPPED = [
-    ("quickstart", ()),
-    *(("utkface_small", (a,)) for a in ("paper", "weighted", "cpu")),
-    *(("adience_cnn", (a,)) for a in ("levi_hassner", "epochs20", "epochs40", "cpu", "synthetic")),
-    *(("adience_attention", (a,)) for a in ("ensemble", "attention", "residual", "cpu", "synthetic")),
-    *(("utkface_baselines", (a,)) for a in ("alexnet", "vgg11", "resnet18", "densenet161", "ours", "ours_weighted")),
-    *(("utkface_baselines", (f"{a}_cpu",)) for a in ("alexnet", "alexnet_weighted", "ours")),
-    *(("utkface_years", (a,)) for a in ("paper", "cpu", "thin")),
-    *(("utkface_age24", (a,)) for a in ("paper", "cpu")),
-    *(("utkface_routed", (a,)) for a in ("paper", "shared", "cpu", "cpu_shared")),
-    *(("utkface_gender", (a,)) for a in ("three", "four", "three_cpu", "four_cpu")),
-    ("utkface_pretrained", ()),
-    *(
-        (name, (a,))
-        for name in ("voice_vgg16", "voice_resnet")
-        for a in ("folders", "literal", "scratch", "emodb", "emodb_classes")
-    ),
-    *(("voice_small", (a,)) for a in ("folders", "emodb", "ravdess", "classes", "emodb_classes", "png", "synthetic")),
-]
-
 
 def put(recipe: ConfigDict, key: str, value: Any) -> None:
     *path, last = key.split(".")
@@ -44,49 +21,18 @@ def put(recipe: ConfigDict, key: str, value: Any) -> None:
     recipe[last] = value
 
 
-def config(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_checked_key_is_a_key_of_the_recipe() -> None:
-    tables = (recipes.choices(), recipes._AT_LEAST, recipes._ABOVE)
-    rows = (recipes._SHARES, recipes._BELOW_ONE, recipes._FRACTIONS, recipes._SEEDS)
-    for key in [key for table in (*tables, *rows) for key in table]:
-        recipes._get(recipes.base(), key)  # KeyError if there is none
-
-
-def test_every_number_of_the_recipe_is_checked() -> None:
+def test_every_number_of_the_recipe_is_checked_and_every_checked_key_exists() -> None:
     checked = {key for table in (recipes._AT_LEAST, recipes._ABOVE) for key in table}
     checked |= {*recipes._SHARES, *recipes._BELOW_ONE, *recipes._FRACTIONS}
     checked |= {f"heads.{name}.{key}" for name, head in HEADS.items() for key in ("weight", "label_smoothing")}
-    leaves = recipes._leaves(recipes.base().to_dict())
+    leaves = recipes.leaves(recipes.base()).items()
     numbers = {key for key, value in leaves if isinstance(value, int | float) and not isinstance(value, bool)}
     assert numbers == checked
+    assert {*recipes.choices(), *recipes._SEEDS} <= recipes.leaves(recipes.base()).keys()
 
 
 def test_the_defaults_pass() -> None:
     recipes.check(recipes.base())
-
-
-@pytest.mark.parametrize(("name", "arguments"), SHIPPED)
-def test_every_shipped_config_passes_and_survives_storing(name: str, arguments: tuple[str, ...]) -> None:
-    recipe = config(name).get_config(*arguments)
-    recipes.check(recipe)
-    assert recipes.differences(recipes.from_json(recipes.to_json(recipe)), recipe) == []
-
-
-def test_every_config_file_is_among_the_shipped() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {name for name, _ in SHIPPED}
-
-
-def test_a_config_says_which_arguments_it_knows() -> None:
-    with pytest.raises(UserError, match="cpu"):
-        config("utkface_small").get_config("gpu")
 
 
 @pytest.mark.parametrize(
@@ -150,15 +96,14 @@ def test_a_bad_value_ends_in_one_sentence_that_names_its_key(key: str, value: An
     with pytest.raises(UserError) as caught:
         check_recipe(recipe)
     message = str(caught.value)
-    assert f"config.{key}=" in message
-    assert str(value) in message
+    assert f"config.{key}={value!r}" in message
     assert "\n" not in message
     assert message.endswith(".")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_no_number_may_be_infinite_or_none(bad: float) -> None:
-    keys = [key for key, value in recipes._leaves(recipes.base().to_dict()) if isinstance(value, float)]
+    keys = [key for key, value in recipes.leaves(recipes.base()).items() if isinstance(value, float)]
     assert len(keys) > 20
     for key in keys:
         recipe = recipes.base()
@@ -174,7 +119,7 @@ def test_the_fold_is_one_of_the_folds(folds: int, fold: int, good: bool) -> None
     if good:
         recipes.check(recipe)
     else:
-        with pytest.raises(UserError, match=r"config\.split\.fold=2 is too large.*at most 1"):
+        with pytest.raises(UserError, match=r"config\.split\.fold=2"):
             recipes.check(recipe)
 
 
@@ -206,7 +151,7 @@ def test_one_head_must_be_left() -> None:
     recipe = recipes.base()
     for head in recipe.heads.values():
         head.weight = 0.0
-    with pytest.raises(UserError, match="Every head has weight 0"):
+    with pytest.raises(UserError, match=r"config\.heads\.NAME\.weight"):
         recipes.check(recipe)
     recipe.heads.age.weight = 0.5
     recipes.check(recipe)
@@ -237,8 +182,8 @@ def test_json_gives_back_every_value_and_type() -> None:
     recipe.name = "Größe"
     back = recipes.from_json(recipes.to_json(recipe))
     assert back.to_dict() == recipe.to_dict()
-    assert [(k, type(v)) for k, v in recipes._leaves(back.to_dict())] == [
-        (k, type(v)) for k, v in recipes._leaves(recipes.base().to_dict())
+    assert [type(value) for value in recipes.leaves(back).values()] == [
+        type(value) for value in recipes.leaves(recipes.base()).values()
     ]
 
 

@@ -58,7 +58,7 @@ def test_vgg16_with_fsdp_takes_an_eighth_of_each_large_array() -> None:
     both = [state.params, state.opt_state]
     assert total_bytes(both) / bytes_per_device(both) >= 7
     assert "on each of 8 devices: parameters 67,4" in describe_memory(state)
-    assert "; 1/7.99 of the 1,616," in describe_memory(state)
+    assert "(1/7.99 of the whole state, 1,616," in describe_memory(state)
 
 
 def test_without_fsdp_every_device_has_all() -> None:

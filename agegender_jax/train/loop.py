@@ -32,7 +32,6 @@ from agegender_jax.summary import Summary
 from agegender_jax.train.description import describe_data, describe_model
 from agegender_jax.train.evaluation import evaluate_baseline, evaluate_part, kept_predictions, metrics_of
 from agegender_jax.train.logging import TimeBreakdown, TrainingLog, Writers
-from agegender_jax.train.measurement import selection_score
 from agegender_jax.train.setup import Setup, build_setup, check_recipe
 from agegender_jax.train.state import TrainState, init_or_restore
 from agegender_jax.train.step import compile_steps, jit_train_steps
@@ -282,7 +281,8 @@ def _validate(setup: Setup, state: TrainState, loader: DeviceLoader, log: Traini
         at = (log.writers, step)
         metrics = evaluate_part("validation", setup, state.evaluated, loader, pictures=log.images_due(), at=at)
     log.validation(step, metrics)
-    return selection_score(setup.options.select, setup.heads, metrics)
+    value = metrics[setup.options.select]
+    return value if setup.selection.higher_is_better else -value
 
 
 def _jit_steps(setup: Setup) -> jax.stages.Wrapped:

@@ -23,8 +23,10 @@ from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.distributed import all_or_none, from_primary, primary_first
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, head_distributions
+from agegender_jax.evaluate.targets import target_heads
 from agegender_jax.labels import class_weights
 from agegender_jax.mesh import check_batch, make_mesh
+from agegender_jax.metrics import Metric
 from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import find_backbone
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, HeadOptions, build_heads
@@ -32,7 +34,6 @@ from agegender_jax.models.model import ModelDef, define_model
 from agegender_jax.recipe_options import Schedule, TrainOptions, data_options, model_options, train_options
 from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split
-from agegender_jax.train.measurement import selection_metric
 from agegender_jax.train.optimizer import check_freeze, check_optimizer, learning_rate, make_optimizer
 from agegender_jax.train.pretraining import PretrainedWeights, find_run, find_weights
 from agegender_jax.train.state import TrainState, abstract_state
@@ -64,6 +65,7 @@ class Setup:
       evaluator: of the model.
       state: shapes of the training state, and where each array lies.
       weights: that the run starts from; None starts from fresh ones.
+      selection: the metric `options.select`, which the best checkpoint is chosen by.
       metadata: the content of `run.json`.
     """
 
@@ -87,6 +89,7 @@ class Setup:
     evaluator: Evaluator
     state: TrainState
     weights: PretrainedWeights | None
+    selection: Metric
     metadata: Mapping[str, Any]
 
     def batch_shapes(self) -> tuple[Any, Any]:
@@ -140,7 +143,7 @@ def build_setup(
     with all_or_none():
         names = class_names(dataset.columns)
         heads, labels = _build_heads(net.heads, names, dataset_name, dataset, split)
-        selection_metric(options.select, heads)
+        selection = _selection_metric(options.select, heads)
         schedule = options.schedule(len(split.train)).at_most(dispatches)
         rates = learning_rate(options.optimizer, schedule.total)
         optimizer = make_optimizer(options.optimizer, schedule.total, schedule.steps_per_epoch)
@@ -204,6 +207,7 @@ def build_setup(
         evaluator=Evaluator(model.graphdef, head_distributions(heads), data.loading.eval_batch, preprocessor, mesh),
         state=state,
         weights=weights,
+        selection=selection,
         metadata=metadata,
     )
 
@@ -310,6 +314,25 @@ def _build_heads(
             weights = class_weights(head.classes(labels[name][split.train]), head.class_count)
             heads[name] = dataclasses.replace(head, class_weights=weights)
     return heads, labels
+
+
+def _selection_metric(name: str, heads: Mapping[str, Head]) -> Metric:
+    """Returns the metric `head/metric` that `config.evaluate.select` names.
+
+    Raises:
+      UserError: there is no such metric, or neither more nor less of it is better.
+    """
+    selectable = {
+        f"{head_name}/{metric.name}": metric
+        for head_name, head in target_heads(heads).items()
+        for metric in head.metrics
+        if metric.higher_is_better is not None
+    }
+    if name not in selectable:
+        raise UserError(
+            f"config.evaluate.select={name!r} cannot choose a checkpoint; choose one of: {', '.join(selectable)}."
+        )
+    return selectable[name]
 
 
 def _subjects(columns: Mapping[str, np.ndarray], split: Split) -> dict[str, int]:

@@ -431,11 +431,11 @@ def test_other_splits(
     assert summary["test"]["n"] == (32 if "protocol" in split else math.ceil((160 - conflicting - 1) / 4))
 
 
-def test_a_mistyped_figure_to_select_by_is_refused_before_training(
+def test_an_unknown_metric_to_select_by_is_refused_before_training(
     small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     small_recipe.evaluate.select = "age/accuracy"
-    with pytest.raises(UserError, match=r"evaluate\.select='age/accuracy' is no figure; choose one of: .*age/mae"):
+    with pytest.raises(UserError, match=r"config\.evaluate\.select='age/accuracy'.*age/mae"):
         train_recipe(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -453,12 +453,9 @@ def test_a_mistyped_figure_to_select_by_is_refused_before_training(
 def test_schedule(
     examples: int, batch: int, dispatch: int, epochs: float, every: float, expected: tuple[int, int]
 ) -> None:
-    recipe = ConfigDict(
-        {
-            "train": {"batch_size": batch, "steps_per_dispatch": dispatch, "epochs": epochs},
-            "evaluate": {"every_epochs": every},
-        }
-    )
+    recipe = recipes.base()
+    recipe.train.update(batch_size=batch, steps_per_dispatch=dispatch, epochs=epochs)
+    recipe.evaluate.every_epochs = every
     schedule = train_options(recipe).schedule(examples)
     assert (schedule.total, schedule.every) == expected
 

@@ -12,13 +12,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
+from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models import model as model_module
+from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
 from agegender_jax.recipe_options import Schedule, train_options
 from agegender_jax.run import Run
 from agegender_jax.train import setup as building
 from agegender_jax.train.description import describe_data, describe_model
 from agegender_jax.train.loop import _write_beginning, train_recipe
-from agegender_jax.train.setup import build_setup
+from agegender_jax.train.setup import _selection_metric, build_setup
 
 
 def contents(manual_dir: Path) -> dict[str, str]:
@@ -190,3 +192,38 @@ def test_a_start_builds_the_heads_once_and_traces_the_initialiser_once(
     small_recipe.train.epochs = 0.1
     train_recipe(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert sorted(calls) == ["build_heads", "build_model"]
+
+
+HEADS: dict[str, Head] = {
+    "gender": GenderHead(),
+    "age_group": AgeGroupHead(scheme=AGE_GROUPS["nearest"]),
+    "age": AgeYearsHead(),
+}
+
+
+def test_a_checkpoint_is_chosen_by_a_metric_of_a_head() -> None:
+    for name in ("gender/accuracy", "age_group/f1", "age/cs5"):
+        assert _selection_metric(name, HEADS).higher_is_better
+    for name in ("age/mae", "age/median_error"):
+        assert not _selection_metric(name, HEADS).higher_is_better
+    for name in ("age/mea", "race/accuracy", "n", "gender/n", "age/n", "age/bias", "accuracy", ""):
+        with pytest.raises(UserError, match=r"config\.evaluate\.select"):
+            _selection_metric(name, HEADS)
+
+
+def test_a_model_axis_that_splits_no_layer_is_refused(
+    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path
+) -> None:
+    small_recipe.model.update(backbone="resnet18", variant="")
+    small_recipe.compute.model = 2
+    with pytest.raises(UserError, match=r"config\.compute\.model=2"):
+        build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seconds", 3.0), ("spectrogram", "")])
+def test_options_of_audio_are_refused_with_images(
+    key: str, value: Any, small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path
+) -> None:
+    small_recipe.audio[key] = value
+    with pytest.raises(UserError, match=rf"config\.audio\.{key}="):
+        build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
