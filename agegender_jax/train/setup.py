@@ -143,7 +143,7 @@ def build_setup(
     with all_or_none():
         names = class_names(dataset.columns)
         heads, labels = _build_heads(net.heads, names, dataset_name, dataset, split)
-        selection = _selection_metric(options.select, heads)
+        selection = selection_metric(options.select, heads)
         schedule = options.schedule(len(split.train)).at_most(dispatches)
         rates = learning_rate(options.optimizer, schedule.total)
         optimizer = make_optimizer(options.optimizer, schedule.total, schedule.steps_per_epoch)
@@ -316,7 +316,7 @@ def _build_heads(
     return heads, labels
 
 
-def _selection_metric(name: str, heads: Mapping[str, Head]) -> Metric:
+def selection_metric(name: str, heads: Mapping[str, Head]) -> Metric:
     """Returns the metric `head/metric` that `config.evaluate.select` names.
 
     Raises:

@@ -12,7 +12,7 @@ from agegender_jax.errors import Refused, UserError
 from agegender_jax.models.heads import build_heads
 from agegender_jax.recipe_options import model_options
 from agegender_jax.splits import PARTS
-from agegender_jax.train.measurement import selection_metric
+from agegender_jax.train.setup import selection_metric
 
 
 def columns(n: int, **known: Any) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from agegender_jax.run import Run
 from agegender_jax.train import setup as building
 from agegender_jax.train.description import describe_data, describe_model
 from agegender_jax.train.loop import _write_beginning, train_recipe
-from agegender_jax.train.setup import _selection_metric, build_setup
+from agegender_jax.train.setup import build_setup, selection_metric
 
 
 def contents(manual_dir: Path) -> dict[str, str]:
@@ -203,12 +203,12 @@ HEADS: dict[str, Head] = {
 
 def test_a_checkpoint_is_chosen_by_a_metric_of_a_head() -> None:
     for name in ("gender/accuracy", "age_group/f1", "age/cs5"):
-        assert _selection_metric(name, HEADS).higher_is_better
+        assert selection_metric(name, HEADS).higher_is_better
     for name in ("age/mae", "age/median_error"):
-        assert not _selection_metric(name, HEADS).higher_is_better
+        assert not selection_metric(name, HEADS).higher_is_better
     for name in ("age/mea", "race/accuracy", "n", "gender/n", "age/n", "age/bias", "accuracy", ""):
         with pytest.raises(UserError, match=r"config\.evaluate\.select"):
-            _selection_metric(name, HEADS)
+            selection_metric(name, HEADS)
 
 
 def test_a_model_axis_that_splits_no_layer_is_refused(
@@ -220,7 +220,7 @@ def test_a_model_axis_that_splits_no_layer_is_refused(
         build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
 
 
-@pytest.mark.parametrize(("key", "value"), [("seconds", 3.0), ("spectrogram", "")])
+@pytest.mark.parametrize(("key", "value"), [("seconds", 3.0), ("spectrogram", "audiomnist")])
 def test_options_of_audio_are_refused_with_images(
     key: str, value: Any, small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path
 ) -> None:
