@@ -22,15 +22,15 @@ def _primary_has(monkeypatch: pytest.MonkeyPatch, recipe: ConfigDict, flags: Map
 
 def test_the_same_command_everywhere_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     _primary_has(monkeypatch, recipes.base(), FLAGS)
-    command._check_same(recipes.base(), FLAGS)
+    command._check_same(recipes.to_json(recipes.base()), FLAGS)
 
 
 def test_another_recipe_or_flag_than_the_primary_s_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = recipes.base()
     other.train.batch_size = 64
     _primary_has(monkeypatch, other, FLAGS | {"folds": "all"})
-    with pytest.raises(UserError, match=r"train\.batch_size: 64 -> 32; --folds: all -> .*give all processes the same"):
-        command._check_same(recipes.base(), FLAGS)
+    with pytest.raises(UserError, match=r"train\.batch_size.*--folds"):
+        command._check_same(recipes.to_json(recipes.base()), FLAGS)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,7 @@ from agegender_jax.evaluate.features import read_features, write_features
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.mesh import replicated
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
-from agegender_jax.models.model import define_model
-from agegender_jax.recipe_options import model_options, train_options
+from agegender_jax.recipe_options import train_options
 from agegender_jax.run import Run
 from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.optimizer import make_optimizer
@@ -141,6 +140,7 @@ def test_a_streamed_run_is_measured_from_a_stream(two: Two, tmp_path: Path, monk
     np.testing.assert_array_equal(mine.key, its.key)
 
 
+@pytest.mark.slow
 def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_dir: Path) -> None:
     mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
     ended = []
@@ -148,23 +148,24 @@ def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_
         recipe = make_recipe(feed)
         setup = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
         optimizer = make_optimizer(train_options(recipe).optimizer, 8, 10.0)
-        model = define_model(model_options(recipe), setup.heads)
-        graphdef, shapes = model.graphdef, [model.params, model.stats]
+        shapes = [setup.model.params, setup.model.stats]
         # Not the model's own values: their initialisation takes longer to compile than all the rest.
         params, stats = jax.tree.map(
             lambda leaf: np.linspace(0, 0.1, leaf.size, dtype=leaf.dtype).reshape(leaf.shape), shapes
         )
         begin = partial(initial_state, optimizer=optimizer, average=True)
         state = jax.jit(begin, out_shardings=replicated(mesh))(params, stats)
-        steps = jit_train_steps(graphdef, setup.heads, optimizer, train_options(recipe), setup.preprocessor, mesh)
+        steps = jit_train_steps(
+            setup.model.graphdef, setup.heads, optimizer, train_options(recipe), setup.preprocessor, mesh
+        )
         order = BatchSampler(setup.split.train, 16, recipe.seed)
         source = make_loader(setup.dataset, mesh, setup.labels, order, 8)
         with jax.set_mesh(mesh):
             for step in (0, 4):
-                state, figures = steps(state, source.data, source.train_batches(step, 4))
+                state, metrics = steps(state, source.data, source.train_batches(step, 4))
         source.close()
-        assert np.isfinite(figures["loss"]).all()
-        ended.append([np.asarray(leaf) for leaf in jax.tree.leaves((state, figures))])
+        assert np.isfinite(metrics["loss"]).all()
+        ended.append([np.asarray(leaf) for leaf in jax.tree.leaves((state, metrics))])
     for a, b in zip(*ended, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -13,6 +13,8 @@ import pytest
 
 from agegender_jax.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -12,7 +12,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.data.loader import make_loader
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.mesh import make_mesh
-from agegender_jax.models.model import build_model, define_model, split_model
+from agegender_jax.models.model import build_model, split_model
 from agegender_jax.recipe_options import model_options, train_options
 from agegender_jax.sharding import bytes_per_device, total_bytes
 from agegender_jax.train.optimizer import make_optimizer
@@ -54,14 +54,15 @@ def trained(setup: Setup, begin: Any, **compute: Any) -> tuple[np.ndarray, Any, 
     shardings = jax.tree.map(
         lambda leaf: leaf.sharding, abstract_state(setup.model, optimizer, mesh, average=True, fsdp=recipe.compute.fsdp)
     )
-    graphdef = define_model(model_options(recipe), heads).graphdef
     feed = make_loader(setup.dataset, mesh, setup.labels, BatchSampler(setup.split.train, recipe.train.batch_size, 0))
     with jax.set_mesh(mesh):
         state = jax.device_put(begin, shardings)
-        steps = jit_train_steps(graphdef, heads, optimizer, train_options(recipe), setup.preprocessor, mesh, shardings)
+        steps = jit_train_steps(
+            setup.model.graphdef, heads, optimizer, train_options(recipe), setup.preprocessor, mesh, shardings
+        )
         lowered = steps.lower(state, feed.data, feed.train_batches(0, STEPS))
-        state, figures = lowered.compile()(state, feed.data, feed.train_batches(0, STEPS))
-    return np.asarray(figures["loss"]), state, lowered.as_text()
+        state, metrics = lowered.compile()(state, feed.data, feed.train_batches(0, STEPS))
+    return np.asarray(metrics["loss"]), state, lowered.as_text()
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,11 @@ def copied(setup: Setup, begin: Any) -> tuple[np.ndarray, Any, str]:
 @pytest.mark.parametrize(
     ("compute", "part"),
     # What is split by eight is 98 % of the numbers, and the dense layers are 37 %.
-    [({"fsdp": True}, 0.15), ({"model": 2}, 0.82), ({"fsdp": True, "model": 2}, 0.22)],
-    ids=["fsdp", "model", "both"],
+    [
+        pytest.param({"fsdp": True}, 0.15, marks=pytest.mark.slow),
+        pytest.param({"model": 2}, 0.82, marks=pytest.mark.slow),
+        ({"fsdp": True, "model": 2}, 0.22),
+    ],
 )
 def test_losses_are_those_of_a_state_that_is_copied(
     setup: Setup, begin: Any, copied: tuple[np.ndarray, Any, str], compute: dict[str, Any], part: float
@@ -81,8 +85,8 @@ def test_losses_are_those_of_a_state_that_is_copied(
     losses, state, program = trained(setup, begin, **compute)
     expected, whole, _ = copied
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=2e-5)  # a fifth of one Adam step of 1e-4
+    for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=2e-5)  # a fifth of one Adam step of 1e-4
     held = dict.fromkeys(jax.devices(), 0)
     for leaf in jax.tree.leaves(state):
         for shard in leaf.addressable_shards:

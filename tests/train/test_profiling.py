@@ -29,8 +29,8 @@ def test_a_profile_says_where_the_time_went(
     (summary,) = summaries
     assert summary.steps == 2
     assert all(seconds > 0 for seconds in summary.seconds_of.values())
-    printed, said = capsys.readouterr()
-    assert "gender/accuracy" not in printed + said  # nothing was learned
+    printed, error = capsys.readouterr()
+    assert "gender/accuracy" not in printed + error  # nothing was learned
     for name in ("compilation", "input", "step", "evaluation", "checkpoint", "idle"):
         assert f"\n{name}" in f"\n{printed}"
     assert list((tmp_path / "out").glob("plugins/profile/*/*.xplane.pb"))
@@ -41,16 +41,16 @@ def test_a_profile_says_where_the_time_went(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # the run itself is gone
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
+@pytest.mark.parametrize(("arguments", "key"), [
     (["--set=train.batch_size=none"], "batch_size"),
     (["--set=train.no_such_key=1"], "no_such_key"),
 ])  # fmt: skip
 def test_a_change_that_is_none_is_a_sentence(
-    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _command(tmp_path, *arguments) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert key in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -67,4 +67,4 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     assert _command(tmp_path) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    assert "--out" in capsys.readouterr().err
