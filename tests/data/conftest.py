@@ -1,5 +1,6 @@
 """What the tests of the data share."""
 
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from absl import logging
 
-from agegender_jax.data.dataset import DataOptions, DatasetOptions, ResidentDataset, StreamedDataset, read_columns
+from agegender_jax.data.dataset import ResidentDataset, StreamedDataset, read_columns
 from agegender_jax.data.preprocess import ImagePreprocessor, PreprocessOptions
 from agegender_jax.data.source import Prepared, locate
 
@@ -34,9 +35,11 @@ def parts(prepared: Prepared, size: int, folder: Path) -> tuple[Any, ...]:
     return prepared, ImagePreprocessor(PreprocessOptions(size)), *read_columns(prepared, folder, progress=False)
 
 
-def utkface(size: int = 32, **options: Any) -> DataOptions:
-    """Options of UTKFace at a size."""
-    return DataOptions(DatasetOptions("utkface", **options), PreprocessOptions(size))
+@pytest.fixture(scope="session")
+def members(synthetic_dir: Path) -> dict[str, bytes]:
+    """The files of the synthetic archive by name, read with the standard library alone."""
+    with tarfile.open(synthetic_dir / "UTKFace.tar.gz") as tar:
+        return {Path(i.name).name: file.read() for i in tar if (file := tar.extractfile(i)) is not None}
 
 
 @pytest.fixture

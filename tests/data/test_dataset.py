@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,6 @@ from tfds_builders.utkface.utkface_dataset_builder import parse_name
 ROOT = Path(__file__).parents[2]
 
 
-def members(archive: Path) -> dict[str, bytes]:
-    """The files of an archive by name, read with the standard library alone."""
-    with tarfile.open(archive) as tar:
-        return {Path(i.name).name: file.read() for i in tar if (file := tar.extractfile(i)) is not None}
-
-
 def pack(archive: Path, files: dict[str, bytes]) -> None:
     files_of_tests.pack(archive, [(f"UTKFace/{name}", content) for name, content in files.items()])
 
@@ -41,7 +34,7 @@ def options(**changes: Any) -> DataOptions:
 
 
 def test_every_column_and_image_is_that_of_the_archive(
-    synthetic_dir: Path,
+    members: dict[str, bytes],
     resident: Callable[[int, Path], ResidentDataset],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -49,7 +42,7 @@ def test_every_column_and_image_is_that_of_the_archive(
     monkeypatch.setattr("agegender_jax.data.dataset._CHUNK", 47)  # the last is of 19
     data = resident(32, tmp_path)
     decoded = data.decode_all(progress=False)
-    files = members(synthetic_dir / "UTKFace.tar.gz")
+    files = members
     assert sorted(data.columns["key"].tolist()) == sorted(files)
     assert len(data) == 160
     assert decoded.dtype == np.uint8
@@ -101,8 +94,8 @@ def test_what_tfds_build_put_into_the_data_dir_is_used(prepared: Prepared, tmp_p
     assert len(newest.open()) == 160
 
 
-def test_another_archive_in_the_same_place_is_prepared_anew(synthetic_dir: Path, tmp_path: Path) -> None:
-    archive, files = tmp_path / "in" / "UTKFace.tar.gz", members(synthetic_dir / "UTKFace.tar.gz")
+def test_another_archive_in_the_same_place_is_prepared_anew(members: dict[str, bytes], tmp_path: Path) -> None:
+    archive, files = tmp_path / "in" / "UTKFace.tar.gz", members
     results = []
     for names in (sorted(files)[:5], sorted(files)[5:12]):
         pack(archive, {name: files[name] for name in names})
@@ -114,9 +107,8 @@ def test_another_archive_in_the_same_place_is_prepared_anew(synthetic_dir: Path,
 
 
 @pytest.mark.parametrize("layout", ["UTKFace/part1", "."])
-def test_a_change_inside_an_unpacked_folder_is_seen(synthetic_dir: Path, tmp_path: Path, layout: str) -> None:
-    files = members(synthetic_dir / "UTKFace.tar.gz")
-    names = sorted(files)
+def test_a_change_inside_an_unpacked_folder_is_seen(members: dict[str, bytes], tmp_path: Path, layout: str) -> None:
+    files, names = members, sorted(members)
     folder = tmp_path / "in" / layout
     folder.mkdir(parents=True)
     for name in names[:3]:

@@ -11,6 +11,7 @@ import pytest
 from agegender_jax.data.source import locate
 from agegender_jax.errors import UserError
 from agegender_jax.synthetic.generate import GENERATORS, builder_options, generate
+from tfds_builders.archive import SYNTHETIC_FILE
 from tfds_builders.prepare import dataset_names
 
 
@@ -29,6 +30,20 @@ def test_what_is_generated_can_be_prepared_and_is_known_to_be_synthetic(name: st
     assert again == prepared
     alone = locate(name, manual_dir=None, data_dir=prepared.directory.parents[1 + bool(prepared.config)])
     assert alone.synthetic
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name: str, tmp_path: Path) -> None:
+    contents = []
+    for folder, seed in ((tmp_path / "a", 1), (tmp_path / "b", 1), (tmp_path / "c", 2)):
+        generate(name, folder, 25, seed=seed, progress=False)
+        paths = (path for path in folder.rglob("*") if path.is_file() and path.name != SYNTHETIC_FILE)
+        contents.append({path.relative_to(folder): path.read_bytes() for path in paths})
+    assert contents[0] == contents[1]
+    assert set(contents[0].values()).isdisjoint(contents[2].values())
+    if name == "utkface":
+        (archive,) = contents[0].values()
+        assert archive[4:8] == bytes(4)  # RFC 1952: the time in the header, here none
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:

@@ -54,13 +54,6 @@ def metadata(version_dir: Path) -> dict[str, Any]:
     return dict(tfds.builder_from_directory(version_dir).info.metadata)
 
 
-def dtypes(version_dir: Path) -> dict[str, str]:
-    """Returns the dtypes of the numbers of an example by column."""
-    features = tfds.builder_from_directory(version_dir).info.features
-    names = {name: np.dtype(feature.np_dtype).name for name, feature in features.items() if name != "image"}
-    return {name: dtype for name, dtype in names.items() if dtype != "object"}
-
-
 def records(version_dir: Path) -> list[bytes]:
     """Returns the bytes of the prepared files, without the metadata."""
     return [path.read_bytes() for path in sorted(version_dir.glob("*array_record*"))]

@@ -13,6 +13,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
@@ -25,6 +26,7 @@ from tfds_builders.prepare import builder_version, dataset_names, prepare
 
 ROOT = Path(__file__).parents[2]
 CITATIONS = {"utkface": "zhang2017age", "adience": "eidinger2014age", "voice_age_gender": ""}
+TEXTS = ("image", "audio", "key", "sha256", "class_name", "speaker", "user", "age_label")
 TERMS = {
     "utkface": "non-commercial research only",
     "adience": "for research use",
@@ -59,6 +61,10 @@ def test_the_examples_lie_in_the_order_of_the_hashes_of_their_keys(prepared: tup
         assert keys == sorted(keys, key=lambda key: hashlib.md5(f"{split}{key}".encode()).digest())
         stored = builder.as_data_source(split=split).data_source
         assert info.num_bytes == sum(len(stored[row]) for row in range(len(stored)))
+    for column, feature in builder.info.features.items():
+        if column not in TEXTS:
+            dtype = "float32" if column.startswith("age") or column == "seconds" else "int32"
+            assert np.dtype(feature.np_dtype) == ("int64" if column in ("subject", "group") else dtype)
     assert builder_version(name) == version_dir.name
     assert metadata(version_dir)["synthetic"]
 
