@@ -1,15 +1,16 @@
 """Checkpoints of a run, by Orbax; nothing else in the project imports it.
 
-A checkpoint holds two items: `training`, the whole training state, and `model`, the parameters and statistics that
-evaluation and prediction use, so that these need not know what an optimizer is. A third, `checksums`, tells whether
-the arrays that are read are those that were saved: the files themselves do not show a flipped bit.
+A checkpoint holds named items, pytrees of arrays: `model`, the parameters and statistics that evaluation and prediction
+use, which are read without knowing what an optimizer is; and `training`, the rest of the training state. A third,
+`checksums`, shows whether the arrays that are read are those that were saved: the files do not detect a flipped bit.
 
-Several processes save and restore together, each its own part of the arrays, in a folder that all of them share.
+Several processes save and restore together, each its own shards of the arrays, in a folder that all of them share.
 """
 
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax import lax
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, UInt32
 from orbax.checkpoint import v1 as ocp
 
 from agegender_jax import atomic
 from agegender_jax.distributed import all_agree, is_primary, primary_first
 from agegender_jax.errors import UserError
 
-_WORST = -1e30  # figure of a checkpoint that was not evaluated: JSON has no minus infinity
+_WORST = -1e30  # score of a checkpoint that was not evaluated: JSON has no minus infinity
 
 
 class Checkpoints:
@@ -39,12 +41,12 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 1) -> None:
         with primary_first():
             if is_primary():
-                _mend_figures(directory)
+                _repair_scores(directory)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             directory.resolve(),
             preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(keep), policies.BestN(get_metric_fn=_figure, n=1)]
+                [policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)]
             ),
             cleanup_tmp_directories=True,
         )
@@ -56,57 +58,56 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step with the highest figure; the newest where none was evaluated; None where there is none."""
+        """The step with the highest score; the newest where none was evaluated; None where there is none."""
         checkpoints = self._checkpointer.checkpoints
-        return max(checkpoints, key=lambda c: (_figure(c.metrics or {}), c.step)).step if checkpoints else None
+        return max(checkpoints, key=lambda c: (_score(c.metrics), c.step)).step if checkpoints else None
 
-    def save(self, step: int, training: Any, model: Any, figure: float | None = None) -> None:
-        """Starts saving; returns as soon as the state may change again.
+    def save(self, step: int, items: Mapping[str, Any], score: float | None = None) -> None:
+        """Starts saving; returns as soon as the arrays may be donated.
 
         Args:
           step: optimizer steps done.
-          training: pytree, the whole training state.
-          model: pytree, what evaluation uses.
-          figure: what `best` compares, higher is better; None, or not finite, if not evaluated.
+          items: pytrees of arrays by name; an array that stands in two is stored twice.
+          score: what `best` compares, higher is better; None, or not finite, if not evaluated.
         """
         if jax.default_backend() == "cpu":
             # There the saver may look at the very memory that the next step is about to reuse.
-            training, model = jax.tree.map(jnp.copy, (training, model))
-        checksums = {"training": _checksum(training), "model": _checksum(model)}
+            items = jax.tree.map(jnp.copy, dict(items))
+        checksums = {name: np.array(checksum(tree), np.uint32) for name, tree in items.items()}
         self._checkpointer.save_checkpointables_async(
-            step,
-            {"training": training, "model": model, "checksums": checksums},
-            metrics=_metrics(figure),
-            force=True,
-            overwrite=True,
+            step, {**items, "checksums": checksums}, metrics=_metrics(score), force=True, overwrite=True
         )
 
     def evaluated(self, step: int) -> bool:
-        """Whether the checkpoint of a step was saved, or rated, with a figure."""
-        found = next((c.metrics for c in self._checkpointer.checkpoints if c.step == step), None)
-        return (found or {}).get("evaluated", _figure(found) != _WORST)  # earlier versions did not say
+        """Returns whether the checkpoint of a step was saved, or rated, with a score."""
+        metrics = next((c.metrics for c in self._checkpointer.checkpoints if c.step == step), None)
+        return bool(metrics and metrics["evaluated"])
 
-    def rate(self, step: int, figure: float) -> None:
-        """Gives a figure to a checkpoint that was saved without one; the arguments are those of `save`."""
+    def rate(self, step: int, score: float) -> None:
+        """Gives a score to a checkpoint that was saved without one; the arguments are those of `save`."""
         with primary_first():
             if is_primary():
-                _write_figure(Path(self._checkpointer.directory) / str(step) / "metrics" / "metrics", figure)
+                _write_score(Path(self._checkpointer.directory) / str(step) / "metrics" / "metrics", score)
         self._checkpointer.reload()
 
-    def restore(self, step: int, item: str, abstract: Any) -> Any:
-        """An item (`training` or `model`) of a step, laid out as `abstract`, a pytree of `jax.ShapeDtypeStruct`.
+    def restore(self, step: int, layouts: Mapping[str, Any]) -> dict[str, Any]:
+        """Restores items of a checkpoint.
 
-        Without (None) it is laid out as it was saved.
+        Args:
+          step: of the checkpoint.
+          layouts: by name of the item, a pytree of `jax.ShapeDtypeStruct`: how its arrays are laid out; None is as
+            they were saved.
 
         Raises:
           UserError: the checkpoint is not there, or is damaged.
         """
-        return _read(Path(self._checkpointer.directory), step, item, abstract)
+        return _read(Path(self._checkpointer.directory), step, layouts)
 
-    def restore_newest(self, item: str, abstract: Any) -> tuple[int, Any] | None:
-        """The newest checkpoint that can be read, `(step, item)`, or None where there is none.
+    def restore_newest(self, layouts: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """Restores the newest checkpoint that can be read, `(step, items)`; None where there is none.
 
-        A damaged one is said, moved to `damaged_checkpoints` beside the others' folder, and the one before is used.
+        A damaged one is warned of, moved to `damaged_checkpoints` beside the others' folder, and the one before is
+        used.
 
         Raises:
           UserError: there are checkpoints, and none can be read; they stay where they are.
@@ -115,7 +116,7 @@ class Checkpoints:
         damaged: list[int] = []
         for step in reversed(steps):
             try:
-                restored = self.restore(step, item, abstract)
+                restored = self.restore(step, layouts)
             except UserError as error:
                 logging.warning("%s The one before it is used.", error)
                 damaged.append(step)
@@ -146,47 +147,41 @@ class Checkpoints:
         self._checkpointer.wait()
 
     def close(self) -> None:
-        """Waits, and lets go of the directory."""
+        """Waits, and releases the directory."""
         self._checkpointer.close()
 
 
-def read_model(directory: Path, step: int, abstract: Any) -> Any:
-    """Reads the model of a checkpoint, and writes nothing.
+def read_model(directory: Path, step: int, layout: Any) -> Any:
+    """Reads the item `model` of a checkpoint, and writes nothing.
 
     Args:
       directory: where the checkpoints lie.
       step: of the checkpoint.
-      abstract: pytree of `jax.ShapeDtypeStruct`, how it is laid out; None is as it was saved.
+      layout: see `Checkpoints.restore`.
 
     Raises:
       UserError: the checkpoint is not there, or is damaged.
     """
     if not (directory / str(step)).is_dir():
         raise UserError(f"{directory} has no checkpoint of step {step}; restore it from a copy.")
-    return _read(directory, step, "model", abstract)
+    return _read(directory, step, {"model": layout})["model"]
 
 
-def _read(directory: Path, step: int, item: str, abstract: Any) -> Any:
-    scalar = None
-    if leaves := jax.tree.leaves(abstract):
-        sharding = leaves[0].sharding
-        if isinstance(sharding, NamedSharding):
-            sharding = NamedSharding(sharding.mesh, PartitionSpec())
-        scalar = jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)
-    wanted = {item: abstract, "checksums": {"training": scalar, "model": scalar} if leaves else None}
-    restored: Any = None
+def _read(directory: Path, step: int, layouts: Mapping[str, Any]) -> dict[str, Any]:
     failure: BaseException | None = None
+    items: dict[str, Any] = {}
     try:
-        restored = ocp.load_checkpointables(directory.resolve() / str(step), wanted)
+        items = ocp.load_checkpointables(directory.resolve() / str(step), {**layouts, "checksums": None})
+        saved = {name: int(items["checksums"][name]) for name in layouts}
     except Exception as error:  # Orbax and TensorStore raise many kinds on damaged files
         failure = error
     if not all_agree(failure is None):
-        failure = failure or ValueError("another process cannot read its part")
-    # Of all processes' parts together, but each reads the files by itself.
-    elif not all_agree(int(_checksum(restored[item])) == int(restored["checksums"][item])):
+        failure = failure or ValueError("another process cannot read its shards")
+    # The sums are of the shards of all processes, but each reads the files by itself.
+    elif not all_agree(all(checksum(items[name]) == saved[name] for name in layouts)):
         failure = ValueError("its arrays are not those that were saved")
     else:
-        return restored[item]
+        return {name: items[name] for name in layouts}
     cause: BaseException = failure
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -196,51 +191,87 @@ def _read(directory: Path, step: int, item: str, abstract: Any) -> Any:
     ) from failure
 
 
-def _checksum(tree: Any) -> np.ndarray:
-    """Computes the sum of all elements of all arrays, read as unsigned integers, modulo 2^32, uint32 scalar.
+def checksum(tree: Any) -> int:
+    """Computes a sum over all arrays of their words, each times twice its position in the array plus one, modulo 2^32.
 
-    A flipped bit changes it; the order of the leaves and how the arrays are split over devices and processes do not.
-    Each process adds up its own shards on the host, at the speed of its memory, and only the sums are exchanged: as a
-    program for the devices, a sum of each of a thousand arrays takes longer to compile than an epoch of a small run.
+    Words are elements read as unsigned integers of at most 32 bits. A flipped bit changes the sum, and so do nearly all
+    exchanges of words; the order of the arrays, and how they are split over devices and processes, do not.
+
+    Accelerators add up their own shards, by one program for each shape. Where the devices are the CPU, NumPy adds them
+    up in place: compiling the programs there takes longer than an epoch of a small run.
     """
-    copies, shards = 0, 0
+    on_devices, copies, shards = [], 0, 0
     for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_replicated:
-            shards += sum(_sum(shard.data) for shard in leaf.addressable_shards if shard.replica_id == 0)
+        if isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform != "cpu":
+            on_devices.append(device_sum(leaf))
+        elif isinstance(leaf, jax.Array) and not leaf.is_fully_replicated:
+            shards += sum(host_sum(s.data, leaf.shape, s.index) for s in leaf.addressable_shards if s.replica_id == 0)
         else:  # each process has it whole, and each checks its own copy
-            copies += _sum(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+            copies += host_sum(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf, leaf.shape)
     if jax.process_count() > 1:
         shards = int(multihost_utils.process_allgather(np.uint32(shards % 2**32)).sum(dtype=np.uint64))
-    return np.array((copies + shards) % 2**32, np.uint32)
+    return (sum(map(int, jax.device_get(on_devices))) + copies + shards) % 2**32
 
 
-def _sum(array: Any) -> int:
-    """Computes the sum of the elements as unsigned integers of at most 32 bits, modulo 2^32."""
-    content = np.ascontiguousarray(array).reshape(-1)
-    return int(content.view(f"u{min(4, content.itemsize)}").sum(dtype=np.uint32))
+@jax.jit
+def device_sum(array: Array) -> UInt32[Array, ""]:
+    """Computes `checksum` of one array, each device over its own shards."""
+    words = _words(array)
+    weights = jnp.uint32(1)
+    for axis, stride in enumerate(_strides(words.shape)):
+        weights += jnp.uint32(2 * stride % 2**32) * lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    return jnp.sum(words.astype(jnp.uint32) * weights, dtype=jnp.uint32)
 
 
-def _mend_figures(directory: Path) -> None:
-    """Orbax reads all figures at once when it opens the directory; a damaged one must not shut out every checkpoint."""
+def host_sum(shard: Any, shape: tuple[int, ...], index: tuple[slice, ...] = ()) -> int:
+    """Computes the part of `checksum` that one shard contributes, not yet modulo 2^32; copies nothing.
+
+    Args:
+      shard: the shard, whose memory the host can read.
+      shape: of the whole array.
+      index: where the shard lies in the array; empty where it is the array.
+    """
+    words = _words(np.asarray(shard))
+    starts = [piece.start or 0 for piece in index] or [0] * len(shape)
+    # The position of a word is a sum over axes, so that the sums along the other axes are all that is weighted.
+    total = int(words.sum(dtype=np.uint32))
+    for axis, (start, stride) in enumerate(zip([*starts, 0], _strides((*shape, words.shape[-1])), strict=True)):
+        if start + words.shape[axis] > 1:
+            sums = words.sum(axis=tuple(other for other in range(words.ndim) if other != axis), dtype=np.uint32)
+            places = np.arange(start, start + len(sums), dtype=np.uint64)
+            total += 2 * stride * int((sums * places).sum(dtype=np.uint64))
+    return total
+
+
+def _words(array: Any) -> Any:
+    """Returns the elements as unsigned integers of at most 32 bits, `[*shape, words of an element]`."""
+    return array.reshape(*array.shape, 1).view(f"uint{8 * min(4, array.dtype.itemsize)}")
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _repair_scores(directory: Path) -> None:
+    """Rewrites damaged scores: Orbax reads all at once, and one must not shut out every checkpoint."""
     for path in directory.glob("[0-9]*/metrics/metrics"):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            found["figure"] + 0.0
-            if not isinstance(found.get("evaluated", True), bool):
-                raise TypeError("evaluated is neither true nor false")
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(metrics["score"], float) or not isinstance(metrics["evaluated"], bool):
+                raise TypeError("a score is a number")
         except (ValueError, KeyError, TypeError) as error:
             logging.warning("%s is damaged (%s): this checkpoint counts as not evaluated.", path, error)
-            _write_figure(path, None)
+            _write_score(path, None)
 
 
-def _write_figure(path: Path, figure: float | None) -> None:
-    atomic.write_text(path, json.dumps(_metrics(figure)))
+def _write_score(path: Path, score: float | None) -> None:
+    atomic.write_text(path, json.dumps(_metrics(score)))
 
 
-def _metrics(figure: float | None) -> dict[str, Any]:
-    finite = figure is not None and math.isfinite(figure)
-    return {"figure": figure if finite else _WORST, "evaluated": figure is not None}
+def _metrics(score: float | None) -> dict[str, Any]:
+    compared = float(score) if score is not None and math.isfinite(score) else _WORST
+    return {"score": compared, "evaluated": score is not None}
 
 
-def _figure(metrics: Any) -> float:
-    return (metrics or {}).get("figure", _WORST)
+def _score(metrics: Any) -> float:
+    return (metrics or {}).get("score", _WORST)

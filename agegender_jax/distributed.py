@@ -1,7 +1,7 @@
-"""Several processes that train one run together: how they find each other, and how they agree.
+"""Several processes that train one run together: how they meet, and how they agree.
 
 All of them compute the same program on their parts of the batch. Process 0, the primary one, alone writes the run's
-files and speaks to the terminal; checkpoints are written by all.
+files and prints; checkpoints are written by all.
 """
 
 import itertools
@@ -10,31 +10,27 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from agegender_jax import errors
 from agegender_jax.errors import EXIT_USER_ERROR, UserError
 
 T = TypeVar("T")
 
-_DAY_MS = 24 * 3600 * 1000  # a process that is gone ends the others sooner: JAX sees to that
+EXIT_SECONDS = 10.0
+"""How long a process that ends with an error waits for the others to end, too; see `exit_together`."""
 
-PATIENCE = 10.0
-"""Seconds in which the other processes end with an error, too, if they do; one that takes longer waits for a part."""
+_DAY_MS = 24 * 3600 * 1000  # preparing a dataset may take hours; where a process dies, JAX ends the others sooner
+_PADDING = 4096  # bytes; what is exchanged is padded to a multiple, so that one compiled program serves nearly all
 
-
-def _names(prefix: str) -> Iterator[str]:
-    return (f"{prefix}/{number}" for number in itertools.count())
-
-
-# Of what is exchanged, in the order in which all processes come by. What is exchanged inside another exchange is named
-# after it: where it failed, not all of them came by the same number of those inside.
-_points = [_names("agegender_jax")]
-_calls = itertools.count(1)  # of `PreemptionNotice.is_set`, likewise
+_exchanges = itertools.count()
+_preemption_checks = itertools.count(1)
 
 
 def initialize(
@@ -47,26 +43,27 @@ def initialize(
 ) -> None:
     """Joins the processes of a run, before JAX is first used; does nothing where nothing is given.
 
+    Where the others do not come in time, it prints a sentence and ends the process: JAX would abort it with a trace.
+
     Args:
-      automatic: JAX finds out by itself: under Slurm and Open MPI, on Cloud TPU and GKE.
+      automatic: let JAX detect the cluster: Slurm, Open MPI, Cloud TPU or GKE.
       coordinator: else, `host:port` of process 0.
       processes: how many there are.
       process: number of this one, from 0.
       timeout: seconds to wait for the others.
 
-    Where the others do not come in time, it prints a sentence and ends the process: JAX would abort it with a trace.
-
     Raises:
-      UserError: the values do not fit together, or no cluster is found.
+      UserError: the values do not fit together, or no cluster is detected.
     """
     given = (coordinator, processes, process)
     if automatic and given != (None, None, None):
-        raise UserError("--distributed finds the processes by itself; leave out --coordinator, --processes, --process.")
+        raise UserError("--distributed detects the processes; leave out --coordinator, --processes and --process.")
     if not automatic and given == (None, None, None):
         return
     if not automatic:
         _check(coordinator, processes, process)
-    watch = threading.Timer(timeout, _give_up, [timeout])
+    where = f" at --coordinator={coordinator}" if coordinator else ""
+    watch = threading.Timer(timeout, _give_up, [timeout, where])
     watch.daemon = True
     watch.start()
     try:
@@ -79,22 +76,20 @@ def initialize(
         )
     except Exception as error:  # JAX, its clusters and gRPC raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        if automatic and _state().coordinator_address is None:
+        if automatic:
             raise UserError(
-                f"--distributed finds no cluster ({reason}); start the processes with srun, mpirun or on a TPU, or "
-                "give --coordinator, --processes and --process."
+                f"--distributed cannot join a cluster ({reason}); start the processes with srun, mpirun or on a TPU, "
+                "or give --coordinator, --processes and --process."
             ) from error
-        raise UserError(
-            f"The processes cannot meet at {_state().coordinator_address} ({reason}); choose another --coordinator."
-        ) from error
+        raise UserError(f"The processes cannot meet{where} ({reason}); choose another --coordinator.") from error
     finally:
         watch.cancel()
 
 
-def _give_up(timeout: int) -> None:
+def _give_up(timeout: int, where: str) -> None:
     print(
-        f"{name()}The processes did not find each other within {timeout} s at {_state().coordinator_address}; "
-        "check that process 0 runs there, that all of them were started, and that the port is open.",
+        f"The processes did not meet within {timeout} s{where}; check that process 0 runs there, that all of them "
+        "were started, and that the port is open.",
         file=sys.stderr,
         flush=True,
     )
@@ -116,132 +111,115 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
         )
 
 
-def is_primary() -> bool:
-    """Whether this process writes the run's files and speaks to the terminal."""
-    return not is_multiprocess() or _state().process_id == 0
-
-
 def is_multiprocess() -> bool:
-    """Whether there are other processes."""
-    return jax.distributed.is_initialized() and _state().num_processes > 1
+    """Returns whether there are other processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_primary() -> bool:
+    """Returns whether this process writes the run's files and prints."""
+    return not is_multiprocess() or jax.process_index() == 0
 
 
 def name() -> str:
-    """How this process begins what it says for itself; nothing where it is the primary one."""
-    return "" if is_primary() else f"Process {_state().process_id}: "
+    """Returns what this process begins its own messages with; nothing where it is the primary one."""
+    return "" if is_primary() else f"Process {jax.process_index()}: "
 
 
 def log_primary(text: str) -> None:
-    """Prints a line for people, once for all processes."""
+    """Prints a line on stderr, once for all processes."""
     if is_primary():
         print(text, file=sys.stderr, flush=True)
 
 
-def primary_first() -> AbstractContextManager[None]:
-    """The primary process does what stands inside, then the others do it; what stops one of them stops all.
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """Runs its body in all processes, and raises in all of them what one of them raises.
 
-    For files: the others find those that the primary one wrote, where they share the folder, and else write their own.
-    Nothing inside may compute on the devices of all.
+    Inside, processes may exchange values as long as all do so in the same order.
 
     Raises:
       UserError: in the others, what stopped one.
     """
-    return _agree(wait_for_primary=True)
-
-
-def all_or_none() -> AbstractContextManager[None]:
-    """As `primary_first`, but all do at the same time what stands inside."""
-    return _agree(wait_for_primary=False)
-
-
-@contextmanager
-def _agree(*, wait_for_primary: bool) -> Iterator[None]:
-    if not is_multiprocess():
-        yield
-        return
-    point, me = next(_points[-1]), _state().process_id
-    if me and wait_for_primary:
-        _check_verdict(point, 0)
-    _points.append(_names(f"{point}/inside"))
     try:
         yield
     except BaseException as error:
-        _client().key_value_set(f"{point}/{me}", _verdict(error))
+        if not getattr(error, "shared", False):
+            _exchange(error=error)
         raise
-    finally:
-        _points.pop()
-    _client().key_value_set(f"{point}/{me}", _verdict(None))
-    for other in range(_state().num_processes):
-        _check_verdict(point, other)
+    _exchange()
+
+
+@contextmanager
+def primary_first() -> Iterator[None]:
+    """As `all_or_none`, but the others wait until the primary process is done.
+
+    For files: the others read those that the primary one wrote, where they share the folder, and else write their own.
+    Nothing may be exchanged inside.
+    """
+    with all_or_none():
+        if not is_primary():
+            _exchange()
+        yield
+        if is_primary():
+            _exchange()
 
 
 def from_primary(value: T) -> T:
-    """The primary process's value, in all of them; what JSON knows. Also inside `primary_first`."""
-    if not is_multiprocess():
-        return value
-    point = next(_points[-1])
-    if is_primary():
-        _client().key_value_set(point, json.dumps(value))
-        return value
-    return json.loads(_client().blocking_key_value_get(point, _DAY_MS))
+    """Returns the primary process's value, of JSON, in all of them."""
+    return _exchange(value)[0]
 
 
 def all_agree(good: bool) -> bool:
-    """Whether it is good in all processes."""
+    """Returns whether it is true in all processes."""
+    return all(_exchange(good))
+
+
+def _exchange(value: Any = None, error: BaseException | None = None) -> list[Any]:
+    """Returns the values of all processes, in their order, or raises the error that another one sends.
+
+    All of them first wait at a barrier of the coordination service: a collective of the devices would time out.
+    """
     if not is_multiprocess():
-        return good
-    point = next(_points[-1])
-    _client().key_value_set(f"{point}/{_state().process_id}", str(int(good)))
-    found = [_client().blocking_key_value_get(f"{point}/{number}", _DAY_MS) for number in range(_state().num_processes)]
-    return all(map(int, found))
+        return [value]
+    get_barrier_sync_fn()(key=f"agegender_jax/{next(_exchanges)}", timeout_ms=_DAY_MS)
+    content = json.dumps([value, type(error).__name__ if error else None, str(error)]).encode()
+    with jax.transfer_guard("allow"):
+        sizes = multihost_utils.process_allgather(np.int32(len(content)))
+        room = -(-int(sizes.max()) // _PADDING) * _PADDING
+        contents = multihost_utils.process_allgather(np.frombuffer(content.ljust(room), np.uint8))
+    values = []
+    for process, row in enumerate(contents):
+        other, kind, text = json.loads(row.tobytes())
+        if kind and error is None:
+            if not hasattr(errors, kind):
+                kind, text = "UserError", f"Process {process} failed with {kind}: {text}; see what it printed."
+            shared = getattr(errors, kind)(text)
+            shared.shared = True
+            raise shared
+        values.append(other)
+    return values
 
 
 def exit_together(code: int) -> None:
-    """To be called when this process ends with an error, after it was printed.
+    """Ends this process after an error that it has printed.
 
-    Where the others end with one, too, they end together, in order. Where they go on, this one ends here and now: JAX
-    would wait at the exit for them, and they wait in the middle of a step for this one.
+    Where the others end with an error, too, they end together, in order, and this function returns. Where they go on,
+    it ends the process itself: JAX would wait at the exit for them, and they wait in a step for this one.
     """
-    if not is_multiprocess() or _client() is None:
+    if not is_multiprocess():
         return
     try:
-        _client().wait_at_barrier("agegender_jax/leave", round(PATIENCE * 1000))
+        get_barrier_sync_fn()(key="agegender_jax/exit", timeout_ms=round(EXIT_SECONDS * 1000))
     except Exception:  # jaxlib's, of no documented kind
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def _state() -> Any:
-    """Returns who this process is and its client, of which JAX's own and Orbax's barriers are made."""
-    from jax._src.distributed import global_state  # private, so a command that needs one process does not import it
-
-    return global_state
-
-
-def _client() -> Any:
-    return _state().client
-
-
-def _verdict(error: BaseException | None) -> str:
-    """What the others are told."""
-    if error is None:
-        return "{}"
-    kind = type(error).__name__ if isinstance(error, UserError) else ""
-    return json.dumps({"kind": kind, "text": str(error) if kind else f"{type(error).__name__}: {error}"})
-
-
-def _check_verdict(point: str, process: int) -> None:
-    found = json.loads(_client().blocking_key_value_get(f"{point}/{process}", _DAY_MS))
-    if found and found["kind"]:
-        raise getattr(errors, found["kind"])(found["text"])
-    if found:
-        raise UserError(f"Process {process} failed with {found['text']}; see what it printed.")
-
-
 class PreemptionNotice:
-    """Whether one of the processes was told to stop (SIGTERM): all of them hear of it at the same call."""
+    """Tells whether one of the processes received SIGTERM: all of them learn of it at the same call."""
 
     def is_set(self) -> bool:
-        """To be asked by all processes equally often; costs no exchange."""
-        return multihost_utils.reached_preemption_sync_point(next(_calls))
+        """Returns whether one did; all processes must call it equally often. Costs no exchange."""
+        return multihost_utils.reached_preemption_sync_point(next(_preemption_checks))

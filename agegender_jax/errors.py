@@ -18,6 +18,8 @@ class UserError(Exception):
     """
 
     exit_code = EXIT_USER_ERROR
+    shared = False
+    """Whether all processes of a run raise it, see `distributed.all_or_none`."""
 
 
 class Refused(UserError):

@@ -1,8 +1,9 @@
-"""How processes find each other and agree: really two, over loopback."""
+"""How processes meet and agree: really two, over loopback."""
 
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,19 +13,19 @@ from agegender_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "flag"),
     [
-        ({"coordinator": "a:1"}, "belong together; give all three, or --distributed"),
-        ({"processes": 2, "process": 0}, "belong together"),
-        ({"automatic": True, "process": 0}, "--distributed finds the processes by itself"),
-        ({"coordinator": "a", "processes": 2, "process": 0}, "--coordinator=a is not right; it must be HOST:PORT"),
-        ({"coordinator": "a:b", "processes": 2, "process": 0}, "it must be HOST:PORT"),
-        ({"coordinator": "a:1", "processes": 2, "process": 2}, "with --processes=2 it must be 0 to 1"),
-        ({"coordinator": "a:1", "processes": 2, "process": -1}, "--process=-1 is out of range"),
+        ({"coordinator": "a:1"}, "--process "),
+        ({"processes": 2, "process": 0}, "--coordinator"),
+        ({"automatic": True, "process": 0}, "--distributed"),
+        ({"coordinator": "a", "processes": 2, "process": 0}, "--coordinator=a "),
+        ({"coordinator": "a:b", "processes": 2, "process": 0}, "--coordinator=a:b "),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "--process=2 "),
+        ({"coordinator": "a:1", "processes": 2, "process": -1}, "--process=-1 "),
     ],
 )
-def test_flags_that_do_not_fit_together(options: dict[str, Any], expected: str) -> None:
-    with pytest.raises(UserError, match=expected):
+def test_flags_that_do_not_fit_together(options: dict[str, Any], flag: str) -> None:
+    with pytest.raises(UserError, match=flag):
         distributed.initialize(**options)
 
 
@@ -50,7 +51,7 @@ with distributed.primary_first():
     if process == 0:
         time.sleep(0.5)
         open(folder + "/file", "w").close()
-    print(open(folder + "/file").read() == "", distributed.from_primary(process))
+    print(open(folder + "/file").read() == "")
 for failing, error in ((0, Refused("no speakers")), (1, UserError("disk full")), (1, KeyError("key"))):
     try:
         with distributed.primary_first():
@@ -58,23 +59,18 @@ for failing, error in ((0, Refused("no speakers")), (1, UserError("disk full")),
                 raise error
     except Exception as caught:
         print(type(caught).__name__, caught)
-for failing in (0, 1):  # after an exchange that the other may not have come by
-    try:
-        with distributed.primary_first():
-            said = distributed.from_primary(failing)
-            if process == failing:
-                raise Refused(f"no speakers {said}")
-    except Refused as caught:
-        print(caught)
-try:
-    with distributed.all_or_none():
-        said = distributed.from_primary("no weights")
-        if process == 1:
-            raise UserError(said)
-except UserError as caught:
-    print(caught)
-with distributed.primary_first():
-    print("end", distributed.from_primary(process))
+for failing in (0, 1):  # before an exchange that the other one waits at, and after it
+    for early in (True, False):
+        try:
+            with distributed.all_or_none():
+                if process == failing and early:
+                    raise Refused("early")
+                value = distributed.from_primary(failing)
+                if process == failing:
+                    raise Refused(f"late {value}")
+        except Refused as caught:
+            print(caught)
+print("end", distributed.from_primary("x" * 10000 + str(process))[-2:])
 """
 
 
@@ -89,20 +85,18 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def test_two_processes_agree(tmp_path: Any) -> None:
+@pytest.mark.slow
+def test_two_processes_agree(tmp_path: Path) -> None:
     at = free_address()
     processes = [start(TOGETHER, at, str(number), str(tmp_path)) for number in range(2)]
-    found = [process.communicate(timeout=60) for process in processes]
-    first, second = (out.splitlines() for out, _ in found)
-    assert first[0] == "True True ''", found
-    assert second[0] == "False True 'Process 1: '", found
-    assert first[1] == second[1] == "True False {'of': 0}"
-    assert first[2] == second[2] == "True 0"
-    assert first[3] == second[3] == "Refused no speakers"
-    assert first[4] == second[4] == "UserError disk full"
+    outputs = [process.communicate(timeout=120) for process in processes]
+    first, second = ([line for line in out.splitlines() if "[Gloo]" not in line] for out, _ in outputs)
+    assert first[0] == "True True ''", outputs
+    assert second[0] == "False True 'Process 1: '", outputs
+    assert first[1:5] == second[1:5] == ["True False {'of': 0}", "True", "Refused no speakers", "UserError disk full"]
     assert second[5] == "KeyError 'key'"
-    assert first[5] == "UserError Process 1 failed with KeyError: 'key'; see what it printed."
-    assert first[6:] == second[6:] == ["no speakers 0", "no speakers 1", "no weights", "end 0"]
+    assert first[5].startswith("UserError Process 1 failed with KeyError: 'key'")
+    assert first[6:] == second[6:] == ["early", "late 0", "early", "late 1", "end x0"]
     assert [process.returncode for process in processes] == [0, 0]
 
 
@@ -114,9 +108,9 @@ from agegender_jax.errors import UserError
 from agegender_jax.train import command, loop, setup
 
 process = int(sys.argv[2])
-distributed.PATIENCE = 1.0
+distributed.EXIT_SECONDS = 1.0
 
-def checked(recipe, *_):
+def check(recipe, *_):
     if process == 1:
         raise UserError("no such weights")
     return recipe
@@ -130,24 +124,28 @@ def train(*args, **options):
         raise UserError("a damaged picture")
     time.sleep(1000)  # as in a step, which needs both
 
-setup.check_recipe, command.train_recipe = checked, train
-processes = {"coordinator": sys.argv[1], "processes": 2, "process": process, "timeout": 30}
+setup.check_recipe, command.train_recipe = check, train
+processes = {"coordinator": sys.argv[1], "processes": 2, "process": process, "timeout": 60}
 sys.exit(command.command(recipe.base(), workdir=Path("nowhere"), data_dir=Path("nowhere"), processes=processes))
 """
 
 
-def test_an_error_of_one_process_stops_it_whatever_the_others_do(tmp_path: Any) -> None:
-    """Before training, all hear of it; while the others wait in a step, the one that failed does not wait for them."""
+@pytest.mark.slow
+def test_an_error_of_one_process_stops_it_whatever_the_others_do() -> None:
+    """Before training, all raise it; while the others wait in a step, the one that failed does not wait for them."""
     at = free_address()
     waiting, failed = processes = [start(ENDS, at, str(number)) for number in range(2)]
     try:
-        out, error = failed.communicate(timeout=60)
-        assert (failed.returncode, out) == (2, "no such weights\n"), error
+        out, error = failed.communicate(timeout=120)
+        assert failed.returncode == 2, error
+        assert out.endswith("no such weights\n"), error
         assert "Process 1: a damaged picture" in error
+        assert waiting.stdout is not None
+        assert "no such weights\n" in iter(waiting.stdout.readline, "")  # perhaps later than the other one ends
     finally:
         for process in processes:
             process.kill()
-    assert waiting.communicate()[0] == "no such weights\n"
+            process.communicate()
 
 
 ALONE = """
@@ -171,16 +169,16 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_a_sentence() -> None:
-    """The coordinator, or whoever it waits for: a trace of C++ would be JAX's own end."""
+    """The coordinator, or whoever it waits for: JAX itself would end with a trace of C++."""
     addresses = [free_address() for _ in range(2)]
     processes = [start(ALONE, at, str(number)) for number, at in enumerate(addresses)]
     nowhere = start(NOWHERE)
     for process, at in zip(processes, addresses, strict=True):
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=120)
         assert process.returncode == 2
-        sentence = error.splitlines()[-1]
-        assert f"The processes did not find each other within 2 s at {at}; check that process 0 runs there" in sentence
+        assert f"--coordinator={at}" in error.splitlines()[-1]
         assert "Check failure" not in error
-    out, error = nowhere.communicate(timeout=60)
-    assert "--distributed finds no cluster (coordinator_address should be defined.); start the processes" in out, error
+    out, error = nowhere.communicate(timeout=120)
+    assert "--distributed" in out, error

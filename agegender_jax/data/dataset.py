@@ -24,7 +24,6 @@ from agegender_jax.data.decode_pool import DecodePool
 from agegender_jax.data.preprocess import PreprocessOptions, Preprocessor, make_preprocessor
 from agegender_jax.data.resources import cores, device_memory
 from agegender_jax.data.source import COLUMNS, Prepared, Source, locate
-from agegender_jax.distributed import from_primary
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.progress import progress_bar
@@ -200,7 +199,13 @@ class Reader:
 
 
 def open_dataset(
-    options: DataOptions, *, manual_dir: Path | None, data_dir: Path, kind: str | None = None, progress: bool = True
+    options: DataOptions,
+    *,
+    manual_dir: Path | None,
+    data_dir: Path,
+    kind: str | None = None,
+    memory: tuple[float, str] | None = None,
+    progress: bool = True,
 ) -> StreamedDataset | ResidentDataset:
     """Locates, generates or prepares a dataset, each only where it has not been done before, and reads its metadata.
 
@@ -211,6 +216,7 @@ def open_dataset(
       manual_dir: where the downloaded data lie, or None.
       data_dir: where prepared datasets and caches lie.
       kind: of `preprocess.PREPROCESSORS`, what its content must be; None takes any.
+      memory: see `choose_placement`.
       progress: whether to show progress bars on a terminal.
 
     Raises:
@@ -247,7 +253,7 @@ def open_dataset(
             "choose another dataset or configuration."
         )
     preprocessor = make_preprocessor(options.preprocess, prepared.kind)
-    streamed, placement = choose_placement(options.loading, prepared.count, preprocessor)
+    streamed, placement = choose_placement(options.loading, prepared.count, preprocessor, memory)
     cache_dir = data_dir / "cache"
     columns, terms = read_columns(prepared, cache_dir, progress=progress)
     if streamed:
@@ -255,13 +261,17 @@ def open_dataset(
     return ResidentDataset(prepared, preprocessor, columns, terms, placement, cache_dir)
 
 
-def choose_placement(options: LoadingOptions, count: int, preprocessor: Preprocessor) -> tuple[bool, str]:
-    """Returns whether a dataset of `count` examples is to be streamed, and one line that says why."""
+def choose_placement(
+    options: LoadingOptions, count: int, preprocessor: Preprocessor, memory: tuple[float, str] | None = None
+) -> tuple[bool, str]:
+    """Returns whether a dataset of `count` examples is to be streamed, and one line that says why.
+
+    `memory` is what `device_memory` returns; None is that of this process.
+    """
     example = math.prod(preprocessor.shape) * np.dtype(preprocessor.dtype).itemsize
     size = count * example
-    limit, where = device_memory()
+    limit, where = memory or device_memory()
     streamed = size > RESIDENT_SHARE * limit if options.loader == "auto" else options.loader == "stream"
-    streamed = from_primary(streamed)  # the processes' memories may differ, and all must do the same
     reason = f"{size / 1e9:.2f} GB decoded, {RESIDENT_SHARE:.0%} of {where} is {RESIDENT_SHARE * limit / 1e9:.2f} GB"
     if not streamed:
         return False, f"resident ({reason})"

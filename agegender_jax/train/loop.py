@@ -200,7 +200,7 @@ def train(
                 score = None if stopping else _validate(setup, state, loader, log, step)
                 writers.flush()
                 with spent.on("checkpoint"), jax.transfer_guard("allow"):  # the saver copies in its own way
-                    checkpoints.save(step, state, state.evaluated, score)
+                    checkpoints.save(step, state.to_items(), score)
                 log.restart()
                 if stopping:
                     checkpoints.wait()
@@ -219,7 +219,7 @@ def train(
         evaluated_step = total if best is None else best
         model_state = state.evaluated
         if evaluated_step != total:
-            model_state = checkpoints.restore(evaluated_step, "model", setup.state.evaluated)
+            model_state = checkpoints.restore(evaluated_step, {"model": setup.state.evaluated})["model"]
         distributions = {
             part: setup.evaluator.distributions(model_state, loader, getattr(split, part), flip=options.flip)
             for part in KEPT_PARTS

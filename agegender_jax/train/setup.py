@@ -19,6 +19,7 @@ from agegender_jax.data.dataset import Dataset, open_dataset
 from agegender_jax.data.loader import DeviceLoader, abstract_batches, make_loader
 from agegender_jax.data.partition import class_names, contradictions, split_dataset
 from agegender_jax.data.preprocess import Preprocessor
+from agegender_jax.data.resources import device_memory
 from agegender_jax.data.sampler import BatchSampler
 from agegender_jax.distributed import all_or_none, from_primary, primary_first
 from agegender_jax.errors import UserError
@@ -134,13 +135,14 @@ def build_setup(
         mesh = make_mesh(data.loading.devices_per_copy)
         check_batch(mesh, options.batch_size)
         check_microbatches(options.batch_size, options.microbatches, mesh.shape["data"])
+    memory = from_primary(device_memory())  # the processes' memories may differ, and all must load in the same way
     with primary_first():
         run = Run.find(workdir, recipe) if workdir else None
-        dataset = open_dataset(data, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
+        dataset = open_dataset(data, manual_dir=manual_dir, data_dir=data_dir, memory=memory, progress=progress)
         prepared, preprocessor = dataset.prepared, dataset.preprocessor
         split, conflicts = _make_split(options.split, net.heads.age_groups, dataset_name, run, dataset)
-        _check_same_data(dataset_name, dataset, split)
     with all_or_none():
+        _check_same_data(dataset_name, dataset, split)
         names = class_names(dataset.columns)
         heads, labels = _build_heads(net.heads, names, dataset_name, dataset, split)
         selection = selection_metric(options.select, heads)

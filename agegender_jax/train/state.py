@@ -1,7 +1,7 @@
 """What training carries from step to step, as a plain pytree of arrays; and its first value, restored or fresh."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,22 @@ class TrainState:
     def evaluated(self) -> tuple[Any, Any]:
         """The `(params, stats)` that evaluation and prediction use: the average where there is one."""
         return (self.params, self.stats) if self.average is None else self.average
+
+    def to_items(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds: `model`, which is `evaluated`, and `training`, the state without it."""
+        if self.average is None:
+            rest: Any = dataclasses.replace(self, params=None, stats=None)
+        else:
+            rest = dataclasses.replace(self, average=None)
+        return {"model": self.evaluated, "training": rest}
+
+    @classmethod
+    def from_items(cls, items: Mapping[str, Any]) -> "TrainState":
+        """Returns the state of `to_items`."""
+        model, rest = items["model"], items["training"]
+        if rest.params is None:
+            return dataclasses.replace(rest, params=model[0], stats=model[1])
+        return dataclasses.replace(rest, average=model)
 
 
 def initial_state(params: Any, stats: Any, optimizer: optax.GradientTransformation, *, average: bool) -> TrainState:
@@ -88,8 +104,9 @@ def init_or_restore(
     Raises:
       UserError: no checkpoint can be read, or the pretrained weights cannot.
     """
-    if restored := checkpoints.restore_newest("training", abstract):
-        return restored
+    if restored := checkpoints.restore_newest(abstract.to_items()):
+        step, items = restored
+        return step, TrainState.from_items(items)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     # Pretrained weights are put into a model that every process has whole.
     where = shardings.step if load_pretrained else (shardings.params, shardings.stats)

@@ -75,7 +75,7 @@ def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         random = np.random.default_rng(0)
         params, stats = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0, 0.2, leaf.shape), leaf.dtype), shapes)
         checkpoints = run.checkpoints()
-        checkpoints.save(finished.summary["evaluated_step"], {"params": params}, (params, stats), None)
+        checkpoints.save(finished.summary["evaluated_step"], {"model": (params, stats)})
         checkpoints.close()
         yield load(folder)
 

@@ -34,7 +34,7 @@ def _saved(workdir: Path) -> dict[str, np.ndarray]:
     """The newest checkpoint's step and arrays: parameters, statistics, optimizer, average."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.steps[-1]
-    items = {name: checkpoints.restore(step, name, None) for name in ("training", "model")}
+    items = checkpoints.restore(step, {"training": None, "model": None})
     checkpoints.close()
     arrays = {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(items)}
     return {"step": np.array(step), **arrays}

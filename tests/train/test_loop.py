@@ -40,7 +40,7 @@ def saved(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
     """The newest checkpoint's step and every array in it, `training` and `model`, by path."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.steps[-1]
-    items = {name: checkpoints.restore(step, name, None) for name in ("training", "model")}
+    items = checkpoints.restore(step, {"training": None, "model": None})
     checkpoints.close()
     return step, {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(items)}
 

