@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from agegender_jax.checkpoints import Checkpoints, checksum, device_sum, host_sum, read_model
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, make_mesh, replicated
+from agegender_jax.train.state import TrainState
 
 
 def example(seed: int) -> dict[str, Any]:
@@ -102,6 +103,15 @@ def test_items_come_back_bit_for_bit_in_any_layout(three: Path) -> None:
     assert as_saved.keys() == {"model"}
     for a, b in zip(jax.tree.leaves(as_saved), jax.tree.leaves(items["model"]), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize("average", [None, ({"w": 6}, {"mean": 7})])
+def test_a_training_state_is_stored_once(average: Any) -> None:
+    state = TrainState(step=1, params={"w": 2}, stats={"mean": 3}, opt_state=({"mu": 4}, 5), average=average)  # type: ignore[arg-type]
+    items = state.to_items()
+    assert items["model"] == state.evaluated
+    assert sorted(jax.tree.leaves(items)) == sorted(jax.tree.leaves(state))
+    assert TrainState.from_items(items) == state
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
