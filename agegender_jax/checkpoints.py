@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by Orbax; nothing else in the project imports it.
+"""Checkpoints of a run, by Orbax; nothing else in the project saves arrays with it.
 
 A checkpoint holds named items, pytrees of arrays: `model`, the parameters and statistics that evaluation and prediction
 use, which are read without knowing what an optimizer is; and `training`, the rest of the training state. A third,

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from agegender_jax import errors
 from agegender_jax.errors import EXIT_USER_ERROR, UserError
@@ -26,7 +25,7 @@ T = TypeVar("T")
 EXIT_SECONDS = 10.0
 """How long a process that ends with an error waits for the others to end, too; see `exit_together`."""
 
-_DAY_MS = 24 * 3600 * 1000  # preparing a dataset may take hours; where a process dies, JAX ends the others sooner
+_DAY_SECONDS = 24 * 3600.0  # preparing a dataset may take hours; where a process dies, JAX ends the others sooner
 _PADDING = 4096  # bytes; what is exchanged is padded to a multiple, so that one compiled program serves nearly all
 
 _exchanges = itertools.count()
@@ -182,7 +181,7 @@ def _exchange(value: Any = None, error: BaseException | None = None) -> list[Any
     """
     if not is_multiprocess():
         return [value]
-    get_barrier_sync_fn()(key=f"agegender_jax/{next(_exchanges)}", timeout_ms=_DAY_MS)
+    _wait_for_all(str(next(_exchanges)), _DAY_SECONDS)
     content = json.dumps([value, type(error).__name__ if error else None, str(error)]).encode()
     with jax.transfer_guard("allow"):
         sizes = multihost_utils.process_allgather(np.int32(len(content)))
@@ -201,6 +200,13 @@ def _exchange(value: Any = None, error: BaseException | None = None) -> list[Any
     return values
 
 
+def _wait_for_all(key: str, seconds: float) -> None:
+    """Waits until all processes call it with this key, each once; raises what jaxlib does where they do not in time."""
+    from orbax.checkpoint.multihost import get_barrier_sync_fn  # takes a second; one process alone needs no barrier
+
+    get_barrier_sync_fn()(key=f"agegender_jax/{key}", timeout_ms=round(seconds * 1000))
+
+
 def exit_together(code: int) -> None:
     """Ends this process after an error that it has printed.
 
@@ -210,7 +216,7 @@ def exit_together(code: int) -> None:
     if not is_multiprocess():
         return
     try:
-        get_barrier_sync_fn()(key="agegender_jax/exit", timeout_ms=round(EXIT_SECONDS * 1000))
+        _wait_for_all("exit", EXIT_SECONDS)
     except Exception:  # jaxlib's, of no documented kind
         sys.stdout.flush()
         sys.stderr.flush()

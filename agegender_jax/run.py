@@ -6,10 +6,10 @@ split.json      who is in train, validation and test, with a hash
 seen_sha256.txt content hashes of the files that the run, or one that it starts from, learns from and chooses by
 seen_subjects.txt who is shown or heard in them, as far as it is known: dataset and number
 checkpoints/    a folder a step (and damaged_checkpoints/, where one was set aside)
-metrics.jsonl   a line an event; the same figures as TensorBoard's
+metrics.jsonl   a line an event; the same metrics as TensorBoard's
 tensorboard/    events
-predictions.npz what it says of every example of the validation and the test part
-summary.json    the final figures; there once the run is complete
+predictions.npz predictions for every example of the validation and the test part
+summary.json    the final metrics; there once the run is complete
 report/         index.html, where the run explains itself, and its numbers
 """
 
@@ -127,11 +127,11 @@ class Run:
         return self.directory.resolve().name
 
     def metadata(self) -> dict[str, Any]:
-        """What `run.json` holds, or nothing before the data was first read."""
+        """Returns what `run.json` holds; empty before the data was first read."""
         return self._json("run.json") or {}
 
     def summary(self) -> dict[str, Any] | None:
-        """The final figures, or None while the run is not complete."""
+        """Returns the final metrics; None while the run is not complete."""
         return self._json("summary.json")
 
     def require_summary(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Run:
             raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or check it.") from error
 
     def split(self, keys: np.ndarray, *, others: bool = False) -> Split | None:
-        """The saved split applied to a dataset with these keys, or None before there is one.
+        """Returns the saved split for a dataset with these keys; None before there is one.
 
         Args:
           keys: str [n], of the dataset at hand.
@@ -237,7 +237,7 @@ class Run:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON knows no NaN: a figure that there is no example for becomes null."""
+    """Returns a JSON value with None in place of NaN, which JSON lacks: a metric of no examples."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

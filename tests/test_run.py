@@ -1,7 +1,6 @@
 """A run's directory: begun once, gone on with by the same recipe alone, never half-written."""
 
 import errno
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,6 @@ from agegender_jax.models.heads import ClassHead
 from agegender_jax.run import Run
 
 
-def fail_with(code: int) -> Any:
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError(code, os.strerror(code))
-
-    return fail
-
-
 def test_start_makes_the_directory_and_keeps_the_recipe(tmp_path: Path, small_recipe: ConfigDict) -> None:
     directory = tmp_path / "runs" / "first"
     run = Run.start(directory, small_recipe)
@@ -31,11 +23,6 @@ def test_start_makes_the_directory_and_keeps_the_recipe(tmp_path: Path, small_re
     assert [path.name for path in directory.iterdir()] == ["recipe.json"]
     assert recipes.differences(Run.load(directory).recipe, small_recipe) == []
     assert (run.metadata(), run.summary(), run.split(np.array(["a"]))) == ({}, None, None)
-
-
-def test_start_goes_on_with_the_same_recipe(tmp_path: Path, small_recipe: ConfigDict) -> None:
-    Run.start(tmp_path, small_recipe).write("run.json", {"dataset_version": "1.0.0"})
-    assert Run.start(tmp_path, small_recipe).metadata() == {"dataset_version": "1.0.0"}
 
 
 def test_start_refuses_another_recipe_and_shows_the_difference(tmp_path: Path, small_recipe: ConfigDict) -> None:
@@ -46,7 +33,7 @@ def test_start_refuses_another_recipe_and_shows_the_difference(tmp_path: Path, s
     assert recipes.from_json(before.decode()).train.epochs == 8.0
     (tmp_path / "split.json").write_text("{}")
     small_recipe.train.epochs = 9.0
-    with pytest.raises(UserError, match=r"train\.epochs: 8\.0 -> 9\.0"):
+    with pytest.raises(UserError, match=r"train\.epochs"):
         Run.start(tmp_path, small_recipe)
     assert (tmp_path / "recipe.json").read_bytes() == before
 
@@ -60,27 +47,18 @@ def test_a_run_goes_on_however_it_is_computed(tmp_path: Path, small_recipe: Conf
     assert (run.recipe.compute.fsdp, run.recipe.compute.model) == (True, 2)
     assert (tmp_path / "recipe.json").read_bytes() == before
     small_recipe.train.microbatches = 2
-    with pytest.raises(UserError, match=r"another recipe \(train\.microbatches: 1 -> 2\)"):
+    with pytest.raises(UserError, match=r"train\.microbatches"):
         Run.start(tmp_path, small_recipe)
 
 
-def test_start_refuses_other_files(tmp_path: Path, small_recipe: ConfigDict) -> None:
+def test_a_directory_without_a_run_is_named(tmp_path: Path, small_recipe: ConfigDict) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="not empty and holds no run"):
-        Run.start(tmp_path, small_recipe)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_start_says_that_a_directory_cannot_be_made(tmp_path: Path, small_recipe: ConfigDict) -> None:
-    (tmp_path / "file").write_text("")
-    for directory in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match="cannot be written"):
+    for directory in (tmp_path, tmp_path / "thesis.tex", tmp_path / "thesis.tex" / "run"):
+        with pytest.raises(UserError, match=str(directory)):
             Run.start(directory, small_recipe)
-
-
-def test_load_says_that_there_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no run"):
-        Run.load(tmp_path / "nowhere")
+        with pytest.raises(UserError, match=str(directory)):
+            Run.load(directory)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"optimiser": 1}', b'{"train": {"epochs": "x"}}'])
@@ -88,20 +66,18 @@ def test_a_damaged_recipe_is_named(tmp_path: Path, small_recipe: ConfigDict, con
     (tmp_path / "recipe.json").write_bytes(content)
     (tmp_path / "split.json").write_text("{}")
     for attempt in (lambda: Run.load(tmp_path), lambda: Run.start(tmp_path, small_recipe)):
-        with pytest.raises(UserError, match=r"recipe\.json is no recipe of this version"):
+        with pytest.raises(UserError, match=r"recipe\.json"):
             attempt()
     assert (tmp_path / "recipe.json").read_bytes() == content
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"3", b"\xff"])
-def test_damaged_facts_and_summaries_are_named(tmp_path: Path, small_recipe: ConfigDict, content: bytes) -> None:
+def test_damaged_metadata_and_summaries_are_named(tmp_path: Path, small_recipe: ConfigDict, content: bytes) -> None:
     run = Run.start(tmp_path, small_recipe)
-    (tmp_path / "run.json").write_bytes(content)
-    (tmp_path / "summary.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.json is damaged"):
-        run.metadata()
-    with pytest.raises(UserError, match=r"summary\.json is damaged"):
-        run.summary()
+    for name, read in (("run.json", run.metadata), ("summary.json", run.summary)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            read()
 
 
 def test_the_heads_have_the_class_weights_of_training(tmp_path: Path, small_recipe: ConfigDict) -> None:
@@ -118,30 +94,27 @@ def test_the_heads_have_the_class_weights_of_training(tmp_path: Path, small_reci
     np.testing.assert_array_equal(weights, np.arange(1, 9))
 
 
-def test_write_says_that_the_disk_is_full(
+def test_a_full_disk_leaves_no_half_written_file(
     tmp_path: Path, small_recipe: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run.start(tmp_path, small_recipe)
-    monkeypatch.setattr(os, "replace", fail_with(errno.ENOSPC))
-    with pytest.raises(UserError, match=r"summary\.json: cannot be written \(No space left"):
-        run.write("summary.json", {})
-    assert run.summary() is None
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-
-def test_start_says_that_the_disk_is_full_and_leaves_an_empty_directory(
-    tmp_path: Path, small_recipe: ConfigDict, monkeypatch: pytest.MonkeyPatch
-) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", fail_with(errno.ENOSPC))
-        with pytest.raises(UserError, match="No space left"):
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(UserError, match=str(tmp_path)):
             Run.start(tmp_path, small_recipe)
     assert list(tmp_path.iterdir()) == []
-    Run.start(tmp_path, small_recipe)  # so the same command may be given again
+    run = Run.start(tmp_path, small_recipe)  # so the same command may be given again
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(UserError, match=r"summary\.json"):
+            run.write("summary.json", {})
+    assert run.summary() is None
 
 
 def test_what_is_written_is_read(tmp_path: Path, small_recipe: ConfigDict) -> None:
     run = Run.start(tmp_path, small_recipe)
     content = {"test": {"age/mae": 5.25, "n": 3}, "name": "Größe", "none": None}
-    run.write("summary.json", content)
-    assert run.summary() == content
-    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == content
+    run.write("summary.json", content | {"undefined": float("nan")})
+    assert Run.start(tmp_path, small_recipe).summary() == content | {"undefined": None}

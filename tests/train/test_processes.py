@@ -61,7 +61,7 @@ def start_two(recipe: ConfigDict, workdir: Path, paths: dict[str, Path], devices
 
 
 class Stop:
-    """Says that the run was told to stop, at the given dispatch."""
+    """An event that is set at the given dispatch."""
 
     def __init__(self, dispatches: int) -> None:
         self.left = dispatches
@@ -136,7 +136,7 @@ def test_other_data_than_the_primary_process_has_are_refused(
 def test_two_processes_stop_at_the_same_step(
     recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Of which only the second is told to."""
+    """Of which only the second receives SIGTERM."""
     recipe.train.update(epochs=900.0, steps_per_dispatch=2)
     recipe.evaluate.every_epochs = 900.0
     paths: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir}
