@@ -166,7 +166,7 @@ def test_a_shipped_recipe_trains(
         # Large nets on one device: the parts that eight devices add are those of the small ones, and cost minutes.
         mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
         monkeypatch.setattr(setup, "make_mesh", lambda _: mesh)
-        monkeypatch.setattr(evaluation, "_draw", lambda *_: None)
+        monkeypatch.setattr(evaluation, "_write_images", lambda *_: None)
     manual_dir = manual_dirs[recipe.dataset.name]
     assert command(recipe, workdir=tmp_path / "run", manual_dir=manual_dir, data_dir=data_dir) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

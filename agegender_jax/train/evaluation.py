@@ -1,4 +1,4 @@
-"""What a run measures: validation as it goes, and the test part once, at its end."""
+"""Evaluates a run: validation while it trains, and the test part once, at its end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,21 +28,21 @@ def evaluate_part(
     model_state: Any,
     loader: DeviceLoader,
     *,
-    pictures: bool = False,
+    images: bool = False,
     at: tuple[Writers, int] | None = None,
 ) -> dict[str, float]:
-    """All heads' figures on a part of the split, of the pictures as they are; see `metrics_of`.
+    """Computes the metrics of all heads on a part of the split, without mirror images; see `metrics_of`.
 
     Args:
       part: `train`, `validation` or `test`.
-      setup: the run's.
+      setup: of the run.
       model_state: `(params, stats)`.
       loader: of the run's examples.
-      pictures: also draw confusion matrices and some faces with their answers.
-      at: where to write figures and pictures, and the step that they are of; None writes nothing.
+      images: whether to write confusion matrices and example images.
+      at: where to write, and the step; None writes nothing.
     """
     distributions = setup.evaluator.distributions(model_state, loader, getattr(setup.split, part))
-    return metrics_of(part, distributions, setup, loader if pictures else None, at=at)
+    return metrics_of(part, distributions, setup, loader if images else None, at=at)
 
 
 def metrics_of(
@@ -53,37 +53,37 @@ def metrics_of(
     *,
     at: tuple[Writers, int] | None = None,
 ) -> dict[str, float]:
-    """All heads' figures on a part of the split, from what the heads say of its examples.
+    """Computes the metrics of all heads on a part of the split from their distributions.
 
     Args:
       part: `train`, `validation` or `test`.
       distributions: by head, `[n, ...]`, of `Evaluator.distributions`.
-      setup: the run's.
-      loader: also draw confusion matrices, and some of its examples with their answers; None draws nothing.
-      at: where to write figures and pictures, and the step that they are of; None writes nothing.
+      setup: of the run.
+      loader: of the example images to write, beside confusion matrices; None writes none.
+      at: where to write, and the step; None writes nothing.
     """
     rows = getattr(setup.split, part)
     labels = {name: label[rows] for name, label in setup.labels.items()}
     targets = make_targets(setup.heads, distributions, labels)
-    result = measure_targets(targets)
+    metrics = measure_targets(targets)
     if at is not None:
         writers, step = at
-        writers.scalars(step, {f"{part}/{name}": float(value) for name, value in result.items()})
+        writers.scalars(step, {f"{part}/{name}": float(value) for name, value in metrics.items()})
         if loader is not None:
-            _draw(part, setup, loader, rows, targets, writers, step)
-    return result
+            _write_images(part, setup, loader, rows, targets, writers, step)
+    return metrics
 
 
 def kept_predictions(
     run: Run, setup: Setup, distributions: Mapping[str, Mapping[str, np.ndarray]], step: int
 ) -> Predictions:
-    """What the run says of parts of its split, as it is kept with the run.
+    """Returns the predictions that are kept with the run.
 
     Args:
       run: the run.
-      setup: the run's.
+      setup: of the run.
       distributions: by part (of `predictions.KEPT_PARTS`) and head, `[n, ...]`.
-      step: that the parameters are of.
+      step: of the parameters.
     """
     split = setup.split
     metadata = {
@@ -97,11 +97,11 @@ def kept_predictions(
         "age_groups": setup.age_groups,
         "flip_averaged": setup.options.flip,
     }
-    found = {name: np.concatenate([distributions[part][name] for part in KEPT_PARTS]) for name in setup.heads}
-    return of_split(split, setup.dataset.columns, setup.heads, found, metadata_of(run, metadata))
+    kept = {name: np.concatenate([distributions[part][name] for part in KEPT_PARTS]) for name in setup.heads}
+    return of_split(split, setup.dataset.columns, setup.heads, kept, metadata_of(run, metadata))
 
 
-def _draw(
+def _write_images(
     part: str,
     setup: Setup,
     loader: DeviceLoader,
@@ -114,8 +114,8 @@ def _draw(
         head = target.head
         if isinstance(head, ClassHead):
             title = f"{name}, {part}" + (f" ({head.scheme.name})" if isinstance(head, AgeGroupHead) else "")
-            picture = confusion_image(head.confusion(target.predictions, target.labels), head.names, title)
-            writers.image(f"{part}/{name}", picture, step)
+            image = confusion_image(head.confusion(target.predictions, target.labels), head.names, title)
+            writers.image(f"{part}/{name}", image, step)
     sample = np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)
     captions = [_caption(targets, row) for row in sample]
     shown = setup.preprocessor.to_display(loader.read(rows[sample]))

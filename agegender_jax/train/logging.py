@@ -1,6 +1,7 @@
-"""How a training reports: TensorBoard's events, `metrics.jsonl`, lines and a progress bar, and where the time goes."""
+"""Logs a training: TensorBoard's events, `metrics.jsonl`, lines and a progress bar, and where the time goes."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -34,7 +35,7 @@ class Writers:
     Args:
       directory: of the run; None writes nothing, for processes that are not the primary one.
       step: the step that the run goes on from.
-      evaluated: whether the figures on the validation part at that step stand; else they will be written again.
+      evaluated: whether the validation metrics of that step are kept; if not, they will be written again.
     """
 
     def __init__(self, directory: Path | None, step: int, *, evaluated: bool = True) -> None:
@@ -64,7 +65,7 @@ class Writers:
         return self._before + time.monotonic() - self._begin
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes figures of one step."""
+        """Writes the values of one step."""
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
         numbers = {name: value if np.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
@@ -75,7 +76,7 @@ class Writers:
         self._events.add_text(name, text, 0)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Writes a picture, uint8 `[height, width, 3]`, for TensorBoard alone."""
+        """Writes an image, uint8 `[height, width, 3]`, for TensorBoard alone."""
         self._events.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
@@ -85,10 +86,7 @@ class Writers:
 
 
 def _keep_until(path: Path, step: int, evaluated: bool) -> float:
-    """Drops the lines after `step`, and a torn last one; returns the seconds of the last line kept.
-
-    Also drops what ended the run, and where `step` is not `evaluated` its figures: they are written again.
-    """
+    """Drops lines that will be written again, and a torn last one; returns the seconds of the last line kept."""
     if not path.exists():
         return 0.0
     kept, seconds = [], 0.0
@@ -116,7 +114,7 @@ class Progress:
     """
 
     def __init__(self, total: int, step: int, batch_size: int, *, shown: bool = True) -> None:
-        self._total, self._batch_size, self._said, self._shown = total, batch_size, time.monotonic(), shown
+        self._total, self._batch_size, self._printed, self._shown = total, batch_size, time.monotonic(), shown
         self._bar = progress_bar(total, unit="steps", initial=step) if shown and sys.stderr.isatty() else None
 
     def update(self, step: int, seconds: float, steps: int, loss: float) -> None:
@@ -125,12 +123,12 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, False)
             self._bar.update(step - self._bar.n)
-        elif time.monotonic() - self._said > _LINE_SECONDS:
+        elif time.monotonic() - self._printed > _LINE_SECONDS:
             self.line(f"Step {step:,} of {self._total:,}: {text}")
 
     def line(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif self._shown:
@@ -140,47 +138,6 @@ class Progress:
         """Ends the bar."""
         if self._bar is not None:
             self._bar.close()
-
-
-class RateLimiter:
-    """Says at most so often, in seconds, that something is due; the first time it is."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._last = seconds, float("-inf")
-
-    def due(self) -> bool:
-        """Whether it is time again; if so, the next time is counted from now."""
-        if time.monotonic() - self._last < self._seconds:
-            return False
-        self._last = time.monotonic()
-        return True
-
-
-class ThroughputMeter:
-    """How long dispatches take. The first is left out: it also waits for what is used for the first time."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._seconds: list[float] | None = None
-
-    def restart(self) -> None:
-        """Begins to count anew, after something that is no dispatch."""
-        self._last = time.monotonic()
-
-    def lap(self) -> float:
-        """A dispatch has ended: the seconds since the one before."""
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
-        if self._seconds is None:
-            self._seconds = []
-        else:
-            self._seconds.append(seconds)
-        return seconds
-
-    @property
-    def median(self) -> float | None:
-        """Seconds a dispatch, None before there were two."""
-        return float(np.median(self._seconds)) if self._seconds else None
 
 
 class TimeBreakdown:
@@ -217,7 +174,7 @@ class TrainingLog:
     Args:
       setup: of the run.
       writers: of the run.
-      checkpoints: of the run, the last good one of which is named where the loss diverges.
+      checkpoints: of the run; the last good one is named where the loss diverges.
       spent: where the time goes.
       step: that the run begins or resumes at.
       started: `time.monotonic()` at the start of the command.
@@ -237,11 +194,10 @@ class TrainingLog:
     ) -> None:
         self.writers, self.spent = writers, spent
         self.first_step_seconds: float | None = None
-        self._schedule, self._batch_size, self._rates = setup.schedule, setup.options.batch_size, setup.learning_rates
-        self._heads = setup.heads
-        self._checkpoints, self._started, self._cut_short = checkpoints, started, cut_short
-        self._bar = Progress(setup.schedule.total, step, self._batch_size, shown=is_primary())
-        self._pace, self._images = ThroughputMeter(), RateLimiter(_IMAGES_SECONDS)
+        self._setup, self._checkpoints, self._started, self._cut_short = setup, checkpoints, started, cut_short
+        self._bar = Progress(setup.schedule.total, step, setup.options.batch_size, shown=is_primary())
+        self._dispatch_seconds: list[float] = []
+        self._last_dispatch, self._last_images = time.monotonic(), -math.inf
         self._pending: tuple[int, Any] | None = None
 
     def dispatched(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
@@ -260,43 +216,52 @@ class TrainingLog:
         (step, pending), self._pending = self._pending, None
         with self.spent.on("step"):
             metrics = jax.device_get(pending)
-        seconds = self._pace.lap()
+        seconds = time.monotonic() - self._last_dispatch
+        self.restart()
         _check_finite(metrics, step, self._checkpoints)
-        dispatch = self._schedule.dispatch
+        dispatch = self._setup.schedule.dispatch
         if self.first_step_seconds is None:
             self.first_step_seconds = time.monotonic() - self._started
             self._bar.line(f"First {dispatch} steps done {self.first_step_seconds:.1f} s after the start")
+        else:  # the first also waits for what is used for the first time
+            self._dispatch_seconds.append(seconds)
         values = {f"train/{name}": float(value.mean()) for name, value in metrics.items()}
-        values["learning_rate"] = float(self._rates[step - 1])
-        values["images_per_second"] = dispatch * self._batch_size / seconds
+        values["learning_rate"] = float(self._setup.learning_rates[step - 1])
+        values["images_per_second"] = dispatch * self._setup.options.batch_size / seconds
         self.writers.scalars(step, values)
         self._bar.update(step, seconds, dispatch, values["train/loss"])
 
     def restart(self) -> None:
-        """Begins to time dispatches anew, after something that is none."""
-        self._pace.restart()
+        """Begins to time dispatches anew."""
+        self._last_dispatch = time.monotonic()
 
     def images_due(self) -> bool:
         """Returns whether images are to be written again."""
-        return is_primary() and self._images.due()
+        if not is_primary() or time.monotonic() - self._last_images < _IMAGES_SECONDS:
+            return False
+        self._last_images = time.monotonic()
+        return True
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Prints the main metrics of a validation, and how long the rest takes."""
+        """Prints the main metrics of a validation, and the time left."""
         if self._cut_short:
             return
-        schedule = self._schedule
-        shown = [f"{name}/{head.metrics[0].name}" for name, head in self._heads.items()]
+        schedule = self._setup.schedule
+        names = [f"{name}/{head.metrics[0].name}" for name, head in self._setup.heads.items()]
         line = f"Step {step:,} of {schedule.total:,}, epoch {step / schedule.steps_per_epoch:.1f}: validation "
-        line += ", ".join(f"{key} {metrics[key]:.3f}" for key in shown)
-        if self._pace.median:
-            left = (schedule.total - step) / schedule.dispatch * self._pace.median
+        line += ", ".join(f"{name} {metrics[name]:.3f}" for name in names)
+        if self._dispatch_seconds:
+            left = (schedule.total - step) / schedule.dispatch * float(np.median(self._dispatch_seconds))
             line += f"; {self.images_per_second:.0f} images/s, {duration(left)} left"
         self._bar.line(line)
 
     @property
     def images_per_second(self) -> float | None:
-        """Images trained on a second, the median over dispatches; None before there were two."""
-        return self._batch_size * self._schedule.dispatch / self._pace.median if self._pace.median else None
+        """Median over dispatches; None before there were two."""
+        if not self._dispatch_seconds:
+            return None
+        images = self._setup.options.batch_size * self._setup.schedule.dispatch
+        return images / float(np.median(self._dispatch_seconds))
 
     def close(self) -> None:
         """Ends the progress bar."""
@@ -310,9 +275,9 @@ def _check_finite(metrics: Mapping[str, np.ndarray], step: int, checkpoints: Che
     if len(bad):
         checkpoints.wait()
         good = checkpoints.steps
+        where = f"the last good checkpoint is that of step {good[-1]}" if good else "there is no checkpoint yet"
         raise Diverged(
             f"The loss of step {step - len(losses) + int(bad[0]) + 1} is {losses[bad[0]]}, the norm of its gradient "
-            f"{norms[bad[0]]}; "
-            + (f"the last good checkpoint is that of step {good[-1]}. " if good else "there is no checkpoint yet. ")
-            + "Lower config.optimizer.learning_rate or set config.optimizer.clip_norm, in a new --workdir."
+            f"{norms[bad[0]]}; {where}. Lower config.optimizer.learning_rate or set config.optimizer.clip_norm, in a "
+            "new --workdir."
         )

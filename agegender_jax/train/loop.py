@@ -279,7 +279,7 @@ def _validate(setup: Setup, state: TrainState, loader: DeviceLoader, log: Traini
     """Evaluates the validation part, logs it, and returns what checkpoints are chosen by."""
     with log.spent.on("evaluation"):
         at = (log.writers, step)
-        metrics = evaluate_part("validation", setup, state.evaluated, loader, pictures=log.images_due(), at=at)
+        metrics = evaluate_part("validation", setup, state.evaluated, loader, images=log.images_due(), at=at)
     log.validation(step, metrics)
     value = metrics[setup.options.select]
     return value if setup.selection.higher_is_better else -value

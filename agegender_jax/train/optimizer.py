@@ -22,7 +22,7 @@ SCHEDULES: Mapping[str, Callable[[float, int], optax.Schedule]] = {
 
 
 def learning_rate(options: OptimizerOptions, total_steps: int) -> optax.Schedule:
-    """The learning rate by step: a linear warm-up from zero, then `constant`, `cosine` to zero, or `step`.
+    """Returns the learning rate by step: a linear warm-up from zero, then `constant`, `cosine` to zero, or `step`.
 
     `step` is a tenth after each fifth of the steps that follow (Levi and Hassner 2015: 10,000 of 50,000).
 
@@ -41,7 +41,7 @@ def learning_rate(options: OptimizerOptions, total_steps: int) -> optax.Schedule
 
 
 def weight_decay_mask(params: Any) -> Any:
-    """Which parameters weight decay applies to: kernels, not biases or normalisation scales (same tree, bools).
+    """Returns which parameters weight decay applies to (same tree, bools): kernels, not biases or scales.
 
     >>> weight_decay_mask({"conv": {"kernel": jax.numpy.ones((3, 3, 1, 1)), "bias": jax.numpy.ones(1)}})
     {'conv': {'bias': False, 'kernel': True}}
@@ -72,12 +72,11 @@ def check_optimizer(options: OptimizerOptions) -> None:
 
 
 def make_optimizer(options: OptimizerOptions, total_steps: int, steps_per_epoch: float) -> optax.GradientTransformation:
-    """The gradient transformation of a recipe: `adam` (the papers), `adamw` or `sgd` (momentum 0.9, Nesterov).
+    """Returns the gradient transformation: `adam` (the papers), `adamw` or `sgd` (momentum 0.9, Nesterov).
 
-    What is frozen stays exactly as it is, also under weight decay. Its moments gather all the while, as they do in a
-    parameter group whose learning rate is zero, so that its first step is neither that of empty moments (which Adam
-    makes three times too large once its step count is high) nor late. Normalisation statistics are no parameters:
-    they follow the data in frozen layers, too.
+    Frozen parameters do not change, also under weight decay. Their moments are updated as in a parameter group of
+    learning rate zero: with empty moments and a high step count, Adam's first step would be three times too large.
+    Normalisation statistics are not parameters and follow the data in frozen layers, too.
 
     Args:
       options: the recipe's `optimizer` section.
@@ -125,34 +124,34 @@ def _freeze(
 
 
 def _clipped(gradient: Any, frozen: Any, clip_norm: float) -> Any:
-    """What learns, clipped by its own norm, and what is frozen, as it will be once it learns: by that of all."""
+    """Clips the gradient of unfrozen parameters by its own norm, that of frozen ones by the norm of all."""
     learning = jax.tree.map(lambda g, frozen: jnp.where(frozen, 0, g), gradient, frozen)
     alone, together = (clip_norm / jnp.maximum(optax.tree.norm(tree), clip_norm) for tree in (learning, gradient))
     return jax.tree.map(lambda g, frozen: g * jnp.where(frozen, together, alone), gradient, frozen)
 
 
 def check_freeze(options: OptimizerOptions, params: Any) -> None:
-    """Checks what is to be frozen.
+    """Checks `freeze`.
 
     Args:
       options: the recipe's `optimizer` section.
       params: of the model, or their shapes.
 
     Raises:
-      UserError: `freeze` is no regular expression, or finds no parameter or all of them.
+      UserError: it is not a regular expression, or matches no parameter or all of them.
     """
     if not options.freeze:
         return
     try:
-        found = jax.tree.leaves(_matched(options.freeze, params))
+        matched = jax.tree.leaves(_matched(options.freeze, params))
     except re.error as error:
         raise UserError(
-            f"config.optimizer.freeze={options.freeze!r} is no regular expression ({error}); mend it."
+            f"config.optimizer.freeze={options.freeze!r} is not a regular expression ({error}); correct it."
         ) from error
-    if not any(found) or all(found):
+    if not any(matched) or all(matched):
         paths = _paths(params)
         some = [paths[number * (len(paths) - 1) // 3] for number in range(4)]
-        problem = "finds every parameter, so nothing would learn" if any(found) else "finds no parameter"
+        problem = "matches every parameter, so nothing would be trained" if any(matched) else "matches no parameter"
         raise UserError(
             f"config.optimizer.freeze={options.freeze!r} {problem}; parameters are called "
             f"{', '.join(dict.fromkeys(some))} and the like."
@@ -160,17 +159,17 @@ def check_freeze(options: OptimizerOptions, params: Any) -> None:
 
 
 def frozen_parameters(options: OptimizerOptions, params: Any) -> int:
-    """How many numbers `freeze` keeps as they are, of a model's parameters or their shapes."""
+    """Counts the numbers in the parameters that `freeze` matches."""
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(_matched(options.freeze, params)), strict=True)
     return sum(leaf.size for leaf, frozen in pairs if frozen)
 
 
 def _matched(pattern: str, params: Any) -> Any:
-    """Which parameters' paths hold the pattern (same tree, bools)."""
-    found = [bool(pattern and re.search(pattern, path)) for path in _paths(params)]
-    return jax.tree.unflatten(jax.tree.structure(params), found)
+    """Returns which parameters' paths match the pattern (same tree, bools)."""
+    matched = [bool(pattern and re.search(pattern, path)) for path in _paths(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), matched)
 
 
 def _paths(params: Any) -> list[str]:
-    """Paths such as `backbone/trunk/convs/0/kernel`, in the order of the leaves."""
+    """Returns paths such as `backbone/trunk/convs/0/kernel`, in the order of the leaves."""
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]

@@ -1,4 +1,4 @@
-"""The training step, one for all systems: its function, its compilation, and the memory that it takes."""
+"""The training step, its compilation, and the memory that it takes."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -28,18 +28,17 @@ _MEND = (
 )
 
 Data = Mapping[str, Any]
-"""What lies on the devices all the time: `labels`, a dictionary of `[n]` arrays by head, and, where the dataset is
-resident, `content` `[n, *shape]`, see `inputs.Preprocessor`."""
+"""Resident data: `labels`, arrays `[n]` by head, and, of a resident dataset, `content` `[n, *shape]`."""
 
 Batches = Mapping[str, jax.Array]
-"""The batches of several steps: `rows` int32 `[steps, batch]`, which examples make each, and, where the dataset is
-streamed, their `content` `[steps, batch, *shape]`."""
+"""Batches of several steps: `rows` int32 `[steps, batch]`, and, of a streamed dataset, `content`
+`[steps, batch, *shape]`."""
 
 
 def total_loss(
     heads: Mapping[str, Head], outputs: Mapping[str, jax.Array], labels: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss of a batch, sum over heads of `head.weight * sum(w l) / sum(w)`, and each head's own.
+    """Computes the loss of a batch, sum over heads of `head.weight * sum(w l) / sum(w)`, and that of each head.
 
     The sums run over the global batch, so the loss is the same on one device and on many. Dividing by the sum of the
     weights keeps the size of a step independent of how many labels in the batch are known and how they are weighted.
@@ -61,25 +60,22 @@ def make_train_steps(
     constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
     loss_wrapper: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda loss_of: loss_of,
 ) -> Callable[[TrainState, Data, Batches], tuple[TrainState, dict[str, jax.Array]]]:
-    """A function that takes several optimizer steps: `(state, data, batches) -> (state, figures)`.
+    """Returns a pure function of several optimizer steps: `(state, data, batches) -> (state, metrics)`.
 
-    It is pure and not yet jitted; donate `state` when jitting it. `figures` holds the loss, each head's loss and the
-    gradient norm, float32 `[steps]`.
+    `metrics` holds the loss, each head's loss and the gradient norm, float32 `[steps]`. Donate `state` when jitting.
 
-    With `train.microbatches` k above 1 a step takes its batch in k parts, one after another, and so needs the memory of
-    a part: each k-th example, so that every device has as many of each. Loss and gradient are those of the whole batch,
-    whatever labels are unknown and however examples are weighted. Batch normalisation is by each part's own statistics,
-    and its running ones take k updates, in the parts' order; dropout draws for each part.
+    With k microbatches a step processes every k-th example at a time, which needs less memory. Loss and gradient are
+    those of the whole batch, with any labels unknown and any weights. Batch normalisation uses the statistics of each
+    microbatch, and its running ones are updated k times; dropout has a key for each.
 
-    With `compute.remat` the results of convolutions are kept for the gradient, and what lies between them, such as
-    normalisation, is computed again.
+    With `remat` the results of convolutions are kept for the gradient; all between them is computed again.
 
     Args:
       graphdef: the model's structure, from `split_model`.
       heads: by name.
       optimizer: from `make_optimizer`.
       options: how to train.
-      inputs: how examples become what the network sees.
+      inputs: the preprocessor.
       constrain: puts a batch's sharding on an array whose first axis is the batch.
       loss_wrapper: makes the loss that is differentiated from that of whole parameters, its first argument.
     """
@@ -99,7 +95,7 @@ def make_train_steps(
     gradient_of = jax.value_and_grad(loss_wrapper(loss_of), has_aux=True)
 
     def in_parts(params: Any, stats: Any, images: jax.Array, labels: Any, dropout_key: jax.Array) -> Any:
-        """What `gradient_of` returns, of a batch that is taken in parts."""
+        """Returns the result of `gradient_of` for a batch in microbatches."""
 
         def add_part(carry: Any, part: Any) -> Any:
             stats, gradient = carry
@@ -132,9 +128,9 @@ def make_train_steps(
             # Short at first, so that the average forgets the initial parameters (as TensorFlow's does).
             decay = jnp.minimum(options.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, (params, stats))
-        figures = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-        figures |= {f"{name}/loss": value for name, value in losses.items()}
-        return TrainState(state.step + 1, params, stats, opt_state, average), figures
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        metrics |= {f"{name}/loss": value for name, value in losses.items()}
+        return TrainState(state.step + 1, params, stats, opt_state, average), metrics
 
     def train_steps(state: TrainState, data: Data, batches: Batches) -> tuple[TrainState, dict[str, jax.Array]]:
         return jax.lax.scan(lambda carry, batch: train_step(carry, data, batch), state, batches)
@@ -143,9 +139,9 @@ def make_train_steps(
 
 
 def scatter_microbatch(outputs: Mapping[str, jax.Array], part: jax.Array, parts: int) -> dict[str, jax.Array]:
-    """The logits of each `parts`-th example from number `part` in those of a whole batch, which are 0 elsewhere.
+    """Puts the logits of a microbatch, each `parts`-th example from `part`, into those of a batch, 0 elsewhere.
 
-    So a head sees the labels of the whole batch, and divides by what it divides by where the batch is taken whole.
+    A head then sees the labels, and the sum of weights, of the whole batch.
 
     >>> scatter_microbatch({"a": jnp.array([[1.0], [2.0]])}, jnp.array(1), 3)["a"][:, 0].tolist()
     [0.0, 1.0, 0.0, 0.0, 2.0, 0.0]
@@ -179,10 +175,9 @@ def jit_train_steps(
     mesh: Mesh,
     layout: Any = None,
 ) -> jax.stages.Wrapped:
-    """`make_train_steps` jitted for a mesh: each batch lies over its axis `data`, and the state is donated.
+    """Jits `make_train_steps` for a mesh: batches are split over its axis `data`, and the state is donated.
 
-    `layout` tells how the state lies, a `TrainState` of shardings; without, it lies whole on every device. The figures
-    do.
+    `layout` is a `TrainState` of shardings; None replicates the state, as the metrics are.
     """
     steps = make_train_steps(
         graphdef,
@@ -197,16 +192,16 @@ def jit_train_steps(
 
 
 def compile_steps(train_steps: jax.stages.Wrapped, abstract: TrainState, data: Any, batches: Any) -> tuple[Any, str]:
-    """Compiles the steps for the shapes that they will be called with; nothing is placed on a device for that.
+    """Compiles the steps from shapes alone.
 
     Args:
       train_steps: from `jit_train_steps`.
       abstract: shapes of the state, from `state.abstract_state`.
-      data: shapes of what lies on the devices all the time, from `loader.shapes`.
+      data: shapes of the resident data, from `Setup.batch_shapes`.
       batches: shapes of the batches of a dispatch, likewise.
 
     Returns:
-      The program, to be called as `train_steps` is, and a line on the memory that it takes.
+      The program, to be called as `train_steps` is, and `memory_of` it.
 
     Raises:
       UserError: it takes more than a device has.
@@ -221,7 +216,7 @@ def compile_steps(train_steps: jax.stages.Wrapped, abstract: TrainState, data: A
 
 
 def memory_of(program: Any, data: Any, abstract: TrainState) -> str:
-    """What a compiled program needs of each device's memory, in a line; "" where the compiler does not say.
+    """Describes the memory of each device that a program needs; "" where the compiler does not report it.
 
     Raises:
       UserError: it is more than a device has.

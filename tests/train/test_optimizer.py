@@ -250,18 +250,10 @@ def test_without_freezing_the_state_is_that_of_the_rule_alone() -> None:
     assert plain == jax.tree.structure(make_optimizer(options, 100, 4.0).init(NET))
 
 
-@pytest.mark.parametrize(
-    ("freeze", "message"),
-    [
-        ("convs/2", "finds no parameter; parameters are called backbone/trunk/convs/0/kernel, "),
-        ("kernel|scale|bias", "finds every parameter, so nothing would learn"),
-        ("convs(", "is no regular expression"),
-    ],
-)
-def test_a_pattern_that_cannot_be_meant_is_refused(freeze: str, message: str) -> None:
+@pytest.mark.parametrize("freeze", ["convs/2", "kernel|scale|bias", "convs("])
+def test_a_pattern_that_cannot_be_meant_is_refused(freeze: str) -> None:
     with pytest.raises(UserError, match=r"config\.optimizer\.freeze=") as refused:
         check_freeze(_options(freeze=freeze), NET)
-    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     with pytest.raises(UserError):
         make_optimizer(_options(freeze=freeze), 10, 4.0).init(NET)

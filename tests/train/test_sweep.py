@@ -51,8 +51,8 @@ def summary_of(member: Any, accuracy: float, constant: float = 0.5) -> dict[str,
 def test_the_plan_has_every_combination_once() -> None:
     members = expand_trials(recipe(5), ["paper", "disjoint"], "1,3", 2)
     assert len({member.name for member in members}) == len(members) == 8
-    found = {(m.recipe.split.protocol, m.recipe.split.fold, m.recipe.seed, m.recipe.split.seed) for m in members}
-    assert found == {(p, f, s, 0) for p in ("paper", "disjoint") for f in (1, 3) for s in (0, 1)}
+    combinations = {(m.recipe.split.protocol, m.recipe.split.fold, m.recipe.seed, m.recipe.split.seed) for m in members}
+    assert combinations == {(p, f, s, 0) for p in ("paper", "disjoint") for f in (1, 3) for s in (0, 1)}
     assert expand_trials(recipe(5), (), "all")[4].name == "disjoint-fold_4"
     assert expand_trials(recipe(), (), "", 3)[2].name == "disjoint-repeat_2"
     assert [member.name for member in expand_trials(recipe(), ["paper"])] == ["paper"]
@@ -63,12 +63,12 @@ def test_the_plan_has_every_combination_once() -> None:
 @pytest.mark.parametrize(
     ("folds", "arguments", "message"),
     [
-        (5, (["random"],), "'random'; name each of these at most once: disjoint, paper"),
-        (5, (["paper", "paper"],), "'paper'; name each"),
-        (0, ((), "all"), "--folds=all needs a recipe with folds"),
-        (5, ((), "5"), "some of 0 to 4"),
-        (5, ((), "1,1"), "some of 0 to 4"),
-        (5, ((), "one"), "some of 0 to 4"),
+        (5, (["random"],), "--protocols has 'random'"),
+        (5, (["paper", "paper"],), "--protocols has 'paper'"),
+        (0, ((), "all"), "--folds=all"),
+        (5, ((), "5"), "--folds=5"),
+        (5, ((), "1,1"), "--folds=1,1"),
+        (5, ((), "one"), "--folds=one"),
         (5, ((), "all", 0), "--repeats=0"),
     ],
 )
@@ -82,10 +82,10 @@ def test_mean_and_spread_on_paper() -> None:
     accuracy = {"paper-fold_0": (0.9, 1.0), "paper-fold_1": (0.8, 0.9), "disjoint-fold_0": (0.6, 0.6),
                 "disjoint-fold_1": (0.7, 0.8)}  # fmt: skip
     summaries = {m.name: summary_of(m, accuracy[f"{m.protocol}-fold_{m.fold}"][m.repeat]) for m in members}
-    found = summarize(members, summaries)["protocols"]["paper"]["test"]["gender/accuracy"]
+    measured = summarize(members, summaries)["protocols"]["paper"]["test"]["gender/accuracy"]
     # Folds: means .95 and .85, so .1 / sqrt(2). Repeats: means .85 and .95, the same.
-    assert found["mean"] == pytest.approx(0.9)
-    assert found["folds"] == found["repeats"] == pytest.approx(0.1 / np.sqrt(2))
+    assert measured["mean"] == pytest.approx(0.9)
+    assert measured["folds"] == measured["repeats"] == pytest.approx(0.1 / np.sqrt(2))
     honest = summarize(members, summaries)["protocols"]["disjoint"]["test"]["gender/accuracy"]
     assert honest["folds"] == pytest.approx(0.15 / np.sqrt(2))  # .6 and .75
     assert honest["repeats"] == pytest.approx(0.05 / np.sqrt(2))  # .65 and .7
@@ -102,10 +102,10 @@ def test_the_mean_over_repeats_has_an_interval_where_nothing_else_varies() -> No
     members = expand_trials(recipe(), (), "", 3)
     summaries = {m.name: summary_of(m, (0.80, 0.82, 0.87)[m.repeat]) for m in members}
     result = summarize(members, summaries) | {"refused": {}}
-    found = result["protocols"]["disjoint"]["test"]["gender/accuracy"]
+    measured = result["protocols"]["disjoint"]["test"]["gender/accuracy"]
     # The mean 0.83, deviation sqrt((9 + 1 + 16) / 2) / 100 = 0.036056; Student's t of two is 4.302653.
     reach = 4.302653 * 0.0360555 / np.sqrt(3)
-    assert found["interval"] == pytest.approx([0.83 - reach, 0.83 + reach])
+    assert measured["interval"] == pytest.approx([0.83 - reach, 0.83 + reach])
     assert "0.8300 ± 0.0361 [0.7404, 0.9196]" in report(result)
     assert "[95 % interval of the mean over repeats" in report(result)
     assert result["protocols"]["disjoint"]["baseline"]["gender/accuracy"]["interval"] is None
@@ -117,7 +117,7 @@ def test_the_mean_over_repeats_has_an_interval_where_nothing_else_varies() -> No
     assert "[95 %" not in report(several)
 
 
-def test_published_figures_stand_beside_the_same_protocol_alone() -> None:
+def test_published_results_stand_beside_the_same_protocol_alone() -> None:
     def text(folds: int, scheme: str, protocol: str = "disjoint") -> str:
         members = expand_trials(recipe(folds), [protocol], "all")
         summaries = {m.name: summary_of(m, 0.8) | {"age_groups": scheme} for m in members}
@@ -133,8 +133,8 @@ def test_a_figure_that_some_fold_lacks_is_shown_with_that(monkeypatch: pytest.Mo
     summaries = {m.name: summary_of(m, 0.8 + m.fold / 10) for m in members}
     summaries["disjoint-fold_1"]["test"]["gender/accuracy"] = None
     result = summarize(members, summaries) | {"refused": {}}
-    found = result["protocols"]["disjoint"]["test"]["gender/accuracy"]
-    assert (found["mean"], found["folds"], found["runs"]) == (pytest.approx(0.9), None, 2)
+    measured = result["protocols"]["disjoint"]["test"]["gender/accuracy"]
+    assert (measured["mean"], measured["folds"], measured["runs"]) == (pytest.approx(0.9), None, 2)
     assert "0.9000 (1 runs without)" in report(result)
 
 
@@ -182,7 +182,7 @@ def test_a_complete_run_of_another_recipe_is_not_counted(trained: list[str], tmp
     (tmp_path / "study" / "disjoint-fold_0" / "split.json").write_text("{}")
     other = recipe(2)
     other.train.epochs = 1.0
-    with pytest.raises(UserError, match=r"another recipe \(train.epochs"):
+    with pytest.raises(UserError, match=r"train\.epochs"):
         run_sweep(expand_trials(other, (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
     assert (tmp_path / "study" / "study.json").exists()
 
@@ -192,7 +192,7 @@ def test_runs_on_different_data_are_not_put_into_one_table(trained: list[str], t
     run_sweep(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
     path = tmp_path / "study" / "disjoint-fold_1" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_sha256": "other"}))
-    with pytest.raises(UserError, match="not all of the same data"):
+    with pytest.raises(UserError, match=str(tmp_path / "study")):
         run_sweep(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
     assert not (tmp_path / "study" / "study.json").exists()
 
@@ -224,10 +224,11 @@ def test_two_protocols_with_one_split_measure_no_leak() -> None:
 
 def test_the_directory_of_a_single_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text("{}")
-    with pytest.raises(UserError, match="holds a single run"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         run_sweep(expand_trials(recipe(2), (), "all"), tmp_path, manual_dir=None, data_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_split_by_speaker_is_refused_beside_what_leaks(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
