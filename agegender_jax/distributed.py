@@ -55,44 +55,36 @@ def initialize(
       UserError: the values do not fit together, or no cluster is detected.
     """
     given = (coordinator, processes, process)
+    if given == (None, None, None) and not automatic:
+        return
     if automatic and given != (None, None, None):
         raise UserError("--distributed detects the processes; leave out --coordinator, --processes and --process.")
-    if not automatic and given == (None, None, None):
-        return
     if not automatic:
         _check(coordinator, processes, process)
-    where = f" at --coordinator={coordinator}" if coordinator else ""
-    watch = threading.Timer(timeout, _give_up, [timeout, where])
+    source = "--distributed" if automatic else f"--coordinator={coordinator}"
+
+    def give_up() -> None:
+        reason = f"the processes did not meet within {timeout} s"
+        print(
+            f"{source}: {reason}; check that all were started and that the port is open.", file=sys.stderr, flush=True
+        )
+        os._exit(EXIT_USER_ERROR)
+
+    watch = threading.Timer(timeout, give_up)
     watch.daemon = True
     watch.start()
     try:
         jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
+            *given,
             cluster_detection_method=None if automatic else "deactivate",
             initialization_timeout=timeout + 60,
         )
     except Exception as error:  # JAX, its clusters and gRPC raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        if automatic:
-            raise UserError(
-                f"--distributed cannot join a cluster ({reason}); start the processes with srun, mpirun or on a TPU, "
-                "or give --coordinator, --processes and --process."
-            ) from error
-        raise UserError(f"The processes cannot meet{where} ({reason}); choose another --coordinator.") from error
+        remedy = "start the processes by srun, mpirun or on a TPU, or give" if automatic else "choose another"
+        raise UserError(f"{source}: the processes cannot meet ({reason}); {remedy} --coordinator.") from error
     finally:
         watch.cancel()
-
-
-def _give_up(timeout: int, where: str) -> None:
-    print(
-        f"The processes did not meet within {timeout} s{where}; check that process 0 runs there, that all of them "
-        "were started, and that the port is open.",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(EXIT_USER_ERROR)
 
 
 def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -106,7 +98,7 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
         raise UserError(f"--coordinator={coordinator} is not right; it must be HOST:PORT of process 0.")
     if not 0 <= process < processes:
         raise UserError(
-            f"--process={process} is out of range; with --processes={processes} it must be 0 to {processes - 1}."
+            f"--process={process} is out of range; with --processes={processes}, give 0 to {processes - 1}."
         )
 
 
@@ -193,9 +185,9 @@ def _exchange(value: Any = None, error: BaseException | None = None) -> list[Any
         if kind and error is None:
             if not hasattr(errors, kind):
                 kind, text = "UserError", f"Process {process} failed with {kind}: {text}; see what it printed."
-            shared = getattr(errors, kind)(text)
-            shared.shared = True
-            raise shared
+            theirs = getattr(errors, kind)(text)
+            theirs.shared = True
+            raise theirs
         values.append(other)
     return values
 
