@@ -25,7 +25,7 @@ INK = "#123456"
 """Stands for the page's text colour in plots: used for nothing else, and replaced in the finished SVG."""
 
 COLOURS = {"male": "#3b7fc4", "female": "#e0892e", "undefined": "#8a63a8", "unknown": "#8c8c8c"}
-"""Of plots: each can be seen on white and on black."""
+"""Colours of plots: each can be seen on white and on black."""
 
 BLUE = COLOURS["male"]
 ORANGE = COLOURS["female"]
@@ -47,13 +47,7 @@ _PLOT_STYLE: dict[Any, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A section of a page.
-
-    Attributes:
-      anchor: by which it is linked to.
-      title: its heading.
-      content: what its template shows.
-    """
+    """A section of a page: the anchor by which it is linked to, its heading, and what its template shows."""
 
     anchor: str
     title: str
@@ -69,14 +63,10 @@ class Plot:
 
 
 def plot(draw: Callable[[Any], None], name: str, label: str, *, width: float, height: float) -> Plot:
-    """Returns a plot: the same bytes for the same data, scaled to fit.
+    """Returns a plot, the same bytes for the same data: `draw` fills a `matplotlib.figure.Figure` of so many inches.
 
-    Args:
-      draw: fills a `matplotlib.figure.Figure`.
-      name: of the plot, unlike all others of the page.
-      label: what it shows, in words.
-      width: inches. Text has 9 points: on narrow screens it keeps its size where this is small.
-      height: inches, which `draw` may change.
+    Text has 9 points: on narrow screens it keeps its size where the width is small. `name` differs from all others of
+    the page, and `label` is the content in words.
     """
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
@@ -106,22 +96,16 @@ def jpeg(image: np.ndarray, *, side: int | None = None, quality: int = 80) -> st
     """Returns an image, uint8 `[h, w, 3]`, as the data URI of a JPEG of at most `side` pixels; None keeps its size."""
     from PIL import Image
 
-    picture = Image.fromarray(image)
-    if side is not None and max(picture.size) > side:
-        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    thumbnail = Image.fromarray(image)
+    if side is not None and max(thumbnail.size) > side:
+        thumbnail = thumbnail.resize((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    thumbnail.save(file, "JPEG", quality=quality)
     return data_uri("image/jpeg", file.getvalue())
 
 
 def render(template: str, *, generator: str, **values: Any) -> str:
-    """Returns a page as HTML.
-
-    Args:
-      template: name of a file in `templates/`.
-      generator: the command that writes such pages, see `check_path`.
-      **values: what the template prints.
-    """
+    """Returns a page of a command, its `generator`, as HTML: a file in `templates/` filled with the values."""
     return _environment().get_template(template).render(mark=Markup(_mark(generator)), **values)
 
 
@@ -154,12 +138,10 @@ def write(path: Path, text: str, option: str) -> None:
 
 
 def check_path(path: Path, generator: str, option: str) -> None:
-    """Raises a UserError where writing a page to this path would destroy something else.
+    """Refuses a path where writing a page would destroy something else than a page of the same generator.
 
-    Args:
-      path: of the page.
-      generator: of the only pages that may be replaced.
-      option: of the command line that names the path, for the message.
+    Raises:
+      UserError: the message names the `option` of the command line.
     """
     try:
         if not path.exists():

@@ -10,14 +10,8 @@ def progress_bar(
 ) -> "tqdm[None]":
     """Returns a progress bar on standard error, a context manager; its `update(count)` moves it on.
 
-    Args:
-      total: how many there will be; None where that is not known.
-      description: what is being done.
-      unit: what is counted, in the plural.
-      initial: how many are done already.
-      shown: False shows no bar on a terminal either.
+    It counts `unit`s from `initial` to `total` (None where that is not known), and is hidden off a terminal.
     """
-    hidden = not (shown and sys.stderr.isatty())
     return tqdm(
         total=total,
         initial=initial,
@@ -25,5 +19,5 @@ def progress_bar(
         unit=f" {unit}",
         file=sys.stderr,
         dynamic_ncols=True,
-        disable=hidden,
+        disable=not (shown and sys.stderr.isatty()),
     )

@@ -16,11 +16,7 @@ _MAX_CELL = 66  # characters of a cell in a terminal; longer ones are wrapped
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Escapes control characters, and characters that change the order of the letters around them.
-
-    Args:
-      text: any text.
-      keep: control characters that stay, such as a line break.
+    r"""Escapes control characters but those to `keep`, and such as change the order of the letters around them.
 
     >>> printable("a\x1b[2J b")
     'a\\x1b[2J b'
@@ -62,12 +58,9 @@ def duration(seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of texts.
+    """A table of texts: titles of columns (or none), rows as long as these, and a caption above it.
 
-    Attributes:
-      header: names of the columns; empty for a table without a header.
-      rows: as long as the header; a row of one text alone is a heading within the table.
-      caption: stands above the table, "" for none.
+    A row of a single text is a heading within the table.
     """
 
     header: Sequence[str]
@@ -113,11 +106,6 @@ def plain(table: Table) -> str:
 
 
 def by_row(columns: Mapping[str, Mapping[str, str]], keys: Sequence[str] | None = None) -> Table:
-    """Returns columns side by side as a table: one row a key.
-
-    Args:
-      columns: texts by title and by key.
-      keys: chooses and orders the rows; None is all of them in the order in which they occur.
-    """
+    """Returns columns (texts by title and key) as a table with one row a key; `keys` chooses and orders the rows."""
     keys = keys or list(dict.fromkeys(key for column in columns.values() for key in column))
     return Table(("", *columns), [(key, *(column.get(key, "") for column in columns.values())) for key in keys])

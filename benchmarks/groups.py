@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender_jax.errors import UserError
+from agegender_jax.report.format import bare, interval, spaced
 from agegender_jax.splits import marked
 from agegender_jax.text import Table
 from benchmarks import bench_rows
@@ -21,7 +22,6 @@ EXAMPLES = """examples:
 """
 TARGET = "groups"
 _METADATA = ("run", "dataset", "synthetic", "protocol", "age_groups", "versions", "hardware")
-_METRICS = {"gender": ("accuracy", 100, "%"), "age_group": ("accuracy", 100, "%"), "age": ("mae", 1, "years")}
 _KEPT = ("gender", "race", "age_band", "n", "clusters")
 _WAYS = ("gender", "race", "age_band", "gender x race x age_band")
 
@@ -58,10 +58,11 @@ def keep(run: Path) -> dict[str, Any]:
         test = report["test"]
         result = {"target": TARGET, **{name: report[name] for name in _METADATA}}
         result |= {name: test[name] for name in ("n", "clusters", "least", "least_clusters", "worst", "gap")}
+        mains = {key.partition("/")[0]: metric for key, metric in report["metrics"].items() if metric["main"]}
+        result["metrics"] = {name: {key: mains[name][key] for key in ("name", "unit")} for name in test["groups"]}
         result["groups"] = {
-            target: [{name: row[name] for name in (*_KEPT, _METRICS[target][0])} for row in rows]
+            target: [{name: row[name] for name in (*_KEPT, mains[target]["name"])} for row in rows]
             for target, rows in test["groups"].items()
-            if target in _METRICS
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no groups ({error!r}); write it with `agegender report {run}`.") from error
@@ -79,48 +80,36 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     header = ("metric", "by", "worst group", "n", "value", "95 % interval", "gap to the best", "95 % interval")
     cells = []
-    shown = {target: metric for target, metric in _METRICS.items() if target in result["groups"]}
-    for target, (metric, factor, unit) in shown.items():
+    for target, metric in result["metrics"].items():
+        unit = metric["unit"]
         for way in _WAYS:
             if worst := result["worst"][target].get(way):
-                value, low, high = (_number(worst[key], factor) for key in ("value", "low", "high"))
                 gap = result["gap"][target][way]
-                gap, least, most = (_number(gap[key], factor) for key in ("value", "low", "high"))
                 name = ", ".join(worst[key] for key in ("gender", "race", "age_band") if worst[key])
-                title = f"{target.replace('_', ' ')} {metric}, {unit}"
-                by = (title, way.replace("_", " "), name, f"{worst['n']:,}")
-                cells.append((*by, value, f"{low} to {high}", gap, f"{least} to {most}"))
+                by = (_title(target, metric), way.replace("_", " "), name, f"{worst['n']:,}")
+                ends = (bare(unit, gap["value"]), interval(unit, gap))
+                cells.append((*by, bare(unit, worst["value"]), interval(unit, worst), *ends))
     lines.append(bench_rows.markdown_table(Table(header, cells)))
-    for target, (metric, factor, unit) in shown.items():
-        lines += ["", *_crossed(result, target, metric, factor, unit)]
+    for target, metric in result["metrics"].items():
+        lines += ["", *_crossed(result, target, metric)]
     return "\n".join(lines)
 
 
-def _crossed(result: Mapping[str, Any], target: str, metric: str, factor: float, unit: str) -> list[str]:
+def _title(target: str, metric: Mapping[str, str]) -> str:
+    return f"{spaced(target)} {spaced(metric['name'])}, {'%' if metric['unit'] == 'share' else metric['unit']}"
+
+
+def _crossed(result: Mapping[str, Any], target: str, metric: Mapping[str, str]) -> list[str]:
     crossed = [row for row in result["groups"][target] if row["gender"] and row["race"] and row["age_band"]]
     bands = sorted({row["age_band"] for row in crossed}, key=lambda band: int(band.split("-")[0]))
-    cells = {(row["gender"], row["race"], row["age_band"]): row for row in crossed}
-    title = f"{target.replace('_', ' ').capitalize()} {metric}, {unit} (n); "
-    rows = [
-        (
-            f"{gender}, {race}",
-            *(_cell(cells.get((gender, race, band)), metric, factor, result["least"]) for band in bands),
-        )
-        for gender, race in dict.fromkeys((row["gender"], row["race"]) for row in crossed)
-    ]
-    table = bench_rows.markdown_table(Table(("", *bands), rows))
-    return [f"{title}fewer than {result['least']} examples in brackets:", "", table]
-
-
-def _cell(row: Mapping[str, Any] | None, metric: str, factor: float, least: int) -> str:
-    if row is None:
-        return ""
-    text = f"{_number(row[metric]['value'], factor)} ({row['n']})"
-    return text if row["n"] >= least else f"[{text}]"
-
-
-def _number(value: float | None, factor: float) -> str:
-    return "-" if value is None else f"{factor * value:.1f}" if factor > 1 else f"{value:.2f}"
+    cells: dict[str, dict[str, str]] = {}
+    for row in crossed:
+        text = f"{bare(metric['unit'], row[metric['name']]['value'])} ({row['n']})"
+        of = cells.setdefault(f"{row['gender']}, {row['race']}", {})
+        of[row["age_band"]] = text if row["n"] >= result["least"] else f"[{text}]"
+    rows = [(name, *(row.get(band, "") for band in bands)) for name, row in cells.items()]
+    title = f"{_title(target, metric).capitalize()} (n); fewer than {result['least']} examples in brackets:"
+    return [title, "", bench_rows.markdown_table(Table(("", *bands), rows))]
 
 
 if __name__ == "__main__":

@@ -36,13 +36,7 @@ def _wrapped(sentence: str) -> str:
 
 
 def write_page(path: Path, contents: Contents, sections: Sequence[Section], scheme: str | None) -> None:
-    """Writes the page, whole or not at all.
-
-    Args:
-      path: of the file.
-      contents: the dataset.
-      sections: of `sections.describe`, with the same scheme.
-      scheme: of age groups, None for the default.
+    """Writes the page of `sections.describe` with the same scheme (None: the default), whole or not at all.
 
     Raises:
       UserError: the path is of something else than such a page, or cannot be written.

@@ -35,11 +35,9 @@ class Section:
 
 
 def describe(contents: Contents, scheme: str | None = None) -> list[Section]:
-    """Returns the sections of the description of a dataset.
+    """Returns the sections of the description of a dataset, with a scheme of age groups.
 
-    Args:
-      contents: the dataset.
-      scheme: of age groups; None shows all, and takes `DEFAULT_SCHEME` where there is room for one.
+    None shows all schemes, and takes `DEFAULT_SCHEME` where there is room for one.
     """
     one, schemes = scheme or DEFAULT_SCHEME, (scheme,) if scheme else tuple(AGE_GROUPS)
     columns = contents.columns

@@ -138,15 +138,10 @@ def commonest(values: Iterable[Any]) -> dict[Any, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Division:
-    """A split of the default recipe under one protocol.
+    """A split of the default recipe under one protocol, or the reason why it is `refused`.
 
-    Attributes:
-      protocol: of the split.
-      stratify: what it is stratified by.
-      folds: how many published folds it is tested on in turn, 0 for a split of its own.
-      split: None where it is refused, with `refused`, the reason.
-      subjects: the known ones by part; empty where nobody is identified.
-      subjects_in_several: how many are in several parts.
+    `folds` is the number of published folds that it is tested on in turn, 0 for a split of its own; `subjects` the
+    known ones by part, empty where nobody is identified, and `subjects_in_several` those in several parts.
     """
 
     protocol: str

@@ -23,14 +23,6 @@ GENERATOR = "agegender report"
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetInfo:
-    """What is predicted: `kind` is `classes` or `years`; of classes their `names`."""
-
-    kind: str
-    names: list[str] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
 class MetricInfo:
     """What a metric is, see `metrics.Metric`; `main` is the one that stands for its target."""
 
@@ -39,15 +31,6 @@ class MetricInfo:
     unit: str
     higher_is_better: bool | None
     main: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """A key of the recipe whose value is not the default."""
-
-    key: str
-    default: Any
-    value: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +92,10 @@ class Content:
     """What a report holds, ready for JSON.
 
     Attributes:
+      differences: default and value of each key of the recipe that is not the default.
       selected_by: the validation metric that chose the checkpoint, None for the last one.
       command: which repeats the training in a shell, "" where it was not kept.
+      targets: the names of the classes by target, none of a target in years.
       metrics: what each metric is, by `target/metric`, as `baseline`.
       baseline: the metrics of the same prediction for every example.
       baseline_names: which prediction that is, by head.
@@ -132,14 +117,14 @@ class Content:
     pretrained: str
     image_size: int
     command: str
-    differences: list[Difference]
+    differences: dict[str, tuple[Any, Any]]
     selected_by: str | None
     costs: Costs
     data: DataInfo
     split: SplitInfo
     curves: dict[str, Curve]
     steps_per_epoch: float
-    targets: dict[str, TargetInfo]
+    targets: dict[str, list[str]]
     metrics: dict[str, MetricInfo]
     baseline: dict[str, float | None]
     baseline_names: dict[str, str]
@@ -175,7 +160,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
         pretrained=recipe.model.pretrained,
         image_size=recipe.dataset.image_size,
         command="python " + shlex.join(map(str, command)) if command else "",
-        differences=[Difference(key, base.get(key), own[key]) for key in sorted(own) if own[key] != base.get(key)],
+        differences={key: (base.get(key), own[key]) for key in sorted(own) if own[key] != base.get(key)},
         selected_by=recipe.evaluate.select if recipe.evaluate.use == "best" else None,
         costs=Costs(**{field.name: without_nan(summary.get(field.name)) for field in dataclasses.fields(Costs)}),
         data=DataInfo(**info),
@@ -183,9 +168,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
         curves=_curves(run.directory / "metrics.jsonl"),
         steps_per_epoch=summary["train_examples"] / recipe.train.batch_size,
         targets={
-            name: TargetInfo("classes", list(target.head.names))
-            if isinstance(target.head, ClassHead)
-            else TargetInfo("years")
+            name: list(target.head.names) if isinstance(target.head, ClassHead) else []
             for name, target in predictions.targets().items()
         },
         metrics={

@@ -59,12 +59,3 @@ def with_interval(unit: str, value: Mapping[str, Any]) -> str:
     """
     text = interval(unit, value)
     return number(unit, value["value"]) + (f" ({text})" if text != NONE else "")
-
-
-def share(part: int, whole: int) -> str:
-    """Returns a part of a whole in words.
-
-    >>> share(1, 4), share(0, 0)
-    ('1 of 4 (25.0 %)', '0 of 0')
-    """
-    return f"{part:,} of {whole:,}" + (f" ({100 * part / whole:.1f} %)" if whole else "")

@@ -108,7 +108,7 @@ def around_18(predictions: Predictions) -> dict[str, Any] | None:
 
 
 def _sides(targets: Mapping[str, Target]) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """Returns a target of age by its name, and which examples it takes for adults and which for minors, bool `[n]`."""
+    """Returns a target of age by its name, and which examples it predicts as adults and as minors, bool `[n]`."""
     of_all = {name: target for name, target in targets.items() if target.head.only_gender is None}
     for name, target in of_all.items():
         if isinstance(target.head, AgeYearsHead):

@@ -20,7 +20,7 @@ _WIDTH = 4.2  # inches: two stand beside each other on a wide screen, and one fi
 _NARROW = 3.4
 _CYCLE = (BLUE, ORANGE, COLOURS["undefined"], "#3d9a5f")
 _SHORT = 16  # letters of a legend's entry that has another beside it
-_SMOOTH = 400  # points of a curve: more cannot be told apart
+_SMOOTH = 400  # points of a curve: more cannot be distinguished
 
 
 def glance(rows: Rows) -> Plot:
@@ -44,15 +44,7 @@ def glance(rows: Rows) -> Plot:
 def curves(
     name: str, lines: Mapping[str, Curve], steps_per_epoch: float, axis: str, *, from_zero: bool = False
 ) -> Plot:
-    """Returns a plot of curves over epochs.
-
-    Args:
-      name: of the plot.
-      lines: the curves by their name in the legend.
-      steps_per_epoch: to write epochs.
-      axis: what the values are.
-      from_zero: whether their axis begins there.
-    """
+    """Returns a plot of curves over epochs, by name in the legend; `axis` is what the values are."""
 
     def draw(figure: Any) -> None:
         axes = _axes(figure, "epochs", axis)
@@ -87,13 +79,7 @@ def reliability(target: str, calibration: Mapping[str, Any]) -> Plot:
 
 
 def coverage(target: str, rows: Rows, after: Rows | None) -> Plot:
-    """Returns a plot of how often an interval contains the label, by how often it should, the `level`.
-
-    Args:
-      target: whose intervals they are.
-      rows: as trained.
-      after: with the temperature, or None.
-    """
+    """Returns a plot of how often intervals of a nominal `level` contain the label, as trained and with temperature."""
 
     def draw(figure: Any) -> None:
         axes = _axes(figure, "nominal coverage, %", "contains the label, %")
@@ -151,13 +137,9 @@ def cumulative_score(rows: Rows) -> Plot:
 
 
 def groups(target: str, metric: MetricInfo, rows: Rows, overall: float) -> Plot:
-    """Returns a plot of a metric of each group, and that of all.
+    """Returns a plot of a metric of each group, and `overall`.
 
-    Args:
-      target: that is predicted.
-      metric: which one.
-      rows: each with a `name`, `n` examples, and `few`, whether too few for a ranking.
-      overall: of all.
+    A row has a `name`, `n` examples, and `few`, whether these are too few for a ranking.
     """
     factor, unit = _scale(metric)
 

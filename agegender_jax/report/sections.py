@@ -40,10 +40,7 @@ class Heat:
 def sections(content: Content, thumbnails: Mapping[str, str], panels: Mapping[str, str]) -> list[Section]:
     """Returns the sections of a report that have something to show.
 
-    Args:
-      content: of the report.
-      thumbnails: data URIs of images by key, of all mistakes or of none.
-      panels: data URIs of saliency sheets by target, empty for none.
+    Images are data URIs: `thumbnails` of all mistakes (or of none) by key, `panels` of saliency by target.
     """
     every = (
         Section("results", "Results", results(content)),
@@ -295,7 +292,7 @@ def mistakes(content: Content, thumbnails: Mapping[str, str]) -> dict[str, Any] 
     """Returns the mistakes, largest and most confident, by target: tables, or images with captions."""
     tables, sheets = [], []
     for target, kinds in content.mistakes.items():
-        years, name = content.targets[target].kind == "years", spaced(target)
+        years, name = not content.targets[target], spaced(target)
         width = f"{100 * LEVEL:.0f} % interval"
         titles = {"worst": f"{name}: largest errors", "confident": f"{name}: wrong with the highest confidence"}
         if years:
@@ -345,7 +342,7 @@ def strata(content: Content) -> Table:
 
 def differences(content: Content) -> Table:
     """Returns the keys of the recipe that differ from the default."""
-    rows = [(each.key, _plain(each.default), _plain(each.value)) for each in content.differences]
+    rows = [(key, *map(_plain, values)) for key, values in content.differences.items()]
     return Table(("key of the recipe", "default", "this run"), rows)
 
 

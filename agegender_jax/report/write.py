@@ -30,20 +30,17 @@ def write_report(
     data_dir: Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Writes the report of a complete run, and `report.json`, or a JSON file named like `out`, with its numbers.
+    """Writes the report of a complete run, and a JSON file of the same name with its numbers; returns the page's path.
 
     Both replace only files of their kind, and each is written whole or not at all.
 
     Args:
       run: complete, with its `predictions.npz`.
-      out: the page; None is `report/index.html` in the run's directory.
-      with_images: embed images: of the mistakes, and of some examples with their saliency.
-      manual_dir: where the run's own data lie now; used for images alone, as is the next.
-      data_dir: where prepared data and caches lie; None is where the run had them.
-      progress: whether to print what takes time.
-
-    Returns:
-      The path of the page.
+      out: the page; None is `report/index.html` in the run's directory, with `report.json` beside it.
+      with_images: embed images of the mistakes, and of some examples with their saliency.
+      manual_dir: where the run's own data lie now, for images.
+      data_dir: where prepared data and caches lie, for images; None is where the run had them.
+      progress: print what takes time.
 
     Raises:
       UserError: the run is not complete or damaged, its data are missing where they are needed, or something else

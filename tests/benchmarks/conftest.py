@@ -1,4 +1,4 @@
-"""What the tests of the benchmarks share."""
+"""Shared fixtures of the benchmarks' tests."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is trained: `launch.py` is a script that leaves figures behind."""
+    """Replaces `launch.py` by a script that writes metrics and trains nothing."""
     monkeypatch.setattr(launch_runs, "LAUNCH", Path(__file__).with_name("launch_stub.py"))
 
 
@@ -35,9 +35,9 @@ def measured(tmp_path: Path) -> Callable[..., dict[str, dict[str, Any]]]:
     def run(main: Callable[[list[str]], int], *arguments: str) -> dict[str, dict[str, Any]]:
         path = tmp_path / "rows.json"
         assert main(["--smoke", f"--json={path}", *arguments]) == 0
-        found = json.loads(path.read_text())
-        assert found
-        assert all(set(row) == KEYS for row in found)
-        return {row["name"]: row for row in found}
+        rows = json.loads(path.read_text())
+        assert rows
+        assert all(set(row) == KEYS for row in rows)
+        return {row["name"]: row for row in rows}
 
     return run

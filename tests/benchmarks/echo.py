@@ -1,4 +1,4 @@
-"""A child of `benchmarks.pipe_rpc` that answers with what it was asked."""
+"""A child of `benchmarks.pipe_rpc` that returns its request."""
 
 import sys
 from typing import Any

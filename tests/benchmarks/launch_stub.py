@@ -1,4 +1,4 @@
-"""Leaves behind what `launch.py` does, with figures that follow from its flags: 100 examples, a step in 20 ms."""
+"""Leaves behind what `launch.py` does, with metrics that follow from its flags: 100 examples, a step in 20 ms."""
 
 import json
 import os

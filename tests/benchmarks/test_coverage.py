@@ -25,4 +25,4 @@ def test_the_command_writes_what_the_page_reads(
     assert "3 simulated tests a row, 40 draws in each." in page
     assert "| accuracy, 300 examples | " in page
     assert coverage.main(command) == 2  # nothing is overwritten
-    assert "nothing is overwritten" in capsys.readouterr().err
+    assert "--json" in capsys.readouterr().err

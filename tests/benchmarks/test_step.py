@@ -1,4 +1,4 @@
-"""The benchmark of the step, made tiny; and that the peer is told of the same step."""
+"""The benchmark of the step, made tiny; and the same step for the peer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks import step
 
 
 @pytest.mark.usefixtures("tiny")
-def test_smoke_without_a_peer(measured: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke_without_a_peer(measured: Callable[..., Any]) -> None:
     rows = measured(step.main, "--no_peer")
     assert list(rows) == [
         "matrix product, 128x128 float32",
@@ -21,15 +21,14 @@ def test_smoke_without_a_peer(measured: Callable[..., Any], capsys: pytest.Captu
     assert all(row["peer"] is None and row["ours"] > 0 for row in rows.values())
     product, rate, share = (row["ours"] for row in rows.values())
     assert share == pytest.approx(6 * (4 * 3 + 4 * 111) * rate / (product * 1e9), rel=1e-6)
-    assert "its columns stay empty" in capsys.readouterr().err
 
 
-def test_a_peer_that_is_not_installed_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_peer_that_is_not_installed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert step.main(["--smoke", "--peer_python=/no/python"]) == 2
-    assert "--peer_python=/no/python: cannot be started" in capsys.readouterr().err
+    assert "--peer_python=/no/python" in capsys.readouterr().err
 
 
-def test_the_peer_is_told_of_the_layers() -> None:
+def test_the_specification_has_the_layers() -> None:
     recipe = recipes.base()
     recipe.dataset.image_size = 64
     recipe.model.variant = "thin"
@@ -39,11 +38,11 @@ def test_the_peer_is_told_of_the_layers() -> None:
     assert (spec["image_size"], spec["batch_size"], spec["dropout"], spec["dtype"]) == (64, 32, 0.5, "float32")
 
 
-def test_what_the_peer_has_not_is_refused() -> None:
+def test_nets_that_the_peer_lacks_are_refused() -> None:
     recipe = recipes.base()
     recipe.model.variant = "levi_hassner"
-    with pytest.raises(UserError, match="no local response normalisation"):
+    with pytest.raises(UserError, match="--no_peer"):
         step.specification(recipe, {})
     recipe.model.update(backbone="resnet50", variant="v1")
-    with pytest.raises(UserError, match="no variants of resnet50"):
+    with pytest.raises(UserError, match="resnet50"):
         step.specification(recipe, {})

@@ -28,18 +28,8 @@ torch = pytest.importorskip("torch", reason="needs the extra `peers`")
 pytest.importorskip("torchvision", reason="needs the extra `peers`")
 
 SIZE = 64
-NETS = [
-    "small_cnn:a",
-    "small_cnn:b",
-    "small_cnn:plain",
-    "small_cnn:thin",
-    "alexnet",
-    "resnet18",
-    "resnet50",
-    "vgg11_bn",
-    "vgg16",
-    "densenet161",
-]
+NETS = ["small_cnn:a", "small_cnn:b", "small_cnn:plain", "small_cnn:thin", "alexnet", "resnet18", "resnet50"]
+NETS += ["vgg11_bn", "vgg16", "densenet161"]
 
 
 def _recipe(net: str, size: int = SIZE) -> ConfigDict:
@@ -99,42 +89,42 @@ def test_nets_give_our_logits_with_our_parameters(net: str) -> None:
         model = nnx.merge(graphdef, params, stats)
         wanted = model(jnp.asarray(images), train=train, rngs=nnx.Rngs(dropout=0))
         with torch.no_grad():
-            found = peer.train(train)(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+            outputs_of_peer = peer.train(train)(torch.from_numpy(images.transpose(0, 3, 1, 2)))
         for name in outputs:
             scale = np.abs(wanted[name]).max()
-            np.testing.assert_allclose(found[name].numpy() / scale, wanted[name] / scale, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(outputs_of_peer[name].numpy() / scale, wanted[name] / scale, rtol=0, atol=1e-4)
 
 
-_DRAWN = ("shift_y", "shift_x", "zoom", "light", "contrast", "saturation", "height", "width", "chance", "top", "left")
+_RANDOM = ("shift_y", "shift_x", "zoom", "light", "contrast", "saturation", "height", "width", "chance", "top", "left")
 
 
 def _draws(key: jax.Array, rows: np.ndarray) -> dict[str, Any]:
-    """The numbers that `augment` draws, by the peer's names."""
-    found: dict[str, list[float]] = {}
+    """Returns the random numbers of `augment` by the peer's names."""
+    numbers: dict[str, list[float]] = {}
     for row in rows:
         keys = jax.random.split(jax.random.fold_in(key, row), 4)
         six = jax.random.uniform(keys[1], (6,), minval=-1)
         two = jax.random.uniform(keys[2], (2,), minval=0.1, maxval=0.33)
         three = jax.random.uniform(keys[3], (3,))
-        for name, value in zip(_DRAWN, np.concatenate([six, two, three]), strict=True):
-            found.setdefault(name, []).append(float(value))
-        found.setdefault("mirrored", []).append(bool(jax.random.bernoulli(keys[0])))
-    return {name: torch.tensor(values) for name, values in found.items()}
+        for name, value in zip(_RANDOM, np.concatenate([six, two, three]), strict=True):
+            numbers.setdefault(name, []).append(float(value))
+        numbers.setdefault("mirrored", []).append(bool(jax.random.bernoulli(keys[0])))
+    return {name: torch.tensor(values) for name, values in numbers.items()}
 
 
 @pytest.mark.parametrize(
     "options", [jax_side.AUGMENTATION, {**dict.fromkeys(jax_side.AUGMENTATION, 0.0), "flip": True}]
 )
-def test_augmentation_gives_our_pictures_with_our_draws(options: dict[str, Any]) -> None:
+def test_augmentation_gives_our_images_with_our_random_numbers(options: dict[str, Any]) -> None:
     from benchmarks.torch_peer import augment as peer_augment
 
     rng, key, rows = np.random.default_rng(0), jax.random.key(3), np.arange(16, dtype=np.int32)
-    pictures = rng.integers(0, 256, (16, 8, 8, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
-    wanted = augment(jnp.asarray(pictures), jnp.asarray(rows), key, **options)
+    images = rng.integers(0, 256, (16, 8, 8, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
+    wanted = augment(jnp.asarray(images), jnp.asarray(rows), key, **options)
     draws = _draws(key, rows)
     assert options["erase"] == 0 or (draws["chance"] < options["erase"]).any()
-    found = peer_augment(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), draws, **options)
-    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), wanted, rtol=0, atol=0.01)
+    augmented = peer_augment(torch.from_numpy(images).permute(0, 3, 1, 2).float(), draws, **options)
+    np.testing.assert_allclose(augmented.permute(0, 2, 3, 1).numpy(), wanted, rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -161,7 +151,7 @@ def test_the_loader_gives_our_pixels(tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)).resize((48, 40)).save(buffer, "JPEG")
         contents.append(buffer.getvalue())
     ends = np.cumsum([len(content) for content in contents])
-    path = tmp_path / "pictures.npz"
+    path = tmp_path / "images.npz"
     np.savez(path, content=np.frombuffer(b"".join(contents), np.uint8), ends=ends)
     dataset = Encoded(str(path), 32)
     assert len(dataset) == 6
@@ -170,26 +160,26 @@ def test_the_loader_gives_our_pixels(tmp_path: Path) -> None:
     assert Input(str(path), 32, 4, 0).pass_over() > 0
 
 
-def test_draft_gives_our_pixels_of_large_pictures(tmp_path: Path) -> None:
+def test_draft_gives_our_pixels_of_large_images(tmp_path: Path) -> None:
     """Which whole decoding does not: the reduced scale is another filter."""
     from benchmarks.torch_peer import Encoded
 
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (200, 240, 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, "JPEG")
-    path = tmp_path / "pictures.npz"
+    path = tmp_path / "images.npz"
     np.savez(path, content=np.frombuffer(buffer.getvalue(), np.uint8), ends=[len(buffer.getvalue())])
     wanted = decode_image(buffer.getvalue(), 32)
-    found = [Encoded(str(path), 32, draft)[0].permute(1, 2, 0).numpy() for draft in (True, False)]
-    np.testing.assert_array_equal(found[0], wanted)
-    assert (found[1] != wanted).any()
+    decoded = [Encoded(str(path), 32, draft)[0].permute(1, 2, 0).numpy() for draft in (True, False)]
+    np.testing.assert_array_equal(decoded[0], wanted)
+    assert (decoded[1] != wanted).any()
 
 
 def test_both_sides_in_one_table(measured: Callable[..., Any]) -> None:
-    found = measured(step.main)
-    for row in found.values():
+    rows = measured(step.main)
+    for row in rows.values():
         assert row["peer"] > 0
         assert row["ratio_min"] <= row["ratio_median"] <= row["ratio_max"]
-    last = list(found.values())[-1]
+    last = list(rows.values())[-1]
     assert last["versions"]["torch"] == torch.__version__
     assert last["versions"]["torch.compile"] == "not used"

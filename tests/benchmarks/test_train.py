@@ -1,4 +1,4 @@
-"""Training end to end, made tiny; and the figures that a run's own lines give."""
+"""Training end to end, made tiny; and the metrics that a run's own lines give."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ LINES = [
 ]
 
 
-def test_the_second_epoch_is_told_without_and_with_the_evaluation() -> None:
+def test_the_second_epoch_without_and_with_the_evaluation() -> None:
     # Training takes 40/40 + 40/20 = 3 s for 80 images; from the end of step 4 to that of step 8 pass 6 s.
     assert train.second_epoch(LINES, 40) == (pytest.approx(80 / 3), pytest.approx(80 / 6))
 

@@ -9,7 +9,7 @@ import pytest
 
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import NAME
-from agegender_jax.report.content import Content, Curve, Difference, gather, own_predictions
+from agegender_jax.report.content import Content, Curve, gather, own_predictions
 from agegender_jax.run import Run
 
 
@@ -24,7 +24,7 @@ def test_content_of_a_run(run: Run, content: Content) -> None:
     assert list(split.strata) == ["0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60+"]
     assert sum(counts["test"] for counts in split.strata.values()) == 120
     assert split.sha256 == json.loads((run.directory / "split.json").read_text())["sha256"]
-    assert content.differences == [Difference("train.epochs", 30.0, 4.0)]
+    assert content.differences == {"train.epochs": (30.0, 4.0)}
     assert content.command == "python launch.py --workdir 'my runs/small'"
     assert content.curves["train/loss"].step == [5, 10, 15, 20, 25, 30, 35, 40]  # without the torn line
     assert content.curves["validation/gender/accuracy"] == Curve([20, 40], [0.4, 0.8])
