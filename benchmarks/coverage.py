@@ -99,7 +99,7 @@ def _years(speakers: int, each: int, spread: float = 0.0) -> Callable[[np.random
 
 
 def _groups(n: int) -> Callable[[np.random.Generator], Sample]:
-    """Eight classes, some of them rare; a wrong answer is any other class."""
+    """Eight classes, some of them rare; a wrong prediction is any other class."""
 
     def test(rng: np.random.Generator) -> Sample:
         label = rng.choice(len(_SHARES), n, p=_SHARES)

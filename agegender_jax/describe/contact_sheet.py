@@ -14,15 +14,10 @@ from agegender_jax.errors import UserError
 from agegender_jax.labels import RACES
 from agegender_jax.page import data_uri, jpeg
 
-COUNT = 40
-"""Examples on a sheet."""
+COUNT = 40  # examples on a sheet
 
-SIDE = 128
-"""Edge of a thumbnail, pixels."""
-
-MAX_PLAYER_BYTES = 1_000_000
-"""Recordings above this get no player."""
-
+_SIDE = 128  # of a thumbnail, pixels
+_MAX_PLAYER_BYTES = 1_000_000  # recordings above this get no player
 _MAX_PLAYERS_BYTES = 16_000_000  # of all players together: browsers on phones give up on larger pages
 _SEED = 0
 _UNKNOWN_LAST = 1000  # -1 modulo this is behind all others
@@ -73,7 +68,7 @@ def make_sheet(contents: Contents, scheme: str, count: int = COUNT) -> list[Exam
     examples, left = [], _MAX_PLAYERS_BYTES
     for row, key, content, image in zip(rows, keys, stored, images, strict=True):
         player = ""
-        if sounds and len(content) <= min(MAX_PLAYER_BYTES, left):
+        if sounds and len(content) <= min(_MAX_PLAYER_BYTES, left):
             player, left = data_uri(_sound_type(content), content), left - len(content)
         examples.append(Example(key, caption(contents.columns, row), image, player))
     return examples
@@ -96,12 +91,12 @@ def caption(columns: Columns, row: int) -> str:
 
 
 def _thumbnails(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
-    images = _decoded(partial(decode_image, size=SIDE), stored, keys)
+    images = _decoded(partial(decode_image, size=_SIDE), stored, keys)
     return ["" if pixels is None else jpeg(pixels) for pixels in images]
 
 
 def _spectrograms(stored: Sequence[bytes], keys: Sequence[str]) -> list[str]:
-    preprocessor = make_preprocessor(PreprocessOptions(SIDE), "audio")
+    preprocessor = make_preprocessor(PreprocessOptions(_SIDE), "audio")
     waves = _decoded(preprocessor.decode, stored, keys)
     good = [wave for wave in waves if wave is not None]
     images = iter(preprocessor.to_display(np.stack(good)) if good else ())  # at once: every call compiles

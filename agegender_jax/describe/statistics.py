@@ -120,14 +120,14 @@ def folds(columns: Columns) -> dict[int, dict[str, np.ndarray]]:
     return {number: select(columns, fold == number) for number in np.unique(fold[fold >= 0]).tolist()}
 
 
-def in_several(values: np.ndarray, parts: np.ndarray) -> int:
-    """Returns how many of the values (int `[n]`) occur in several parts (int `[n]`); negative ones are unknown.
+def in_several(values: np.ndarray, part: np.ndarray) -> int:
+    """Returns how many of the values (int `[n]`) occur in several parts (`part`, int `[n]`); negative ones are unknown.
 
     >>> in_several(np.array([7, 7, 8, 8, -1, -1]), np.array([0, 1, 2, 2, 0, 1]))
     1
     """
-    both = (values >= 0) & (parts >= 0)
-    pairs = np.unique(np.stack([values[both], parts[both]]), axis=1)
+    both = (values >= 0) & (part >= 0)
+    pairs = np.unique(np.stack([values[both], part[both]]), axis=1)
     return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
 

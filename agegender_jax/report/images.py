@@ -9,12 +9,9 @@ from agegender_jax.evaluate.explain import saliency_sheet
 from agegender_jax.page import jpeg
 from agegender_jax.report.content import Content
 
-THUMBNAIL = 112
-"""Edge of a mistake's image, pixels."""
+SAMPLE = 8  # examples whose saliency is shown
 
-SAMPLE = 8
-"""Examples whose saliency is shown."""
-
+_THUMBNAIL = 112  # edge of a mistake's image, pixels
 _METHOD = "layer_cam"  # which the report's text names
 _QUALITY = 78  # of JPEGs
 
@@ -50,7 +47,7 @@ def _thumbnails(opened: EvaluationData, names: list[str]) -> dict[str, str]:
     place = {key: row for row, key in enumerate(opened.data.columns["key"].tolist())}
     rows = np.array([place[name] for name in names], np.int64)
     images = opened.model.preprocessor.to_display(opened.data.read(rows))
-    return {name: jpeg(image, side=THUMBNAIL, quality=_QUALITY) for name, image in zip(names, images, strict=True)}
+    return {name: jpeg(image, side=_THUMBNAIL, quality=_QUALITY) for name, image in zip(names, images, strict=True)}
 
 
 def saliency_panels(opened: EvaluationData, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,8 +12,7 @@ from agegender_jax.evaluate.uncertainty import ClusterBootstrap, mean_intervals
 from agegender_jax.metrics import SHARE
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, ClassHead
 
-COUNT = 12
-"""Mistakes of a kind that are listed."""
+COUNT = 12  # mistakes of a kind that are listed
 
 WRONG_YEARS = 10.0
 """Error from which on an age is called wrong in the list of confident mistakes."""

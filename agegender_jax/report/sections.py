@@ -241,8 +241,8 @@ def ages(content: Content) -> dict[str, Any] | None:
     """Returns how far ages are off, and by age in which direction."""
     for target, bands in content.test["bias_by_age"].items():
         if rows := [row for row in bands if row["n"] and row["bias"]["value"] is not None]:
-            scores = content.test["cumulative_score"][target]
-            header = ("annotated age", "examples", "mean signed error", "95 % interval", "mean absolute error")
+            scores, ends = content.test["cumulative_score"][target], "95 % interval"
+            header = ("annotated age", "examples", "mean signed error", ends, "mean absolute error", ends)
             errors = [
                 (row["age_band"], f"{row['n']:,}", *_cells("years", row["bias"]), *_cells("years", row["mae"]))
                 for row in rows
@@ -251,10 +251,10 @@ def ages(content: Content) -> dict[str, Any] | None:
                 (f"{row['years']} year{'s' if row['years'] > 1 else ''}", *_cells("share", row)) for row in scores
             ]
             return {
-                "table": Table((*header, "95 % interval"), errors),
+                "table": Table(header, errors),
                 "to_the_middle": rows[0]["bias"]["value"] > 0 > rows[-1]["bias"]["value"],
                 "plot": plots.bias(rows),
-                "scores": Table(("off by at most", "of the predictions", "95 % interval"), within),
+                "scores": Table(("off by at most", "of the predictions", ends), within),
                 "scores_plot": plots.cumulative_score(scores),
             }
     return None

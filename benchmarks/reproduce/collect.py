@@ -155,14 +155,14 @@ def published(a: Line, b: Line, column: str) -> float | None:
 
 def command_of(arguments: argparse.Namespace) -> str:
     """The command as it can be run again elsewhere: folders of this machine are left out."""
-    parts = ["python", "-m", "benchmarks.reproduce", arguments.target]
-    parts += ["--cpu"] if arguments.cpu else []
-    parts += ["--smoke"] if arguments.smoke else []
+    words = ["python", "-m", "benchmarks.reproduce", arguments.target]
+    words += ["--cpu"] if arguments.cpu else []
+    words += ["--smoke"] if arguments.smoke else []
     for name in ("size", "epochs", "repeats"):
         value = getattr(arguments, name)
         if value is not None and not (name == "repeats" and value == 1):
-            parts += [f"--{name}", f"{value:g}"]
-    parts += ["--protocol", arguments.protocol] if arguments.protocol else []
-    parts += ["--nets", *arguments.nets] if arguments.nets else []
-    parts += ["--manual_dir", "DIR"] if arguments.manual_dir else []
-    return shlex.join(parts)
+            words += [f"--{name}", f"{value:g}"]
+    words += ["--protocol", arguments.protocol] if arguments.protocol else []
+    words += ["--nets", *arguments.nets] if arguments.nets else []
+    words += ["--manual_dir", "DIR"] if arguments.manual_dir else []
+    return shlex.join(words)

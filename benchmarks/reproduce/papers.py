@@ -159,7 +159,7 @@ def _router() -> Target:
 
 _TEN_SPEAKERS = (
     "With EmoDB's ten folders as classes `disjoint` is refused: each class has one speaker, and `paper` measures how "
-    "well ten known speakers are told apart, not how old anybody sounds."
+    "well ten known speakers are distinguished, not how old anybody sounds."
 )
 
 

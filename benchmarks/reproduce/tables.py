@@ -26,16 +26,16 @@ def without_empty(table: Table) -> Table:
 def text(target: Target, result: Mapping[str, Any]) -> str:
     """A result for the terminal."""
     compared = differences(target, result)
-    parts = [target.title, plain(metrics(target, result)), *([plain(compared)] if compared else [])]
-    return "\n\n".join([*parts, "\n".join(notes(target, result))])
+    blocks = [target.title, plain(metrics(target, result)), *([plain(compared)] if compared else [])]
+    return "\n\n".join([*blocks, "\n".join(notes(target, result))])
 
 
 def markdown(target: Target, result: Mapping[str, Any]) -> str:
     """A result for a page, without a heading."""
     compared = differences(target, result)
     bullets = "\n".join(f"- {note}" for note in notes(target, result))
-    parts = [f"```sh\n{result['command']}\n```", markdown_table(metrics(target, result)), bullets]
-    return "\n\n".join([*parts, *([markdown_table(compared)] if compared else [])])
+    blocks = [f"```sh\n{result['command']}\n```", markdown_table(metrics(target, result)), bullets]
+    return "\n\n".join([*blocks, *([markdown_table(compared)] if compared else [])])
 
 
 def metrics(target: Target, result: Mapping[str, Any]) -> Table:
@@ -226,15 +226,15 @@ def notes(target: Target, result: Mapping[str, Any]) -> list[str]:
 
 
 def _protocols(result: Mapping[str, Any]) -> str:
-    parts = []
+    sentences = []
     for protocol in dict.fromkeys(row["protocol"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["protocol"] == protocol]
         learnt, tested = (_range([row[f"{part}_examples"] for row in rows]) for part in ("train", "test"))
-        parts.append(f"{marked(protocol)}: {learnt} to learn from, {tested} to test on")
+        sentences.append(f"{marked(protocol)}: {learnt} to learn from, {tested} to test on")
     groups = " and ".join(f"`{name}`" for name in result["age_groups"])
     metrics = {name.partition("/")[0] for row in result["rows"] for name in row["test"]}
     faces = f"; age groups {groups}" if any(name.startswith("age_group") for name in metrics) else ""
-    return f"Protocol {', '.join(parts)}{faces}."
+    return f"Protocol {', '.join(sentences)}{faces}."
 
 
 def _range(values: Sequence[int]) -> str:
@@ -244,18 +244,18 @@ def _range(values: Sequence[int]) -> str:
 
 def _runs(result: Mapping[str, Any]) -> str:
     repeats, folds = ({row[name] for row in result["rows"]} for name in ("repeats", "folds"))
-    parts = []
+    sentences = []
     if folds != {1}:
-        parts.append(f"{_range(list(folds))} folds: {_what(result)} ± standard deviation over them")
+        sentences.append(f"{_range(list(folds))} folds: {_what(result)} ± standard deviation over them")
     if repeats != {1}:
-        parts.append(
+        sentences.append(
             f"{_range(list(repeats))} repeats with other seeds on the same split"
             + (": mean ± standard deviation over them" if folds == {1} else "")
         )
-    if not parts:
-        parts.append("One run each, so the spread over seeds is not known")
+    if not sentences:
+        sentences.append("One run each, so the spread over seeds is not known")
     intervals = any(metric["interval"] for row in result["rows"] for metric in row["test"].values())
-    return "; ".join(parts) + ("; in brackets the 95 % interval." if intervals else ".")
+    return "; ".join(sentences) + ("; in brackets the 95 % interval." if intervals else ".")
 
 
 def _what(result: Mapping[str, Any]) -> str:

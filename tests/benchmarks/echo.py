@@ -6,14 +6,14 @@ from typing import Any
 from benchmarks import pipe_rpc
 
 
-def answer(do: str, **options: Any) -> Any:
+def echo(do: str, **options: Any) -> Any:
     print("what a library prints")
     if do == "raise":
-        raise ValueError("no such thing")
+        raise ValueError("no such request")
     if do == "end":
         sys.exit(3)
     return {"do": do, **options}
 
 
 if __name__ == "__main__":
-    pipe_rpc.serve(answer)
+    pipe_rpc.serve(echo)

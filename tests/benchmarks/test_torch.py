@@ -143,36 +143,24 @@ def test_steps_learn(dtype: str) -> None:
 
 
 def test_the_loader_gives_our_pixels(tmp_path: Path) -> None:
+    """With `draft` of large images too; whole decoding does not, as the reduced scale is another filter."""
     from benchmarks.torch_peer import Encoded, Input
 
     rng, contents = np.random.default_rng(0), []
-    for _ in range(6):
+    for size in [(48, 40)] * 6 + [(240, 200)]:
         buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)).resize((48, 40)).save(buffer, "JPEG")
+        noise = rng.integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize(size).save(buffer, "JPEG")
         contents.append(buffer.getvalue())
+    path = tmp_path / "images.npz"
     ends = np.cumsum([len(content) for content in contents])
-    path = tmp_path / "images.npz"
     np.savez(path, content=np.frombuffer(b"".join(contents), np.uint8), ends=ends)
-    dataset = Encoded(str(path), 32)
-    assert len(dataset) == 6
+    drafted, whole = Encoded(str(path), 32, True), Encoded(str(path), 32, False)
+    assert len(drafted) == 7
     for row, content in enumerate(contents):
-        np.testing.assert_array_equal(dataset[row].permute(1, 2, 0).numpy(), decode_image(content, 32))
+        np.testing.assert_array_equal(drafted[row].permute(1, 2, 0).numpy(), decode_image(content, 32))
+    assert (whole[6] != drafted[6]).any()
     assert Input(str(path), 32, 4, 0).pass_over() > 0
-
-
-def test_draft_gives_our_pixels_of_large_images(tmp_path: Path) -> None:
-    """Which whole decoding does not: the reduced scale is another filter."""
-    from benchmarks.torch_peer import Encoded
-
-    buffer = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (200, 240, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(buffer, "JPEG")
-    path = tmp_path / "images.npz"
-    np.savez(path, content=np.frombuffer(buffer.getvalue(), np.uint8), ends=[len(buffer.getvalue())])
-    wanted = decode_image(buffer.getvalue(), 32)
-    decoded = [Encoded(str(path), 32, draft)[0].permute(1, 2, 0).numpy() for draft in (True, False)]
-    np.testing.assert_array_equal(decoded[0], wanted)
-    assert (decoded[1] != wanted).any()
 
 
 def test_both_sides_in_one_table(measured: Callable[..., Any]) -> None:
