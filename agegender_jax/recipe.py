@@ -1,7 +1,7 @@
-"""The recipe: everything that determines a run, as one `ConfigDict`.
+"""Recipes: everything that determines a run, as one `ConfigDict`.
 
-`base()` names every key with its default; a file in `configs/` changes what its experiment needs. Types and keys are
-locked, so a mistyped key is an error, and `check` catches a mistyped value before anything is read or compiled.
+`base()` has every key with its default; a file in `configs/` changes some. Keys and types are locked, so a mistyped key
+is an error, and `check` refuses a bad value before anything is read or compiled.
 """
 
 import json
@@ -23,7 +23,7 @@ from agegender_jax.splits import PROTOCOLS
 
 
 def base() -> ConfigDict:
-    """A recipe with every key at its default; its keys are locked."""
+    """Returns a recipe with every key at its default."""
     recipe = ConfigDict(
         {
             "name": "",
@@ -31,10 +31,10 @@ def base() -> ConfigDict:
             "dataset": {
                 "name": "utkface",
                 "config": "",  # of the dataset's builder, where it has several: "" is its first
-                "image_size": 256,  # pixels, of pictures and of spectrograms
-                # "haar" keeps the largest face that is found, and loses a picture without one (docs/DATASETS.md)
+                "image_size": 256,  # pixels, of images and of spectrograms
+                # "haar" crops to the largest detected face, and drops an image without one (docs/DATASETS.md)
                 "crop": "",
-                "synthetic": 0,  # if not 0: this many examples drawn from a seed, in the dataset's own format
+                "synthetic": 0,  # if not 0: this many synthetic examples, in the dataset's own format
                 # Of a folder of recordings, where they differ from the configuration's (regular expressions):
                 "label_pattern": "",  # on a class folder's name, groups `gender` and `age`
                 "speaker_pattern": "",  # on a file's path
@@ -48,7 +48,7 @@ def base() -> ConfigDict:
             },
             "split": {
                 "protocol": "disjoint",  # `paper` ignores subjects and identical files: leaky
-                "stratify": "age_group",  # what all parts have in equal shares: `age_group`, `gender` or `class`
+                "stratify": "age_group",  # balanced over the parts: `age_group`, `gender` or `class`
                 "seed": 0,
                 "test_fraction": 0.2,
                 "validation_fraction": 0.15,  # of what testing leaves
@@ -74,7 +74,7 @@ def base() -> ConfigDict:
             },
             "heads": {name: dict(head.options) for name, head in HEADS.items()},  # a weight of 0 leaves a head out
             "augment": {
-                # of pictures
+                # of images
                 "flip": False,
                 "shift": 0.0,
                 "zoom": 0.0,
@@ -103,18 +103,18 @@ def base() -> ConfigDict:
                 "batch_size": 32,
                 "epochs": 30.0,
                 "steps_per_dispatch": 20,  # run by one call of the device, without the host
-                "microbatches": 1,  # parts that a batch is taken in, one after another: less memory, one step
+                "microbatches": 1,  # a batch is processed in so many, one after another, in less memory
                 "ema_decay": 0.0,  # of the average of parameters that is evaluated; 0 evaluates the last ones
             },
             "evaluate": {
                 "batch_size": 256,
                 "every_epochs": 1.0,
-                "flip": False,  # average over the picture and its mirror image, in the final figures
-                "select": "age_group/accuracy",  # validation figure that the best checkpoint has (of `mae`, the lowest)
-                "use": "last",  # which checkpoint the final figures are of: `last` or `best`
-                "report": True,  # report/index.html at the end: the figures with intervals, by group, explained
+                "flip": False,  # average over each image and its mirror image, in the final evaluation
+                "select": "age_group/accuracy",  # validation metric that the best checkpoint is chosen by
+                "use": "last",  # which checkpoint is evaluated at the end: `last` or `best`
+                "report": True,  # write report/index.html at the end: metrics with intervals, by group
             },
-            "compute": {  # how, not what: a run that goes on may change it
+            "compute": {  # may change when a run is resumed
                 "loader": "auto",  # `resident`: the whole dataset on every device; `stream`: decoded as it is needed
                 "model": 1,  # devices that the dense layers of one copy of the model are split over
                 "fsdp": False,  # parameters and the optimizer's state are split over the devices, not copied
@@ -127,7 +127,7 @@ def base() -> ConfigDict:
 
 
 def for_two_cores(recipe: ConfigDict) -> None:
-    """Sets what the shipped recipes for two CPU cores share: augmentation, AdamW with a cosine schedule, batches."""
+    """Sets what the shipped recipes for two CPU cores share: augmentation, optimizer and batch sizes."""
     recipe.augment.update(shift=0.06, zoom=0.1, brightness=0.1, contrast=0.2, saturation=0.2)
     recipe.optimizer.update(
         name="adamw", learning_rate=1.5e-3, schedule="cosine", warmup=0.1, weight_decay=0.05, clip_norm=1.0
@@ -137,7 +137,7 @@ def for_two_cores(recipe: ConfigDict) -> None:
 
 
 def choices() -> dict[str, Collection[str]]:
-    """Returns what the keys that name something may be, by key, from the registries that they name it in."""
+    """Returns the choices of each key that has some, from the registries."""
     return {
         "dataset.crop": ("", "haar"),
         "split.protocol": PROTOCOLS,
@@ -251,7 +251,7 @@ def check(recipe: ConfigDict) -> None:
         value = recipe.preprocess[key]
         if len(value) != 3 or not all(_is_number(v) for v in value) or (key == "std" and min(value) <= 0):
             kind = "positive numbers" if key == "std" else "numbers"
-            refuse(f"preprocess.{key}", "is not right", accepted=f"three {kind}, one for each channel")
+            refuse(f"preprocess.{key}", "is not valid", accepted=f"three {kind}, one for each channel")
     if not any(values[f"heads.{name}.weight"] for name in HEADS):
         raise UserError("Every head has weight 0, so there is nothing to train; set config.heads.NAME.weight above 0.")
     _check_effects(values)

@@ -1,4 +1,4 @@
-"""What all tests share: eight simulated devices, a small drawn dataset, recipes made small."""
+"""Shared by all tests: eight simulated devices, a small synthetic dataset, small recipes."""
 
 import contextlib
 import dataclasses
@@ -67,7 +67,7 @@ def _small_recipe() -> ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A finished run, and what was printed."""
+    """A finished run, and the printed text."""
 
     workdir: Path
     manual_dir: Path
@@ -79,11 +79,11 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Finished:
-    """A complete run on 600 synthetic faces, with flip-averaged figures and class weights. Read only.
+    """A complete run on 600 synthetic faces, with flip-averaged metrics and class weights. Read only.
 
     Its learning rate is constant, so runs of fewer steps share its compiled step.
     """
-    manual_dir = tmp_path_factory.mktemp("drawn600")
+    manual_dir = tmp_path_factory.mktemp("synthetic600")
     write_utkface_archive(manual_dir / "UTKFace.tar.gz", 600, seed=2)
     recipe = _small_recipe()
     recipe.optimizer.update(learning_rate=2e-3, schedule="constant", warmup=0.0)
@@ -91,10 +91,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Finish
     recipe.train.update(batch_size=32, epochs=6.0)
     recipe.evaluate.update(every_epochs=2.0, flip=True)
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed):
         summary = train_recipe(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, progress=False).to_dict()
-    return Finished(workdir, manual_dir, data_dir, recipe, summary, said.getvalue())
+    return Finished(workdir, manual_dir, data_dir, recipe, summary, printed.getvalue())
 
 
 @pytest.fixture(scope="session")

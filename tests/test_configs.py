@@ -69,7 +69,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def manual_dirs(synthetic_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small drawn dataset of each kind, by its name."""
+    """A small synthetic dataset of each kind, by its name."""
     folder = tmp_path_factory.mktemp("small")
     write_adience(folder / "adience", 100, size=64)
     classes = ("female_20", "male_20", "female_60", "male_60")

@@ -81,7 +81,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def sentence_of(error: str) -> str:
-    """The last line, after what was said of the data; nothing may look like a program's failure."""
+    """The last line, after the description of the data; there is no traceback."""
     assert "Traceback" not in error
     return error.strip().splitlines()[-1]
 

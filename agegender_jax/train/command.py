@@ -66,7 +66,7 @@ def command(
         several = bool(protocols or folds or repeats != 1)
         members = expand_trials(recipe, protocols, folds, repeats) if several else []
         if dry_run:
-            # One of each protocol: what the data cannot honour is then refused before anything is trained.
+            # One of each protocol: one that the data do not allow is then refused before anything is trained.
             each = {member.protocol: member.recipe for member in reversed(members)} or {"": recipe}
             for one in each.values():
                 setup = build_setup(one, manual_dir=manual_dir, data_dir=data_dir, progress=distributed.is_primary())
@@ -86,7 +86,7 @@ def command(
         return error.exit_code
     except KeyboardInterrupt:
         steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
-        where = f"goes on from step {max(steps)}" if steps else "goes on where something was saved, or begins again"
+        where = f"resumes from step {max(steps)}" if steps else "resumes from what is saved, or starts again"
         print(f"Interrupted. The same command {where}.", file=sys.stderr)
         return 130
     except Exception:  # a defect, or JAX's when another process is gone
@@ -118,24 +118,24 @@ def _check_same(recipe: str, flags: Mapping[str, Any]) -> None:
     differences += [f"--{name}: {theirs[name]} -> {value}" for name, value in flags.items() if theirs[name] != value]
     if differences:
         raise UserError(
-            f"It was started with another command than process 0 ({'; '.join(differences)}); give all processes the "
-            "same."
+            f"This process was started with another command than process 0 ({'; '.join(differences)}); give all "
+            "processes the same."
         )
 
 
 def expand_trials(
     recipe: ConfigDict, protocols: Sequence[str] = (), folds: str = "", repeats: int = 1
 ) -> list[TrialSpec]:
-    """The runs of a study, in the order in which they are trained.
+    """Returns the trials of a sweep, in the order in which they are trained.
 
     Args:
       recipe: of all of them.
       protocols: of the split; none leaves the recipe's.
       folds: "all", or numbers with commas between; "" leaves the recipe's.
-      repeats: runs of each that differ in their seed: parameters, order and augmentation, not the split.
+      repeats: number of runs of each, with other seeds (parameters, order, augmentation) on the same split.
 
     Raises:
-      UserError: an unknown protocol, a fold that there is not, or no repeats.
+      UserError: an unknown protocol or fold, or a number of repeats out of range.
 
     >>> from agegender_jax import recipe as recipes
     >>> adience = recipes.base()
@@ -156,7 +156,7 @@ def expand_trials(
     for repeat in range(repeats):
         for fold in numbers:
             for protocol in protocols:
-                # A run is named alike whatever is trained beside it, so that a wider study goes on with it.
+                # The name does not depend on the other trials, so that a wider sweep resumes it.
                 parts = [protocol] + ([f"fold_{fold}"] if recipe.split.folds else [])
                 parts += [f"repeat_{repeat}"] if repeat else []
                 own = ConfigDict(recipe.to_dict()).lock()
@@ -176,5 +176,5 @@ def _folds(text: str, folds: int) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(folds)):
-        raise UserError(f"--folds={text} is not right; it must be `all`, or some of 0 to {folds - 1} such as 0,2.")
+        raise UserError(f"--folds={text} is not valid; it must be `all`, or some of 0 to {folds - 1} such as 0,2.")
     return numbers

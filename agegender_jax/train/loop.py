@@ -100,7 +100,7 @@ def train_recipe(
     except Exception as error:
         if reason := write_failure(error):
             raise UserError(
-                f"{workdir}: cannot be written ({reason}); free some space, and run the same command again: it goes on "
+                f"{workdir}: cannot be written ({reason}); free some space, and run the same command again to resume "
                 "from the last checkpoint."
             ) from error
         raise
@@ -207,7 +207,7 @@ def train(
                     log.close()
                     raise Preempted(
                         f"Stopped by SIGTERM; step {step} of {total} is saved in {run.directory}. "
-                        "The same command goes on from there."
+                        "The same command resumes from there."
                     )
             with spent.on("checkpoint"), jax.transfer_guard("allow"):
                 checkpoints.wait()
@@ -293,17 +293,17 @@ def _jit_steps(setup: Setup) -> jax.stages.Wrapped:
 
 
 def _start_run(workdir: Path, setup: Setup) -> Run:
-    """Returns the run, which the primary process begins and the others find."""
+    """Returns the run, which the primary process creates."""
     if not is_primary() and not (workdir / "recipe.json").exists():
         raise UserError(
-            f"Process {jax.process_index()} does not see {workdir}, which process 0 began; choose a --workdir in a "
+            f"Process {jax.process_index()} does not see {workdir}, which process 0 created; choose a --workdir in a "
             "folder that all processes share."
         )
     return Run.start(workdir, recipes.from_json(setup.recipe))
 
 
 def _write_beginning(setup: Setup, run: Run) -> None:
-    """Writes what the run has seen, its metadata and its split, where it is new."""
+    """Writes the seen files and subjects, metadata and split of a new run."""
     if (run.directory / "split.json").exists():
         return
     parent = setup.weights.run if setup.weights else None
@@ -313,7 +313,7 @@ def _write_beginning(setup: Setup, run: Run) -> None:
 
 
 def _load_pretrained(setup: Setup, run: Run, params: Any, stats: Any) -> tuple[Any, Any]:
-    """Puts the weights that the run starts from into a fresh model, and writes down where they came from."""
+    """Loads the pretrained weights into a fresh model, and records their origin in `run.json`."""
     assert setup.weights is not None
     with all_or_none():
         params, stats, origin = setup.weights.load(params, stats)
@@ -324,7 +324,7 @@ def _load_pretrained(setup: Setup, run: Run, params: Any, stats: Any) -> tuple[A
 
 
 def _peak_memory() -> int:
-    """Returns bytes, of this start of the run."""
+    """Returns the bytes of this start of the run."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -344,7 +344,7 @@ def _write_report(run: Run, progress: bool = False) -> None:
 
 @contextmanager
 def preemption() -> Iterator[threading.Event | distributed.PreemptionNotice]:
-    """An event that SIGTERM sets, and those around it; with several processes, JAX's notice that one got it."""
+    """Yields an event that SIGTERM sets; with several processes, JAX's notice that one of them received it."""
     if distributed.is_multiprocess():  # whose handler would be replaced by the one below
         yield distributed.PreemptionNotice()
         return
@@ -355,10 +355,10 @@ def preemption() -> Iterator[threading.Event | distributed.PreemptionNotice]:
 
     def note(number: int, frame: Any) -> None:
         stop.set()
-        if callable(before):  # of a study, which then begins no other run
+        if callable(before):  # that of a sweep, which then starts no other run
             before(number, frame)
         else:
-            log_primary("SIGTERM: stopping once what is running is saved.")
+            log_primary("SIGTERM: saving a checkpoint and stopping.")
 
     before = signal.signal(signal.SIGTERM, note)
     try:

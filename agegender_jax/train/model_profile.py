@@ -29,16 +29,10 @@ WARM_UP = 2
 
 
 def recipe_of(backbone: str, *, image_size: int, batch_size: int, dtype: str = "float32") -> ConfigDict:
-    """Returns the default recipe with another backbone and the heads that it needs.
-
-    Args:
-      backbone: a name of `models/backbones`.
-      image_size: edge of the images, pixels.
-      batch_size: images in a step.
-      dtype: of the arithmetic.
+    """Returns the default recipe with another backbone; the arguments are those of `profile_model`.
 
     Raises:
-      UserError: one of these is out of range.
+      UserError: an option is out of range.
     """
     recipe = recipes.base()
     recipe.model.update(backbone=backbone, dtype=dtype)
@@ -120,14 +114,7 @@ def step_seconds(
 def random_values(shapes: Any, rng: np.random.Generator) -> Any:
     """Returns random values for parameters and statistics; the model's own initialisation would take long to compile.
 
-    Kernels are scaled as He et al. (2015) do, lest activations shrink to subnormal numbers, which are slow.
-
-    Args:
-      shapes: a tree of `jax.ShapeDtypeStruct`.
-      rng: source of the values.
-
-    Returns:
-      The same tree of arrays.
+    Kernels are scaled as in He et al. (2015), so that activations do not become subnormal numbers, which are slow.
     """
 
     def values(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -140,16 +127,7 @@ def random_values(shapes: Any, rng: np.random.Generator) -> Any:
 
 
 def random_examples(count: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Returns images of noise, and labels for them.
-
-    Args:
-      count: number of examples.
-      size: edge of the images, pixels.
-      rng: source of the values.
-
-    Returns:
-      uint8 `[count, size, size, 3]`, and of the columns `[count]` of `source.COLUMNS` those that heads need.
-    """
+    """Returns images of noise, uint8 `[count, size, size, 3]`, and the columns `[count]` that heads read."""
     age = rng.integers(0, 101, count).astype(np.float32)
     columns = {
         "gender": rng.integers(0, len(GENDERS), count).astype(np.int32),

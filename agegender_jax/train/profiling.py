@@ -29,10 +29,10 @@ def add_parser(commands: Any) -> None:
     """
     parser = commands.add_parser(
         "profile",
-        help="say where a training's time goes",
+        help="measure where the time of a training goes",
         description="Trains a recipe for a few dispatches (calls of the device, config.train.steps_per_dispatch steps "
-        "each), evaluates and saves once, and says where the time went. The first dispatch is left out of the trace, "
-        "which TensorBoard's profile plugin and https://ui.perfetto.dev show. The run itself is thrown away.",
+        "each), evaluates and saves once, and prints where the time went. The first dispatch is left out of the trace, "
+        "which TensorBoard's profile plugin and https://ui.perfetto.dev show. The run itself is deleted.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -125,5 +125,5 @@ def time_table(seconds: Mapping[str, float]) -> str:
 
 def _several(text: str) -> int:
     if not text.isdecimal() or not 2 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 2 to 10,000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 2 to 10,000")
     return int(text)

@@ -1,4 +1,4 @@
-"""What training carries from step to step, as a plain pytree of arrays; and its first value, restored or fresh."""
+"""The training state, a pytree of arrays: fresh or restored."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from agegender_jax.sharding import state_shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """The whole state of training; together with the recipe it determines everything that follows.
+    """The state of training; with the recipe, it determines all that follows.
 
     Attributes:
       step: int32 scalar, optimizer steps done.
@@ -94,7 +94,7 @@ def init_or_restore(
     Args:
       model: from `define_model`.
       optimizer: from `make_optimizer`.
-      abstract: from `abstract_state`: what is restored or initialised is laid out like that from the start.
+      abstract: from `abstract_state`: shapes and shardings of the state.
       checkpoints: of the run.
       load_pretrained: takes fresh parameters and statistics, and returns them with pretrained values; None keeps them.
 

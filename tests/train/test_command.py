@@ -1,4 +1,4 @@
-"""What `launch.py` runs: an interruption, and what several processes are started with."""
+"""The command of `launch.py`: an interruption, and what several processes are started with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,14 +34,14 @@ def test_another_recipe_or_flag_than_the_primary_s_is_refused(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("saved", "said"),
+    ("saved", "message"),
     [
-        (["20", "100", "120.orbax-checkpoint-tmp"], "goes on from step 100"),
-        ([], "goes on where something was saved, or begins again"),
+        (["20", "100", "120.orbax-checkpoint-tmp"], "resumes from step 100"),
+        ([], "resumes from what is saved, or starts again"),
     ],
 )
 def test_an_interruption_says_where_it_goes_on(
-    saved: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    saved: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -51,4 +51,4 @@ def test_an_interruption_says_where_it_goes_on(
     monkeypatch.setattr(command, "train_recipe", interrupted)
     monkeypatch.setattr(command, "cache_compilations", lambda: None)  # the tests' own cache stays
     assert command.command(recipes.base(), workdir=tmp_path, data_dir=tmp_path) == 130
-    assert capsys.readouterr().err == f"Interrupted. The same command {said}.\n"
+    assert capsys.readouterr().err == f"Interrupted. The same command {message}.\n"

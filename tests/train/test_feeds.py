@@ -74,10 +74,10 @@ class Two:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir: Path) -> Two:
-    folder, said = tmp_path_factory.mktemp("runs"), io.StringIO()
+    folder, printed = tmp_path_factory.mktemp("runs"), io.StringIO()
     options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir, "progress": False}
     train_recipe(make_recipe("resident"), folder / "resident", **options)
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
         batches, asked = StreamingLoader.train_batches, 0
 
         def counted(self: Any, step: int, steps: int) -> Any:
@@ -92,7 +92,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir:
             train_recipe(make_recipe("stream"), folder / "streamed", **options)
     stopped_at = saved(folder / "streamed")[0]
     summary = train_recipe(make_recipe("stream"), folder / "streamed", **options).to_dict()
-    return Two(folder / "resident", folder / "streamed", summary, stopped_at, said.getvalue())
+    return Two(folder / "resident", folder / "streamed", summary, stopped_at, printed.getvalue())
 
 
 def saved(workdir: Path) -> tuple[int, dict[str, np.ndarray]]:
@@ -129,7 +129,7 @@ def test_what_is_chosen_is_said(two: Two) -> None:
 
 
 def test_a_streamed_run_is_measured_from_a_stream(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its figures, and its embeddings, with nothing resident."""
+    """Its metrics and embeddings, with nothing resident."""
     resident_run, run = LoadedModel.load(two.resident), LoadedModel.load(two.streamed)
     write_features(resident_run, tmp_path / "resident.npz", progress=False)
     monkeypatch.setattr(ResidentDataset, "decode_all", lambda *_, **__: pytest.fail("all is decoded"))

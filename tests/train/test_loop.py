@@ -49,16 +49,16 @@ MAKE_TRAIN_STEPS = "agegender_jax.train.step.make_train_steps"
 
 
 def fake_steps(
-    figure: Callable[[jax.Array], jax.Array] = jnp.ones_like,
+    loss_of: Callable[[jax.Array], jax.Array] = jnp.ones_like,
     bias: Callable | None = None,
     norm: Callable[[jax.Array], jax.Array] = jnp.ones_like,
 ) -> Callable:
     """A stand-in for `make_train_steps` that only counts, compiled in no time.
 
     Args:
-      figure: the losses of given step numbers (from 1), float32 `[steps]`.
+      loss_of: the losses of given step numbers (from 1), float32 `[steps]`.
       norm: the norms of their gradients, likewise.
-      bias: what gender the model answers for every face once so many steps are done: 0 or 1.
+      bias: the gender that the model predicts for every face after so many steps: 0 or 1.
     """
 
     def make(*_: Any, **__: Any) -> Callable:
@@ -74,7 +74,7 @@ def fake_steps(
                 }
                 heads_of = params["heads"] | {"gender": head}
                 new = dataclasses.replace(new, average=(params | {"heads": heads_of}, stats))
-            loss = figure(number.astype(jnp.float32))
+            loss = loss_of(number.astype(jnp.float32))
             return new, {"loss": loss, "gradient_norm": norm(number.astype(jnp.float32))}
 
         return steps
@@ -136,7 +136,7 @@ def test_it_learns(finished: Any) -> None:
 
 
 def test_constant_figures_are_those_of_the_training_labels(finished: Any) -> None:
-    """The best constant guess, found here from the archive's file names alone."""
+    """The best constant prediction, computed from the archive's file names alone."""
     split = json.loads((finished.workdir / "split.json").read_text())["parts"]
     ages = {part: np.array([int(key.split("/")[-1].split("_")[0]) for key in split[part]]) for part in split}
     expected = np.abs(ages["test"] - np.median(ages["train"])).mean()
@@ -320,7 +320,7 @@ def test_a_failing_report_is_a_warning(
 def test_the_best_step_is_used_where_the_recipe_says_so(
     short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that answers the commoner gender at step 8 and the rarer one after it: what it scores is arithmetic."""
+    """A model that predicts the commoner gender at step 8 and the rarer one after it, so that its accuracy is known."""
     parts = json.loads((finished.workdir / "split.json").read_text())["parts"]
     share = {p: np.mean([key.split("/")[-1].split("_")[1] == "1" for key in parts[p]]) for p in parts}
     common = int(share["validation"] > 0.5)
@@ -343,7 +343,7 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
 def test_an_evaluation_that_was_missed_is_made_up_for(
     short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped at the best step, then at the last one, whose figure is damaged after that."""
+    """Stopped at the best step, then at the last one, whose metric is damaged after that."""
     validation = json.loads((finished.workdir / "split.json").read_text())["parts"]["validation"]
     female = np.mean([key.split("/")[-1].split("_")[1] == "1" for key in validation])
     recipe = short.copy_and_resolve_references()
@@ -364,10 +364,10 @@ def test_an_evaluation_that_was_missed_is_made_up_for(
     summary = train_recipe(recipe, tmp_path / "run", **options).to_dict()
     assert summary["evaluated_step"] == 8
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    found = {event["step"]: event["validation/gender/accuracy"] for event in events if "validation/n" in event}
-    assert len(found) == sum("validation/n" in event for event in events)  # each step is there once
+    accuracies = {event["step"]: event["validation/gender/accuracy"] for event in events if "validation/n" in event}
+    assert len(accuracies) == sum("validation/n" in event for event in events)  # each step is there once
     common = max(female, 1 - female)
-    assert found == {8: pytest.approx(common), 16: pytest.approx(1 - common), 24: pytest.approx(1 - common)}
+    assert accuracies == {8: pytest.approx(common), 16: pytest.approx(1 - common), 24: pytest.approx(1 - common)}
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
@@ -478,15 +478,15 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path
     ]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    said = []
+    lines = []
     assert process.stderr is not None
     for line in process.stderr:
-        said.append(line)
+        lines.append(line)
         if "steps done" in line:
             break
     process.send_signal(signal.SIGTERM)
     rest = process.stderr.read()
-    assert process.wait(60) == 75, "".join(said) + rest
+    assert process.wait(60) == 75, "".join(lines) + rest
     assert "Stopped by SIGTERM; step " in rest.splitlines()[-1]
     assert "Traceback" not in rest
     step = int(rest.split("Stopped by SIGTERM; step ")[1].split()[0])

@@ -1,4 +1,4 @@
-"""What a run works on: who is kept where, what is recorded, what is said."""
+"""The setup of a run: split, metadata, description, refusals."""
 
 import dataclasses
 import hashlib
@@ -46,7 +46,7 @@ def conflicting_files(digests: dict[str, str]) -> set[str]:
     }
 
 
-def test_files_with_conflicting_labels_are_learnt_from_alone(finished: Any) -> None:
+def test_files_with_conflicting_labels_are_used_for_training_only(finished: Any) -> None:
     parts = json.loads((finished.workdir / "split.json").read_text())["parts"]
     wrong = conflicting_files(contents(finished.manual_dir))
     assert wrong
@@ -55,7 +55,7 @@ def test_files_with_conflicting_labels_are_learnt_from_alone(finished: Any) -> N
     assert wrong <= {Path(key).name for key in parts["train"]}
 
 
-def test_facts_count_what_the_archive_holds(finished: Any) -> None:
+def test_metadata_counts_what_the_archive_holds(finished: Any) -> None:
     metadata = Run.load(finished.workdir).metadata()
     digests = contents(finished.manual_dir)
     groups: dict[str, int] = defaultdict(int)
@@ -110,7 +110,7 @@ def test_the_paper_s_protocol_says_that_it_leaks(small_recipe: ConfigDict, finis
     pytest.fail("no seed of twenty leaked: the test data hold too few identical files")
 
 
-def test_drawn_faces_are_said_to_be_drawn(small_recipe: ConfigDict, data_dir: Path) -> None:
+def test_synthetic_faces_are_described_as_such(small_recipe: ConfigDict, data_dir: Path) -> None:
     small_recipe.dataset.synthetic = 60
     small_recipe.age_groups = "five_year"
     small_recipe.split.update(folds=3, fold=2)
@@ -122,9 +122,7 @@ def test_drawn_faces_are_said_to_be_drawn(small_recipe: ConfigDict, data_dir: Pa
     assert "age groups: five_year" in text
 
 
-def test_a_split_is_read_back_and_never_drawn_anew(
-    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path
-) -> None:
+def test_a_split_is_read_back(small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
     first = build_setup(
         small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, workdir=run.directory, progress=False

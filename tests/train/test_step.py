@@ -293,7 +293,7 @@ ROUTED = route_by_gender(
 def train_small(
     heads: Mapping[str, Head], parts: int, devices: int, *, rate: float = 0.3, normalised: bool = False, steps: int = 5
 ) -> tuple[TrainState, dict[str, np.ndarray], np.ndarray]:
-    """Steps on one batch of 32 drawn examples; all labels are known in one quarter, few in the others."""
+    """Steps on one batch of 32 synthetic examples; all labels are known in one quarter, few in the others."""
     recipe, rng = recipes.base(), np.random.default_rng(4)
     recipe.dataset.image_size = 8
     recipe.optimizer.update(name="sgd", learning_rate=rate)

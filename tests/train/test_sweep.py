@@ -244,10 +244,10 @@ def test_what_cannot_be_split_by_speaker_is_refused_beside_what_leaks(
     made.evaluate.update(batch_size=8, select="class_name/accuracy")
     options: dict[str, Any] = {"workdir": tmp_path / "both", "manual_dir": tmp_path / "voices", "data_dir": data_dir}
     assert package.command(made, **options, protocols=["paper", "disjoint"]) == 2
-    said = capsys.readouterr().err
-    assert "protocol paper (leaky)" in said
-    assert "disjoint: refused. A disjoint split needs at least 3 subjects of every class" in said
-    assert "female_20 (1), female_60 (1), male_20 (1), male_60 (1)" in said
+    printed = capsys.readouterr().err
+    assert "protocol paper (leaky)" in printed
+    assert "disjoint: refused. A disjoint split needs at least 3 subjects of every class" in printed
+    assert "female_20 (1), female_60 (1), male_20 (1), male_60 (1)" in printed
     assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["paper", "study.json"]
     saved = json.loads((tmp_path / "both" / "study.json").read_text())
     assert list(saved["protocols"]) == ["paper"]
