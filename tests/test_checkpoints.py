@@ -114,14 +114,17 @@ def test_a_training_state_is_stored_once(average: Any) -> None:
     assert TrainState.from_items(items) == state
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scores", "steps", "best"), [((0.1, 0.8, 0.3, None, 0.2, 0.4), [2, 5, 6], 2), ((None, None, None), [2, 3], 3)]
+)
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, scores: Any, steps: list[int], best: int) -> None:
     with opened(tmp_path, keep=2) as checkpoints:
-        for step, score in enumerate((0.1, 0.8, 0.3, None, 0.2, 0.4), start=1):
+        for step, score in enumerate(scores, start=1):
             checkpoints.save(step, {"model": jnp.ones(2)}, score)
             checkpoints.wait()
-        assert (checkpoints.steps, checkpoints.best) == ([2, 5, 6], 2)
+        assert (checkpoints.steps, checkpoints.best) == (steps, best)
     with opened(tmp_path, keep=2) as checkpoints:
-        assert (checkpoints.steps, checkpoints.best) == ([2, 5, 6], 2)
+        assert (checkpoints.steps, checkpoints.best) == (steps, best)
 
 
 def test_a_checkpoint_without_a_score_is_given_one(tmp_path: Path) -> None:
@@ -141,14 +144,6 @@ def test_a_checkpoint_without_a_score_is_given_one(tmp_path: Path) -> None:
     with opened(tmp_path, keep=1) as checkpoints:
         assert (checkpoints.evaluated(2), checkpoints.evaluated(3), checkpoints.best) == (True, True, 2)
         assert_same_bits(checkpoints.restore(2, layout(items)), items)
-
-
-def test_the_best_without_scores_is_the_newest(tmp_path: Path) -> None:
-    with opened(tmp_path) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(step, {"model": jnp.ones(2)})
-        checkpoints.wait()
-        assert checkpoints.best == 2
 
 
 def test_a_state_that_is_donated_right_after_saving_is_saved_as_it_was(tmp_path: Path) -> None:
