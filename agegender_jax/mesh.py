@@ -8,10 +8,9 @@ from agegender_jax.errors import UserError
 
 
 def make_mesh(model: int = 1) -> Mesh:
-    """All devices, those of other processes too, as a mesh `(data, model)`.
+    """Returns all devices, those of other processes too, as a mesh `(data, model)`.
 
-    Args:
-      model: devices that one copy of the model is spread over.
+    One copy of the model is spread over `model` devices.
 
     Raises:
       UserError: the number of devices is not a multiple of `model`.
@@ -26,12 +25,12 @@ def make_mesh(model: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """Returns the sharding of a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Split over the `data` axis along the array's axis number `axis`."""
+    """Returns the sharding over the `data` axis along the array's axis number `axis`."""
     return NamedSharding(mesh, PartitionSpec(*([None] * axis), "data"))
 
 

@@ -33,15 +33,9 @@ _RECOMPUTED = ("sharding_constraint", "convert_element_type", "reshape", "transp
 
 
 def state_shardings(tree: Any, mesh: Mesh, *, fsdp: bool = False) -> Any:
-    """Returns the sharding of each array of a tree.
+    """Returns the `NamedSharding` of each array of a tree, which may be of shapes.
 
-    Args:
-      tree: arrays or their shapes: parameters, or a whole training state.
-      mesh: has the axes `data` and `model`.
-      fsdp: whether arrays are also split over `data`. If not, the shardings are those that the layers compute with.
-
-    Returns:
-      A tree of `NamedSharding` of the same structure.
+    With `fsdp` arrays are also split over `data`; without, the shardings are those that the layers compute with.
     """
 
     def of_leaf(path: Any, leaf: Any) -> NamedSharding:
@@ -55,11 +49,7 @@ def state_shardings(tree: Any, mesh: Mesh, *, fsdp: bool = False) -> Any:
 def split_axes(path: str, shape: tuple[int, ...], *, data: int = 1, model: int = 1) -> tuple[str | None, ...]:
     """Returns the axis of the mesh that each of an array's axes is split over, as `PartitionSpec` takes it.
 
-    Args:
-      path: of the array, such as `params/backbone/top/dense/0/kernel`.
-      shape: of the array.
-      data: number of devices to split over by FSDP; 1 is no FSDP.
-      model: number of devices to split the dense layers over.
+    `data` is the number of devices to split over by FSDP, `model` that to split the dense layers over; 1 is neither.
 
     >>> split_axes("backbone/top/dense/0/kernel", (25088, 4096), model=2)
     (None, 'model')
@@ -86,16 +76,16 @@ def split_axes(path: str, shape: tuple[int, ...], *, data: int = 1, model: int =
 
 def bytes_per_device(tree: Any) -> int:
     """Returns the bytes of a tree's arrays that one device holds, from their shapes and shardings alone."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf) for leaf in jax.tree.leaves(tree))
+    return sum(_bytes(leaf, leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
 def total_bytes(tree: Any) -> int:
     """Returns the bytes of a tree's arrays, each counted once."""
-    return sum(math.prod(leaf.shape) * _itemsize(leaf) for leaf in jax.tree.leaves(tree))
+    return sum(_bytes(leaf, leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _itemsize(leaf: Any) -> int:
-    return np.dtype(leaf.dtype).itemsize
+def _bytes(leaf: Any, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * np.dtype(leaf.dtype).itemsize
 
 
 def fsdp_loss(loss_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -103,14 +93,8 @@ def fsdp_loss(loss_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
     Each parameter is gathered when a layer needs it and gathered again for the gradient instead of being kept, and each
     gradient is reduced to the device that holds its shard (Rajbhandari et al. 2020, "ZeRO", stage 3). Without these
-    constraints the compiler may gather the activations instead.
-
-    Args:
-      loss_of: takes the whole parameters first.
-      mesh: the parameters are sharded over its axis `data`, as `state_shardings(..., fsdp=True)` says.
-
-    Returns:
-      A function of the same arguments, the first of which are the sharded parameters.
+    constraints the compiler may gather the activations instead. The first argument of `loss_of` are the whole
+    parameters, and of the result the parameters sharded as by `state_shardings(..., fsdp=True)`.
     """
 
     def of_whole(params: Any, *arguments: Any) -> Any:

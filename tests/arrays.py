@@ -26,3 +26,13 @@ def wave(*shape: int, start: float = 0.0) -> np.ndarray:
 def count_parameters(model: nnx.Module) -> int:
     """Returns the number of a model's trained parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def fill(conv: nnx.Module | None, norm: nnx.Module, start: int, gain: float = 0.25) -> None:
+    """Puts waves, the kernel times `gain`, into a convolution and a normalisation; PyTorch was given the same."""
+    if conv is not None:
+        conv.kernel = nnx.Param(wave(*conv.kernel.shape, start=start) * np.float32(gain))
+    (size,) = norm.scale.shape
+    norm.scale, norm.bias = nnx.Param(1 + wave(size, start=start + 1) / 4), nnx.Param(wave(size, start=start + 2) / 4)
+    norm.mean = nnx.BatchStat(wave(size, start=start + 3) / 8)
+    norm.var = nnx.BatchStat(1 + wave(size, start=start + 4) / 2)

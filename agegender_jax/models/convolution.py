@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
 
 Padding = Literal["SAME", "VALID"] | int
 """`SAME` (zeros, output `ceil(size / stride)`), `VALID`, or so many pixels of zeros on every side, as in PyTorch."""
@@ -52,17 +53,12 @@ def cpu_form() -> bool:
     return jax.default_backend() == "cpu" and not _DIRECT.get()
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
+def conv2d(
+    x: Float[Array, "batch h w in"], kernel: Float[Array, "kh kw in out"], *, stride: int = 1, padding: Padding = "SAME"
+) -> Float[Array, "batch rows columns out"]:
     """Computes a two-dimensional convolution (cross-correlation), NHWC by HWIO.
 
-    Args:
-      x: `[batch, height, width, in]`.
-      kernel: `[kernel_height, kernel_width, in, out]`, the dtype of `x`.
-      stride: pixels between outputs, in both directions.
-      padding: see `Padding`.
-
-    Returns:
-      `[batch, out_height, out_width, out]`. All forms agree to rounding.
+    Inputs and kernel have one dtype; `stride` is in pixels, in both directions. All forms agree to rounding.
 
     >>> conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
@@ -76,9 +72,11 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
     return checkpoint_name(out, CONVOLVED)
 
 
-def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    pads = _pads(x, kernel.shape[:2], stride, padding)
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _conv2d_direct(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int = 1) -> jax.Array:
+    pads, layout = _pads(x, kernel.shape[:2], stride, padding), ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), pads, dimension_numbers=layout, feature_group_count=groups
+    )
 
 
 def _pads(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) -> list[tuple[int, int]]:
@@ -125,12 +123,7 @@ def _folded(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, ja
 def strided_windows(x: jax.Array, height: int, width: int, stride: int, across: int | None = None) -> list[jax.Array]:
     """Returns for each pixel of a window its values at all window positions: `[batch, rows, columns, channels]`.
 
-    Args:
-      x: `[batch, height, width, channels]`.
-      height: of the window, pixels.
-      width: of the window, pixels.
-      stride: from row to row, pixels.
-      across: from column to column, pixels; by default `stride`.
+    Windows are `stride` pixels apart from row to row, and `across` from column to column, by default `stride`.
     """
     across = stride if across is None else across
     rows = (x.shape[1] - height) // stride + 1
@@ -226,9 +219,13 @@ def _transformed_back(values: jax.Array, axis: int) -> jax.Array:
     return jnp.concatenate([first + added, taken, added + fourth], axis)
 
 
+def _tile_counts(x: jax.Array, padding: int) -> tuple[int, int]:
+    return -(-(x.shape[1] + 2 * padding - 2) // 2), -(-(x.shape[2] + 2 * padding - 2) // 2)
+
+
 def _chunk(x: jax.Array, padding: int) -> int:
     """Returns how many images are transformed at a time: all, or a divisor of their number."""
-    rows, columns = (-(-(edge + 2 * padding - 2) // 2) for edge in x.shape[1:3])
+    rows, columns = _tile_counts(x, padding)
     # A batch that is split over the devices of a mesh is not cut: every chunk would lie on few of them.
     if len(x) * rows * columns <= 4 * _CHUNK or jax.sharding.get_abstract_mesh().size > 1:
         return len(x)
@@ -245,11 +242,10 @@ def _combined(arrays: list[jax.Array], factors: np.ndarray) -> jax.Array:
 
 def _input_tiles(x: jax.Array, padding: int) -> list[list[jax.Array]]:
     """Computes `B^T d B` of every 4x4 tile `d`, tiles 2 apart: 4 by 4 matrices `[tiles, channels]`."""
-    rows, columns = (-(-(edge + 2 * padding - 2) // 2) for edge in x.shape[1:3])
-    pads = [
-        (padding, 2 * count + 2 - edge - padding) for count, edge in zip((rows, columns), x.shape[1:3], strict=True)
-    ]
-    x = padded(x, pads)
+    rows, columns = _tile_counts(x, padding)
+    x = padded(
+        x, [(padding, 2 * n + 2 - edge - padding) for n, edge in zip((rows, columns), x.shape[1:3], strict=True)]
+    )
     by_row = [x[:, i : i + 2 * rows - 1 : 2] for i in range(4)]
     tiles = []
     for factors in _INPUT:
@@ -279,28 +275,14 @@ def _gradient_tiles(gradient: jax.Array) -> list[list[jax.Array]]:
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME") -> jax.Array:
-    """Computes a convolution of every channel with a kernel of its own, NHWC.
-
-    Args:
-      x: `[batch, height, width, channels]`.
-      kernel: `[kernel_height, kernel_width, 1, channels]`, the dtype of `x`.
-      stride: pixels between outputs, in both directions.
-      padding: see `Padding`.
+    """Computes `conv2d` of every channel with a kernel of its own, `[kernel_height, kernel_width, 1, channels]`.
 
     >>> depthwise_conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
-    pads = _pads(x, kernel.shape[:2], stride, padding)
     if not cpu_form():
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            pads,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-    return _depthwise_windows(padded(x, pads), kernel, stride)
+        return _conv2d_direct(x, kernel, stride, padding, groups=x.shape[-1])
+    return _depthwise_windows(padded(x, _pads(x, kernel.shape[:2], stride, padding)), kernel, stride)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

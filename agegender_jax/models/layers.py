@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 
 from agegender_jax.models.convolution import Padding, conv2d, cpu_form, depthwise_conv2d, padded, strided_windows
 
+FeatureMap = Float[Array, "batch height width channels"]
+
 he_normal = nnx.initializers.he_normal()
 """Initialisation for layers before a ReLU (He et al. 2015)."""
 
@@ -52,20 +54,11 @@ def intercept_features(see: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
         _AT_LAST_MAP.reset(token)
 
 
-def max_pool(
-    x: Float[Array, "batch height width channels"], window: int = 2, stride: int = 2, padding: int = 0
-) -> Float[Array, "batch rows columns channels"]:
+def max_pool(x: FeatureMap, window: int = 2, stride: int = 2, padding: int = 0) -> FeatureMap:
     """Takes the maximum over square windows; an incomplete last window is dropped ("floor" pooling).
 
-    A map that is smaller than the window is one window.
-
-    Where several inputs tie for the maximum, the first of them has the gradient.
-
-    Args:
-      x: a feature map.
-      window: edge of the window, pixels.
-      stride: pixels between windows.
-      padding: pixels on every side, which are never the maximum.
+    Edges are in pixels; those of the padding are never the maximum. A map that is smaller than the window is one
+    window. Where several inputs tie for the maximum, the first of them has the gradient.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
@@ -97,8 +90,8 @@ def _pooled_backward(
     shares = [jnp.where(place == number, gradient, 0) for number in range(window**2)]
     (batch, rows, columns, channels), (height, width) = place.shape, size
     if window == stride:
-        parts = [jnp.stack(shares[i : i + window], 3) for i in range(0, len(shares), window)]
-        whole = jnp.stack(parts, 2).reshape(batch, rows * window, columns * window, channels)
+        columns_of = [jnp.stack(shares[i : i + window], 3) for i in range(0, len(shares), window)]
+        whole = jnp.stack(columns_of, 2).reshape(batch, rows * window, columns * window, channels)
         return (padded(whole, [(0, height - rows * window), (0, width - columns * window)]),)
     total: jax.Array | float = 0.0
     for number, share in enumerate(shares):
@@ -113,9 +106,7 @@ def _pooled_backward(
 _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
-def average_pool(
-    x: Float[Array, "batch height width channels"], window: int = 2
-) -> Float[Array, "batch rows columns channels"]:
+def average_pool(x: FeatureMap, window: int = 2) -> FeatureMap:
     """Takes the mean over square windows side by side; an incomplete last window is dropped.
 
     A map that is smaller than the window is one window.
@@ -130,9 +121,7 @@ def average_pool(
     return x.reshape(batch, rows, window, columns, window, channels).mean((2, 4))
 
 
-def adaptive_average_pool(
-    x: Float[Array, "batch height width channels"], size: int
-) -> Float[Array, "batch rows columns channels"]:
+def adaptive_average_pool(x: FeatureMap, size: int) -> FeatureMap:
     """Takes the mean over the cells of a grid of `size` by `size`, as PyTorch's `adaptive_avg_pool2d` does.
 
     A map that is smaller than the grid stays as it is: repeating its values would add parameters and no information.
@@ -143,9 +132,9 @@ def adaptive_average_pool(
     for axis in (1, 2):
         length = x.shape[axis]
         if length > size:
-            edges = [(part * length // size, -(-(part + 1) * length // size)) for part in range(size)]
-            parts = [lax.slice_in_dim(x, a, b, axis=axis).mean(axis, keepdims=True) for a, b in edges]
-            x = jnp.concatenate(parts, axis)
+            edges = [(cell * length // size, -(-(cell + 1) * length // size)) for cell in range(size)]
+            cells = [lax.slice_in_dim(x, a, b, axis=axis).mean(axis, keepdims=True) for a, b in edges]
+            x = jnp.concatenate(cells, axis)
     return x
 
 
@@ -154,14 +143,7 @@ def local_response_norm(
 ) -> Float[Array, "*batch channels"]:
     """Normalises across channels: local response normalisation (Krizhevsky et al. 2012, section 3.3, in Caffe's form).
 
-    `x / (k + alpha / size * sum over the neighbouring channels of x^2) ** beta`.
-
-    Args:
-      x: a feature map, channels last.
-      size: number of neighbouring channels, odd.
-      alpha: scale, divided by `size` as Caffe and PyTorch do.
-      beta: exponent.
-      k: constant.
+    `x / (k + alpha / size * sum over the `size` neighbouring channels of x^2) ** beta`, as in Caffe and PyTorch.
     """
     squares = jnp.square(x.astype(jnp.float32))
     window = (1,) * (x.ndim - 1) + (size,)
@@ -219,12 +201,7 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(
-        self,
-        features: int,
-        *,
-        momentum: float = 0.9,
-        epsilon: float = 1e-5,
-        dtype: DTypeLike = jnp.float32,
+        self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5, dtype: DTypeLike = jnp.float32
     ) -> None:
         self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(features)), nnx.BatchStat(jnp.ones(features))
@@ -244,11 +221,9 @@ class BatchNorm(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """Convolution: `[batch, h, w, in] -> [batch, h', w', filters]`.
+    """Convolution: `[batch, h, w, in] -> [batch, h', w', filters]`; parameters are float32, the arithmetic in `dtype`.
 
     With `depthwise` every channel has a kernel of its own, and `filters` is `in_features`.
-
-    Parameters are float32; the arithmetic is in `dtype`.
     """
 
     def __init__(

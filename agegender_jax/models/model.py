@@ -46,8 +46,8 @@ class Model(nnx.Module):
     """Images in, logits by head out: `[batch, size, size, 3] -> {head: float32 [batch, head.size]}`.
 
     Args:
-      backbone: image in, embedding out. One that consists of several nets has a method `part`, which returns the part
-        of the embedding, a slice, that a head of `Head.only_gender` reads.
+      backbone: image in, embedding out. One that consists of several nets has a method `embedding_slice`, which returns
+        the slice of the embedding that a head of `Head.only_gender` reads.
       heads: what is predicted from the embedding, by name.
       gender_to_age: `joined` puts the gender's logits beside the embedding that the age heads see (Abdolrashidi et al.
         2020); `stopped` does so without a gradient through them; `off` does not.
@@ -64,27 +64,25 @@ class Model(nnx.Module):
                 f"config.model.gender_to_age={gender_to_age!r} needs the head gender and a head of age; set their "
                 "weights above 0, or it to off."
             )
-        if joined and hasattr(backbone, "part"):
+        if joined and hasattr(backbone, "embedding_slice"):
             raise UserError(
                 f"config.model.gender_to_age={gender_to_age!r} is not for a backbone with a net for either gender; set "
                 "it to off."
             )
         sizes = dict.fromkeys(heads, backbone.embedding_size)
-        self.parts: tuple[tuple[str, int, int], ...] = ()
-        if hasattr(backbone, "part"):
-            parts = {name: backbone.part(head.only_gender) for name, head in heads.items()}
-            self.parts = tuple((name, part.start, part.stop) for name, part in parts.items())
-            sizes = {name: part.stop - part.start for name, part in parts.items()}
+        self.slices: tuple[tuple[str, int, int], ...] = ()
+        if hasattr(backbone, "embedding_slice"):
+            slices = {name: backbone.embedding_slice(head.only_gender) for name, head in heads.items()}
+            self.slices = tuple((name, each.start, each.stop) for name, each in slices.items())
+            sizes = {name: each.stop - each.start for name, each in slices.items()}
         sizes |= {name: sizes[name] + heads["gender"].size for name in self.joined}
         self.heads = nnx.Dict({name: head.layer(sizes[name], rngs=rngs) for name, head in heads.items()})
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
-        """Logits; `rngs` holds the stream `dropout`, needed where `train`."""
+        """Returns the logits; `rngs` holds the stream `dropout`, needed where `train`."""
         embedding = self.backbone(x, train=train, rngs=rngs).astype(jnp.float32)
-        parts = {name: embedding[:, start:stop] for name, start, stop in self.parts}
-        logits = {
-            name: layer(parts.get(name, embedding)) for name, layer in self.heads.items() if name not in self.joined
-        }
+        inputs = dict.fromkeys(self.heads, embedding) | {name: embedding[:, i:j] for name, i, j in self.slices}
+        logits = {name: layer(inputs[name]) for name, layer in self.heads.items() if name not in self.joined}
         if self.joined:
             gender = logits["gender"]
             embedding = jnp.concatenate([embedding, jax.lax.stop_gradient(gender) if self.stopped else gender], -1)
@@ -108,7 +106,7 @@ class _Keys:
         self._key, self._count = key, 0
 
     def params(self) -> jax.Array:
-        """The next key."""
+        """Returns the next key."""
         self._count += 1
         return jax.random.fold_in(self._key, self._count - 1)
 
@@ -122,13 +120,13 @@ def build_model(options: ModelOptions, heads: Mapping[str, Head]) -> Model:
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
-    """A model as its structure and plain dictionaries of parameters and statistics: `(graphdef, params, stats)`.
+    """Splits a model into its structure and dictionaries of parameters and statistics: `(graphdef, params, stats)`.
 
     Plain dictionaries cross the boundary of a jitted function several times faster than `nnx.State` does.
     `nnx.merge(graphdef, params, stats)` is the model again.
     """
-    parts: Any = nnx.split(model, nnx.Param, nnx.BatchStat)
-    graphdef, params, stats = parts
+    split: Any = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graphdef, params, stats = split
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 

@@ -13,44 +13,33 @@ from jaxtyping import Array, Float
 from agegender_jax.models import layers
 from agegender_jax.models.registry import BackboneOptions
 
+Images = Float[Array, "batch size size 3"]
 FeatureMap = Float[Array, "batch height width channels"]
+Embedding = Float[Array, "batch embedding"]
 
 
 class Backbone(nnx.Module):
-    """A trunk and a top: `[batch, size, size, 3] -> [batch, embedding_size]`.
+    """A trunk (image in, feature map out) and a top (feature map in, embedding out).
 
-    Args:
-      trunk: image in, feature map out.
-      top: feature map in, embedding out.
+    `rngs` holds the stream `dropout`, needed if `train`.
     """
 
     def __init__(self, trunk: Any, top: Any) -> None:
         self.trunk, self.top = trunk, top
         self.embedding_size = top.embedding_size
 
-    def __call__(
-        self, x: Float[Array, "batch size size 3"], *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> Float[Array, "batch embedding"]:
-        """Returns the embedding; `rngs` holds the stream `dropout`, needed if `train`."""
+    def __call__(self, x: Images, *, train: bool = False, rngs: nnx.Rngs | None = None) -> Embedding:
         return self.top(self.trunk(x, train=train, rngs=rngs), train=train, rngs=rngs)
 
 
 class AveragePool(nnx.Module):
-    """Global average pooling, as ResNet, DenseNet and EfficientNet end.
-
-    Args:
-      channels: of the feature map.
-      dropout: rate.
-    """
+    """Global average pooling, as ResNet, DenseNet and EfficientNet end, then dropout."""
 
     def __init__(self, channels: int, dropout: float = 0.0) -> None:
         self.embedding_size = channels
         self.dropout = nnx.Dropout(dropout)
 
-    def __call__(
-        self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> Float[Array, "batch embedding"]:
-        """Returns the embedding."""
+    def __call__(self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None) -> Embedding:
         return self.dropout(x.mean((1, 2)), deterministic=not train, rngs=rngs)
 
 
@@ -64,12 +53,7 @@ class MLPPool(nnx.Module):
       map_shape: (height, width, channels) of the feature map.
       grid: edge of the grid.
       widths: of the dense layers.
-      dropout: rate.
-      dropout_first: whether it comes before each layer (AlexNet) instead of after it (VGG).
-      kernel_init: of the dense layers.
-      bias_init: likewise.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
+      dropout_first: whether dropout comes before each layer (AlexNet) instead of after it (VGG).
     """
 
     def __init__(
@@ -95,10 +79,7 @@ class MLPPool(nnx.Module):
         self.dropout = nnx.Dropout(dropout)
         self.embedding_size = sizes[-1]
 
-    def __call__(
-        self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> Float[Array, "batch embedding"]:
-        """Returns the embedding."""
+    def __call__(self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None) -> Embedding:
         x = layers.adaptive_average_pool(x, self.grid)
         x = x.reshape(x.shape[0], -1)
         for dense in self.dense:
@@ -111,35 +92,21 @@ class MLPPool(nnx.Module):
 
 
 class GlobalMaxPool(nnx.Module):
-    """Global max pooling, batch normalisation, ReLU (Mansour & Abu-Naser 2022; the dense softmax is the head's).
-
-    Args:
-      channels: of the feature map.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
-    """
+    """Global max pooling, batch normalisation, ReLU (Mansour & Abu-Naser 2022; the dense softmax is the head's)."""
 
     def __init__(self, channels: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
         self.norm = layers.BatchNorm(channels, dtype=dtype)
         self.embedding_size = channels
 
-    def __call__(
-        self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> Float[Array, "batch embedding"]:
-        """Returns the embedding."""
+    def __call__(self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None) -> Embedding:
         return nnx.relu(self.norm(x.max((1, 2)), train=train))
 
 
 class GlobalMaxPoolLiteral(nnx.Module):
     """The same read literally: global max pooling, dense softmax, batch normalisation, ReLU; a second softmax follows.
 
-    The papers' text lists two dense softmax layers, with normalisation, ReLU and a flattening (of nothing) between.
-
-    Args:
-      channels: of the feature map.
-      classes: outputs of the first softmax: as many as there are classes.
-      dtype: of the arithmetic.
-      rngs: stream `params`.
+    The papers' text lists two dense softmax layers, with normalisation, ReLU and a flattening (of nothing) between; the
+    first has as many outputs as there are classes.
     """
 
     def __init__(self, channels: int, classes: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
@@ -147,20 +114,13 @@ class GlobalMaxPoolLiteral(nnx.Module):
         self.norm = layers.BatchNorm(classes, dtype=dtype)
         self.embedding_size = classes
 
-    def __call__(
-        self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> Float[Array, "batch embedding"]:
-        """Returns the embedding."""
+    def __call__(self, x: FeatureMap, *, train: bool = False, rngs: nnx.Rngs | None = None) -> Embedding:
         x = nnx.softmax(self.dense(x.max((1, 2))))
         return nnx.relu(self.norm(x, train=train))
 
 
 def with_pooling(
-    trunk: Any,
-    options: BackboneOptions,
-    published: Callable[..., nnx.Module] | None = None,
-    *,
-    rngs: nnx.Rngs,
+    trunk: Any, options: BackboneOptions, published: Callable[..., nnx.Module] | None = None, *, rngs: nnx.Rngs
 ) -> Backbone:
     """Returns the trunk with the pooling that the options name.
 
@@ -172,18 +132,15 @@ def with_pooling(
       rngs: stream `params`.
     """
     shape = feature_map_shape(trunk, options.image_size)
-    pool: nnx.Module
     if options.pooling == "max":
-        pool = GlobalMaxPool(shape[-1], dtype=options.dtype, rngs=rngs)
-    elif options.pooling == "max_literal":
-        pool = GlobalMaxPoolLiteral(shape[-1], options.outputs, dtype=options.dtype, rngs=rngs)
-    elif options.pooling == "average":
-        pool = AveragePool(shape[-1], options.dropout)
-    elif published is None:
-        pool = AveragePool(shape[-1])
-    else:
-        pool = published(shape, dropout=options.dropout, dtype=options.dtype, rngs=rngs)
-    return Backbone(trunk, pool)
+        return Backbone(trunk, GlobalMaxPool(shape[-1], dtype=options.dtype, rngs=rngs))
+    if options.pooling == "max_literal":
+        return Backbone(trunk, GlobalMaxPoolLiteral(shape[-1], options.outputs, dtype=options.dtype, rngs=rngs))
+    if options.pooling == "average":
+        return Backbone(trunk, AveragePool(shape[-1], options.dropout))
+    if published is None:
+        return Backbone(trunk, AveragePool(shape[-1]))
+    return Backbone(trunk, published(shape, dropout=options.dropout, dtype=options.dtype, rngs=rngs))
 
 
 def feature_map_shape(trunk: Any, image_size: int) -> tuple[int, int, int]:

@@ -6,7 +6,6 @@ A backbone is one file in `agegender_jax/models/backbones/`: the net, and a `Bac
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import accumulate
 from typing import Any
 
 import jax.numpy as jnp
@@ -183,15 +182,7 @@ def find_backbone(name: str) -> BackboneSpec:
 
 
 def build_backbone(name: str, options: BackboneOptions, rngs: nnx.Rngs) -> Any:
-    """Builds a backbone with fresh parameters.
-
-    Args:
-      name: of the backbone.
-      options: of the backbone; `variant` may be "".
-      rngs: stream `params`.
-
-    Returns:
-      A module `[batch, image_size, image_size, 3] -> [batch, embedding_size]` with the attribute `embedding_size`.
+    """Builds a backbone with fresh parameters, as `BackboneSpec.build` does; `options.variant` may be "".
 
     Raises:
       UserError: there is no such backbone or variant, an option has no effect, or the image is too small.
@@ -207,8 +198,8 @@ def split_index(counts: Iterable[int], number: int) -> tuple[int, int]:
     >>> split_index((3, 4, 6), 3)
     (1, 0)
     """
-    counts = tuple(counts)
-    for group, end in enumerate(accumulate(counts)):
-        if number < end:
-            return group, number - end + counts[group]
+    for group, count in enumerate(counts):
+        if number < count:
+            return group, number
+        number -= count
     raise IndexError(number)

@@ -18,11 +18,7 @@ from agegender_jax.models.backbones.attention import (
 )
 from agegender_jax.models.backbones.resnet import ResNet
 from agegender_jax.models.model import split_model
-from tests.arrays import assert_close
-
-
-def count(tree: object) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+from tests.arrays import assert_close, count_parameters
 
 
 def unit(m: int, n: int) -> int:
@@ -33,21 +29,21 @@ def unit(m: int, n: int) -> int:
 
 def test_attention_56_has_the_published_number_of_parameters() -> None:
     """The authors' prototxt has 31,738,024 in convolutions and classifier, and normalisations of 36,352 channels."""
-    _, params, stats = split_model(nnx.eval_shape(lambda: ResidualAttention(rngs=nnx.Rngs(params=0))))
-    total = count(params) + 2048 * 1000 + 1000
-    assert total == 31_738_024 + 2 * 36_352
-    assert total + count(stats) == 31_883_432  # Caffe keeps the statistics with the weights: the table's 31.9 M
-    parts = 7 * 7 * 3 * 64 + 2 * 64  # stem
+    net = nnx.eval_shape(lambda: ResidualAttention(rngs=nnx.Rngs(params=0)))
+    assert count_parameters(net) + 2048 * 1000 + 1000 == 31_738_024 + 2 * 36_352
+    stats = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.BatchStat)))
+    assert stats == 2 * 36_352  # which Caffe keeps with the weights: the table's 31.9 M
+    total = 7 * 7 * 3 * 64 + 2 * 64  # stem
     # First and last unit, two of the trunk, and of the mask two at the bottom and three for each further halving.
     for channels, units in ((256, 12), (512, 9), (1024, 6)):
-        parts += units * unit(channels, channels) + 2 * channels**2 + 2 * 2 * channels
-    parts += unit(64, 256) + unit(256, 512) + unit(512, 1024) + unit(1024, 2048) + 2 * unit(2048, 2048)
-    assert count(params) == parts + 2 * 2048
+        total += units * unit(channels, channels) + 2 * channels**2 + 2 * 2 * channels
+    total += unit(64, 256) + unit(256, 512) + unit(512, 1024) + unit(1024, 2048) + 2 * unit(2048, 2048)
+    assert count_parameters(net) == total + 2 * 2048
 
 
 @pytest.mark.parametrize(
     ("variant", "size", "edges"),
-    [("56", 224, (56, 28, 14, 7)), ("56", 32, (8, 4, 2, 1)), ("56", 45, (12, 6, 3, 2)), ("small", 64, (16, 8, 4))],
+    [("56", 224, (56, 28, 14, 7)), ("56", 45, (12, 6, 3, 2)), ("small", 64, (16, 8, 4))],
 )
 def test_maps_shrink_as_published_and_any_size_works(variant: str, size: int, edges: tuple[int, ...]) -> None:
     def run(trunk: ResidualAttention, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
@@ -56,10 +52,10 @@ def test_maps_shrink_as_published_and_any_size_works(variant: str, size: int, ed
 
     trunk = nnx.eval_shape(lambda: ResidualAttention(variant, dtype=jnp.bfloat16, rngs=nnx.Rngs(params=0)))
     out, masks = nnx.eval_shape(run, trunk, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
-    found = [(*mask.shape, mask.dtype) for mask in masks] + [(*out.shape, out.dtype)]
+    shapes = [(*mask.shape, mask.dtype) for mask in masks] + [(*out.shape, out.dtype)]
     dtypes = [jnp.float32] * len(masks) + [jnp.bfloat16]
     channels = VARIANTS[variant].channels
-    assert found == [(2, e, e, c, d) for e, c, d in zip(edges, channels, dtypes, strict=True)]
+    assert shapes == [(2, e, e, c, d) for e, c, d in zip(edges, channels, dtypes, strict=True)]
 
 
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -74,12 +70,11 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def filled(module: nnx.Module) -> nnx.Module:
+    def named(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.asarray(value("/".join(str(key.key) for key in path), leaf.shape), jnp.float32)
+
     graphdef, *state = split_model(module)
-    named = [
-        jax.tree.map_with_path(lambda path, leaf: value("/".join(str(p.key) for p in path), leaf.shape), part)
-        for part in state
-    ]
-    return nnx.merge(graphdef, *jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), named))
+    return nnx.merge(graphdef, *(jax.tree.map_with_path(named, tree) for tree in state))
 
 
 def wave(*shape: int) -> jax.Array:
@@ -111,8 +106,8 @@ def test_an_attention_module_is_pytorch_s() -> None:
         ],
         2e-5,
     )
-    assert float(out.mean()) == pytest.approx(-0.023169, abs=1e-4)
-    assert float(mask.std()) == pytest.approx(0.103639, abs=1e-4)
+    assert_close(out.mean(), -0.023169, 1e-2)
+    assert_close(mask.std(), 0.103639, 1e-3)
 
 
 def test_a_striding_unit_is_pytorch_s() -> None:
@@ -142,7 +137,7 @@ def test_the_ensemble_sets_two_embeddings_side_by_side() -> None:
         )
 
     backbone = nnx.eval_shape(make)
-    assert (backbone.parts, backbone.embedding_size) == ((256, 512), 768)
+    assert backbone.embedding_size == 256 + 512
     image = jax.ShapeDtypeStruct((2, 33, 33, 3), jnp.float32)
     assert nnx.eval_shape(lambda net, x: net(x, train=True), backbone, image).shape == (2, 768)
     assert attention_trunk(backbone) is backbone.attention.trunk

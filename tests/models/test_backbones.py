@@ -22,7 +22,7 @@ def _options(size: int, **options: Any) -> BackboneOptions:
 
 
 def _abstract(name: str, size: int, **options: Any) -> Any:
-    return nnx.eval_shape(lambda: build_backbone(name, _options(size, **options), _Keys(0)))
+    return nnx.eval_shape(lambda: build_backbone(name, _options(size, **options), _Keys(jax.random.key(0))))
 
 
 # Parameters that torchvision counts with a classifier of so many outputs, or that a paper counts.

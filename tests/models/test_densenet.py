@@ -6,7 +6,7 @@ from flax import nnx
 
 from agegender_jax.models.backbones import densenet
 from agegender_jax.models.pooling import feature_map_shape
-from tests.arrays import assert_close, wave
+from tests.arrays import assert_close, fill, wave
 
 
 @pytest.fixture
@@ -23,24 +23,14 @@ def test_the_edge_is_halved_by_stem_pooling_and_each_transition(small: int) -> N
     assert feature_map_shape(trunk, 33) == (4, 4, channels)  # 17, 9, 4
 
 
-def _fill(conv: nnx.Module | None, norm: nnx.Module, n: int) -> None:
-    """Puts waves that start at n into a convolution and a normalisation."""
-    if conv is not None:
-        conv.kernel = nnx.Param(wave(*conv.kernel.shape, start=n) / 4)
-    (size,) = norm.scale.shape
-    norm.scale, norm.bias = nnx.Param(1 + wave(size, start=n + 1) / 4), nnx.Param(wave(size, start=n + 2) / 4)
-    norm.mean = nnx.BatchStat(wave(size, start=n + 3) / 8)
-    norm.var = nnx.BatchStat(1 + wave(size, start=n + 4) / 2)
-
-
 def test_small_net_is_pytorchs(small: int) -> None:
     net = nnx.eval_shape(lambda: densenet.DenseNet(small, rngs=nnx.Rngs(0)))
-    _fill(net.stem, net.stem_norm, 0)
+    fill(net.stem, net.stem_norm, 0)
     first, second, third = net.layers
     order = [first.reduce, first.grow, second.reduce, second.grow, second.transition, third.reduce, third.grow]
-    for n, part in enumerate(order, start=1):
-        _fill(part.conv, part.norm, n)
-    _fill(None, net.last_norm, 8)
+    for n, pair in enumerate(order, start=1):
+        fill(pair.conv, pair.norm, n)
+    fill(None, net.last_norm, 8)
     # PyTorch 2.13, float64, in evaluation: torch.nn.functional.conv2d, batch_norm, relu, max_pool2d(3, 2, 1), cat and
     # avg_pool2d(2) in the order of torchvision's DenseNet, on the same waves permuted to NCHW and OIHW.
     expected = [0.07477, 0.0, 0.0, 0.07002, 0.245, 0.05298, 0.0, 0.0, 0.00033, 0.05245]

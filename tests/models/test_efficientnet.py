@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: its published size, its blocks against PyTorch, and stochastic depth."""
+"""EfficientNet-Lite0: its blocks against PyTorch, and stochastic depth."""
 
 import jax
 import numpy as np
@@ -6,16 +6,13 @@ import pytest
 from flax import nnx
 
 from agegender_jax.models.backbones.efficientnet import EfficientNetLite0, MBConv
-from tests.arrays import assert_close, wave
+from tests.arrays import assert_close, fill, wave
 
 
-@pytest.fixture(scope="module")
-def trunk() -> EfficientNetLite0:
-    return nnx.eval_shape(lambda: EfficientNetLite0(drop_path=0.2, rngs=nnx.Rngs(0)))
-
-
-def test_blocks_are_those_of_efficientnet_b0(trunk: EfficientNetLite0) -> None:
-    """Tan & Le (2019), table 1: kernels and channels of the sixteen blocks."""
+def test_blocks_are_those_of_efficientnet_b0() -> None:
+    """Tan & Le (2019), table 1: kernels and channels of the sixteen blocks; stochastic depth grows with depth."""
+    trunk = nnx.eval_shape(lambda: EfficientNetLite0(drop_path=0.2, rngs=nnx.Rngs(0)))
+    assert [block.drop_path.rate for block in trunk.blocks] == pytest.approx([0.2 * n / 16 for n in range(16)])
     kernels = [block.depthwise.kernel.shape[0] for block in trunk.blocks]
     assert kernels == [3, *[3] * 2, *[5] * 2, *[3] * 3, *[5] * 3, *[5] * 4, 3]
     filters = [block.project.kernel.shape[-1] for block in trunk.blocks]
@@ -29,14 +26,8 @@ def _filled(channels: int, filters: int, kernel: int, **options: object) -> MBCo
     """A block with waves that start at 0 in its expansion, 1 in its depthwise convolution and 2 in its projection."""
     block = nnx.eval_shape(lambda: MBConv(channels, filters, kernel, rngs=nnx.Rngs(0), **options))
     for n, name in enumerate(("expand", "depthwise", "project")):
-        conv, norm = getattr(block, name), getattr(block, f"{name}_norm")
-        if conv is None:
-            continue
-        conv.kernel = nnx.Param(2 * wave(*conv.kernel.shape, start=n))
-        (size,) = norm.scale.shape
-        norm.scale, norm.bias = nnx.Param(1 + wave(size, start=n + 1) / 4), nnx.Param(wave(size, start=n + 2) / 4)
-        norm.mean = nnx.BatchStat(wave(size, start=n + 3) / 8)
-        norm.var = nnx.BatchStat(1 + wave(size, start=n + 4) / 2)
+        if getattr(block, name) is not None:
+            fill(getattr(block, name), getattr(block, f"{name}_norm"), n, 2)
     return block
 
 
@@ -68,10 +59,6 @@ def test_block_is_pytorchs(
     block = _filled(channels, filters, kernel, **options)
     got = nnx.jit(lambda block, x: block(x, train=False))(block, wave(1, *edges, channels))
     assert_close(got.ravel(), expected, 3e-5)
-
-
-def test_stochastic_depth_grows_with_depth(trunk: EfficientNetLite0) -> None:
-    assert [block.drop_path.rate for block in trunk.blocks] == pytest.approx([0.2 * n / 16 for n in range(16)])
 
 
 def test_stochastic_depth_leaves_out_the_branch_of_whole_examples() -> None:

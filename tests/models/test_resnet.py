@@ -5,23 +5,14 @@ import pytest
 from flax import nnx
 
 from agegender_jax.models.backbones.resnet import Block
-from tests.arrays import assert_close, wave
+from tests.arrays import assert_close, fill, wave
 
 
 def _filled(channels: int, width: int, kind: str, **options: object) -> Block:
     """A block whose n-th convolution (the shortcut is the last) holds waves that start at n."""
     block = nnx.eval_shape(lambda: Block(channels, width, kind, rngs=nnx.Rngs(0), **options))
-    for n, part in enumerate([*block.convs, *([block.shortcut] if block.shortcut else [])]):
-        part.conv.kernel = nnx.Param(wave(*part.conv.kernel.shape, start=n) / 4)
-        size = part.conv.kernel.shape[-1]
-        part.norm.scale, part.norm.bias = (
-            nnx.Param(1 + wave(size, start=n + 1) / 4),
-            nnx.Param(wave(size, start=n + 2) / 4),
-        )
-        part.norm.mean, part.norm.var = (
-            nnx.BatchStat(wave(size, start=n + 3) / 8),
-            nnx.BatchStat(1 + wave(size, start=n + 4) / 2),
-        )
+    for n, pair in enumerate([*block.convs, *([block.shortcut] if block.shortcut else [])]):
+        fill(pair.conv, pair.norm, n)
     return block
 
 

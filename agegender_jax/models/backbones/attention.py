@@ -187,8 +187,7 @@ class AttentionEnsemble(nnx.Module):
 
     def __init__(self, attention: Any, residual: Any) -> None:
         self.attention, self.residual = attention, residual
-        self.parts = (attention.embedding_size, residual.embedding_size)
-        self.embedding_size = sum(self.parts)
+        self.embedding_size = attention.embedding_size + residual.embedding_size
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         nets = (self.attention, self.residual)

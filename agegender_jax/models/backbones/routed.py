@@ -34,8 +34,8 @@ class Routed(nnx.Module):
         self.ends = tuple(accumulate(net.embedding_size for net in (gender, male, female)))
         self.embedding_size = self.ends[-1]
 
-    def part(self, gender: str | None) -> slice:
-        """Returns which part of the embedding is that of the age net of a gender, or of the gender net for None."""
+    def embedding_slice(self, gender: str | None) -> slice:
+        """Returns where in the embedding that of the age net of a gender is, or of the gender net for None."""
         number = 0 if gender is None else 1 + GENDERS.index(gender)
         return slice((0, *self.ends)[number], self.ends[number])
 
