@@ -32,16 +32,6 @@ def test_content_of_a_run(run: Run, content: Content) -> None:
     assert json.loads(content.to_json())["test"]["n"] == 120
 
 
-def test_a_routed_run_has_combined_targets(made: Callable[..., Run], tmp_path: Path) -> None:
-    run = made(tmp_path / "routed", heads=("gender", "age_group"), settings={"model.backbone": "routed"})
-    content, summary = gather(run, own_predictions(run)), run.require_summary()
-    for name in ("gender/accuracy", "age_group_predicted/one_off", "age_group_male/f1"):
-        assert content.test["metrics"][name]["value"] == pytest.approx(summary["test"][name])
-        assert content.baseline[name] == summary["baseline"][name]
-    assert content.around_18 is not None
-    assert content.around_18["by"] == "age_group_predicted"
-
-
 def test_a_run_without_curves_and_ages(made: Callable[..., Run], tmp_path: Path) -> None:
     run = made(tmp_path / "few", count=60, heads=("gender", "age_group"))
     (run.directory / "metrics.jsonl").unlink()

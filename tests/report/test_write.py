@@ -92,11 +92,12 @@ VOICES = {"kind": "audio", "spectrogram": {"kind": "log_mel", "rate": 16000}}
     ("heads", "options", "absent", "texts"),
     [
         (["class_name"], {}, {"age-bias"}, ["This run predicts no ages.", "always female_", "female_31"]),
-        (
+        pytest.param(
             ["gender", "age_group"],
             {"settings": {"model.backbone": "routed"}},
             {"age-bias"},
             ["into an age group of adults alone", "within one group"],
+            marks=pytest.mark.slow,
         ),
         (
             ["age"],
@@ -123,6 +124,13 @@ def test_pages_of_other_runs(
 ) -> None:
     run = made(tmp_path / "other", heads=tuple(heads), **options)
     content = gather(run, own_predictions(run))
+    summary = run.require_summary()
+    for name, interval in content.test["metrics"].items():
+        assert interval["value"] == pytest.approx(summary["test"][name])
+    assert content.baseline == pytest.approx(summary["baseline"])
+    if run.recipe.model.backbone == "routed":
+        assert content.around_18 is not None
+        assert content.around_18["by"] == "age_group_predicted"
     page = Page(render(content))
     assert _ANCHORS - set(page.ids) == absent
     for text in texts:
