@@ -4,11 +4,11 @@ Every label is *perceived* age or gender as a data set's annotators wrote it dow
 Unknown labels are carried along and masked, never invented: an unknown age is NaN, an unknown class is `UNKNOWN`.
 
 Age groups are named schemes, because accuracies under two schemes cannot be compared. Print the scheme's name
-beside every figure.
+beside every metric.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,8 @@ class AgeGroups:
     instead, so that an age on an edge falls to the younger group (age 0 falls to the first).
 
     Attributes:
-      name: what the scheme is called in recipes and reports.
-      names: names of the K groups, youngest first.
+      name: of the scheme in recipes and reports.
+      names: of the K groups, youngest first.
       lower: K lower bounds in years, ascending.
       upper: K upper bounds in years. Less than the next lower bound where the scheme has a gap; the last may be inf.
       description: one sentence on what the scheme does, for reports.
@@ -118,63 +118,53 @@ class AgeGroups:
 
 
 def _span(lower: float, upper: float) -> str:
-    """Names the whole years from `lower` up to, not including, `upper`."""
+    """Returns the name of the whole years from `lower` up to, not including, `upper`."""
     return f"{lower:g}+" if np.isinf(upper) else f"{lower:g}-{upper - 1:g}"
 
 
 def _whole_years(name: str, lower: Sequence[float], upper: Sequence[float], description: str) -> AgeGroups:
-    """A scheme of completed years: 2.9 years count as 2, so group "0-2" ends just below the third birthday."""
+    """Returns a scheme of completed years: 2.9 years count as 2, so "0-2" ends just below the third birthday."""
     names = tuple(_span(*bounds) for bounds in zip(lower, upper, strict=True))
     return AgeGroups(name, names, tuple(lower), tuple(upper), description)
 
 
 _INF = float("inf")
 _OLDEST = 100  # how Adience ends its last range, (60, 100)
-_ADIENCE_LOWER, _ADIENCE_UPPER = (0, 4, 8, 15, 25, 38, 48, 60), (3, 7, 13, 21, 33, 44, 54, _INF)
-_ADIENCE_NAMES = tuple(_span(*bounds) for bounds in zip(_ADIENCE_LOWER, _ADIENCE_UPPER, strict=True))
+_LOWER, _UPPER = (0, 4, 8, 15, 25, 38, 48, 60), (3, 7, 13, 21, 33, 44, 54, _INF)  # of Adience's groups
 _UPPER_EDGES = (3, 7, 14, 21, 33, 44, 54)  # 14, not 13: some sources print the third group as 8-13
 _NEAREST_EDGES = (3, 7, 13.5, 22.5, 35, 45.5, 56.5)  # half way between one Adience group and the next
 
+_LITERAL = _whole_years(
+    "literal",
+    _LOWER,
+    _UPPER,
+    "Adience's eight groups as published (Levi and Hassner 2015); ages in a gap have no group",
+)
 _SCHEMES = (
     AgeGroups(
         "nearest",
-        _ADIENCE_NAMES,
+        _LITERAL.names,
         (0, *_NEAREST_EDGES),
         (*_NEAREST_EDGES, _INF),
         "the nearest of Adience's eight groups (edges 3, 7, 13.5, 22.5, 35, 45.5, 56.5; a tie goes to the younger)",
         upper_closed=True,
     ),
-    _whole_years(
-        "lower",
-        _ADIENCE_LOWER,
-        (*_ADIENCE_LOWER[1:], _INF),
-        "Adience's eight groups, each gap given to the group below it",
-    ),
+    _whole_years("lower", _LOWER, (*_LOWER[1:], _INF), "Adience's eight groups, each gap given to the group below it"),
     _whole_years(
         "upper",
         (0, *_UPPER_EDGES),
         (*_UPPER_EDGES, _INF),
         "Adience's eight groups, each gap given to the group above it, save that 13 goes to 8-12",
     ),
-    _whole_years(
-        "literal",
-        _ADIENCE_LOWER,
-        _ADIENCE_UPPER,
-        "Adience's eight groups as published (Levi and Hassner 2015); ages in a gap have no group",
-    ),
-    AgeGroups(
-        "levi_hassner",
-        _ADIENCE_NAMES,
-        _ADIENCE_LOWER,
-        _ADIENCE_UPPER,
-        "Adience's eight ranges as annotated, every other annotation left out (Levi and Hassner 2015)",
+    _LITERAL,
+    replace(
+        _LITERAL,
+        name="levi_hassner",
+        description="Adience's eight ranges as annotated, every other annotation left out (Levi and Hassner 2015)",
         verbatim=True,
     ),
     _whole_years(
-        "five_year",
-        range(0, 120, 5),
-        range(5, 125, 5),
-        "24 groups of five years, floor(age / 5), from 0-4 to 115-119",
+        "five_year", range(0, 120, 5), range(5, 125, 5), "24 groups of five years, floor(age / 5), from 0-4 to 115-119"
     ),
 )
 

@@ -68,7 +68,7 @@ class Metric:
 def confusion_matrix(
     labels: np.ndarray, predictions: np.ndarray, classes: int, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Counts, `[classes, classes]` int64: row = label, column = prediction; with weights float64 `[..., K, K]`.
+    """Counts examples, `[K, K]` int64: row = label, column = prediction; with weights float64 `[..., K, K]`.
 
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
@@ -228,9 +228,21 @@ def _within(most: float) -> Callable[[Mapping[str, np.ndarray], np.ndarray], np.
     return lambda predictions, labels: np.abs(_errors(labels, predictions["years"])) <= most
 
 
-ACCURACY = Metric(
-    "accuracy", "accuracy", "share", True, accuracy, correct=lambda predictions, labels: predictions["class"] == labels
-)
+def _same(predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
+    return predictions["class"] == labels
+
+
+def _near(predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
+    return np.abs(predictions["class"].astype(np.int64) - labels) <= 1
+
+
+def _count_years(labels: np.ndarray, _: np.ndarray, weights: np.ndarray | None) -> Any:
+    return len(labels) if weights is None else weights.sum(-1)
+
+
+_POSITIVE = (0.0, math.inf)
+
+ACCURACY = Metric("accuracy", "accuracy", "share", True, accuracy, correct=_same)
 BALANCED_ACCURACY = Metric(
     "balanced_accuracy", "balanced accuracy", "share", True, balanced_accuracy, averages_classes=True
 )
@@ -238,29 +250,15 @@ PRECISION = Metric("precision", "macro precision", "share", True, precision, ave
 RECALL = Metric("recall", "macro recall", "share", True, recall, averages_classes=True, compared=False)
 """The balanced accuracy again, but for classes that only predictions have."""
 F1 = Metric("f1", "macro F1", "share", True, f1, averages_classes=True)
-ONE_OFF = Metric(
-    "one_off",
-    "within one group",
-    "share",
-    True,
-    one_off_accuracy,
-    correct=lambda predictions, labels: np.abs(predictions["class"].astype(np.int64) - labels) <= 1,
-)
-CLASS_COUNT = Metric("n", "examples", "count", None, _counted, (0.0, math.inf))
+ONE_OFF = Metric("one_off", "within one group", "share", True, one_off_accuracy, correct=_near)
+CLASS_COUNT = Metric("n", "examples", "count", None, _counted, _POSITIVE)
 
-MAE = Metric("mae", "mean absolute error", "years", False, mean_absolute_error, (0.0, math.inf))
-MEDIAN_ERROR = Metric("median_error", "median absolute error", "years", False, median_absolute_error, (0.0, math.inf))
+MAE = Metric("mae", "mean absolute error", "years", False, mean_absolute_error, _POSITIVE)
+MEDIAN_ERROR = Metric("median_error", "median absolute error", "years", False, median_absolute_error, _POSITIVE)
 BIAS = Metric("bias", "mean signed error", "years", None, bias, (-math.inf, math.inf))
-YEARS_COUNT = Metric(
-    "n",
-    "examples",
-    "count",
-    None,
-    lambda labels, years, weights: len(labels) if weights is None else weights.sum(-1),
-    (0.0, math.inf),
-)
+YEARS_COUNT = Metric("n", "examples", "count", None, _count_years, _POSITIVE)
 
-NLL = Metric("nll", "negative log-likelihood", "nats", False, mean, (0.0, math.inf))
+NLL = Metric("nll", "negative log-likelihood", "nats", False, mean, _POSITIVE)
 BRIER = Metric("brier", "Brier score", "score", False, mean, (0.0, 2.0))
 ECE = Metric("ece", "expected calibration error", "share", False, mean)
 SHARE = Metric("share", "share", "share", None, mean, correct=lambda holds, _: holds["holds"])
@@ -271,14 +269,12 @@ GAP = Metric("gap", "gap to the best group", "score", False, mean, (-math.inf, m
 
 def within_years(most: int) -> Metric:
     """Returns the metric CS@k, the share of ages that are off by at most `most` years."""
-    return Metric(
-        f"cs{most}",
-        f"within {most} years" if most > 1 else "within 1 year",
-        "share",
-        True,
-        lambda labels, years, weights: cumulative_score(labels, years, most, weights),
-        correct=_within(most),
-    )
+
+    def function(labels: np.ndarray, years: np.ndarray, weights: np.ndarray | None) -> Any:
+        return cumulative_score(labels, years, most, weights)
+
+    title = f"within {most} years" if most > 1 else "within 1 year"
+    return Metric(f"cs{most}", title, "share", True, function, correct=_within(most))
 
 
 CS5 = within_years(5)

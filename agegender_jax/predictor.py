@@ -1,10 +1,9 @@
-"""A finished run as a function from pictures or recordings to answers.
+"""A finished run as a function from images or recordings to predictions.
 
-It needs nothing but the run's directory, and shows the network what training and evaluation showed it: the decoding,
-the preprocessing and the program are theirs. Where at least one batch of the run's own size (`evaluate.batch_size`) is
-asked for at once, all is computed in such batches, and the predictions are those of `agegender evaluate`, bit for bit.
-Fewer examples are computed in the smallest batch of `BATCH_SIZES` that holds them, so that one face does not cost 256:
-their predictions are those of `agegender evaluate` up to rounding.
+It needs nothing but the run's directory; decoding, preprocessing and program are those of training and evaluation.
+Where at least one batch of the run's own size (`evaluate.batch_size`) is asked for at once, all is computed in such
+batches, and the predictions are those of `agegender evaluate`, bit for bit. Fewer examples are computed in the smallest
+batch of `BATCH_SIZES` that holds them: their predictions are those of `agegender evaluate` up to rounding.
 """
 
 import io
@@ -15,7 +14,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -41,10 +39,10 @@ BATCH_SIZES = (1, 8, 64)
 """Sizes of batches, besides the run's own; each is compiled when it is first needed."""
 
 WITHOUT_FACE = f"{NO_FACE}."
-"""Error of a picture in which no face was found."""
+"""Error of an image in which no face was detected."""
 
 Item = str | os.PathLike[str] | np.ndarray
-"""What is predicted: the path of a file, a picture uint8 `[height, width, 3]`, or a waveform `[samples]`."""
+"""What is predicted: the path of a file, an image uint8 `[height, width, 3]`, or a waveform `[samples]`."""
 
 
 class Predictor:
@@ -68,10 +66,7 @@ class Predictor:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> "Predictor":
-        """Loads a finished run.
-
-        Args:
-          directory: of the run, the `--workdir` of `launch.py`.
+        """Loads the finished run in a directory, the `--workdir` of `launch.py`.
 
         Raises:
           UserError: it holds no complete run.
@@ -86,15 +81,12 @@ class Predictor:
     def __enter__(self) -> "Predictor":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def predict(self, items: Iterable[Item], **options: Any) -> PredictionTable:
-        """The answers for all items at once; the options and errors are those of `stream`."""
-        parts = list(self.stream(items, **options)) or [self._answers([], [], None, self._empty())]
-        return concatenate(parts)
+        """Returns the predictions of all items at once; the options and errors are those of `stream`."""
+        return concatenate(list(self.stream(items, **options)) or [self._table([], [], None, self._empty())])
 
     def stream(
         self,
@@ -107,25 +99,24 @@ class Predictor:
         detect: Detection | bool | None = None,
         min_bytes: int = 0,
     ) -> Iterator[PredictionTable]:
-        """PredictionTable in the order of the items, some at a time: any number of them in bounded memory.
+        """Yields predictions in the order of the items, some at a time: any number of them in bounded memory.
 
-        At most `AHEAD + 2` batches of decoded examples exist at once, and besides, for each core, one file (at most
-        64 MiB) with the picture that it holds (at most 64 million pixels, 3 bytes each). Of pictures that are searched
-        for faces a batch may have `MAX_FACES` times as many examples, and each core one face more, margin and all, as
-        large as the picture and with a margin larger. Arrays are held and copied besides.
+        At most `AHEAD + 2` batches of decoded examples exist at once, and for each core one file (at most 64 MiB) with
+        its image (at most 64 million pixels, 3 bytes each). Of images that are searched for faces a batch may have
+        `MAX_FACES` times as many examples, and each core one face more. Arrays are held and copied besides.
 
         Args:
           items: files and arrays, in any mixture. A file that cannot be used is a row with an error.
           rate: of waveforms, Hz.
           level: of the ages' central interval, above 0 and below 1.
-          abstain_below: a class that would be answered is left out where it is less probable than this.
+          abstain_below: a predicted class is left out where it is less probable than this.
           abstain_wider: an age is left out where its interval is wider than so many years; a regression has none.
-          detect: search pictures for faces, and answer for each, the `MAX_FACES` largest of a picture; True is with the
-            usual settings, False takes pictures as they are, and None does as it was done with the run's data.
+          detect: search images for faces, and predict each, the `MAX_FACES` largest of an image; True is with the
+            usual settings, False takes images as they are, and None does as it was done with the run's data.
           min_bytes: smaller files are an error.
 
         Raises:
-          UserError: an array is no picture or waveform, an option is out of range, or a process was killed.
+          UserError: an array is no image or waveform, an option is out of range, or a process was killed.
         """
         if not 0 < level < 1:
             raise UserError(f"The level {level:g} of an interval is out of range; it must be above 0 and below 1.")
@@ -137,36 +128,32 @@ class Predictor:
             raise UserError(
                 f"{self.model.run.directory} learned from recordings, which show no faces; leave detection out."
             )
-        detection: Detection | None
-        if detect is None:
-            detection = self.model.detection
-        elif isinstance(detect, Detection):
-            detection = detect
-        else:
-            detection = Detection() if detect else None
+        detection = self.model.detection if detect is None else detect or None
+        if detection is True:
+            detection = Detection()
 
-        def answer(first: int, some: Sequence[Item]) -> PredictionTable:
+        def predict(first: int, batch: Sequence[Item]) -> PredictionTable:
             names = [
-                str(first + i) if isinstance(item, np.ndarray) else os.fsdecode(item) for i, item in enumerate(some)
+                str(first + i) if isinstance(item, np.ndarray) else os.fsdecode(item) for i, item in enumerate(batch)
             ]
-            errors = _too_small(some, names, min_bytes) if min_bytes else {}
+            errors = _too_small(batch, names, min_bytes) if min_bytes else {}
+            boxes = None
             if detection is None:
-                decoded, boxes = self._decode(some, names, rate, errors), None
+                decoded = self._decode(batch, names, rate, errors)
                 reasons = [_short(errors.get(row, ""), name) for row, name in enumerate(names)]
             else:
-                names, reasons, boxes, decoded = self._faces(some, names, errors, detection)
-            abstain = {"abstain_below": abstain_below, "abstain_wider": abstain_wider}
-            return self._answers(
-                names, reasons, boxes, decoded, whole=first > 0 or len(some) == self.batch_size, level=level, **abstain
-            )
+                names, reasons, boxes, decoded = self._faces(batch, names, errors, detection)
+            options = {"level": level, "abstain_below": abstain_below, "abstain_wider": abstain_wider}
+            whole = first > 0 or len(batch) == self.batch_size
+            return self._table(names, reasons, boxes, decoded, whole=whole, **options)
 
         source, first = iter(items), 0
         pool = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="predict")
         waiting: deque[Future[PredictionTable]] = deque()
         try:
-            while some := list(itertools.islice(source, self.batch_size)):
-                waiting.append(pool.submit(answer, first, some))
-                first += len(some)
+            while batch := list(itertools.islice(source, self.batch_size)):
+                waiting.append(pool.submit(predict, first, batch))
+                first += len(batch)
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -179,7 +166,7 @@ class Predictor:
         return min((size for size in BATCH_SIZES if count <= size < self.batch_size), default=self.batch_size)
 
     def _encoded(self, item: np.ndarray, rate: int) -> bytes:
-        """An array as a file without loss, so that it goes the way of all files."""
+        """Returns an array as a file without loss, so that it goes the way of all files."""
         if self.kind == "image":
             _check_image(item)
             return as_file(item)
@@ -197,11 +184,11 @@ class Predictor:
         return np.zeros((count, *self._inputs.shape), self._inputs.dtype)
 
     def _decode(self, items: Sequence[Item], names: Sequence[str], rate: int, errors: dict[int, str]) -> np.ndarray:
-        """Decoded examples `[n, *shape]`, zeros where they have an error; new errors are added."""
+        """Returns decoded examples `[n, *shape]`, zeros where they have an error; adds new errors."""
 
         def read(rows: np.ndarray) -> tuple[list[bytes | None], list[str]]:
-            some = [items[row] for row in rows.tolist()]
-            contents = [self._encoded(item, rate) if isinstance(item, np.ndarray) else None for item in some]
+            wanted = [items[row] for row in rows.tolist()]
+            contents = [self._encoded(item, rate) if isinstance(item, np.ndarray) else None for item in wanted]
             return contents, [names[row] for row in rows.tolist()]
 
         out = self._empty(len(names))
@@ -212,7 +199,7 @@ class Predictor:
     def _faces(
         self, items: Sequence[Item], names: Sequence[str], errors: Mapping[int, str], detection: Detection
     ) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-        """The rows of all faces in pictures: names, errors, boxes, and decoded examples."""
+        """Returns the rows of all faces in images: names, errors, boxes, and decoded examples."""
 
         def search(row: int) -> list[tuple[str, str, tuple[int, ...], np.ndarray]]:
             item, name = items[row], names[row]
@@ -223,14 +210,14 @@ class Predictor:
                 if row in errors:
                     raise UserError(errors[row])
                 image = item if isinstance(item, np.ndarray) else decode_whole(read_file(name), name)
-                found, count = faces(image, name, detection, self._inputs.shape[0], MAX_FACES)
+                crops, count = faces(image, name, detection, self._inputs.shape[0], MAX_FACES)
             except NoDetector:
                 raise
             except UserError as error:
                 return [(name, _short(str(error), name), *nothing)]
-            rows = [(name, "", tuple(box), example) for box, example in found]
-            if count > len(found):
-                rest = f"{count - len(found)} more faces are left out: {MAX_FACES} of a picture are answered for."
+            rows = [(name, "", tuple(box), example) for box, example in crops]
+            if count > len(crops):
+                rest = f"{count - len(crops)} more faces are left out: at most {MAX_FACES} of an image are predicted."
                 rows.append((name, rest, *nothing))
             return rows or [(name, WITHOUT_FACE, *nothing)]
 
@@ -239,7 +226,7 @@ class Predictor:
         decoded = np.stack([example for _, _, _, example in rows])
         return [row[0] for row in rows], [row[1] for row in rows], boxes, decoded
 
-    def _answers(
+    def _table(
         self,
         names: Sequence[str],
         errors: Sequence[str],
@@ -249,39 +236,33 @@ class Predictor:
         whole: bool = False,
         **options: float,
     ) -> PredictionTable:
+        """Predicts decoded examples `[n, ...]`; `whole` computes in a batch of the run's own size, whatever `n` is."""
         good = np.flatnonzero([not error for error in errors])
-        distributions = self._distributions(decoded if len(good) == len(names) else decoded[good], whole)
-        return make_prediction_table(self.heads, distributions, names, errors, good, boxes=boxes, **options)
-
-    def _distributions(self, decoded: np.ndarray, whole: bool) -> dict[str, np.ndarray]:
-        """Computes the distributions of the heads, float32 `[n, ...]` by name.
-
-        Args:
-          decoded: examples `[n, ...]`.
-          whole: compute in a batch of the run's own size, whatever `n` is.
-        """
+        decoded = decoded if len(good) == len(names) else decoded[good]
         if not len(decoded):
             shapes = {
                 name: jax.eval_shape(head.distribution, jax.ShapeDtypeStruct((1, head.size), jnp.float32)).shape
                 for name, head in self.heads.items()
             }
-            return {name: np.empty((0, *shape[1:]), np.float32) for name, shape in shapes.items()}
-        # One at a time: two would share the cores and need twice the memory.
-        with self._computing, jax.set_mesh(self.model.mesh):
-            loader = ArrayLoader(decoded, self.model.mesh)
-            size = self.batch_size if whole else self.batch_size_for(len(decoded))
-            return self.model.distributions(loader, np.arange(len(decoded)), batch_size=size)
+            distributions = {name: np.empty((0, *shape[1:]), np.float32) for name, shape in shapes.items()}
+        else:
+            # One at a time: two would share the cores and need twice the memory.
+            with self._computing, jax.set_mesh(self.model.mesh):
+                loader = ArrayLoader(decoded, self.model.mesh)
+                size = self.batch_size if whole else self.batch_size_for(len(decoded))
+                distributions = self.model.distributions(loader, np.arange(len(decoded)), batch_size=size)
+        return make_prediction_table(self.heads, distributions, names, errors, good, boxes=boxes, **options)
 
 
 def _check_image(array: np.ndarray) -> None:
     if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
         raise UserError(
-            f"An array of {array.dtype} {list(array.shape)} is no picture; give uint8 [height, width, 3], RGB."
+            f"An array of {array.dtype} {list(array.shape)} is no image; give uint8 [height, width, 3], RGB."
         )
 
 
 def _too_small(items: Sequence[Item], names: Sequence[str], least: int) -> dict[int, str]:
-    """What is wrong with files of fewer bytes, by row; those that cannot be asked are left to be read."""
+    """Returns errors of files of fewer bytes, by row; those whose size is unknown are left to be read."""
     errors = {}
     for row, (item, name) in enumerate(zip(items, names, strict=True)):
         try:
@@ -294,5 +275,5 @@ def _too_small(items: Sequence[Item], names: Sequence[str], least: int) -> dict[
 
 
 def _short(error: str, name: str) -> str:
-    """A reason without the name that stands beside it."""
+    """Returns a reason without the name that stands beside it."""
     return error.removeprefix(f"{name}: ")

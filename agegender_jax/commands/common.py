@@ -1,9 +1,10 @@
 """What the commands share: options, checks before and writing after. Imports nothing heavy until a command runs."""
 
 import argparse
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ SPLITS = ("train", "val", "validation", "test", "all")
 def add(commands: Any, name: str, text: str, description: str, examples: str) -> argparse.ArgumentParser:
     """Adds a command to what `ArgumentParser.add_subparsers` returned; `text` is its line in the list of all."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=text, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     return parser
+
+
+def add_run(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """Adds the argument RUN; `options` are those of `add_argument`."""
+    parser.add_argument("run", type=to_path, metavar="RUN", help="a run's directory, launch.py's --workdir", **options)
 
 
 def add_part(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -41,7 +43,7 @@ def add_data(parser: argparse.ArgumentParser, manual_dir: str = "where the run's
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds `--json`; see `check_json` and `write_json`."""
-    parser.add_argument("--json", type=to_path, metavar="FILE", help="new file: also write the figures there")
+    parser.add_argument("--json", type=to_path, metavar="FILE", help="new file: also write the result there")
 
 
 def to_path(text: str) -> Path:
@@ -50,18 +52,32 @@ def to_path(text: str) -> Path:
 
 
 def at_least(least: int) -> Any:
-    """A type of option: whole numbers from `least` on."""
+    """Returns a type of option: whole numbers from `least` on."""
 
     def whole(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) < 2**31:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
         return int(text)
 
     return whole
 
 
+def number(least: float, most: float, *, within: bool = False) -> Callable[[str], float]:
+    """Returns a type of option: numbers between two, these included unless it must lie `within`."""
+
+    def convert(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = float(text)
+            if least < value < most or (not within and value in (least, most)):
+                return value
+        between = f"above {least:g} and below {most:g}" if within else f"from {least:g} to {most:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number {between}")
+
+    return convert
+
+
 def prepare() -> None:
-    """What comes before JAX is used: quiet libraries, and a cache of what it compiles."""
+    """Quiets libraries and caches what JAX compiles; called before JAX is used."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from agegender_jax.compilation import cache_compilations
 
@@ -74,21 +90,21 @@ def _part_name(name: str) -> str:
 
 
 def title(result: Mapping[str, Any]) -> str:
-    """What figures are of, as a line."""
+    """Returns a line on what metrics are of."""
     from agegender_jax.splits import marked
 
     split = f", split {result['split_sha256'][:16]}" if result["split_sha256"] else ""
-    drawn = f" ({DISCLAIMER})" if result["synthetic"] else ""
+    synthetic = f" ({DISCLAIMER})" if result["synthetic"] else ""
     return (
-        f"{result['run']}: {result['dataset']}{drawn}, protocol {marked(result['protocol'], result['leaky'])}, "
+        f"{result['run']}: {result['dataset']}{synthetic}, protocol {marked(result['protocol'], result['leaky'])}, "
         f"age groups {result['age_groups']}{split}"
     )
 
 
 def walk(paths: Iterable[str]) -> Iterator[str]:
-    """The files, and those of the folders: sorted by name, a folder's own before those of the folders in it.
+    """Yields the files, and those of the folders: sorted by name, a folder's own before those of the folders in it.
 
-    What is no file, or cannot be told, is given back as it is, so that whoever reads it says what is wrong.
+    What is no file, or no readable folder, is yielded as it is, so that whoever reads it names it.
     """
     for top in paths:
         waiting, count = [top], 0
@@ -124,12 +140,12 @@ def check_new(path: Path | None, option: str) -> None:
 
 
 def check_json(path: Path | None) -> None:
-    """The same for `--json`."""
+    """Refuses a `--json` like `check_new`."""
     check_new(path, "--json")
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """Writes figures where they were asked for, whole or not at all; NaN becomes null."""
+    """Writes a result to `--json`, whole or not at all; NaN becomes null."""
     from agegender_jax.run import without_nan
 
     if path is None:

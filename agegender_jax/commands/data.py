@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, at_least, prepare, to_path
+from agegender_jax.commands.common import add, at_least, number, prepare, to_path
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
 
@@ -70,7 +70,9 @@ def add_parser(commands: Any) -> None:
     )
     for name, text in _PATTERNS.items():
         parser.add_argument(f"--{name}", default="", help=text)
-    parser.add_argument("--max_bad", type=_share, default=0.0, help="largest share of unusable files [the builder's]")
+    parser.add_argument(
+        "--max_bad", type=number(0, 1), default=0.0, help="largest share of unusable files [the builder's]"
+    )
     parser.add_argument("--age_groups", choices=tuple(AGE_GROUPS), help="scheme of age groups [all of them]")
     parser.add_argument("--html", type=to_path, metavar="FILE", help="the page [describe-DATASET.html]")
     parser.add_argument("--no_html", action="store_true", help="write no page")
@@ -145,13 +147,3 @@ def synthesize(arguments: argparse.Namespace) -> int:
         f"--workdir runs/synthetic_{name}"
     )
     return 0
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return share

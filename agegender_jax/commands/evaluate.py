@@ -3,17 +3,8 @@
 import argparse
 from typing import Any
 
-from agegender_jax.commands.common import (
-    add,
-    add_data,
-    add_json,
-    add_part,
-    check_json,
-    prepare,
-    title,
-    to_path,
-    write_json,
-)
+from agegender_jax.commands import common
+from agegender_jax.commands.common import add, to_path
 
 EXAMPLES = """examples:
   agegender evaluate runs/cpu
@@ -26,30 +17,30 @@ EXAMPLES = """examples:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    """Adds the command."""
     parser = add(
         commands,
         "evaluate",
         "measure a finished run, or the average of several",
         "Measures a finished run on a part of its own split, or on another archive: there, files that the run was "
-        "trained on (found by content) are left out and counted. Several runs are measured each, and averaged: what "
-        "their heads say, probability by probability. They must have one split.",
+        "trained on (recognised by content) are left out and counted. Several runs, which must have one split, are "
+        "measured each, and as an ensemble: the mean of their distributions.",
         EXAMPLES,
     )
     parser.add_argument(
         "runs", type=to_path, nargs="+", metavar="RUN", help="a run's directory (the --workdir of launch.py)"
     )
-    add_part(parser)
+    common.add_part(parser)
     parser.add_argument("--dataset", help="format of another archive, such as utkface")
     parser.add_argument("--config", metavar="NAME", help="configuration of the other archive's builder [the first]")
-    add_data(parser, "where it lies, or where the run's own lies now")
-    add_json(parser)
+    common.add_data(parser, "where it lies, or where the run's own lies now")
+    common.add_json(parser)
     parser.set_defaults(function=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    check_json(arguments.json)
-    prepare()
+    common.check_json(arguments.json)
+    common.prepare()
     from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs
     from agegender_jax.evaluate.loaded import LoadedModel
     from agegender_jax.evaluate.report import ABOUT_INTERVALS, metrics_table
@@ -63,20 +54,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
     )
     several = "runs" in result
-    print(title(result))
+    print(common.title(result))
     if result["left_out"]:
         who = "a run" if several else "the run"
         print(f"{result['left_out']} files were left out: {who} was trained or chosen on their very content.")
     if seen := result["files_of_seen_subjects"]:
         who = "those that a run" if several else "those it"
         print(f"{seen} files are of subjects named like {who} learnt from: if they are the same people, this is leaky.")
-    for thing, left in result["unmapped"].items():
-        named = ", ".join(f"{text} ({count})" for text, count in left["commonest"].items())
-        print(f"{thing}: {left['count']} of {left['annotated']} annotations are none of the run's: {named}")
+    for target, unmapped in result["unmapped"].items():
+        names = ", ".join(f"{text} ({count})" for text, count in unmapped["commonest"].items())
+        print(f"{target}: {unmapped['count']} of {unmapped['annotated']} annotations are none of the run's: {names}")
     if several:
-        print(f"ensemble: the mean of what {len(result['runs'])} runs say, all figures of the part {result['split']}")
+        print(f"ensemble: the mean distributions of {len(result['runs'])} runs; all metrics are of {result['split']}")
     columns = as_columns(result)
     print(metrics_table(columns, {next(iter(columns)): next(iter(result["intervals"].values()))}))
     print(ABOUT_INTERVALS)
-    write_json(arguments.json, result)
+    common.write_json(arguments.json, result)
     return 0

@@ -1,11 +1,11 @@
-"""`agegender explain`: where a finished run saw what it says."""
+"""`agegender explain`: where a finished run saw what it predicts."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_data, add_part, at_least, prepare, to_path, walk
+from agegender_jax.commands.common import add, add_data, add_part, add_run, at_least, prepare, to_path, walk
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.text import printable
 
@@ -18,24 +18,24 @@ EXAMPLES = """examples:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    """Adds the command."""
     parser = add(
         commands,
         "explain",
-        "show where a finished run saw what it says",
-        "Writes pictures of where a finished run saw what it says: of files, for which the run's data are not needed, "
-        "or of examples evenly spaced over a part of its split; and a sheet of them all. A picture is taken for one "
+        "show where a finished run saw what it predicts",
+        "Writes images of where a finished run saw what it predicts: of files, without the run's data, "
+        "or of examples evenly spaced over a part of its split; and a sheet of them all. An image is taken for one "
         "face, as it is; where the run learned from detected faces, the largest face in it is shown. A class "
-        "activation map shows what raises one number: the logit of the answered class, or of a given one, or the age "
+        "activation map shows what raises one number: the logit of the predicted class, or of a given one, or the age "
         "in years. It is as coarse as the network's last map.",
         EXAMPLES,
     )
-    parser.add_argument("run", type=to_path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    add_run(parser)
     parser.add_argument(
         "files",
         nargs="*",
         metavar="PATH",
-        help="pictures or recordings, and folders of them, 100 files at most [examples of the run]",
+        help="images or recordings, and folders of them, 100 files at most [examples of the run]",
     )
     parser.add_argument("--out", type=to_path, default=Path("maps"), metavar="DIR", help="folder, new or empty [maps]")
     parser.add_argument(
@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
         help="attention: the masks of residual_attention or attention_ensemble, stage by stage [layer_cam]",
     )
     parser.add_argument("--head", metavar="NAME", help="gender, age_group, age or joint [the run's first]")
-    parser.add_argument("--class", dest="class_name", metavar="NAME", help="[the answered one of each example]")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="[the predicted one of each example]")
     parser.add_argument("--count", type=at_least(1), metavar="N", help="of the run's examples [16]")
     add_part(parser)
     add_data(parser, "where the run's data lie now, or other data")
@@ -57,8 +57,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     from agegender_jax.evaluate.explain import export
     from agegender_jax.evaluate.loaded import LoadedModel
 
+    model = LoadedModel.load(arguments.run)
     exported = export(
-        LoadedModel.load(arguments.run),
+        model,
         arguments.out,
         [Path(path) for path in walk(arguments.files)],
         method=arguments.method,
@@ -73,14 +74,11 @@ def _explain(arguments: argparse.Namespace) -> int:
         print(f"agegender: skipped {printable(sentence)}", file=sys.stderr)
     sizes = ", ".join(f"{height}x{width}" for height, width in exported.map_size)
     sheet = arguments.out / "sheet.png"
-    several = (
-        f"{exported.count} pictures, and all of them in {sheet}" if exported.count > 1 else f"1 picture, and {sheet}"
-    )
-    print(f"{arguments.out}: {several}.")
+    print(f"{arguments.out}: {exported.count} image{'s' * (exported.count > 1)}; all of them in {sheet}.")
     print(f"The maps are {sizes}: enlarged, they show no more than that.")
-    if exported.drawn:
+    if exported.synthetic:
         print(f"The examples are {DISCLAIMER}.")
     elif exported.terms:
-        shown = "people's voices" if exported.kind == "audio" else "people"
+        shown = "people's voices" if model.kind == "audio" else "people"
         print(f"They show {shown}: share them only as the dataset's terms allow. {exported.terms}")
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from agegender_jax.commands.common import add, add_data, add_part, prepare, title, to_path
+from agegender_jax.commands.common import add, add_data, add_part, add_run, check_new, prepare, title, to_path
 
 EXAMPLES = """examples:
   agegender features runs/cpu --out features.npz
@@ -12,7 +12,7 @@ EXAMPLES = """examples:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    """Adds the command."""
     parser = add(
         commands,
         "features",
@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "an .npz of plain arrays: `agegender classical` learns from it, and so may anything else.",
         EXAMPLES,
     )
-    parser.add_argument("run", type=to_path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    add_run(parser)
     parser.add_argument("--out", type=to_path, required=True, metavar="FILE", help="new file, named *.npz")
     add_part(parser, "all")
     add_data(parser)
@@ -29,6 +29,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _features(arguments: argparse.Namespace) -> int:
+    check_new(arguments.out, "--out")
     prepare()
     from agegender_jax.evaluate.features import write_features
     from agegender_jax.evaluate.loaded import LoadedModel

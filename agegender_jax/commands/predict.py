@@ -1,4 +1,4 @@
-"""`agegender predict`: what a finished run says of anybody's pictures or recordings."""
+"""`agegender predict`: predictions of a finished run for images or recordings."""
 
 import argparse
 import contextlib
@@ -8,15 +8,14 @@ import json
 import math
 import os
 import sys
-import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from agegender_jax.commands.common import add, at_least, check_new, prepare, to_path, walk
+from agegender_jax import atomic
+from agegender_jax.commands.common import add, add_run, at_least, check_new, number, prepare, to_path, walk
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.progress import progress_bar
@@ -26,40 +25,35 @@ from tfds_builders.faces import MARGIN, MIN_SIZE
 EXAMPLES = """examples:
   agegender predict runs/cpu face.jpg
   agegender predict runs/cpu album --detect --out faces.csv
-  find . -name '*.jpg' | agegender predict runs/cpu --list - --out answers.parquet
+  find . -name '*.jpg' | agegender predict runs/cpu --list - --out predictions.parquet
 """
 
-_ROWS_OF = {  # what a row is: one of them, and several
-    "answer": ("{} answer", "{} answers"),
-    "without a face": ("{} picture without a face", "{} pictures without a face"),
-    "error": ("{} error", "{} errors"),
-}
 _ROWS = 16_384  # that Parquet keeps together, and this process in memory
 
 Table = Mapping[str, np.ndarray]
-"""See `Answers.columns`."""
+"""See `PredictionTable.columns`."""
 
 Writer = tuple[Callable[[Table], None], Callable[[], None]]
 """What adds rows to a file, and what ends it."""
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    """Adds the command."""
     parser = add(
         commands,
         "predict",
-        "answer for pictures or recordings with a finished run",
-        "Writes what a finished run says of files: a row a file, in their order, with a probability for each class and "
-        "an interval for each age; with --detect a row a face. Pictures are JPEG, PNG, WebP, BMP or TIFF, recordings "
-        "wav, flac, ogg or mp3. What cannot be used is a row with its reason in the column `error`. Folders are walked "
-        "in the order of names; what is hidden there is left out. Any number of files needs no more memory than a few "
-        "batches (with --detect of up to 32 faces a picture) and, for each core, one file of at most 64 MiB and its "
-        "picture of at most 64 million pixels. Exits with 0 where anything was answered, with 2 where nothing was. "
-        "Answers are perceived age and gender as the annotators of the run's data saw them: not fit for age checks, "
-        "for telling who somebody is, or for decisions about people.",
+        "predict with a finished run for images or recordings",
+        "Writes the predictions of a finished run for files: a row a file, in their order, with a probability for each "
+        "class and an interval for each age; with --detect a row a face. Images are JPEG, PNG, WebP, BMP or TIFF, "
+        "recordings wav, flac, ogg or mp3. What cannot be used is a row with its reason in the column `error`. Folders "
+        "are walked in the order of names; what is hidden there is left out. Any number of files needs no more memory "
+        "than a few batches (with --detect of up to 32 faces an image) and, for each core, one file of at most 64 MiB "
+        "and its image of at most 64 million pixels. Exits with 0 where anything was predicted, with 2 where nothing "
+        "was. Predictions are perceived age and gender as the annotators of the run's data saw them: not fit for age "
+        "checks, for telling who somebody is, or for decisions about people.",
         EXAMPLES,
     )
-    parser.add_argument("run", type=to_path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    add_run(parser)
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files, and folders of them")
     parser.add_argument("--list", metavar="FILE", help="a file with a path a line; - is the standard input")
     parser.add_argument(
@@ -69,18 +63,18 @@ def add_parser(commands: Any) -> None:
         help="new file: *.csv, *.jsonl (an object a line), *.json (an array of them) or *.parquet [CSV, here]",
     )
     parser.add_argument(
-        "--level", type=_number(0, 1, within=True), default=0.9, help="of the ages' central interval [0.9]"
+        "--level", type=number(0, 1, within=True), default=0.9, help="of the ages' central interval [0.9]"
     )
     parser.add_argument(
         "--abstain_below",
-        type=_number(0, 1),
+        type=number(0, 1),
         default=0.0,
         metavar="P",
         help="leave out classes less probable than this [0]",
     )
     parser.add_argument(
         "--abstain_wider",
-        type=_number(0, math.inf, within=True),
+        type=number(0, math.inf, within=True),
         default=math.inf,
         metavar="YEARS",
         help="leave out ages whose interval is wider than this [no limit]",
@@ -97,15 +91,15 @@ def add_parser(commands: Any) -> None:
         "--detect",
         action="store_true",
         default=None,
-        help="search pictures for faces (a Haar cascade), and answer for each, the 32 largest of a picture [as the "
-        "run's data were prepared]",
+        help="search images for faces (a Haar cascade), and predict for each of the 32 largest [as the run's data were "
+        "prepared]",
     )
     detection.add_argument(
-        "--no_detect", action="store_false", dest="detect", default=None, help="take pictures as they are"
+        "--no_detect", action="store_false", dest="detect", default=None, help="take images as they are"
     )
     parser.add_argument(
         "--margin",
-        type=_number(0, 2),
+        type=number(0, 2),
         metavar="SHARE",
         help="added around a detected face, as a share of its box, which is about as large as UTKFace's crops are "
         f"[{MARGIN:g}]",
@@ -116,103 +110,106 @@ def add_parser(commands: Any) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     if not arguments.paths and arguments.list is None:
-        raise UserError("There is nothing to answer for; name files or folders, or a --list of them.")
+        raise UserError("No files are given; name files or folders, or a --list of them.")
     _check_out(arguments.out)
     prepare()
-    from agegender_jax.predictor import WITHOUT_FACE, Detection, Predictor
+    from agegender_jax.predictor import WITHOUT_FACE, Predictor
 
     predictor = Predictor.load(arguments.run)
-    wanted = {name: getattr(arguments, name) for name in ("margin", "min_size") if getattr(arguments, name) is not None}
-    detect: Detection | bool = False
-    learned_from_faces = predictor.model.detection is not None
-    if arguments.detect or (arguments.detect is None and learned_from_faces):
-        detect = Detection(**wanted)
-    elif wanted:
-        raise UserError(f"--{next(iter(wanted))} is of detected faces, and none are detected; add --detect.")
-    if detect and arguments.detect is None:
-        print("The run learned from detected faces, so faces are detected; --no_detect leaves that.", file=sys.stderr)
-    shown = sys.stderr.isatty()
-    total = sum(1 for _ in walk(arguments.paths)) if shown and arguments.list is None else None
-    bar = progress_bar(total, unit="files")
-    taken = done = 0
-    found: Counter[str] = Counter()
-
-    def paths() -> Iterator[str]:
-        nonlocal taken
-        for path in _paths(arguments):
-            taken += 1
-            yield path
-
+    detect = _detection(arguments, learned_from_faces=predictor.model.detection is not None)
+    paths = _Counted(_paths(arguments))
+    total = None
+    if sys.stderr.isatty() and arguments.list is None:
+        total = sum(1 for _ in walk(arguments.paths))
+    done = predicted = without_face = errors = 0
     try:
-        with bar, _writing(arguments.out) as write:
-            for answers in predictor.stream(
-                paths(),
+        with progress_bar(total, unit="files") as bar, _writing(arguments.out) as write:
+            for table in predictor.stream(
+                paths,
                 level=arguments.level,
                 abstain_below=arguments.abstain_below,
                 abstain_wider=arguments.abstain_wider,
                 detect=detect,
                 min_bytes=arguments.min_bytes,
             ):
-                write(answers.columns())
-                without = answers.error.count(WITHOUT_FACE)
-                errors = len(answers) - answers.answered - without
-                found.update({"answer": answers.answered, "without a face": without, "error": errors})
-                before, done = done, min(done + predictor.batch_size, taken)
+                write(table.columns())
+                predicted += table.predicted
+                without_face += table.error.count(WITHOUT_FACE)
+                errors += len(table) - table.predicted - table.error.count(WITHOUT_FACE)
+                before, done = done, min(done + predictor.batch_size, paths.count)
                 bar.update(done - before)
-            if not found.total():
+            if not done:
                 raise UserError(f"{arguments.list}: names no file; put a path a line there.")
-    except BrokenPipeError:  # whoever read the answers has seen enough
+    except BrokenPipeError:  # whoever read the predictions has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        left = f"{arguments.out} was not written" if arguments.out else "the answers are not complete"
-        print(f"agegender: interrupted; files answered for: {done}; {left}.", file=sys.stderr)
+        left = f"{arguments.out} was not written" if arguments.out else "the predictions are not complete"
+        print(f"agegender: interrupted after {done} files; {left}.", file=sys.stderr)
         return 130
+    counts = {"prediction": predicted, "image without a face": without_face, "error": errors}
+    texts = [_plural(count, name) for name, count in counts.items() if count or name == "prediction"]
     where = f" in {arguments.out}" if arguments.out else ""
-    print(f"{_counted(found)}{where}.", file=sys.stderr)
+    print(", ".join(texts) + " (see the column `error`)" * (len(texts) > 1) + f"{where}.", file=sys.stderr)
     if predictor.model.summary["synthetic"]:
-        print(f"The run learned from examples that were {DISCLAIMER}.", file=sys.stderr)
-    return 0 if found["answer"] else UserError.exit_code
+        print(f"The run learned from examples that are {DISCLAIMER}.", file=sys.stderr)
+    return 0 if predicted else UserError.exit_code
 
 
-def _counted(found: Mapping[str, int]) -> str:
-    """Rows by what they are, as text; answers are always named."""
-    parts = [
-        _ROWS_OF[name][found[name] != 1].format(found[name]) for name in _ROWS_OF if found[name] or name == "answer"
-    ]
-    return ", ".join(parts) + (" (see the column `error`)" if len(parts) > 1 else "")
+def _detection(arguments: argparse.Namespace, *, learned_from_faces: bool) -> Any:
+    from agegender_jax.data.detect import Detection
+
+    options = {name: getattr(arguments, name) for name in ("margin", "min_size")}
+    options = {name: value for name, value in options.items() if value is not None}
+    if arguments.detect is None and learned_from_faces:
+        print("The run learned from detected faces, so faces are detected; --no_detect leaves that.", file=sys.stderr)
+    elif not arguments.detect:
+        if options:
+            raise UserError(f"--{next(iter(options))} is of detected faces, and none are detected; add --detect.")
+        return False
+    return Detection(**options)
+
+
+def _plural(count: int, name: str) -> str:
+    first, *rest = name.split()
+    return " ".join([str(count), first + "s" * (count != 1), *rest])
+
+
+class _Counted(Iterator[str]):
+    """Counts the paths that were taken."""
+
+    def __init__(self, paths: Iterator[str]) -> None:
+        self._paths, self.count = paths, 0
+
+    def __next__(self) -> str:
+        path = next(self._paths)
+        self.count += 1
+        return path
 
 
 def _paths(arguments: argparse.Namespace) -> Iterator[str]:
     yield from walk(arguments.paths)
-    if arguments.list is not None:
-        here = arguments.list == "-"  # not `sys.stdin`, which refuses names that are no UTF-8
-        try:
-            with open(
-                0 if here else arguments.list,
-                encoding="utf-8",
-                errors="surrogateescape",
-                newline="\n",
-                closefd=not here,
-            ) as file:
-                yield from walk(_lines(file))
-        except OSError as error:
-            raise UserError(
-                f"{arguments.list}: cannot be read ({error.strerror}); check the path of --list."
-            ) from error
-
-
-def _lines(file: TextIO) -> Iterator[str]:
-    for line in file:
-        if path := line.rstrip("\n").removesuffix("\r"):
-            yield path
+    if arguments.list is None:
+        return
+    standard = arguments.list == "-"  # not `sys.stdin`, which refuses names that are no UTF-8
+    try:
+        with open(
+            0 if standard else arguments.list,
+            encoding="utf-8",
+            errors="surrogateescape",
+            newline="\n",
+            closefd=not standard,
+        ) as file:
+            yield from walk(path for line in file if (path := line.rstrip("\n").removesuffix("\r")))
+    except OSError as error:
+        raise UserError(f"{arguments.list}: cannot be read ({error.strerror}); check the path of --list.") from error
 
 
 def _check_out(out: Path | None) -> None:
     """Refuses, before hours of work, a file that could not be written after them or that is there already."""
     if out is None:
         return
-    if out.suffix not in (".csv", ".json", ".jsonl", ".parquet"):
+    if out.suffix not in _WRITERS:
         raise UserError(f"{out}: this kind of file is not written; name it *.csv, *.jsonl, *.json or *.parquet.")
     check_new(out, "--out")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -221,58 +218,44 @@ def _check_out(out: Path | None) -> None:
 
 @contextlib.contextmanager
 def _writing(out: Path | None) -> Iterator[Callable[[Table], None]]:
-    """Gives a function that adds rows; in the end, and not before, the file has its name.
+    """Yields a function that adds rows; in the end, and not before, the file has its name.
 
-    What fails between is not the file's fault: of the system's errors only those of writing become a sentence here.
+    What fails between is not the file's fault: of the system's errors only those of writing name it.
     """
-    where = str(out or "the standard output")
+    blame = _Blame(str(out or "the standard output"))
     if out is None:
-        yield _blamed(where, _csv(sys.stdout)[0])
-        with _blame(where):
+        yield blame(_csv(sys.stdout)[0])
+        with blame:
             sys.stdout.flush()
         return
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
-    with _blame(where):
-        file = _begun(temporary, out.suffix)
-    write, end = {".csv": _csv, ".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}[out.suffix](file)
-    try:
-        yield _blamed(where, write)
-        with _blame(where):
-            end()
+    text: dict[str, Any] = {"mode": "x", "encoding": "utf-8", "newline": ""}
+    with atomic.replacing(out) as temporary, contextlib.ExitStack() as stack:
+        with blame:
+            file = stack.enter_context(open(temporary, **({"mode": "xb"} if out.suffix == ".parquet" else text)))
+        write, end = _WRITERS[out.suffix](file)
+        try:
+            yield blame(write)
+        finally:
+            with blame:
+                end()
+        with blame:
             file.close()
             _check_out(out)  # again: much may have happened since
-            os.replace(temporary, out)
-    finally:
-        with contextlib.suppress(Exception):  # after a failure: what was begun is ended, and thrown away
-            end()
-        with contextlib.suppress(Exception):
-            file.close()
-        temporary.unlink(missing_ok=True)
 
 
-def _begun(path: Path, suffix: str) -> Any:
-    """A new file, for bytes or for text as the kind of table wants it."""
-    if suffix == ".parquet":
-        return open(path, "xb")
-    return open(path, "x", encoding="utf-8", newline="")
+class _Blame(contextlib.ContextDecorator):
+    """Turns errors of writing into a sentence that names the file."""
 
+    def __init__(self, where: str) -> None:
+        self._where = where
 
-@contextlib.contextmanager
-def _blame(where: str) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(f"{where}: cannot be written ({error.strerror or error}); choose another --out.") from error
+    def __enter__(self) -> None:
+        pass
 
-
-def _blamed(where: str, write: Callable[[Table], None]) -> Callable[[Table], None]:
-    def blamed(table: Table) -> None:
-        with _blame(where):
-            write(table)
-
-    return blamed
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            reason = error.strerror or error
+            raise UserError(f"{self._where}: cannot be written ({reason}); choose another --out.") from error
 
 
 def _csv(file: TextIO) -> Writer:
@@ -280,8 +263,8 @@ def _csv(file: TextIO) -> Writer:
     begun = False
 
     def safe(value: str) -> str:
-        found = csv_cell(value, file.encoding)
-        return printable(found) if file.isatty() else found
+        cell = csv_cell(value, file.encoding)
+        return printable(cell) if file.isatty() else cell
 
     def write(table: Table) -> None:
         nonlocal begun
@@ -294,11 +277,7 @@ def _csv(file: TextIO) -> Writer:
 
 
 def _json_lines(file: TextIO) -> Writer:
-    def write(table: Table) -> None:
-        for line in _objects(table):
-            file.write(line + "\n")
-
-    return write, file.flush
+    return lambda table: file.writelines(f"{line}\n" for line in _objects(table)), file.flush
 
 
 def _json(file: TextIO) -> Writer:
@@ -317,7 +296,7 @@ def _json(file: TextIO) -> Writer:
 
 
 def _objects(table: Table) -> Iterator[str]:
-    """Each row as a JSON object in a line."""
+    """Yields each row as a JSON object in a line."""
     columns = [_plain(column, encodable) for column in table.values()]
     for row in zip(*columns, strict=True):
         yield json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False)
@@ -333,8 +312,7 @@ def _parquet(file: Any) -> Writer:
     def flush() -> None:
         nonlocal writer
         if waiting:
-            if writer is None:
-                writer = parquet.ParquetWriter(file, waiting[0].schema)
+            writer = writer or parquet.ParquetWriter(file, waiting[0].schema)
             writer.write_table(pyarrow.concat_tables(waiting).combine_chunks())
             waiting.clear()
 
@@ -357,27 +335,19 @@ def _parquet(file: Any) -> Writer:
     return write, end
 
 
+_WRITERS: dict[str, Callable[[Any], Writer]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".parquet": _parquet,
+}
+
+
 def _plain(column: np.ndarray, written: Callable[[str], str]) -> list[Any]:
-    """A column of `Answers.columns` as values that text files know, None where there is none."""
+    """Returns a column of `PredictionTable.columns` as values that text files know, None where there is none."""
     if column.dtype == object:
         return [None if value is None else written(value) for value in column.tolist()]
     if column.dtype.kind == "i":
         return [None if value < 0 else value for value in column.tolist()]
     # As float32 writes them: few digits that read back as the same number.
     return [None if number == "nan" else float(number) for number in column.astype(str).tolist()]
-
-
-def _number(least: float, most: float, *, within: bool = False) -> Callable[[str], float]:
-    """A type of option: numbers between two, which are numbers of that kind unless it must lie `within`."""
-
-    def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not (least < value < most if within else least <= value <= most):
-            between = f"above {least:g} and below {most:g}" if within else f"from {least:g} to {most:g}"
-            raise argparse.ArgumentTypeError(f"{text!r} is no number {between}")
-        return value
-
-    return number

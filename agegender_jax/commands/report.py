@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from agegender_jax.commands.common import add, add_data, prepare, to_path
+from agegender_jax.commands.common import add, add_data, add_run, prepare, to_path
 from agegender_jax.errors import UserError
 
 EXAMPLES = """examples:
@@ -13,7 +13,7 @@ EXAMPLES = """examples:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    """Adds the command."""
     parser = add(
         commands,
         "report",
@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
         "holds the numbers. Only a page of its own kind is replaced.",
         EXAMPLES,
     )
-    parser.add_argument("run", type=to_path, metavar="RUN", help="the run's directory (the --workdir of launch.py)")
+    add_run(parser)
     parser.add_argument(
         "--with_images",
         action="store_true",

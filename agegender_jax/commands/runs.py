@@ -1,6 +1,7 @@
 """`agegender runs`: the runs in a folder, what differs in their recipes, and their metrics."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,7 +28,7 @@ _SPLITS = 6  # that are named where there are several
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command; it sets `function`, which takes the arguments and returns an exit code."""
+    """Adds the command."""
     parser = add(
         commands,
         "runs",
@@ -102,31 +103,21 @@ def find(directory: Path) -> Iterator[Path]:
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is no folder; give the folder that the --workdir of your runs lies in.")
-    yield from _below(directory, 0)
+    for path, folders, files in os.walk(directory, onerror=lambda error: _unreadable(error, directory)):
+        folders.sort()
+        if "recipe.json" in files:
+            yield Path(path)
+        if "recipe.json" in files or len(Path(path).relative_to(directory).parts) == DEPTH:
+            folders.clear()
 
 
-def _below(directory: Path, depth: int) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-    except OSError as error:
-        if not depth:
-            raise UserError(f"{directory}: cannot be read ({error.strerror}); check it.") from error
-        return
-    if any(entry.name == "recipe.json" for entry in entries):
-        yield directory
-    elif depth < DEPTH:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _below(Path(entry.path), depth + 1)
+def _unreadable(error: OSError, directory: Path) -> None:
+    if error.filename == str(directory):
+        raise UserError(f"{directory}: cannot be read ({error.strerror}); check it.") from error
 
 
 def describe(root: Path, directory: Path) -> ListedRun:
-    """Returns what is listed of a run.
-
-    Args:
-      root: which its path is relative to.
-      directory: of the run.
-    """
+    """Returns what is listed of the run in a directory; its path is relative to `root`."""
     path = os.path.relpath(directory, root)
     study = os.path.dirname(path) if (directory.parent / "study.json").exists() and path != "." else None
     path = directory.resolve().name if path == "." else path
@@ -162,9 +153,7 @@ def _values(directory: Path) -> dict[str, Any]:
         "state": "complete",
         "metrics": {name: float(test[name]) for name in names},
         "baseline": {name: float(baseline[name]) for name in names if baseline.get(name) is not None},
-        "intervals": {
-            name: (float(intervals[name][0]), float(intervals[name][1])) for name in names if name in intervals
-        },
+        "intervals": {name: tuple(map(float, intervals[name])) for name in names if name in intervals},
         "images_per_second": summary["images_per_second"],
         "seconds": float(summary["seconds"]),
     }
@@ -179,12 +168,9 @@ def _progress(run: Any) -> str:
     total = train_options(run.recipe).schedule(len(Split.load(run.directory / "split.json").train)).total
     step, path = 0, run.directory / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    for line in reversed(lines):
-        try:
+    for line in lines[-2:]:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # not a line that was written whole
             step = int(json.loads(line)["step"])
-            break
-        except (ValueError, KeyError, TypeError):  # not a line that was written whole
-            continue
     return f"step {step:,} of {total:,}"
 
 
@@ -198,9 +184,8 @@ def differing(runs: Sequence[ListedRun]) -> dict[str, dict[str, Any]]:
     for run in runs:
         if run.recipe is not None:
             recipes.setdefault(run.data, []).append(run.recipe)
-    usual: dict[str, dict[str, Any]] = {}
+    usual: dict[str, dict[str, Any]] = {dataset: {} for dataset in recipes}
     for dataset, own in recipes.items():
-        usual[dataset] = {}
         for key in sorted({key for recipe in own for key in recipe}):
             texts = Counter(json.dumps(recipe.get(key)) for recipe in own)
             if len(texts) > 1:
@@ -276,8 +261,7 @@ def _notes(runs: Sequence[ListedRun], usual: Mapping[str, Any]) -> list[str]:
         splits = list(dict.fromkeys(run.split_sha256[:_HASH] for run in complete if run.data == dataset))
         schemes = dict.fromkeys(run.age_groups for run in complete if run.data == dataset)
         if len(splits) > 1:
-            more = [f"{len(splits) - _SPLITS} more"] if len(splits) > _SPLITS else []
-            names = ", ".join([*splits[:_SPLITS], *more])
+            names = ", ".join(splits[:_SPLITS]) + ", ..." * (len(splits) > _SPLITS)
             lines.append(f"{dataset} has {len(splits)} splits ({names}), whose metrics cannot be compared.")
         if len(schemes) > 1:
             lines.append(f"{dataset} has age groups {', '.join(schemes)}, whose accuracies cannot be compared.")

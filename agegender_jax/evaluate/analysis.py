@@ -1,4 +1,4 @@
-"""All figures of one part of a run's predictions, with intervals: what its report shows."""
+"""All metrics of one part of a run's predictions, with intervals: what its report shows."""
 
 from typing import Any
 
@@ -31,30 +31,29 @@ _WIDTH_LEVEL = 0.8  # of the intervals whose width says how unsure an age is
 
 
 def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Figures, groups, calibration and abstention of one part.
+    """Computes metrics, groups, calibration and abstention of one part.
 
-    An interval is `{"value", "low", "high"}`, of 95 %, by the bootstrap of `uncertainty`; NaN where there is none.
+    An interval is `{"value", "low", "high"}`, of 95 %, see `uncertainty`; NaN where there is none.
 
     Args:
       predictions: of a run.
       part: of `predictions.part`.
-      draws: of the bootstrap.
-      seed: of the draws.
+      draws: number of resamples of the bootstrap.
+      seed: of the resamples.
 
     Returns:
       Plain values for JSON, save that there may be NaN:
       `part`, `n`, `clusters`, `draws`, and `known`: examples whose label is known, by target;
       `metrics`: by `target/metric`, intervals;
-      `groups`: by target a list of rows `gender`, `race`, `age_band` (None: any), `n`, `clusters` and each figure's
-      interval, see `groups.group_rows`; `worst` and `gap` by target and way to group, see `groups.worst_and_gap`, of
-      groups of at least `least` examples in `least_clusters` clusters;
+      `groups`: by target a list of rows, see `groups.group_rows`; `worst` and `gap` by target and way to group, see
+      `groups.worst_and_gap`, of groups of at least `least` examples in `least_clusters` clusters;
       `calibration`: of class targets `ece`, `nll`, `brier`, `reliability` (`confidence`, `accuracy`, `n`),
       `temperature` (fitted on the part validation, None without one), `after` (`ece`, `nll`, `brier` at that
       temperature, or None) and `intervals` of `nll` and `brier`; of ages with a distribution `coverage`, rows
       `level`, `value`, `low`, `high` (the share inside and its interval), `mean_width` (years), and `temperature` and
       `after` (`coverage`) likewise;
       `selective`: by target rows `coverage`, `n`, `metric` (`accuracy` or `mae`), `value`, `low`, `high` and
-      `threshold`: of the probability of the answer, or of the width in years of the central 80 % interval;
+      `threshold`: of the confidence, or of the width in years of the central 80 % interval;
       `confusion`: of class targets `names` and `counts`, row = label;
       `bias_by_age`: by target in years rows `age_band`, `n`, `clusters`, `bias`, `mae`;
       `cumulative_score`: by target in years rows `years` (of `WITHIN`), `value` (the share of predictions that
@@ -78,15 +77,15 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
         "least": LEAST,
         "least_clusters": LEAST_CLUSTERS,
     }
-    parts = ("known", "metrics", "groups", "worst", "gap", "calibration", "selective", "confusion")
-    result |= {name: {} for name in (*parts, "bias_by_age", "cumulative_score")}
+    tables = ("known", "metrics", "groups", "worst", "gap", "calibration", "selective", "confusion")
+    result |= {name: {} for name in (*tables, "bias_by_age", "cumulative_score")}
     validation = predictions.of("validation")
     fitted = validation.targets()
     for name, target in chosen.targets().items():
         rows = np.flatnonzero(target.known)
         result["known"][name] = len(rows)
-        found = intervals(metrics_of(target, rows), resamples, rows)
-        result["metrics"] |= {f"{name}/{figure}": value._asdict() for figure, value in found.items()}
+        values = intervals(metrics_of(target, rows), resamples, rows)
+        result["metrics"] |= {f"{name}/{metric}": value._asdict() for metric, value in values.items()}
         by_group = groups(chosen.columns, rows)
         table = group_rows(target, by_group, resamples)
         result["groups"][name] = table
@@ -118,7 +117,7 @@ def _class_calibration(target: Target, fitted: Target, rows: np.ndarray, resampl
     temperature = fit_temperature(fitted.predictions["probability"][known], fitted.labels[known])
     label = target.labels[rows]
 
-    def measured(probability: np.ndarray) -> dict[str, Any]:
+    def measure(probability: np.ndarray) -> dict[str, Any]:
         predictions = target.head.decode(probability)  # of a tempered ordinal head it may be another class
         curve = reliability(confidence(predictions), predictions["class"] == label)
         scores = {NLL: negative_log_likelihood(probability, label), BRIER: brier(probability, label)}
@@ -130,10 +129,8 @@ def _class_calibration(target: Target, fitted: Target, rows: np.ndarray, resampl
         }
 
     probability = target.predictions["probability"][rows]
-    after = None
-    if temperature is not None:
-        after = measured(temper(probability, temperature))
-    return measured(probability) | {"temperature": temperature, "after": after}
+    after = None if temperature is None else measure(temper(probability, temperature))
+    return measure(probability) | {"temperature": temperature, "after": after}
 
 
 def _age_calibration(target: Target, fitted: Target, rows: np.ndarray, resamples: ClusterBootstrap) -> dict[str, Any]:
@@ -146,30 +143,27 @@ def _age_calibration(target: Target, fitted: Target, rows: np.ndarray, resamples
     label = target.labels[rows].astype(np.float64)
 
     def coverage(probability: np.ndarray) -> list[dict[str, float]]:
-        found = []
+        table = []
         for level in LEVELS:
             low, high = interval(probability, level)
             inside = ((low <= label) & (label <= high)).astype(np.float64)
             share = mean_intervals({SHARE: inside}, resamples, rows)[SHARE.name]
-            found.append({"level": level, **share._asdict(), "mean_width": mean(high - low)})
-        return found
+            table.append({"level": level, **share._asdict(), "mean_width": mean(high - low)})
+        return table
 
-    after = None
-    if temperature is not None:
-        after = {"coverage": coverage(temper(probability[rows], temperature))}
+    after = None if temperature is None else {"coverage": coverage(temper(probability[rows], temperature))}
     return {"coverage": coverage(probability[rows]), "temperature": temperature, "after": after}
 
 
 def _cumulative_score(target: Target, rows: np.ndarray, resamples: ClusterBootstrap) -> list[dict[str, float]]:
+    if not len(rows):
+        return []
     label, years = target.labels[rows], target.predictions["years"][rows]
-
     scores = [within_years(most) for most in WITHIN]
 
     def score(weights: np.ndarray | None) -> dict[str, Any]:
         return {metric.name: metric.function(label, years, weights) for metric in scores}
 
-    if not len(rows):
-        return []
     values = intervals(Measure(scores, score), resamples, rows)
     return [{"years": most, **values[metric.name]._asdict()} for most, metric in zip(WITHIN, scores, strict=True)]
 
@@ -177,13 +171,12 @@ def _cumulative_score(target: Target, rows: np.ndarray, resamples: ClusterBootst
 def _selective(
     target: Target, confidence: np.ndarray, rows: np.ndarray, resamples: ClusterBootstrap
 ) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    figure = target.main_metric.name
     if not len(rows):
-        return found
+        return []
+    table, metric = [], target.main_metric.name
     for share, places in kept(confidence[rows]).items():
         own = rows[places]
-        value = intervals(metrics_of(target, own), resamples, own)[figure]
+        value = intervals(metrics_of(target, own), resamples, own)[metric]
         threshold = abs(float(confidence[own].min()))
-        found.append({"coverage": share, "n": len(own), "metric": figure, "threshold": threshold, **value._asdict()})
-    return found
+        table.append({"coverage": share, "n": len(own), "metric": metric, "threshold": threshold, **value._asdict()})
+    return table

@@ -1,6 +1,6 @@
-"""Whether probabilities mean what they say: of classes, and of ages as intervals; and what abstaining is worth.
+"""Calibration of the probabilities of classes and of the intervals of ages, and what abstaining is worth.
 
-The confidence of an answer is the probability that the head gave it. An age's distribution is over the whole years
+The confidence of a prediction is the probability that the head gave it. An age's distribution is over the whole years
 0 to 100, of which year k spreads evenly over [k - 1/2, k + 1/2], as `heads.quantile` has it.
 """
 
@@ -12,26 +12,26 @@ from agegender_jax.models.heads.decoding import quantile
 
 BINS = 15
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
-"""Of central intervals of ages."""
+"""Levels of central intervals of ages."""
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
-"""Shares of the examples that are answered where a model may abstain."""
+"""Shares of the examples that are predicted where a model may abstain."""
 
 TEMPERATURES = (0.05, 20.0)
-"""Between which a temperature is looked for."""
+"""Bounds of a fitted temperature."""
 
 _TINY = float(np.finfo(np.float32).tiny)  # where a probability is 0 in float32
 
 
-def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
-    """The reliability curve: bins of as many examples each, least confident first.
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
+    """Computes the reliability curve: bins of as many examples each, least confident first.
 
     Bins of equal mass, not equal width, so that none is of a handful of examples (Nguyen & O'Connor 2015). Equal
     confidences stay together, so that the order of rows says nothing.
 
     Args:
-      confidence: float `[n]`, of each answer.
-      right: bool `[n]`, whether it is right.
+      confidence: float `[n]`, of each prediction.
+      correct: bool `[n]`.
       bins: at most so many; one that ties leave empty is left out.
 
     Returns:
@@ -43,20 +43,20 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
     confidence = confidence.astype(np.float64)
     place = np.searchsorted(np.sort(confidence), confidence, side="left") * bins // max(len(confidence), 1)
     return [
-        {"confidence": float(confidence[of].mean()), "accuracy": float(right[of].mean()), "n": int(of.sum())}
+        {"confidence": float(confidence[of].mean()), "accuracy": float(correct[of].mean()), "n": int(of.sum())}
         for of in (place == each for each in np.unique(place))
     ]
 
 
 def expected_calibration_error(curve: list[dict[str, float]]) -> float:
-    """ECE: mean |accuracy - confidence| of the bins by their size (Naeini et al. 2015; Guo et al. 2017, eq. 3)."""
+    """Computes ECE: mean |accuracy - confidence| of bins by their size (Naeini et al. 2015; Guo et al. 2017, eq. 3)."""
     count = sum(each["n"] for each in curve)
     off = sum(each["n"] * abs(each["accuracy"] - each["confidence"]) for each in curve)
     return off / count if count else float("nan")
 
 
 def negative_log_likelihood(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """-log of the label's probability, `[n, K]` and int `[n]` -> float64 `[n]`; no more than 88, of a probability of 0.
+    """Computes -log of the label's probability, `[n, K]` and int `[n]` -> float64 `[n]`; 88 of a probability of 0.
 
     >>> negative_log_likelihood(np.array([[0.25, 0.75]]), np.array([1])).round(4).tolist()
     [0.2877]
@@ -66,7 +66,7 @@ def negative_log_likelihood(probability: np.ndarray, label: np.ndarray) -> np.nd
 
 
 def brier(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The Brier score, float64 `[n]`: squared error summed over all classes, 0 to 2 (Brier 1950).
+    """Computes the Brier score, float64 `[n]`: squared error summed over all classes, 0 to 2 (Brier 1950).
 
     Of two classes it is twice what scikit-learn's `brier_score_loss` gives by default.
 
@@ -79,7 +79,7 @@ def brier(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float | None:
-    """The temperature that gives labels the least negative log-likelihood (Guo et al. 2017, section 4.2).
+    """Fits the temperature that gives labels the least negative log-likelihood (Guo et al. 2017, section 4.2).
 
     Above 1 the head was too sure of itself. It is fitted on validation examples only, never on those reported.
 
@@ -109,7 +109,7 @@ def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float | None:
 
 
 def at_bound(temperature: float) -> bool:
-    """Whether a fitted temperature lies at an end of `TEMPERATURES`, so that a better one may lie beyond.
+    """Returns whether a fitted temperature lies at an end of `TEMPERATURES`, so that a better one may lie beyond.
 
     >>> at_bound(19.99), at_bound(1.5)
     (True, False)
@@ -118,7 +118,7 @@ def at_bound(temperature: float) -> bool:
 
 
 def temper(probability: np.ndarray, temperature: float) -> np.ndarray:
-    """Distributions at another temperature, float64 `[n, K]`: p^(1/T), normalised.
+    """Computes distributions at another temperature, float64 `[n, K]`: p^(1/T), normalised.
 
     Logarithms of probabilities are logits up to a constant, which is all that Guo et al. divide by T. The likeliest
     class stays the likeliest.
@@ -131,7 +131,7 @@ def temper(probability: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def interval(probability: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Central intervals of ages, two float64 `[n]` in years: as much probability lies below as above; no age below 0.
+    """Computes central intervals of ages, two float64 `[n]` in years, no age below 0.
 
     >>> low, high = interval(np.full((1, 101), 1 / 101), 0.5)
     >>> low.round(2).tolist(), high.round(2).tolist()
@@ -141,7 +141,7 @@ def interval(probability: np.ndarray, level: float) -> tuple[np.ndarray, np.ndar
 
 
 def kept(confidence: np.ndarray, coverages: tuple[float, ...] = COVERAGES) -> Mapping[float, np.ndarray]:
-    """The most confident rows, int `[m]`, by the share that is answered (selective prediction; El-Yaniv & Wiener 2010).
+    """Returns the most confident rows, int `[m]`, by share (selective prediction; El-Yaniv & Wiener 2010).
 
     Args:
       confidence: float `[n]`, more is surer; of equal ones the first rows are kept.
@@ -156,7 +156,7 @@ def kept(confidence: np.ndarray, coverages: tuple[float, ...] = COVERAGES) -> Ma
 
 
 def _normal(probability: np.ndarray) -> np.ndarray:
-    """A float64 copy whose rows sum to one: those of float32 do so almost."""
+    """Returns a float64 copy whose rows sum to one: those of float32 do so almost."""
     exact = np.array(probability, np.float64)
     exact /= exact.sum(-1, keepdims=True)
     return exact

@@ -27,17 +27,14 @@ from agegender_jax.text import duration
 CLASSICAL = ("svm", "forest")
 """Names of the models."""
 
-_SEED = 0  # of the forest: the same file gives the same figures
+_SEED = 0  # of the forest: the same file gives the same metrics
 _CACHE = 500  # MB of kernel rows that the support vector machine keeps: a matter of time alone
 
 
 def build_classical(name: str, *, of_classes: bool) -> Any:
-    """An estimator of scikit-learn that is not fitted yet.
+    """Returns an estimator of scikit-learn, not fitted, for classes or for years, by a name of `CLASSICAL`.
 
-    Args:
-      name: of `CLASSICAL`.
-      of_classes: whether it tells classes apart; otherwise it predicts years. The support vector machine sees years
-        standardised, since its settings C and epsilon are of their size.
+    The support vector machine sees years standardised, since its settings C and epsilon are of their size.
     """
     if name == "svm":
         if of_classes:
@@ -50,7 +47,7 @@ def build_classical(name: str, *, of_classes: bool) -> Any:
 
 
 def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: bool = True) -> dict[str, Any]:
-    """Fits classical models for every head on the training part; their figures on the test part.
+    """Fits classical models for every head on the training part, and measures them on the test part.
 
     Examples whose label is unknown are left out of a fit. A head is left out where there is nothing to learn (fewer
     than two classes, or no known years), or where its label is neither one class nor years.
@@ -61,8 +58,8 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
       progress: whether to print a line a fit to standard error.
 
     Returns:
-      What the figures are of, the number of examples, the names of the heads that were left out, the figures by model
-      and of `constant`, and `intervals`: by model and figure, the ends of its 95 % interval.
+      Metadata of the features, the number of examples, the names of the heads that were left out, the metrics by model
+      and of the `baseline`, and `intervals`: by model and metric, the ends of its 95 % interval.
 
     Raises:
       UserError: the features hold no training or no test part, or nothing to learn.
@@ -71,17 +68,21 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
     for name, rows in (("train", train), ("test", test)):
         if not rows.any():
             raise UserError(f"These features hold nothing of the part {name}; write them with --split all.")
-    known = {name: _known(head, features.labels[name]) for name, head in features.heads.items()}
-    heads = {name: head for name, head in features.heads.items() if _learnable(head, features.labels[name][train])}
+    known = {
+        name: features.labels[name] != UNKNOWN if isinstance(head, ClassHead) else ~np.isnan(features.labels[name])
+        for name, head in features.heads.items()
+    }
+    heads = {
+        name: head
+        for name, head in features.heads.items()
+        if _learnable(head, features.labels[name][train], known[name][train])
+    }
     if not heads:
         raise UserError("These features hold no label, one class or years, to learn from; write those of another run.")
     scaler = StandardScaler().fit(features.embedding[train])
     scaled = scaler.transform(features.embedding)
-    result: dict[str, Any] = {
-        name: features.metadata[name]
-        for name in ("run", "dataset", "synthetic", "protocol", "age_groups", "split_sha256")
-    }
-    result |= {
+    metadata = ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups", "split_sha256")
+    result: dict[str, Any] = {name: features.metadata[name] for name in metadata} | {
         "train_examples": int(train.sum()),
         "test_examples": int(test.sum()),
         "heads_left_out": [name for name in features.heads if name not in heads],
@@ -105,18 +106,12 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
                 print(duration(time.monotonic() - started), file=sys.stderr)
         result[model_name] = measure_targets(targets)
         result["intervals"][model_name] = ends_of(targets, features.cluster[test])
-    train_labels = {name: features.labels[name][train] for name in heads}
-    names, constant = fit_baseline(heads, train_labels)
-    baseline = measure_targets(baseline_targets(heads, constant, labels))
+    names, predictions = fit_baseline(heads, {name: features.labels[name][train] for name in heads})
+    baseline = measure_targets(baseline_targets(heads, predictions, labels))
     return result | {"baseline": baseline, "baseline_names": names}
 
 
-def _known(head: Any, label: np.ndarray) -> np.ndarray:
-    return label != UNKNOWN if isinstance(head, ClassHead) else ~np.isnan(label)
-
-
-def _learnable(head: Any, label: np.ndarray) -> bool:
-    known = label[_known(head, label)]
+def _learnable(head: Any, label: np.ndarray, known: np.ndarray) -> bool:
     if isinstance(head, ClassHead):
-        return len(np.unique(known)) > 1
-    return isinstance(head, AgeYearsHead) and label.ndim == 1 and known.size > 0
+        return len(np.unique(label[known])) > 1
+    return isinstance(head, AgeYearsHead) and label.ndim == 1 and bool(known.any())

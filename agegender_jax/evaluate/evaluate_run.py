@@ -62,6 +62,20 @@ class EvaluationData:
         """The `summary.json` of the run."""
         return self.model.summary
 
+    def rows(self, split: str | None) -> np.ndarray:
+        """Returns the rows of a part of `SPLITS`; None is `test`, or of another archive `all`, its only part.
+
+        Raises:
+          UserError: there is no such part.
+        """
+        if self.split is None and split not in (None, "all"):
+            raise UserError(f"Another archive has no part {split!r}: it is used whole; leave --split out.")
+        if split not in (None, *SPLITS):
+            raise UserError(f"There is no part {split!r}; choose one of: {', '.join(SPLITS)}.")
+        if self.split is None or split == "all":
+            return np.arange(len(self.data))
+        return getattr(self.split, split or "test")
+
 
 def evaluate_runs(
     models: LoadedModel | Sequence[LoadedModel],
@@ -73,19 +87,16 @@ def evaluate_runs(
     data_dir: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """A run's figures, in the form of its `summary.json`, or those of several runs averaged.
+    """Computes a run's metrics, in the form of its `summary.json`, or those of several runs averaged.
 
     On the run's own data they are those of a part of its split. On another archive (`dataset` is given, or what lies
     in `manual_dir` are not the run's files) they are of all its examples but those whose very file the run learned or
-    chose from, which are left out and counted. Labels of another dataset are matched by what they mean and are named,
-    and `unmapped` counts those that none of the classes of a head is the name of; see `mapping`. `intervals` holds the
-    95 % intervals of
-    the figures of the run, or of the average; see `uncertainty`.
+    chose from, which are left out and counted. Labels of another dataset are matched by name, and `unmapped` counts
+    those that no class of a head has; see `label_mapping`. `intervals` holds the 95 % intervals, see `uncertainty`.
 
-    Of several runs every head's distributions are averaged, each run weighing the same, and decoded as they all decode
-    them: runs that decode differently are refused. Each sees the examples at its own size and with its own
-    preprocessing. On their own data they must have one split; on another archive, what any of them has seen is left
-    out. `runs` in the result holds the figures of each, which are those of that run measured alone.
+    Of several runs every head's distributions are averaged, each run weighing the same; runs that decode them
+    differently are refused. Each sees the examples with its own preprocessing. On their own data they must have one
+    split; on another archive, what any of them has seen is left out. `runs` holds the metrics of each run.
 
     Args:
       models: one finished run, or several with the same heads.
@@ -94,7 +105,7 @@ def evaluate_runs(
       config: of that dataset's builder.
       manual_dir: where another archive lies, or where the runs' own lies now.
       data_dir: where prepared data and caches lie; None is where each run had them.
-      progress: whether to draw progress bars.
+      progress: whether to show progress bars.
 
     Raises:
       UserError: the data are missing or bad, or the runs cannot be averaged.
@@ -107,12 +118,11 @@ def evaluate_runs(
     for other in opened[1:]:
         _check_heads(first, other)
         _check_data(first, other)
-    saved = None if any(each.split is None for each in opened) else first.split
-    if saved is None and split not in (None, "all"):
-        raise UserError(f"Another archive has no part {split!r}: it is measured whole; leave --split out.")
-    if saved is not None:
+    another = [each for each in opened if each.split is None]
+    rows = (another or opened)[0].rows(split)
+    if not another:
         _check_splits(opened)
-    split = split or ("all" if saved is None else "test")
+    split = split or ("all" if another else "test")
     result: dict[str, Any] = {
         "run": " + ".join(each.run.name for each in opened),
         "dataset": first.options.name,
@@ -127,12 +137,11 @@ def evaluate_runs(
         "files_of_seen_subjects": 0,
         "unmapped": {},
     }
-    if saved is None:
+    if another:
         rows, counts = _new_to_all(opened)
         result |= counts
         result["unmapped"] = unmapped(first.heads, {name: col[rows] for name, col in first.data.columns.items()})
     else:
-        rows = np.arange(len(first.data)) if split == "all" else getattr(saved, split)
         # Runs of one split may name two protocols, where these come to the same; a leaky one is never hidden.
         protocol = max((each.summary["protocol"] for each in opened), key=lambda name: name in LEAKY)
         leaky = any(each.summary["leaky"] for each in opened)
@@ -140,32 +149,30 @@ def evaluate_runs(
     labels = {name: head.column(first.data.columns) for name, head in first.heads.items()}
     chosen = {name: label[rows] for name, label in labels.items()}
     keys = first.data.columns["key"][rows]
-    part = "test" if saved is None else split
+    part = "test" if another else split
 
-    def measured(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    def measure(heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
         return {part: measure_targets(make_targets(heads, distributions, chosen))}
 
-    found = [_distributions(each, keys) for each in opened]  # one after another: one dataset at a time on the devices
+    # One after another: one dataset at a time on the devices.
+    distributions = [_distributions(each, keys) for each in opened]
     own = [
         {"flip_averaged": each.run.recipe.evaluate.flip, "evaluated_step": each.summary["evaluated_step"]}
-        | measured(each.heads, distributions)
-        for each, distributions in zip(opened, found, strict=True)
+        | measure(each.heads, values)
+        for each, values in zip(opened, distributions, strict=True)
     ]
-    mean = found[0]
+    mean = distributions[0]
     if len(opened) == 1:
         result |= own[0]
     else:
-        mean = {name: np.mean([each[name] for each in found], axis=0) for name in first.heads}
-        result |= measured(first.heads, mean)  # whose decoding is that of all, see _check_heads
+        mean = {name: np.mean([each[name] for each in distributions], axis=0) for name in first.heads}
+        result |= measure(first.heads, mean)  # all decode alike, see _check_heads
         result["runs"] = dict(zip(_column_names([each.run.name for each in opened]), own, strict=True))
     columns = known_columns(first.data.columns, rows)
-    seen = Predictions(keys, np.full(len(rows), part), columns, chosen, mean, first.heads, {})
-    result["intervals"] = {part: of_predictions(seen)}
-    constant = baseline_targets(first.heads, first.summary["baseline_predictions"], chosen)
-    return result | {
-        "baseline": measure_targets(constant),
-        "baseline_names": first.summary["baseline_names"],
-    }
+    predictions = Predictions(keys, np.full(len(rows), part), columns, chosen, mean, first.heads, {})
+    result["intervals"] = {part: of_predictions(predictions)}
+    baseline = baseline_targets(first.heads, first.summary["baseline_predictions"], chosen)
+    return result | {"baseline": measure_targets(baseline), "baseline_names": first.summary["baseline_names"]}
 
 
 def open_data(
@@ -202,8 +209,8 @@ def open_data(
         kind=model.kind,
         progress=progress,
     )
-    another = dataset is not None or config is not None
-    split = None if another else run.split(data.columns["key"], others=given)
+    other = dataset is not None or config is not None
+    split = None if other else run.split(data.columns["key"], others=given)
     if split is not None and given and metadata["data_sha256"] != data.sha256:
         split = None  # the same names, other files
     if split is None and not given:
@@ -215,7 +222,7 @@ def open_data(
 
 
 def as_columns(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """The figures of a result as the columns of a table."""
+    """Returns the metrics of a result as the columns of a table."""
     part = next(name for name in SPLITS if isinstance(result.get(name), Mapping))
     columns = {"ensemble" if "runs" in result else part: result[part]}
     columns |= {name: run[part] for name, run in result.get("runs", {}).items()}
@@ -232,7 +239,7 @@ def _distributions(opened: EvaluationData, keys: np.ndarray) -> dict[str, np.nda
 
 
 def _new_to_all(opened: Sequence[EvaluationData]) -> tuple[np.ndarray, dict[str, int]]:
-    """Rows of the first run's data that no run learned or chose from, and what is to be said of the others."""
+    """Returns the rows of the first run's data that no run learned or chose from, and counts of the others."""
     columns = opened[0].data.columns
     seen: set[str] = set()
     for each in opened:
@@ -251,7 +258,7 @@ def _new_to_all(opened: Sequence[EvaluationData]) -> tuple[np.ndarray, dict[str,
 
 
 def _check_heads(first: EvaluationData, other: EvaluationData) -> None:
-    """Averages are of distributions that mean the same, and that become an answer in the same way."""
+    """Refuses distributions that mean something else, or that are decoded in another way."""
     both = f"{first.run.directory} and {other.run.directory} cannot be averaged"
     if first.heads.keys() != other.heads.keys():
         raise UserError(
@@ -259,76 +266,65 @@ def _check_heads(first: EvaluationData, other: EvaluationData) -> None:
             "give runs with the same heads."
         )
     for name, head in first.heads.items():
-        mine, its = _meaning(head), _meaning(other.heads[name])
-        for what in mine:
-            if mine[what] != its[what]:
+        one, another = _meaning(head), _meaning(other.heads[name])
+        for what in one:
+            if one[what] != another[what]:
                 raise UserError(
-                    f"{both}: the {what} of the head {name} is {mine[what]} in one and {its[what]} in the other; give "
-                    "runs whose heads mean the same."
+                    f"{both}: the {what} of the head {name} is {one[what]} in one and {another[what]} in the other; "
+                    "give runs whose heads mean the same."
                 )
 
 
 def _meaning(head: Head) -> dict[str, str]:
-    """What two heads must have in common for their distributions to be averaged."""
+    """Returns what two heads must have in common for their distributions to be averaged."""
+    example = jax.ShapeDtypeStruct((1, head.size), jnp.float32)
+    size = jax.eval_shape(head.distribution, example).shape[-1]
+    decoding = "" if size == 1 else getattr(head, "decoding", "")  # a regression has nothing to decode
+    if isinstance(head, ClassHead):
+        decoding = "rank" if head.loss_name in ORDINAL else "mode"
     return {
         "scheme of age groups": head.scheme.name if isinstance(head, AgeGroupHead) else "",
         "list of classes": ", ".join(head.names) if isinstance(head, ClassHead) else "",
         "kind": type(head).__name__,
-        "distribution": f"{_shape(head)[-1]} numbers",
-        "decoding": _decoding(head),
+        "distribution": f"{size} numbers",
+        "decoding": decoding,
     }
 
 
-def _decoding(head: Head) -> str:
-    """What decides how a head's distribution becomes its answer; "" where there is nothing to decide."""
-    if isinstance(head, ClassHead):
-        return "rank" if head.loss_name in ORDINAL else "mode"
-    return "" if _shape(head) == [1] else getattr(head, "decoding", "")  # a regression's is the answer already
-
-
-def _shape(head: Head) -> list[int]:
-    """Shape of a head's distribution of one example."""
-    return list(jax.eval_shape(head.distribution, jax.ShapeDtypeStruct((1, head.size), jnp.float32)).shape[1:])
-
-
 def _check_data(first: EvaluationData, other: EvaluationData) -> None:
-    """Averages are of what runs say of the same files, under the same labels."""
-    both = f"{first.run.directory} and {other.run.directory}"
-    mine, its = first.data.columns, other.data.columns
-    place = {key: row for row, key in enumerate(its["key"].tolist())}
-    if place.keys() != set(mine["key"].tolist()):
+    """Refuses runs whose data are not the same files under the same labels."""
+    one, another = first.data.columns, other.data.columns
+    place = {key: row for row, key in enumerate(another["key"].tolist())}
+    problem = ""
+    if place.keys() != set(one["key"].tolist()):
+        problem = f"are of other data ({len(first.data)} and {len(other.data)} examples, not of the same names)"
+    else:
+        rows = np.array([place[key] for key in one["key"].tolist()])
+        if differing := int((one["sha256"] != another["sha256"][rows]).sum()):
+            problem = f"are of other files: {differing} of the {len(rows)} names stand on other content"
+        for name, head in first.heads.items():
+            if not np.array_equal(head.column(one), head.column(another)[rows], equal_nan=True):
+                problem = problem or f"label the same files in two ways, by the head {name}"
+    if problem:
         raise UserError(
-            f"{both} are of other data ({len(first.data)} and {len(other.data)} examples, not of the same names); "
-            "name one archive for them, with --dataset and --manual_dir."
+            f"{first.run.directory} and {other.run.directory} {problem}; name one archive for them, with --dataset and "
+            "--manual_dir."
         )
-    rows = np.array([place[key] for key in mine["key"].tolist()])
-    if differing := int((mine["sha256"] != its["sha256"][rows]).sum()):
-        raise UserError(
-            f"{both} are of other files: {differing} of the {len(rows)} names stand on other content; name one archive "
-            "for them, with --dataset and --manual_dir."
-        )
-    for name, head in first.heads.items():
-        if not np.array_equal(head.column(mine), head.column(its)[rows], equal_nan=True):
-            raise UserError(
-                f"{both} label the same files in two ways, by the head {name}; give runs of one labelling, or name one "
-                "archive for them, with --dataset and --manual_dir."
-            )
 
 
 def _check_splits(opened: Sequence[EvaluationData]) -> None:
-    """Figures on a part that one of the runs learned from would leak."""
+    """Refuses metrics on a part that one of the runs learned from."""
     hashes = {each.split.sha256: each.run.directory for each in opened if each.split is not None}
     if len(hashes) > 1:
-        (mine, one), (its, other), *_ = hashes.items()
+        (sha, first), (other_sha, other), *_ = hashes.items()
         raise UserError(
-            f"{one} and {other} have two splits ({mine[:16]} and {its[:16]}), so one may have learned from what the "
-            "other is tested on and their figures together would leak; give runs of one split, or another archive "
-            "with --dataset and --manual_dir."
+            f"{first} and {other} have two splits ({sha[:16]} and {other_sha[:16]}), so one may have learned from what "
+            "the other is tested on; give runs of one split, or another archive with --dataset and --manual_dir."
         )
 
 
 def _column_names(names: Sequence[str]) -> list[str]:
-    """Names for columns, all different.
+    """Returns names for columns, all different.
 
     >>> _column_names(["a", "b", "a", "baseline"])
     ['a', 'b', 'a (2)', 'baseline (2)']

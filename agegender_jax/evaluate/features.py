@@ -2,12 +2,12 @@
 
 The file is an `.npz` of plain arrays, one row an example:
 
-embedding     float32 [n, embedding_size], what the backbone makes of the picture or recording as it is
+embedding     float32 [n, embedding_size], what the backbone makes of the image or recording as it is
 key           str [n], the example's name in its dataset
 part          str [n], `train`, `validation` or `test` of the run's split
 cluster       int [n], examples of one cluster are of one subject, or are copies: see `predictions.COLUMNS`
 label_<head>  [n] or [n, k], the label of each head; unknown is -1 (classes) or NaN (numbers)
-metadata         str, a JSON object: see `METADATA`
+metadata      str, a JSON object: see `METADATA`
 
 No path of the machine where it was written stands in it.
 """
@@ -24,18 +24,15 @@ import numpy as np
 
 from agegender_jax.data.loader import make_loader
 from agegender_jax.errors import UserError
-from agegender_jax.evaluate.evaluate_run import SPLITS, EvaluationData, open_data
+from agegender_jax.evaluate.evaluate_run import EvaluationData, open_data
 from agegender_jax.evaluate.evaluator import Evaluator
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.npz import read_arrays, require, write_arrays
-from agegender_jax.evaluate.predictions import COLUMNS, checked_rows, heads_of, known_columns, metadata_of
-from agegender_jax.labels import UNKNOWN
-from agegender_jax.models.heads import ClassHead, Head
+from agegender_jax.evaluate.predictions import COLUMNS, known_columns, labelled_rows, metadata_of
+from agegender_jax.models.heads import Head
 from agegender_jax.splits import PARTS
 
 SUFFIX = ".npz"
-LABEL = "label_"
-"""What the names of the labels' arrays begin with; the head's name follows."""
 
 METADATA: dict[str, type] = {
     "run": str,
@@ -55,13 +52,13 @@ METADATA: dict[str, type] = {
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What a file of features holds, checked.
+    """The content of a file of features.
 
     Attributes:
       embedding: float32 `[n, embedding_size]`, finite.
       key: str `[n]`.
       part: str `[n]`, of `splits.PARTS`.
-      cluster: int `[n]`, what intervals are drawn by.
+      cluster: int `[n]`, by which intervals are resampled.
       labels: of every head, by its name, `[n]` or `[n, k]`.
       heads: by name.
       metadata: see `METADATA`.
@@ -87,12 +84,12 @@ def write_features(
 ) -> tuple[dict[str, Any], tuple[int, int]]:
     """Writes the embeddings of a run's own examples, whole or not at all; see the top of this module.
 
-    They are of the parameters that the run's figures are of, and of the examples as they are, never of mirror images.
+    They are of the parameters that the run's metrics are of, and of the examples as they are, never of mirror images.
 
     Args:
       model: a finished run.
-      out: the file, which must not be there; its name ends in `.npz`.
-      split: of `SPLITS`.
+      out: the file; its name ends in `.npz`. A file of that name is replaced.
+      split: see `EvaluationData.rows`.
       manual_dir: where the run's data lie now.
       data_dir: where prepared data and caches lie; None is where the run had them.
       progress: whether to draw progress bars.
@@ -101,16 +98,10 @@ def write_features(
       The metadata, and the shape of the embeddings.
 
     Raises:
-      UserError: the file is there, or cannot be written; the data are not the run's.
+      UserError: the file cannot be written; the data are not the run's.
     """
     if out.suffix != SUFFIX:
         raise UserError(f"{out}: features are written as {SUFFIX}; choose a name that ends so.")
-    if split not in SPLITS:
-        raise UserError(f"A run's split has no part {split!r}; choose one of: {', '.join(SPLITS)}.")
-    if out.exists():  # before minutes of computing
-        raise UserError(f"{out} is there already, and nothing is overwritten; choose another --out.")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is no folder; make it, or choose another --out.")
     opened = open_data(model, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
     if opened.split is None:
         raise UserError(
@@ -120,15 +111,16 @@ def write_features(
     part = np.empty(len(opened.data), f"<U{max(map(len, PARTS))}")
     for name in PARTS:
         part[getattr(opened.split, name)] = name
-    rows = np.arange(len(part)) if split == "all" else getattr(opened.split, split)
+    rows = opened.rows(split)
     columns = opened.data.columns
-    metadata = _metadata(opened)
+    metadata = {**metadata_of(opened.run, opened.summary), "config": opened.options.config}
+    metadata = {name: metadata[name] for name in METADATA}
     arrays: dict[str, np.ndarray] = {
         "embedding": _embeddings(opened, rows),
         "key": columns["key"][rows],
         "part": part[rows],
         "cluster": known_columns(columns, rows)["cluster"],
-        **{LABEL + name: head.column(columns)[rows] for name, head in opened.heads.items()},
+        **{f"label_{name}": head.column(columns)[rows] for name, head in opened.heads.items()},
         "metadata": np.array(json.dumps(metadata)),
     }
     write_arrays(out, arrays)
@@ -148,47 +140,22 @@ def _embeddings(opened: EvaluationData, rows: np.ndarray) -> np.ndarray:
         return evaluator.distributions(model.model_state, loader, rows)["embedding"]
 
 
-def _metadata(opened: EvaluationData) -> dict[str, Any]:
-    metadata = {**metadata_of(opened.run, opened.summary), "config": opened.options.config}
-    return {name: metadata[name] for name in METADATA}
-
-
 def read_features(path: Path) -> Features:
     """Reads a file that `write_features` wrote, and checks all that is in it; nothing is unpickled.
 
     Raises:
       UserError: there is no such file, or it is damaged or another kind of file.
     """
-    try:
-        return _checked(read_arrays(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
-    except Exception as error:  # NumPy, zipfile and json raise many kinds on damaged files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{path} is no file of features of this version ({reason}); write it again with `agegender features`."
-        ) from error
+    return read_arrays(path, _checked, "features", "write it again with `agegender features`")
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> Features:
-    """Raises ValueError or another error where the arrays are not what `write_features` writes."""
-    key, part, metadata = checked_rows(arrays, PARTS, METADATA)
+    table = labelled_rows(arrays, PARTS, METADATA)
     for name in ("embedding", "cluster"):
         require(name in arrays, f"it holds no {name}")
     embedding, cluster = arrays["embedding"], arrays["cluster"]
     require(embedding.dtype == np.float32 and embedding.ndim == 2 and embedding.size, "embedding is no float32 [n, e]")
     require(np.isfinite(embedding).all(), "embedding is not finite everywhere")
-    require(len(embedding) == len(key), "embedding is not of every row")
-    require(cluster.dtype == COLUMNS["cluster"] and cluster.shape == key.shape, "cluster is not a number a row")
-    heads = heads_of(metadata)
-    labels = {}
-    for name, head in heads.items():
-        require(LABEL + name in arrays, f"it holds no {LABEL + name}")
-        label = labels[name] = arrays[LABEL + name]
-        require(label.shape[:1] == embedding.shape[:1], f"{LABEL + name} is not a label a row")
-        if isinstance(head, ClassHead):
-            right = label.ndim == 1 and label.dtype.kind == "i" and label.min() >= UNKNOWN
-            require(right and label.max() < head.class_count, f"{LABEL + name} is something else than a class a row")
-        else:
-            require(label.dtype.kind in "if" and not np.isinf(label).any(), f"{LABEL + name} is not made of numbers")
-    return Features(embedding, key, part, cluster, labels, heads, metadata)
+    require(len(embedding) == len(table.key), "embedding is not of every row")
+    require(cluster.dtype == COLUMNS["cluster"] and cluster.shape == table.key.shape, "cluster is not a number a row")
+    return Features(embedding, table.key, table.part, cluster, table.labels, table.heads, table.metadata)

@@ -1,4 +1,4 @@
-"""Figures by perceived gender, race and age band, as annotated: for whom a model works less well.
+"""Metrics by perceived gender, race and age band, as annotated: for whom a model works less well.
 
 An example whose attribute is not known belongs to no group of that attribute; it still counts in all others.
 """
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agegender_jax.evaluate.targets import Target
-from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Interval, draw, interval, intervals, metrics_of
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, draw, interval, intervals, metrics_of
 from agegender_jax.labels import GENDERS, RACES, UNDEFINED_GENDER, UNKNOWN
 from agegender_jax.metrics import GAP
 
@@ -32,13 +32,13 @@ class Group(NamedTuple):
 
 
 def attributes(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each example's attributes as text, `[n]`, "" where unknown.
+    """Returns each example's attributes as text, `[n]`, "" where unknown.
 
     Ages are in bands of ten years, by `age` or else by the middle of `age_low` and `age_high`.
 
-    >>> found = attributes({"gender": np.array([1, -1]), "race": np.array([0, 4]), "age": np.array([np.nan, 29]),
-    ...                     "age_low": np.array([38.0, 29]), "age_high": np.array([43.0, 29])})
-    >>> {name: values.tolist() for name, values in found.items()}
+    >>> columns = attributes({"gender": np.array([1, -1]), "race": np.array([0, 4]), "age": np.array([np.nan, 29]),
+    ...                       "age_low": np.array([38.0, 29]), "age_high": np.array([43.0, 29])})
+    >>> {name: values.tolist() for name, values in columns.items()}
     {'gender': ['female', ''], 'race': ['White', 'Others'], 'age_band': ['40-49', '20-29']}
     """
     middle = (columns["age_low"].astype(np.float64) + columns["age_high"]) / 2
@@ -52,7 +52,7 @@ def attributes(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def groups(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, list[Group]]:
-    """Groups of some examples by each attribute alone, and by all that are known of any of them together.
+    """Groups some examples by each attribute alone, and by all that are known of any of them together.
 
     Args:
       columns: of all examples.
@@ -64,76 +64,69 @@ def groups(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, lis
     known = {name: values[rows] for name, values in attributes(columns).items()}
     known = {name: values for name, values in known.items() if (values != "").any()}
     ways = [(name,) for name in known] + ([tuple(known)] if len(known) > 1 else [])
-    found = {}
+    result = {}
     for way in ways:
         table = np.stack([known[name] for name in way], -1)
         there = np.flatnonzero((table != "").all(-1))
         combinations, of = np.unique(table[there], axis=0, return_inverse=True)
         members = [
-            Group(
-                dict.fromkeys(ATTRIBUTES) | dict(zip(way, combination, strict=True)),
-                rows[there[of.ravel() == i]],
-            )
+            Group(dict.fromkeys(ATTRIBUTES) | dict(zip(way, combination, strict=True)), rows[there[of.ravel() == i]])
             for i, combination in enumerate(combinations.tolist())
         ]
         if members:
-            found[" x ".join(way)] = sorted(members, key=_order)
-    return found
+            result[" x ".join(way)] = sorted(members, key=_order)
+    return result
 
 
-def group_rows(target: Target, found: Mapping[str, list[Group]], resamples: ClusterBootstrap) -> list[dict[str, Any]]:
+def group_rows(target: Target, by_way: Mapping[str, list[Group]], resamples: ClusterBootstrap) -> list[dict[str, Any]]:
     """Returns the metrics of every group: its attributes, `n`, `clusters`, and each metric with its interval.
 
     Means over classes are left out where all labels are of one class, of which there is nothing to balance.
     """
     result = []
-    for group in (group for members in found.values() for group in members):
-        measured = metrics_of(target, group.rows)
+    for group in (group for members in by_way.values() for group in members):
+        measure = metrics_of(target, group.rows)
         if len(np.unique(target.labels[group.rows])) < 2:
-            measured = measured._replace(metrics=[each for each in measured.metrics if not each.averages_classes])
+            measure = measure._replace(metrics=[each for each in measure.metrics if not each.averages_classes])
         counts = {"n": len(group.rows), "clusters": resamples.clusters(group.rows)}
-        values = intervals(measured, resamples, group.rows)
+        values = intervals(measure, resamples, group.rows)
         result.append(group.values | counts | {name: value._asdict() for name, value in values.items()})
     return result
 
 
 def worst_and_gap(
-    target: Target, found: Mapping[str, list[Group]], resamples: ClusterBootstrap
+    target: Target, by_way: Mapping[str, list[Group]], resamples: ClusterBootstrap
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The worst group by each way to group, and how far it is behind the best, of those that are large enough.
+    """Returns the worst group by each way to group, and how far it is behind the best, of those that are large enough.
 
-    That is, of `LEAST` examples in `LEAST_CLUSTERS` clusters. The metric is the target's main one, such as the accuracy
-    of classes or the mean absolute error of years. The interval of the gap is what 95 % would be if these two groups
-    had been named before. They were picked as the extremes, so it holds the true gap less often, and among many small
-    groups a gap is expected by chance alone: one between two attributes' values says more than one between a hundred
-    crossings.
+    That is, of `LEAST` examples in `LEAST_CLUSTERS` clusters. The metric is the target's main one. The interval of the
+    gap is what 95 % would be if these two groups had been named before. They were picked as the extremes, so it holds
+    the true gap less often, and among many small groups a gap is expected by chance alone.
 
     Returns:
       The worst: attributes, `metric`, `n`, `clusters`, `value`, `low`, `high`. The gap: `metric`, `value`, `low`,
       `high`, `groups` (how many were compared), and the attributes of `best` and `worst`. Only where two groups are
       large enough.
     """
-    metric = target.main_metric
-    figure, sign = metric.name, 1 if metric.higher_is_better else -1
+    metric = target.main_metric.name
+    sign = 1 if target.main_metric.higher_is_better else -1
     worst, gap = {}, {}
-    for way, members in found.items():
+    for way, members in by_way.items():
         large = [
             group for group in members if len(group.rows) >= LEAST and resamples.clusters(group.rows) >= LEAST_CLUSTERS
         ]
         if len(large) < 2:
             continue
-        values = [float(metrics_of(target, group.rows).function(None)[figure]) for group in large]
+        values = [float(metrics_of(target, group.rows).function(None)[metric]) for group in large]
         order = np.argsort(sign * np.asarray(values), kind="stable")
         least, most = large[order[0]], large[order[-1]]
-        own = intervals(metrics_of(target, least.rows), resamples, least.rows)[figure]
+        own = intervals(metrics_of(target, least.rows), resamples, least.rows)[metric]
         clusters = [resamples.clusters(group.rows) for group in (least, most)]
-        drawn = [draw(metrics_of(target, group.rows), resamples, group.rows)[figure] for group in (least, most)]
-        apart: Interval = interval(
-            abs(values[order[-1]] - values[order[0]]), sign * (drawn[1] - drawn[0]), min(clusters), GAP
-        )
-        worst[way] = least.values | {"metric": figure, "n": len(least.rows), "clusters": clusters[0]} | own._asdict()
-        gap[way] = {"metric": figure, "groups": len(large), "best": most.values, "worst": least.values}
-        gap[way] |= apart._asdict()
+        low, high = (draw(metrics_of(target, group.rows), resamples, group.rows)[metric] for group in (least, most))
+        difference = interval(abs(values[order[-1]] - values[order[0]]), sign * (high - low), min(clusters), GAP)
+        worst[way] = least.values | {"metric": metric, "n": len(least.rows), "clusters": clusters[0]} | own._asdict()
+        gap[way] = {"metric": metric, "groups": len(large), "best": most.values, "worst": least.values}
+        gap[way] |= difference._asdict()
     return worst, gap
 
 

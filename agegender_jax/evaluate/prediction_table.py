@@ -8,33 +8,33 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.evaluate.calibration import interval
-from agegender_jax.evaluate.targets import Target, make_targets
+from agegender_jax.evaluate.targets import make_targets
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head
 from tfds_builders.faces import Box
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassPredictions:
-    """PredictionTable of one kind that are classes.
+    """Predicted classes.
 
     Attributes:
       names: of the classes.
-      probability: float32 `[n, classes]`, NaN where there is no answer.
-      answer: the class's name, `[n]`; None where there is no answer or the run abstains.
+      probability: float32 `[n, classes]`, NaN where there is no prediction.
+      prediction: the class's name, `[n]`; None where there is no prediction or the run abstains.
     """
 
     names: tuple[str, ...]
     probability: np.ndarray
-    answer: tuple[str | None, ...]
+    prediction: tuple[str | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class AgePredictions:
-    """PredictionTable of one kind that are ages in years, float32 `[n]`, NaN where there is no answer.
+    """Predicted ages in years, float32 `[n]`, NaN where there is no prediction.
 
     Attributes:
       years: as the run decodes them; also NaN where the run abstains.
-      low: where the central interval begins; NaN where the run says a number and no distribution.
+      low: where the central interval begins; NaN where the head is a regression.
       high: where it ends.
     """
 
@@ -45,15 +45,15 @@ class AgePredictions:
 
 @dataclasses.dataclass(frozen=True)
 class PredictionTable:
-    """What a run says, a row an example: perceived age and gender as its training data's annotators saw them.
+    """The predictions of a run, a row an example: perceived age and gender as its training data's annotators saw them.
 
     Attributes:
       name: of each example `[n]`: its path, or the number of the array that it is.
-      error: why there is no answer `[n]`, "" where there is.
-      boxes: of the faces in their pictures, int32 `[n, 4]` (x, y, width, height), -1 where there is none; None where
+      error: why there is no prediction `[n]`, "" where there is.
+      boxes: of the faces in their images, int32 `[n, 4]` (x, y, width, height), -1 where there is none; None where
         none were searched for.
-      targets: the predictions by what is predicted, such as `gender`, `age_group` and `age`.
-      distributions: what each head says, float32 `[n, ...]` by the head's name, NaN where there is no answer.
+      targets: by target, such as `gender`, `age_group` and `age`.
+      distributions: by head, float32 `[n, ...]`, NaN where there is no prediction.
     """
 
     name: tuple[str, ...]
@@ -66,22 +66,22 @@ class PredictionTable:
         return len(self.name)
 
     @property
-    def answered(self) -> int:
+    def predicted(self) -> int:
         """How many rows have no error."""
         return self.error.count("")
 
     def columns(self) -> dict[str, np.ndarray]:
-        """A table by column, `[n]`: texts (objects, None where there is none), float32 (NaN), int32 (-1).
+        """Returns a table by column, `[n]`: texts (objects, None where there is none), float32 (NaN), int32 (-1).
 
-        `file`; with detection `x`, `y`, `width`, `height`; for classes the answer under its own name and a probability
-        for each class as `NAME_CLASS`; for ages `NAME`, `NAME_low` and `NAME_high`; `error`.
+        `file`; with detection `x`, `y`, `width`, `height`; for classes the prediction under its own name and a
+        probability for each class as `NAME_CLASS`; for ages `NAME`, `NAME_low` and `NAME_high`; `error`.
         """
         columns = {"file": _texts(self.name)}
         if self.boxes is not None:
             columns |= dict(zip(Box._fields, self.boxes.T, strict=True))
         for name, target in self.targets.items():
             if isinstance(target, ClassPredictions):
-                columns[name] = _texts(target.answer)
+                columns[name] = _texts(target.prediction)
                 columns |= {f"{name}_{label}": target.probability[:, i] for i, label in enumerate(target.names)}
             else:
                 columns |= {name: target.years, f"{name}_low": target.low, f"{name}_high": target.high}
@@ -100,92 +100,78 @@ def make_prediction_table(
     abstain_below: float = 0.0,
     abstain_wider: float = np.inf,
 ) -> PredictionTable:
-    """What people read of what the heads say.
+    """Decodes distributions into a table.
 
     Args:
       heads: by name.
       distributions: of every head, float32 `[m, ...]`, of the rows `good`.
       name: of all rows `[n]`, see `PredictionTable`; so are `error` and `boxes`.
-      error: why there is no answer, "" where there is.
-      boxes: of faces in their pictures, or None.
+      error: why there is no prediction, "" where there is.
+      boxes: of faces in their images, or None.
       good: rows without an error, int `[m]`.
       level: of the ages' central interval, above 0 and below 1.
-      abstain_below: a class that is answered is left out where it is less probable than this.
+      abstain_below: a predicted class is left out where it is less probable than this.
       abstain_wider: an age is left out where its interval is wider than so many years.
     """
-    spread = {}
-    for head, distribution in distributions.items():
-        spread[head] = np.full((len(name), *distribution.shape[1:]), np.nan, np.float32)
-        spread[head][good] = distribution
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        """Puts values of the good rows in their places; NaN elsewhere."""
+        whole = np.full((len(name), *values.shape[1:]), np.nan, np.float32)
+        whole[good] = values
+        return whole
+
     targets: dict[str, ClassPredictions | AgePredictions] = {}
     for target_name, target in make_targets(heads, distributions).items():
+        predictions, distribution = target.predictions, target.distribution
         if isinstance(target.head, ClassHead):
-            targets[target_name] = _classes(target.head, target.predictions, good, len(name), abstain_below)
+            names: list[str | None] = [None] * len(name)
+            sure = good[confidence(predictions) >= abstain_below] if len(good) else good
+            predicted = dict(zip(good.tolist(), predictions["class"].tolist(), strict=True))
+            for row in sure.tolist():
+                names[row] = target.head.names[predicted[row]]
+            targets[target_name] = ClassPredictions(target.head.names, spread(predictions["probability"]), tuple(names))
         elif isinstance(target.head, AgeYearsHead):
-            targets[target_name] = _years(target, good, len(name), level, abstain_wider)
-    return PredictionTable(tuple(name), tuple(error), boxes, targets, spread)
-
-
-def confidence(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The probability of the answered class, `[n]`; with an ordinal loss another may be more probable."""
-    answered: np.ndarray = predictions["probability"][np.arange(len(predictions["class"])), predictions["class"]]
-    return answered
-
-
-def concatenate(parts: Sequence[PredictionTable]) -> PredictionTable:
-    """The rows of all parts, which are at least one, under each other."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    targets: dict[str, ClassPredictions | AgePredictions] = {}
-    for name, target in first.targets.items():
-        each: list[Any] = [part.targets[name] for part in parts]
-        if isinstance(target, ClassPredictions):
-            probability = np.concatenate([one.probability for one in each])
-            targets[name] = ClassPredictions(
-                target.names, probability, tuple(itertools.chain(*(one.answer for one in each)))
-            )
-        else:
-            columns = ("years", "low", "high")
-            targets[name] = AgePredictions(
-                *(np.concatenate([getattr(one, column) for one in each]) for column in columns)
-            )
+            years, low, high = spread(predictions["years"]), *(np.full(len(name), np.nan, np.float32) for _ in range(2))
+            assert distribution is not None
+            if distribution.shape[-1] > 1 and len(good):
+                low, high = map(spread, interval(distribution, level))
+                years[high - low > abstain_wider] = np.nan
+            targets[target_name] = AgePredictions(years, low, high)
     return PredictionTable(
-        tuple(itertools.chain(*(part.name for part in parts))),
-        tuple(itertools.chain(*(part.error for part in parts))),
-        None if first.boxes is None else np.concatenate([part.boxes for part in parts if part.boxes is not None]),
-        targets,
-        {name: np.concatenate([part.distributions[name] for part in parts]) for name in first.distributions},
+        tuple(name), tuple(error), boxes, targets, {head: spread(each) for head, each in distributions.items()}
     )
 
 
-def _classes(
-    head: ClassHead, predictions: Mapping[str, np.ndarray], good: np.ndarray, count: int, abstain_below: float
-) -> ClassPredictions:
-    probability = np.full((count, head.class_count), np.nan, np.float32)
-    probability[good] = predictions["probability"]
-    answer: list[str | None] = [None] * count
-    sure = (confidence(predictions) >= abstain_below).tolist()
-    for row, number, is_sure in zip(good.tolist(), predictions["class"].tolist(), sure, strict=True):
-        answer[row] = head.names[number] if is_sure else None
-    return ClassPredictions(head.names, probability, tuple(answer))
+def confidence(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the probability of the predicted class, `[n]`; with an ordinal loss another may be more probable."""
+    probability: np.ndarray = predictions["probability"][np.arange(len(predictions["class"])), predictions["class"]]
+    return probability
 
 
-def _years(
-    target: Target,
-    good: np.ndarray,
-    count: int,
-    level: float,
-    wider: float,
-) -> AgePredictions:
-    years, low, high = (np.full(count, np.nan, np.float32) for _ in range(3))
-    years[good] = target.predictions["years"]
-    distribution = target.distribution
-    assert distribution is not None
-    if distribution.shape[-1] > 1 and len(good):
-        low[good], high[good] = interval(distribution, level)
-        years[high - low > wider] = np.nan
-    return AgePredictions(years, low, high)
+def concatenate(tables: Sequence[PredictionTable]) -> PredictionTable:
+    """Returns the rows of all tables, at least one, under each other."""
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+
+    def joined(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], tuple):
+            return tuple(itertools.chain(*values))
+        return np.concatenate(values)
+
+    targets: dict[str, ClassPredictions | AgePredictions] = {}
+    for name, target in first.targets.items():
+        fields = [field.name for field in dataclasses.fields(target) if field.name != "names"]
+        each = [table.targets[name] for table in tables]
+        changes = {field: joined([getattr(one, field) for one in each]) for field in fields}
+        targets[name] = dataclasses.replace(target, **changes)
+    return PredictionTable(
+        joined([table.name for table in tables]),
+        joined([table.error for table in tables]),
+        None if first.boxes is None else joined([table.boxes for table in tables]),
+        targets,
+        {name: joined([table.distributions[name] for table in tables]) for name in first.distributions},
+    )
 
 
 def _texts(values: Sequence[str | None]) -> np.ndarray:

@@ -7,7 +7,7 @@ part                  str [n], `validation` or `test` of the run's split
 column_<name>         [n], see `COLUMNS`
 label_<head>          [n], the label of each head; unknown is -1 (classes) or NaN (numbers)
 distribution_<head>   float32 [n, ...], what the head predicts
-metadata                 str, a JSON object: see `METADATA`
+metadata              str, a JSON object: see `METADATA`
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split
 
 NAME = "predictions.npz"
-"""Of the file in a run's directory."""
+"""Name of the file in a run's directory."""
 
 KEPT_PARTS = ("validation", "test")
 """Of a run's split: their predictions are kept with the run."""
@@ -64,7 +64,7 @@ METADATA: dict[str, type | tuple[type, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The predictions of a run, or the mean of several, for some examples, and what is known of these: one table.
+    """The predictions of a run, or the mean of several, for some examples, with what is known of these.
 
     Attributes:
       key: str `[n]`.
@@ -88,18 +88,14 @@ class Predictions:
         return len(self.key)
 
     def rows(self, chosen: np.ndarray) -> "Predictions":
-        """Those of some rows, bool `[n]` or int `[m]`."""
-        return dataclasses.replace(
-            self,
-            key=self.key[chosen],
-            part=self.part[chosen],
-            columns={name: column[chosen] for name, column in self.columns.items()},
-            labels={name: label[chosen] for name, label in self.labels.items()},
-            distributions={name: values[chosen] for name, values in self.distributions.items()},
-        )
+        """Returns those of some rows, bool `[n]` or int `[m]`."""
+        changes: dict[str, Any] = {"key": self.key[chosen], "part": self.part[chosen]}
+        for name in ("columns", "labels", "distributions"):
+            changes[name] = {key: values[chosen] for key, values in getattr(self, name).items()}
+        return dataclasses.replace(self, **changes)
 
     def of(self, part: str) -> "Predictions":
-        """The rows of one part."""
+        """Returns the rows of one part."""
         return self.rows(self.part == part)
 
     def metrics(self) -> dict[str, float]:
@@ -107,12 +103,12 @@ class Predictions:
         return measure_targets(self.targets())
 
     def targets(self) -> dict[str, Target]:
-        """Returns what is predicted, by name, see `make_targets`."""
+        """Returns the targets, see `make_targets`."""
         return make_targets(self.heads, self.distributions, self.labels)
 
 
 def metadata_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """`Predictions.metadata` of a run.
+    """Returns `Predictions.metadata` of a run; its recipe has no paths of this machine.
 
     Args:
       run: the run.
@@ -130,7 +126,7 @@ def of_split(
     distributions: Mapping[str, np.ndarray],
     metadata: Mapping[str, Any],
 ) -> Predictions:
-    """The table that a run keeps: of `KEPT_PARTS`, one after another.
+    """Returns the table that a run keeps: of `KEPT_PARTS`, one after another.
 
     Args:
       split: the run's.
@@ -140,24 +136,20 @@ def of_split(
       metadata: of `metadata_of`.
     """
     rows = kept_rows(split)
+    part = np.concatenate([np.full(len(getattr(split, part)), part) for part in KEPT_PARTS])
+    labels = {name: head.column(examples)[rows] for name, head in heads.items()}
     return Predictions(
-        key=examples["key"][rows],
-        part=np.concatenate([np.full(len(getattr(split, part)), part) for part in KEPT_PARTS]),
-        columns=known_columns(examples, rows),
-        labels={name: head.column(examples)[rows] for name, head in heads.items()},
-        distributions=distributions,
-        heads=heads,
-        metadata=metadata,
+        examples["key"][rows], part, known_columns(examples, rows), labels, distributions, heads, metadata
     )
 
 
 def kept_rows(split: Split) -> np.ndarray:
-    """The rows of `KEPT_PARTS`, int `[n]`."""
+    """Returns the rows of `KEPT_PARTS`, int `[n]`."""
     return np.concatenate([getattr(split, part) for part in KEPT_PARTS])
 
 
 def known_columns(examples: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """`Predictions.columns` of some rows of a dataset's columns; clusters are numbered over the whole dataset."""
+    """Returns `Predictions.columns` of some rows of a dataset; clusters are numbered over the whole dataset."""
     columns = {**examples, "cluster": connected(examples["subject"], examples["group"], examples["sha256"])}
     return {name: np.asarray(columns[name])[rows].astype(dtype) for name, dtype in COLUMNS.items()}
 
@@ -183,26 +175,27 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
       UserError: there is no such file, or it is damaged or another kind of file.
     """
+    again = f"`agegender evaluate {path.parent}`"
     if not path.exists():
-        raise UserError(
-            f"{path} is not there; `agegender evaluate {path.parent}` measures the run again and writes it."
-        )
-    try:
-        return _checked(read_arrays(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
-    except Exception as error:  # NumPy, zipfile and json raise many kinds on damaged files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{path} holds no predictions of this version ({reason}); remove it, and `agegender evaluate "
-            f"{path.parent}` writes it again."
-        ) from error
+        raise UserError(f"{path} is not there; {again} measures the run again and writes it.")
+    return read_arrays(path, _checked, "predictions", f"remove it, and {again} writes it again")
 
 
-def checked_rows(
+@dataclasses.dataclass(frozen=True)
+class LabelledRows:
+    """What files of a run's examples have in common: `key` and `part` `[n]`, metadata, heads and their labels."""
+
+    key: np.ndarray
+    part: np.ndarray
+    metadata: dict[str, Any]
+    heads: dict[str, Head]
+    labels: dict[str, np.ndarray]
+
+
+def labelled_rows(
     arrays: Mapping[str, np.ndarray], parts: Sequence[str], kinds: Mapping[str, type | tuple[type, ...]]
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """The arrays `key` and `part`, and `metadata`, of a file that was written from a run's examples.
+) -> LabelledRows:
+    """Checks `key`, `part`, `metadata` and `label_<head>` of a file that was written from a run's examples.
 
     Args:
       arrays: of the file.
@@ -210,7 +203,8 @@ def checked_rows(
       kinds: of the metadata, by name.
 
     Raises:
-      ValueError: one of them is not there, or is not what it should be.
+      ValueError: one of them is missing, or is not what it should be.
+      UserError: the heads cannot be built from the recipe.
     """
     for name in ("key", "part", "metadata"):
         require(name in arrays, f"it holds no {name}")
@@ -222,45 +216,37 @@ def checked_rows(
     require(isinstance(metadata, dict), "metadata are no JSON object")
     for name, kind in kinds.items():
         require(name in metadata and isinstance(metadata[name], kind), f"metadata hold no {name}")
-    return key, part, metadata
-
-
-def heads_of(metadata: Mapping[str, Any]) -> dict[str, Head]:
-    """The heads that a file's metadata are of.
-
-    Raises:
-      UserError: its recipe cannot be built.
-      ValueError: its recipe is none.
-    """
     recipe = recipes.from_json(json.dumps(metadata["recipe"]))
     recipes.check(recipe)
-    return build_heads(model_options(recipe).heads, tuple(map(str, metadata["class_names"])) or ("unknown",))
+    heads = build_heads(model_options(recipe).heads, tuple(map(str, metadata["class_names"])) or ("unknown",))
+    labels = {}
+    for name, head in heads.items():
+        require(f"label_{name}" in arrays, f"it holds no label_{name}")
+        label = labels[name] = arrays[f"label_{name}"]
+        require(label.shape[:1] == key.shape, f"label_{name} is not a label a row")
+        if isinstance(head, ClassHead):
+            classes = label.ndim == 1 and label.dtype.kind == "i"
+            known = classes and np.isin(label, range(UNKNOWN, head.class_count)).all()
+            require(known, f"label_{name} is something else than a class a row")
+        else:
+            require(label.dtype.kind in "if" and not np.isinf(label).any(), f"label_{name} is not made of numbers")
+    return LabelledRows(key, part, metadata, heads, labels)
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> Predictions:
-    """Raises ValueError or another error where the arrays are not what `write_predictions` writes."""
-    key, part, metadata = checked_rows(arrays, (*PARTS, "all"), METADATA)
+    table = labelled_rows(arrays, (*PARTS, "all"), METADATA)
     columns = {}
     for name, dtype in COLUMNS.items():
         require(f"column_{name}" in arrays, f"it holds no column_{name}")
-        columns[name] = arrays[f"column_{name}"]
-        require(columns[name].dtype == dtype and columns[name].shape == key.shape, f"column_{name} is of another kind")
-    heads = heads_of(metadata)
-    labels: dict[str, np.ndarray] = {}
-    distributions: dict[str, np.ndarray] = {}
-    for name, head in heads.items():
-        for values, what in ((labels, f"label_{name}"), (distributions, f"distribution_{name}")):
-            require(what in arrays, f"it holds no {what}")
-            require(arrays[what].shape[:1] == key.shape, f"{what} is not of every row")
-            values[name] = arrays[what]
-        require(np.isfinite(distributions[name]).all(), f"distribution_{name} is not finite everywhere")
-        if isinstance(head, ClassHead):
-            label = labels[name]
-            right = (
-                label.ndim == 1 and label.dtype.kind == "i" and np.isin(label, range(UNKNOWN, head.class_count)).all()
-            )
-            require(right, f"label_{name} is something else than a class a row")
-            require(
-                distributions[name].shape == (len(key), head.class_count), f"distribution_{name} is of other classes"
-            )
-    return Predictions(key, part, columns, labels, distributions, heads, metadata)
+        column = columns[name] = arrays[f"column_{name}"]
+        require(column.dtype == dtype and column.shape == table.key.shape, f"column_{name} is of another kind")
+    distributions = {}
+    for head_name, head in table.heads.items():
+        name = f"distribution_{head_name}"
+        require(name in arrays, f"it holds no {name}")
+        values = distributions[head_name] = arrays[name]
+        require(values.shape[:1] == table.key.shape, f"{name} is not of every row")
+        require(np.isfinite(values).all(), f"{name} is not finite everywhere")
+        right = not isinstance(head, ClassHead) or values.shape == (len(table.key), head.class_count)
+        require(right, f"{name} is of other classes")
+    return Predictions(table.key, table.part, columns, table.labels, distributions, table.heads, table.metadata)

@@ -24,11 +24,7 @@ ABOUT_INTERVALS = "95 %: interval over samples of such test examples; variation 
 
 
 def identities(subjects: Mapping[str, int]) -> str:
-    """Returns a sentence on whether a split keeps subjects apart.
-
-    Args:
-      subjects: what `run.json` holds under that name.
-    """
+    """Returns a sentence on whether a split keeps subjects apart, from `subjects` of `run.json`."""
     bound = "metrics are an upper bound for people who are new to the model"
     if not subjects["known"]:
         return f"no subject is identified: {bound}"

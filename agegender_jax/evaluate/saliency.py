@@ -1,7 +1,7 @@
-"""Where in its input a model finds what it says: class activation maps of any backbone, and attention maps.
+"""Where in its input a prediction comes from: class activation maps of any backbone, and attention maps.
 
 A class activation map is of a backbone's last convolutional map A, `[h, w, channels]`, and of a number S that the model
-says, such as the logit of a class: it is large where A speaks for S. It is as coarse as A is (7x7 of a ResNet at 224
+computes, such as the logit of a class: it is large where A speaks for S. It is as coarse as A (7x7 of a ResNet at 224
 pixels, 2x2 at 64), and shows what raises S alone; what lowers it is cut off.
 
 Grad-CAM and Grad-CAM++ weigh whole channels. That is right where A is averaged; where a dense layer reads each place
@@ -12,6 +12,7 @@ of A for itself, as in `small_cnn`, VGG and AlexNet, their maps may be empty or 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from agegender_jax.progress import progress_bar
 
 
 def grad_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Channels weighed by the mean of their gradient (Selvaraju et al. 2017, eq. 1 and 2 before the ReLU).
+    """Weighs channels by the mean of their gradient (Selvaraju et al. 2017, eq. 1 and 2 before the ReLU).
 
     Args:
       activation: A, `[batch, h, w, channels]`.
@@ -44,7 +45,7 @@ def grad_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def grad_cam_pp(activation: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Channels weighed by positive gradients, so that small regions count as large ones (Chattopadhyay et al. 2018).
+    """Weighs channels by positive gradients, so that small regions count as large ones (Chattopadhyay et al. 2018).
 
     Their weight of a channel is the sum over places of alpha * relu(g), alpha = g^2 / (2 g^2 + g^3 sum(A)), where
     Y = exp(S) (eq. 5 and 19). g^2 cancels, and where g is not above 0 nothing is left. Two factors of a whole map are
@@ -57,7 +58,7 @@ def grad_cam_pp(activation: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def layer_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Every place of every channel weighed by its own gradient, where that is positive (Jiang et al. 2021, eq. 5 to 7).
+    """Weighs every place of every channel by its own gradient, where that is positive (Jiang et al. 2021, eq. 5 to 7).
 
     Arguments and result are those of `grad_cam`.
     """
@@ -78,7 +79,7 @@ METHODS = (*CAMS, "attention")
 def class_activation(
     model: Any, images: jax.Array, score: Callable[[Any], jax.Array], method: str = "layer_cam"
 ) -> jax.Array:
-    """A class activation map of each image.
+    """Computes a class activation map of each image.
 
     Of a backbone of several nets the maps are added up before what is negative is cut off, as channels of one map would
     be; smaller ones are enlarged and keep their sum. Nets that have no part in S have no part in the map.
@@ -95,15 +96,15 @@ def class_activation(
     Raises:
       UserError: the backbone has no map.
     """
-    found: list[jax.Array] = []
+    taps: list[jax.Array] = []
 
     def keep(x: jax.Array) -> jax.Array:
-        found.append(x)
+        taps.append(x)
         return x
 
     with intercept_features(keep):
         model(images)
-    if not found:
+    if not taps:
         raise UserError(
             "This backbone has no map to show; pass its last convolutional map through `layers.tap_features`."
         )
@@ -113,16 +114,16 @@ def class_activation(
         with intercept_features(lambda x: next(given).astype(x.dtype)):
             return score(model(images)).sum()  # no score depends on another image, so each has its own gradient
 
-    activations = [x.astype(jnp.float32) for x in found]
-    parts = list(map(CAMS[method], activations, jax.grad(total)(activations)))
-    largest = max((part.shape for part in parts), key=math.prod)
-    shares = [math.prod(part.shape) / math.prod(largest) for part in parts]
-    enlarged = [share * jax.image.resize(part, largest, "linear") for share, part in zip(shares, parts, strict=True)]
+    activations = [x.astype(jnp.float32) for x in taps]
+    maps = list(map(CAMS[method], activations, jax.grad(total)(activations)))
+    largest = max((each.shape for each in maps), key=math.prod)
+    shares = [math.prod(each.shape) / math.prod(largest) for each in maps]
+    enlarged = [share * jax.image.resize(each, largest, "linear") for share, each in zip(shares, maps, strict=True)]
     return jax.nn.relu(sum(enlarged[1:], start=enlarged[0]))
 
 
 def score(head: ClassHead | AgeYearsHead, logits: jax.Array, classes: jax.Array) -> jax.Array:
-    """The number that a map explains, float32 `[batch]`.
+    """Returns the number that a map explains, float32 `[batch]`.
 
     Of exclusive classes that is the logit of one; of a regression the years. A distribution over ages has its
     expectation in years, and so have classes that are learned as thresholds theirs: these have no logit, and where a
@@ -142,45 +143,39 @@ def score(head: ClassHead | AgeYearsHead, logits: jax.Array, classes: jax.Array)
 
 
 def has_logits(head: ClassHead | AgeYearsHead) -> bool:
-    """Whether each class of a head has a logit of its own."""
+    """Returns whether each class of a head has a logit of its own."""
     return isinstance(head, ClassHead) and head.loss_name not in ORDINAL
 
 
 @dataclasses.dataclass(frozen=True)
 class Explained:
-    """What a run says of some examples, and why.
+    """Predictions of some examples, and where they come from.
 
     Attributes:
-      answers: of the head, arrays `[n, ...]`.
+      predictions: of the head, arrays `[n, ...]`.
       classes: int32 `[n]`, the class that each map is of; None where it is of no class.
       maps: float32 `[n, h, w]`, 0 and above: one, or with `attention` one a stage.
     """
 
-    answers: Mapping[str, np.ndarray]
+    predictions: Mapping[str, np.ndarray]
     classes: np.ndarray | None
     maps: list[np.ndarray]
 
 
 class Explainer:
-    """A finished run, asked for one thing that it says and where it sees it; it needs no dataset.
+    """Computes predictions of one head of a finished run and their maps; it needs no dataset.
 
-    Where the run's figures are averaged over each picture and its mirror image, so are answers and maps. The answers
+    Where the run's metrics average over each image and its mirror image, so do predictions and maps. The predictions
     are the evaluator's, to the last bit.
 
     Args:
       model: the run.
       method: of `METHODS`.
       head: name of the head to explain; None is the first.
-      class_name: the class that the maps are of; None is the answered one of each example.
-
-    Attributes:
-      model: the run.
-      method: as given.
-      head_name: name of the head.
-      head: that is explained.
+      class_name: the class that the maps are of; None is the predicted one of each example.
 
     Raises:
-      UserError: the run has no such thing to show.
+      UserError: there is no such method, head or class, or the backbone has no attention.
     """
 
     def __init__(
@@ -188,103 +183,78 @@ class Explainer:
     ) -> None:
         if method not in METHODS:
             raise UserError(f"There is no method {method!r}; choose one of: {', '.join(METHODS)}.")
+        if head not in (None, *model.heads):
+            raise UserError(f"{model.run.directory} has no head {head!r}; choose one of: {', '.join(model.heads)}.")
         self.model, self.method, self._options = model, method, model.run.recipe.evaluate
-        self.head_name, self.head = _named(model.heads, head, model)
-        self._class = _class_number(self.head_name, self.head, class_name, method)
-        if method == "attention":
-            _check_attention(model)
-        self._look = self._over_views(self._maps)
+        self.head_name = head or next(iter(model.heads))
+        self.head: Any = model.heads[self.head_name]
+        self._class = None if class_name is None else self._class_number(class_name)
+        if method == "attention" and attention_trunk(nnx.merge(model.graphdef, *model.model_state).backbone) is None:
+            raise UserError(
+                f"{model.run.directory} has no attention: its backbone is {model.run.recipe.model.backbone}; give a "
+                "run of residual_attention or attention_ensemble, or choose another --method."
+            )
+        self._mean_maps = jax.jit(self._over_views)
 
     def __call__(self, content: np.ndarray, *, progress: bool = False) -> Explained:
-        """Answers and maps of some examples, at least one.
+        """Computes predictions and maps of some examples, at least one.
 
         Args:
           content: decoded by the preprocessor, `[n, *preprocessor.shape]`.
-          progress: whether to draw a progress bar on a terminal.
+          progress: whether to show a progress bar on a terminal.
         """
-        mesh = self.model.mesh
+        mesh, count = self.model.mesh, len(content)
         devices, sharding = mesh.shape["data"], by_batch(mesh)
-        size = -(-min(self._options.batch_size, len(content)) // devices) * devices
+        size = -(-min(self._options.batch_size, count) // devices) * devices
         maps: list[list[np.ndarray]] = []
-        bar = progress_bar(len(content), "Explaining", shown=progress)
-        with jax.set_mesh(mesh), bar:
-            distributions = self.model.distributions(ArrayLoader(content, mesh), np.arange(len(content)))
-            answers = self.head.decode(distributions[self.head_name])
-            classes = self._classes(answers, len(content))
-            for start in range(0, len(content), size):
-                some = np.minimum(np.arange(start, start + size), len(content) - 1)
-                batch = put(content[some], sharding), put(classes[some], sharding)
-                count = min(size, len(content) - start)
-                maps.append([stage[:count] for stage in jax.device_get(self._look(self.model.model_state, *batch))])
-                bar.update(count)
+        of_class = has_logits(self.head)
+        with jax.set_mesh(mesh), progress_bar(count, "Explaining", shown=progress) as bar:
+            distributions = self.model.distributions(ArrayLoader(content, mesh), np.arange(count))
+            predictions = self.head.decode(distributions[self.head_name])
+            classes = np.full(count, self._class or 0, np.int32)
+            if of_class and self._class is None:
+                classes = predictions["class"]
+            for start in range(0, count, size):
+                rows = np.minimum(np.arange(start, start + size), count - 1)
+                batch = put(content[rows], sharding), put(classes[rows], sharding)
+                kept = min(size, count - start)
+                stages = jax.device_get(self._mean_maps(self.model.model_state, *batch))
+                maps.append([stage[:kept] for stage in stages])
+                bar.update(kept)
         stages = [np.concatenate(stage) for stage in zip(*maps, strict=True)]
-        return Explained(answers, classes if self.of_a_class else None, stages)
+        return Explained(predictions, classes if of_class and self.method in CAMS else None, stages)
 
-    @property
-    def of_a_class(self) -> bool:
-        """Whether the maps are of a class, and not of an age or of whatever is asked."""
-        return self.method in CAMS and has_logits(self.head)
-
-    def _over_views(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The mean of the maps that a function of model and images returns, over the views of the examples."""
-        views = (False, True) if self._options.flip else (False,)
-
-        def mean(model_state: Any, content: jax.Array, *rest: jax.Array) -> Any:
-            model = nnx.merge(self.model.graphdef, *model_state)
-            found = []
-            for mirrored in views:
-                view = function(model, self.model.preprocessor.eval_transform(content, jnp.array(mirrored)), *rest)
-                found.append([x[:, :, ::-1] for x in view] if mirrored else view)
-            return jax.tree.map(lambda *each: jnp.stack(each).mean(0), *found)
-
-        return jax.jit(mean)
+    def _over_views(self, model_state: Any, content: jax.Array, classes: jax.Array) -> list[jax.Array]:
+        """Returns the mean of the maps over the views of the examples."""
+        model = nnx.merge(self.model.graphdef, *model_state)
+        views = []
+        for mirrored in (False, True) if self._options.flip else (False,):
+            images = self.model.preprocessor.eval_transform(content, jnp.array(mirrored))
+            maps = self._maps(model, images, classes)
+            views.append([x[:, :, ::-1] for x in maps] if mirrored else maps)
+        return jax.tree.map(lambda *each: jnp.stack(each).mean(0), *views)
 
     def _maps(self, model: Any, images: jax.Array, classes: jax.Array) -> list[jax.Array]:
         if self.method == "attention":
             trunk = attention_trunk(model.backbone)
-            assert trunk is not None  # see _check_attention
+            assert trunk is not None
             masks: list[jax.Array] = []
             trunk(images, masks=masks)
             return [mask.mean(-1) for mask in masks]
+        number = partial(score, self.head, classes=classes)
+        return [class_activation(model, images, lambda outputs: number(outputs[self.head_name]), self.method)]
 
-        def of(outputs: Mapping[str, jax.Array]) -> jax.Array:
-            return score(self.head, outputs[self.head_name], classes)
-
-        return [class_activation(model, images, of, self.method)]
-
-    def _classes(self, answers: Mapping[str, np.ndarray], size: int) -> np.ndarray:
-        """The class that each map shall be of, int32 `[size]`; 0 where it is of none."""
+    def _class_number(self, class_name: str) -> int:
+        if self.method not in CAMS:
+            raise UserError(f"Attention is not of a class; leave --class={class_name} out, or choose another --method.")
         if not has_logits(self.head):
-            return np.zeros(size, np.int32)
-        return answers["class"] if self._class is None else np.full(size, self._class, np.int32)
-
-
-def _named(heads: Mapping[str, Any], name: str | None, model: LoadedModel) -> tuple[str, Any]:
-    if name not in (None, *heads):
-        raise UserError(f"{model.run.directory} has no head {name!r}; choose one of: {', '.join(heads)}.")
-    name = name or next(iter(heads))
-    return name, heads[name]
-
-
-def _class_number(name: str, head: Any, class_name: str | None, method: str) -> int | None:
-    if class_name is None:
-        return None
-    if method not in CAMS:
-        raise UserError(f"Attention is not of a class; leave --class={class_name} out, or choose another --method.")
-    if not has_logits(head):
-        raise UserError(
-            f"The head {name} says a number, whose maps show what raises it and are of no class; leave "
-            f"--class={class_name} out."
-        )
-    if class_name not in head.names:
-        raise UserError(f"The head {name} has no class {class_name!r}; choose one of: {', '.join(head.names)}.")
-    return head.names.index(class_name)
-
-
-def _check_attention(model: LoadedModel) -> None:
-    if attention_trunk(nnx.merge(model.graphdef, *model.model_state).backbone) is None:
-        run = model.run
-        raise UserError(
-            f"{run.directory} has no attention to show: its backbone is {run.recipe.model.backbone}; give a run of "
-            "residual_attention or attention_ensemble, or choose another --method."
-        )
+            raise UserError(
+                f"The head {self.head_name} predicts a number, whose maps show what raises it and are of no class; "
+                f"leave --class={class_name} out."
+            )
+        names = self.head.names
+        if class_name not in names:
+            raise UserError(
+                f"The head {self.head_name} has no class {class_name!r}; choose one of: {', '.join(names)}."
+            )
+        return names.index(class_name)

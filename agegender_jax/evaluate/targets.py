@@ -58,7 +58,7 @@ class Target:
 
 
 def target_heads(heads: Mapping[str, Head]) -> dict[str, Head]:
-    """Returns the head of every target, by the target's name: the heads themselves, and what is combined from them."""
+    """Returns the head of every target by name: the heads themselves, and what is combined from them."""
     return {**heads, **combined_heads(heads)}
 
 
@@ -108,17 +108,15 @@ def fit_baseline(
       By target the name of the prediction, and the predictions of one example as JSON values.
     """
     labels = target_labels(heads, train_labels)
-    baselines = {name: head.baseline(labels[name]) for name, head in target_heads(heads).items()}
-    names = {name: baseline[0] for name, baseline in baselines.items()}
-    return names, {
-        name: {key: values[0].tolist() for key, values in baseline[1].items()} for name, baseline in baselines.items()
-    }
+    names, predictions = {}, {}
+    for name, head in target_heads(heads).items():
+        names[name], baseline = head.baseline(labels[name])
+        predictions[name] = {key: values[0].tolist() for key, values in baseline.items()}
+    return names, predictions
 
 
 def baseline_targets(
-    heads: Mapping[str, Head],
-    predictions: Mapping[str, Mapping[str, Any]],
-    labels: Mapping[str, np.ndarray],
+    heads: Mapping[str, Head], predictions: Mapping[str, Mapping[str, Any]], labels: Mapping[str, np.ndarray]
 ) -> dict[str, Target]:
     """Returns the targets that a baseline predicts.
 
@@ -127,13 +125,9 @@ def baseline_targets(
       predictions: of one example, from `fit_baseline`; None in place of NaN.
       labels: of every head, `[n]`.
     """
-    targets = {}
-    all_labels = target_labels(heads, labels)
+    targets, all_labels = {}, target_labels(heads, labels)
     for name, head in target_heads(heads).items():
-        label = all_labels[name]
-        repeated = {
-            key: np.repeat([np.nan if value is None else value], len(label), axis=0)
-            for key, value in predictions[name].items()
-        }
-        targets[name] = Target(head, repeated, label)
+        values = {key: np.nan if value is None else value for key, value in predictions[name].items()}
+        repeated = {key: np.repeat([value], len(all_labels[name]), axis=0) for key, value in values.items()}
+        targets[name] = Target(head, repeated, all_labels[name])
     return targets

@@ -5,6 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax.text import printable
+
+_SIDE = 1.25  # height of an image in a grid, inches
+_LETTERS = 18  # of a caption, in an inch
+
 
 def confusion_image(confusion: np.ndarray, names: Sequence[str], title: str) -> np.ndarray:
     """Returns a confusion matrix as an image, shaded by the share of each row; every cell holds the count.
@@ -35,18 +40,23 @@ def grid_image(images: np.ndarray, captions: Sequence[str], columns: int = 8) ->
     """Returns images in a grid, a caption under each.
 
     Args:
-      images: uint8 `[n, size, size, 3]`.
-      captions: one an image.
+      images: uint8 `[n, height, width, 3]`.
+      captions: one an image, of any lines; a line is cut where it is wider than the image.
       columns: images in a row.
     """
-    rows = max(1, -(-len(images) // columns))
-    figure = _figure(1.25 * columns, 1.62 * rows)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
+    lines = [[printable(line) for line in caption.split("\n")] for caption in captions]
+    rows, below = max(1, -(-len(images) // columns)), 0.12 * max(map(len, lines), default=1) + 0.1  # inches
+    width = _SIDE * images.shape[2] / images.shape[1]
+    figure = _figure(width * columns, (_SIDE + below) * rows)
+    most = int(width * _LETTERS)
+    for place, (image, texts) in enumerate(zip(images, lines, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(image)
         axes.axis("off")
-        axes.set_title(caption, fontsize=7, y=-0.02, va="top")
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.14 / rows, hspace=0.32, wspace=0.06)
+        text = "\n".join(line if len(line) <= most else f"{line[: most - 1]}…" for line in texts)
+        axes.set_title(text, fontsize=7, y=-0.02, va="top", parse_math=False)
+    bottom = below / ((_SIDE + below) * rows)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=bottom, hspace=below / _SIDE, wspace=0.06)
     return _pixels(figure, tight=False)
 
 

@@ -1,7 +1,7 @@
 """How far metrics may be off: intervals of one run, differences of two, spread over repeats.
 
-The examples of one cluster (a subject, a speaker, identical files) are not independent, so clusters are drawn, with
-replacement, and each example counts as often as its cluster was drawn (the cluster bootstrap; Davison & Hinkley 1997,
+The examples of one cluster (a subject, a speaker, identical files) are not independent, so clusters are sampled, with
+replacement, and each example counts as often as its cluster was sampled (the cluster bootstrap; Davison & Hinkley 1997,
 section 3.8). All metrics are functions of such weights, see `metrics`.
 """
 
@@ -21,7 +21,7 @@ FEW = 10
 
 _LEVEL = 0.95
 _DRAWS_AT_ONCE = 250  # bounds memory: draws x classes x classes
-_BYTES = 64 * 2**20  # of draws that are kept, and of the weights that are made at once
+_BYTES = 64 * 2**20  # of resamples that are kept, and of the weights that are made at once
 _ROUNDING = 1e-12  # what does not differ by more than this part does not differ
 
 
@@ -34,44 +34,44 @@ class Interval(NamedTuple):
 
 
 class ClusterBootstrap:
-    """Draws of clusters with replacement, the same for all figures, so that their differences are paired.
+    """Resamples clusters with replacement, the same for all metrics, so that their differences are paired.
 
-    Up to 64 MB (1,000 draws of some 67,000 clusters) they are kept; more are drawn again whenever they are asked for.
+    Up to 64 MB (1,000 resamples of some 67,000 clusters) are kept; more are made again whenever they are needed.
 
     Args:
       cluster: int `[n]`, of each example.
-      draws: how many.
-      seed: of the draws.
+      draws: number of resamples.
+      seed: of the resamples.
     """
 
     def __init__(self, cluster: np.ndarray, *, draws: int = 1000, seed: int = 0) -> None:
         names, self._cluster = np.unique(cluster, return_inverse=True)
         self._count, self._draws, self._seed = len(names), draws, seed
-        self._kept = list(self._drawn()) if draws * len(names) <= _BYTES else None
+        self._kept = list(self._resamples()) if draws * len(names) <= _BYTES else None
 
-    def _drawn(self) -> Iterator[np.ndarray]:
-        """How often each cluster was drawn, uint8 `[clusters]`, draw by draw; more than 255 times is none."""
+    def _resamples(self) -> Iterator[np.ndarray]:
+        """Yields how often each cluster is in a resample, uint8 `[clusters]`; more than 255 times does not occur."""
         rng = np.random.default_rng(self._seed)
         for _ in range(self._draws):
-            drawn = rng.integers(max(self._count, 1), size=self._count)
-            yield np.bincount(drawn, minlength=self._count).astype(np.uint8)
+            chosen = rng.integers(max(self._count, 1), size=self._count)
+            yield np.bincount(chosen, minlength=self._count).astype(np.uint8)
 
     def clusters(self, rows: np.ndarray) -> int:
-        """How many clusters some examples, int `[m]`, are of."""
+        """Returns the number of clusters of some examples, int `[m]`."""
         return len(np.unique(self._cluster[rows]))
 
     def first(self, rows: np.ndarray) -> np.ndarray:
-        """The first of these examples, int `[m]`, of each cluster."""
+        """Returns the first of these examples, int `[m]`, of each cluster."""
         return rows[np.sort(np.unique(self._cluster[rows], return_index=True)[1])]
 
     def weights(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """How often each of these examples, int `[m]`, was drawn: float64 `[some draws, m]`, until all draws are given.
+        """Yields how often each of these examples, int `[m]`, was sampled: float64 `[some resamples, m]`.
 
-        Where `rows` are a group, a draw is one of all examples, and how many are of the group differs between draws.
+        Where `rows` are a group, a resample is one of all examples: the size of the group differs between resamples.
         """
         columns = self._cluster[rows]
         at_once = max(1, min(_DRAWS_AT_ONCE, _BYTES // (8 * max(len(rows), 1))))
-        times = iter(self._kept if self._kept is not None else self._drawn())
+        times = iter(self._kept if self._kept is not None else self._resamples())
         while block := [each[columns] for each in itertools.islice(times, at_once)]:
             yield np.stack(block).astype(np.float64)
 
@@ -89,42 +89,30 @@ class Measure(NamedTuple):
 
 
 def metrics_of(target: Target, rows: np.ndarray) -> Measure:
-    """Returns the metrics of some rows, int `[m]`, of a target; counts are none of them."""
-    measured = [metric for metric in target.head.metrics if metric.unit != "count"]
-    return Measure(measured, target.rows(rows).measure)
+    """Returns the metrics of some rows, int `[m]`, of a target, without counts."""
+    metrics = [metric for metric in target.head.metrics if metric.unit != "count"]
+    return Measure(metrics, target.rows(rows).measure)
 
 
-def draw(measured: Measure, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the metrics of every draw, float64 `[draws]` by name; NaN where a draw has no example to measure."""
-    blocks = [measured.function(weights) for weights in resamples.weights(rows)]
-    return {metric.name: np.concatenate([block[metric.name] for block in blocks]) for metric in measured.metrics}
+def draw(measure: Measure, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the metrics of every resample, float64 `[draws]` by name; NaN where a resample has no example."""
+    blocks = [measure.function(weights) for weights in resamples.weights(rows)]
+    return {metric.name: np.concatenate([block[metric.name] for block in blocks]) for metric in measure.metrics}
 
 
-def intervals(measured: Measure, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, Interval]:
-    """Returns the metrics of some examples, by name, with intervals: see `interval`.
-
-    Args:
-      measured: of the rows.
-      resamples: draws of all examples.
-      rows: int `[m]`, which of them.
-    """
-    clusters, values, samples = resamples.clusters(rows), measured.function(None), draw(measured, resamples, rows)
+def intervals(measure: Measure, resamples: ClusterBootstrap, rows: np.ndarray) -> dict[str, Interval]:
+    """Returns the metrics of the rows, int `[m]`, by name, with intervals: see `interval`."""
+    clusters, values, samples = resamples.clusters(rows), measure.function(None), draw(measure, resamples, rows)
     return {
         metric.name: interval(float(values[metric.name]), samples[metric.name], clusters, metric)
-        for metric in measured.metrics
+        for metric in measure.metrics
     }
 
 
 def mean_intervals(
     values: Mapping[Metric, np.ndarray], resamples: ClusterBootstrap, rows: np.ndarray
 ) -> dict[str, Interval]:
-    """Returns the means of values `[m]` of some examples, by the metric's name, with intervals.
-
-    Args:
-      values: by the metric that is their mean, such as `metrics.SHARE` of what is 0 or 1.
-      resamples: draws of all examples.
-      rows: int `[m]`, which of them.
-    """
+    """Returns means of values `[m]` of the rows, int `[m]`, with intervals, by the name of the metric that they are."""
 
     def means(weights: np.ndarray | None) -> dict[str, Any]:
         return {metric.name: mean(value, weights) for metric, value in values.items()}
@@ -155,44 +143,44 @@ def ends_of(targets: Mapping[str, Target], cluster: np.ndarray) -> dict[str, lis
     return ends
 
 
-def interval(value: float, drawn: np.ndarray, clusters: int, metric: Metric) -> Interval:
+def interval(value: float, samples: np.ndarray, clusters: int, metric: Metric) -> Interval:
     """Returns the 95 % interval of a metric.
 
     From `FEW` clusters on it is the expanded percentile interval (Hesterberg 2015, arXiv 1411.5279): the percentiles
     are those at which a mean's interval would be Student's, of 1,000 clusters 2.5 and 97.5. Of fewer clusters too few
-    draws differ (of two clusters three), so it is Student's itself: the deviation of the draws, times
+    resamples differ (of two clusters three), so it is Student's itself: the deviation of the resamples, times
     sqrt(m / (m - 1)) of m clusters, with m - 1 degrees of freedom, cut off at the metric's bounds. From seven clusters
     on the two hold the truth about as often. `benchmarks.coverage` shows how often that is: less than 95 % (88
     to 93, and of shares near 1 down to 80) of fewer than about a hundred clusters that differ much, as speakers may.
 
-    A share of 0 or 1 is the same in every draw, which says nothing: it gets the exact limits of a binomial share
+    A share of 0 or 1 is the same in every resample: it gets the exact limits of a binomial share
     (Clopper & Pearson 1934) of as many trials as there are clusters. Of one cluster there is no interval, nor is
     there of other metrics without spread.
 
     Args:
       value: the metric itself.
-      drawn: float `[draws]`, of draws of clusters; NaN is left out.
-      clusters: how many there were to draw.
+      samples: float `[draws]`, of resamples of clusters; NaN is left out.
+      clusters: how many there are.
       metric: what it is.
     """
     if clusters and value in (0, 1) and metric.correct is not None:
         far = ((1 - _LEVEL) / 2) ** (1 / clusters)
         return Interval(value, *((far, 1.0) if value else (0.0, 1 - far)))
-    drawn = drawn[np.isfinite(drawn)]
-    if clusters < 2 or not len(drawn) or np.ptp(drawn) <= _ROUNDING * abs(value):
+    samples = samples[np.isfinite(samples)]
+    if clusters < 2 or not len(samples) or np.ptp(samples) <= _ROUNDING * abs(value):
         return Interval(value, math.nan, math.nan)
     if clusters < FEW:
-        reach = _student(clusters - 1) * float(np.std(drawn)) * math.sqrt(clusters / (clusters - 1))
+        reach = _student(clusters - 1) * float(np.std(samples)) * math.sqrt(clusters / (clusters - 1))
         return Interval(value, *metric.clip(value - reach, value + reach))
     from scipy.special import ndtr
 
     below = ndtr(-math.sqrt(clusters / (clusters - 1)) * _student(clusters - 1))
-    low, high = np.quantile(drawn, (below, 1 - below))
+    low, high = np.quantile(samples, (below, 1 - below))
     return Interval(value, float(low), float(high))
 
 
 class Difference(NamedTuple):
-    """What one run, or several, are ahead of others, with its 95 % interval and the two-sided p of no difference."""
+    """The difference of a metric between runs, with its 95 % interval and the two-sided p of no difference."""
 
     value: float
     low: float
@@ -201,40 +189,40 @@ class Difference(NamedTuple):
 
 
 def difference(
-    first: Sequence[float], second: Sequence[float], drawn: np.ndarray | None = None, clusters: int = 0
+    first: Sequence[float], second: Sequence[float], samples: np.ndarray | None = None, clusters: int = 0
 ) -> Difference:
     """Returns the mean metric of the second runs less that of the first, all measured on the same examples.
 
-    Its variance is that over paired draws of the examples' clusters, plus, of several repeats, the variance of their
-    mean; the interval is Student's, with Welch and Satterthwaite's degrees of freedom (Welch 1947). Where nothing
+    Its variance is that over paired resamples of clusters, plus, of several repeats, the variance of their mean; the
+    interval is Student's, with Welch and Satterthwaite's degrees of freedom (Welch 1947). Where nothing
     varies, a difference has neither interval nor p, and none at all has p = 1.
 
     Args:
       first: a metric by repeat; of a single one the spread over repeats is not known and not in the interval.
       second: likewise.
-      drawn: float `[draws]`, the difference of the two means in every draw of clusters; NaN is left out. None: only
+      samples: float `[draws]`, the difference of the two means in every resample; NaN is left out. None: only
         the spread over repeats is known, and both must have some.
-      clusters: how many there were to draw.
+      clusters: how many there are.
     """
     value = float(np.mean(second) - np.mean(first))
     nothing = Difference(value, math.nan, math.nan, math.nan)
-    parts = []
-    if drawn is not None:
-        drawn = drawn[np.isfinite(drawn)]
-        if clusters < 2 or not len(drawn):
+    terms = []
+    if samples is not None:
+        samples = samples[np.isfinite(samples)]
+        if clusters < 2 or not len(samples):
             return nothing
-        parts.append((float(np.var(drawn)) * clusters / (clusters - 1), clusters - 1))
+        terms.append((float(np.var(samples)) * clusters / (clusters - 1), clusters - 1))
     elif min(len(first), len(second)) < 2:
         return nothing
     several = [side for side in (first, second) if len(side) > 1]
-    parts += [(float(np.var(side, ddof=1)) / len(side), len(side) - 1) for side in several]
-    variance = sum(part for part, _ in parts)
+    terms += [(float(np.var(side, ddof=1)) / len(side), len(side) - 1) for side in several]
+    variance = sum(term for term, _ in terms)
     if not math.isfinite(value):
         return nothing
     rounding = _ROUNDING * float(np.abs([np.mean(first), np.mean(second)]).max())
     if math.sqrt(variance) <= rounding:
         return Difference(value, value, value, 1.0) if abs(value) <= rounding else nothing
-    freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+    freedom = variance**2 / sum(term**2 / freedom for term, freedom in terms)
     from scipy.stats import t
 
     error = math.sqrt(variance)
@@ -243,7 +231,7 @@ def difference(
 
 
 class Discordant(NamedTuple):
-    """Examples that one run alone has right, those that the other alone has right, and McNemar's mid-p."""
+    """Counts of examples that one run alone predicts correctly, and the other alone, and McNemar's mid-p."""
 
     only_first: int
     only_second: int
@@ -251,13 +239,13 @@ class Discordant(NamedTuple):
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> Discordant:
-    """McNemar's mid-p test of whether two runs are right equally often, for independent examples.
+    """Tests whether two runs are correct equally often, for independent examples: McNemar's mid-p test.
 
-    The mid-p keeps its level where the exact test says too little (Fagerland, Lydersen & Laake 2013, BMC Medical
+    The mid-p keeps its level where the exact test is too careful (Fagerland, Lydersen & Laake 2013, BMC Medical
     Research Methodology 13:91): the exact p less the probability of what was seen, or less half of it at a tie.
 
     Args:
-      first: bool `[n]`, whether the first run is right.
+      first: bool `[n]`, whether the first run is correct.
       second: likewise of the second.
     """
     from scipy.stats import binom, binomtest
@@ -270,7 +258,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> Discordant:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Every p of several tests, such that the chance of any false alarm stays what is said (Holm 1979); NaN is no test.
+    """Returns each p adjusted so that the chance of any false alarm is at most the level (Holm 1979); NaN is no test.
 
     >>> [round(each, 3) for each in holm([0.01, 0.04, 0.03, float("nan")])]
     [0.03, 0.06, 0.06, nan]
@@ -299,7 +287,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and spread over repeats or folds; NaN is left out.
+    """Computes mean and spread over repeats or folds; NaN is left out.
 
     >>> spread([1.0, 2.0, 3.0])._replace(low=0, high=0)
     Spread(mean=2.0, deviation=1.0, low=0, high=0, runs=3)
@@ -314,7 +302,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _student(freedom: float) -> float:
-    """What Student's t exceeds with 2.5 % probability."""
+    """Returns what Student's t exceeds with 2.5 % probability."""
     from scipy.stats import t
 
     return float(t.ppf((1 + _LEVEL) / 2, freedom))

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from agegender_jax import cli
-from agegender_jax.commands import report
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +59,3 @@ def test_bad_arguments_are_one_sentence(
     assert name in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "other" / "report").exists()
-
-
-def test_examples_are_of_this_command() -> None:
-    assert all("agegender report " in line for line in report.EXAMPLES.splitlines()[1:])

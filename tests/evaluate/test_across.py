@@ -25,12 +25,12 @@ def adience(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def faces(folder: Path) -> list[dict[str, str]]:
     """The rows of the fold files, each face once."""
-    found = {}
+    rows = {}
     for path in sorted(folder.glob("fold_*_data.txt")):
         with open(path, newline="") as file:
             for row in csv.DictReader(file, delimiter="\t"):
-                found[row["user_id"], row["face_id"], row["original_image"]] = row
-    return list(found.values())
+                rows[row["user_id"], row["face_id"], row["original_image"]] = row
+    return list(rows.values())
 
 
 def test_a_run_on_years_is_measured_on_ranges(finished: Any, adience: Path, tmp_path: Path) -> None:

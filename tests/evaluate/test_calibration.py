@@ -25,18 +25,18 @@ YEARS = softmax(RNG.normal(0, 2, (50, 101)).cumsum(-1) / 2, -1).astype(np.float3
 
 
 def _labels(probability: np.ndarray) -> np.ndarray:
-    """A label for each row, drawn from it."""
+    """A label for each row, sampled from it."""
     return (RNG.random((len(probability), 1)) > probability.cumsum(-1)).sum(-1).clip(max=probability.shape[-1] - 1)
 
 
 def test_reliability_is_scikit_learns() -> None:
     confidence = RNG.random(150)
     right = RNG.random(150) < confidence**2
-    true, said = calibration_curve(right, confidence, n_bins=15, strategy="quantile")
-    found = reliability(confidence, right)
-    np.testing.assert_allclose([each["accuracy"] for each in found], true)
-    np.testing.assert_allclose([each["confidence"] for each in found], said)
-    assert [each["n"] for each in found] == [10] * 15
+    true, predicted = calibration_curve(right, confidence, n_bins=15, strategy="quantile")
+    fitted = reliability(confidence, right)
+    np.testing.assert_allclose([each["accuracy"] for each in fitted], true)
+    np.testing.assert_allclose([each["confidence"] for each in fitted], predicted)
+    assert [each["n"] for each in fitted] == [10] * 15
 
 
 def test_bins_have_as_many_examples_each_and_ties_stay_together() -> None:
@@ -78,30 +78,27 @@ def test_temper_divides_logits() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_the_temperature_is_found_again(temperature: float) -> None:
+def test_the_temperature_is_recovered(temperature: float) -> None:
     logits = RNG.normal(0, 2, (20_000, 4))
     label = _labels(softmax(logits, -1))
     overconfident = softmax(logits * temperature, -1).astype(np.float32)
-    found = fit_temperature(overconfident, label)
-    assert found == pytest.approx(temperature, rel=0.05)
-    fitted = temper(overconfident, found)
+    fitted = fit_temperature(overconfident, label)
+    assert fitted == pytest.approx(temperature, rel=0.05)
+    tempered = temper(overconfident, fitted)
     for other in (0.9, 1.1):
-        worse = temper(overconfident, other * found)
-        assert negative_log_likelihood(worse, label).mean() > negative_log_likelihood(fitted, label).mean()
+        worse = temper(overconfident, other * fitted)
+        assert negative_log_likelihood(worse, label).mean() > negative_log_likelihood(tempered, label).mean()
 
 
 def test_a_temperature_at_the_end_of_its_range_is_known_as_such() -> None:
     label = np.zeros(50, np.int32)
     surely_right = np.tile([0.9, 0.1], (50, 1))  # the colder the better
-    found = fit_temperature(surely_right, label)
-    assert found == pytest.approx(TEMPERATURES[0], rel=0.01)
-    assert at_bound(found)
-    found = fit_temperature(surely_right, 1 - label)  # the hotter the better
-    assert at_bound(found)
+    fitted = fit_temperature(surely_right, label)
+    assert fitted == pytest.approx(TEMPERATURES[0], rel=0.01)
+    assert at_bound(fitted)
+    fitted = fit_temperature(surely_right, 1 - label)  # the hotter the better
+    assert at_bound(fitted)
     assert not at_bound(1.0)
-
-
-def test_no_example_has_no_temperature() -> None:
     assert fit_temperature(np.zeros((0, 3)), np.zeros(0, np.int32)) is None
 
 
@@ -128,7 +125,7 @@ def test_intervals_hold_as_many_ages_as_they_say() -> None:
 
 
 def test_the_surest_are_kept() -> None:
-    found = kept(np.array([0.1, 0.9, 0.5, 0.9, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8]), (1.0, 0.95, 0.3, 0.2))
-    assert [len(rows) for rows in found.values()] == [10, 10, 3, 2]
-    assert found[0.3].tolist() == [1, 3, 9]
-    assert found[0.2].tolist() == [1, 3]
+    chosen = kept(np.array([0.1, 0.9, 0.5, 0.9, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8]), (1.0, 0.95, 0.3, 0.2))
+    assert [len(rows) for rows in chosen.values()] == [10, 10, 3, 2]
+    assert chosen[0.3].tolist() == [1, 3, 9]
+    assert chosen[0.2].tolist() == [1, 3]

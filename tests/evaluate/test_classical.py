@@ -51,7 +51,7 @@ def written(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def test_figures_are_scikit_learn_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_are_scikit_learn_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arrays = some_arrays()
     result = classical(read_features(written(tmp_path, arrays)))
     x, train, test = arrays["embedding"], arrays["part"] == "train", arrays["part"] == "test"
@@ -60,9 +60,11 @@ def test_figures_are_scikit_learn_s(tmp_path: Path, capsys: pytest.CaptureFixtur
         for head in ("gender", "age_group"):
             y = arrays[f"label_{head}"]
             rows, learnt = test & (y >= 0), train & (y >= 0)
-            said = model.fit(scaler.transform(x[learnt]), y[learnt]).predict(scaler.transform(x[rows]))
-            assert result[name][f"{head}/accuracy"] == accuracy_score(y[rows], said)
-            assert result[name][f"{head}/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y[rows], said))
+            predicted = model.fit(scaler.transform(x[learnt]), y[learnt]).predict(scaler.transform(x[rows]))
+            assert result[name][f"{head}/accuracy"] == accuracy_score(y[rows], predicted)
+            assert result[name][f"{head}/balanced_accuracy"] == pytest.approx(
+                balanced_accuracy_score(y[rows], predicted)
+            )
             assert result[name][f"{head}/n"] == rows.sum()
     rows, learnt = test & ~np.isnan(years), train & ~np.isnan(years)
     forest = RandomForestRegressor(max_features=1 / 3, random_state=0).fit(scaler.transform(x[learnt]), years[learnt])
@@ -71,8 +73,8 @@ def test_figures_are_scikit_learn_s(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     mean, deviation = years[learnt].mean(), years[learnt].std()
     machine = SVR().fit(scaler.transform(x[learnt]), (years[learnt] - mean) / deviation)
-    said = machine.predict(scaler.transform(x[rows])) * deviation + mean
-    assert result["svm"]["age/mae"] == pytest.approx(mean_absolute_error(years[rows], said), rel=1e-4)
+    predicted = machine.predict(scaler.transform(x[rows])) * deviation + mean
+    assert result["svm"]["age/mae"] == pytest.approx(mean_absolute_error(years[rows], predicted), rel=1e-4)
     assert result["baseline"]["age/mae"] == pytest.approx(
         np.abs(np.median(years[learnt]) - years[rows]).mean(), rel=1e-5
     )
@@ -96,14 +98,6 @@ def test_intervals_are_of_clusters(tmp_path: Path) -> None:
     assert result["intervals"] == {"svm": {}}
 
 
-def test_one_model_alone_gives_the_same_figures_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    features = read_features(written(tmp_path, some_arrays()))
-    once, again = (classical(features, ["forest"], progress=False) for _ in range(2))
-    assert once == again
-    assert "svm" not in once
-    assert capsys.readouterr().err == ""
-
-
 def test_the_test_and_validation_parts_are_not_learnt_from(tmp_path: Path) -> None:
     arrays = some_arrays()
     before = classical(read_features(written(tmp_path, arrays)), ["svm"], progress=False)
@@ -124,14 +118,10 @@ def test_a_head_with_nothing_to_learn_is_left_out_and_named(tmp_path: Path) -> N
     assert result["heads_left_out"] == ["gender", "age"]
     assert "gender/accuracy" not in result["forest"]
     arrays["label_age_group"][:] = -1
-    with pytest.raises(UserError, match="no label, one class or years, to learn from"):
+    with pytest.raises(UserError, match="no label"):
         classical(read_features(written(tmp_path, arrays)), progress=False)
-
-
-def test_both_parts_are_needed(tmp_path: Path) -> None:
-    arrays = some_arrays()
     arrays["part"][arrays["part"] == "test"] = "train"
-    with pytest.raises(UserError, match="hold nothing of the part test; write them with --split all"):
+    with pytest.raises(UserError, match="part test"):
         classical(read_features(written(tmp_path, arrays)), progress=False)
 
 
@@ -142,41 +132,41 @@ def changed(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[dict[st
     return apply
 
 
-def with_facts(**values: Any) -> Callable[[dict[str, np.ndarray]], None]:
+def with_metadata(**values: Any) -> Callable[[dict[str, np.ndarray]], None]:
     return changed("metadata", lambda text: json.dumps(json.loads(str(text)) | values))
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    ("damage", "name"),
     [
-        (lambda arrays: arrays.pop("embedding"), "it holds no embedding"),
-        (lambda arrays: arrays.pop("label_age"), "it holds no label_age"),
-        (changed("embedding", lambda e: e * np.nan), "embedding is not finite"),
-        (changed("embedding", lambda e: e[:, 0]), "embedding is no float32"),
-        (changed("embedding", lambda e: e[1:]), "embedding is not of every row"),
-        (lambda arrays: arrays.pop("cluster"), "it holds no cluster"),
-        (changed("cluster", lambda cluster: cluster[1:]), "cluster is not a number a row"),
-        (changed("embedding", lambda e: e[:, :0]), "embedding is no float32"),
-        (changed("key", lambda keys: keys.astype(object)), "Object arrays cannot be loaded"),
-        (changed("key", lambda keys: keys[1:]), "key and part are not a text a row each"),
-        (changed("part", lambda part: np.where(part == "test", "exam", part)), "part is something else than train"),
-        (changed("label_gender", lambda label: label + 1), "label_gender is something else than a class"),
-        (changed("label_gender", lambda label: label.astype(np.float32)), "label_gender is something else"),
-        (changed("label_age", lambda label: label[1:]), "label_age is not a label a row"),
-        (changed("label_age", lambda label: label / 0), "label_age is not made of numbers"),
-        (changed("metadata", lambda text: "[]"), "metadata are no JSON object"),
-        (changed("metadata", lambda text: "{"), "Expecting"),
-        (with_facts(synthetic="no"), "metadata hold no drawn"),
-        (with_facts(recipe={"heads": {"age": {"loss": "l1", "none": 1}}}), "none"),
-        (with_facts(recipe={"age_groups": "ten", "heads": {"age": {"loss": "l1"}}}), "age_groups='ten'"),
+        (lambda arrays: arrays.pop("embedding"), "embedding"),
+        (lambda arrays: arrays.pop("label_age"), "label_age"),
+        (changed("embedding", lambda e: e * np.nan), "embedding"),
+        (changed("embedding", lambda e: e[:, 0]), "embedding"),
+        (changed("embedding", lambda e: e[1:]), "embedding"),
+        (lambda arrays: arrays.pop("cluster"), "cluster"),
+        (changed("cluster", lambda cluster: cluster[1:]), "cluster"),
+        (changed("embedding", lambda e: e[:, :0]), "embedding"),
+        (changed("key", lambda keys: keys.astype(object)), "features"),
+        (changed("key", lambda keys: keys[1:]), "key"),
+        (changed("part", lambda part: np.where(part == "test", "exam", part)), "part"),
+        (changed("label_gender", lambda label: label + 1), "label_gender"),
+        (changed("label_gender", lambda label: label.astype(np.float32)), "label_gender"),
+        (changed("label_age", lambda label: label[1:]), "label_age"),
+        (changed("label_age", lambda label: label / 0), "label_age"),
+        (changed("metadata", lambda text: "[]"), "metadata"),
+        (changed("metadata", lambda text: "{"), "features"),
+        (with_metadata(synthetic="no"), "synthetic"),
+        (with_metadata(recipe={"heads": {"age": {"loss": "l1", "none": 1}}}), "none"),
+        (with_metadata(recipe={"age_groups": "ten", "heads": {"age": {"loss": "l1"}}}), "age_groups='ten'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
-def test_a_damaged_file_is_one_sentence(damage: Callable, reason: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_sentence(damage: Callable, name: str, tmp_path: Path) -> None:
     arrays = some_arrays()
     damage(arrays)
     path = written(tmp_path, arrays)
-    with pytest.raises(UserError, match=f"features.npz is no file of features .*{reason}.*write it again") as error:
+    with pytest.raises(UserError, match=rf"features\.npz.*{name}") as error:
         read_features(path)
     assert len(str(error.value).splitlines()) == 1
 
@@ -191,7 +181,7 @@ def test_what_is_no_such_archive_is_one_sentence(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npz", np.zeros(3))
     (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
     for name in ("cut", "flipped", "bomb", "array"):
-        with pytest.raises(UserError, match=f"{name}.npz is no file of features of this version"):
+        with pytest.raises(UserError, match=name):
             read_features(tmp_path / f"{name}.npz")
-    with pytest.raises(UserError, match=r"none.npz: cannot be read \(No such file or directory\); check the path"):
+    with pytest.raises(UserError, match=r"none\.npz"):
         read_features(tmp_path / "none.npz")

@@ -13,6 +13,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.comparison import ComparedRun, compare, load, text
 from agegender_jax.evaluate.predictions import NAME, Predictions, write_predictions
+from agegender_jax.labels import DISCLAIMER
 from agegender_jax.models.heads import build_heads
 from agegender_jax.recipe_options import model_options
 
@@ -20,7 +21,7 @@ N = 300
 
 
 def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **metadata: Any) -> Predictions:
-    """What a run says of the same people: gender right so often, and ages that are off by so much."""
+    """Predictions of the same people: gender right so often, and ages that are off by so much."""
     recipe = recipes.base()
     recipe.heads.age_group.weight = 0.0
     recipe.seed = seed
@@ -31,28 +32,19 @@ def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **meta
     columns: dict[str, np.ndarray] = {"age": age, "age_low": age, "age_high": age, "gender": gender}
     columns |= {"race": np.zeros(N, np.int32), "cluster": np.arange(N)}
     rng = np.random.default_rng([seed, *name.encode()])
-    said = np.where(rng.random(N) < right, gender, 1 - gender)
+    predicted = np.where(rng.random(N) < right, gender, 1 - gender)
     years = np.clip(np.round(age + rng.laplace(0, error, N)), 0, 100).astype(int)
     return Predictions(
         key=np.array([f"{i:03}.jpg" for i in range(N)]),
         part=np.full(N, "test"),
         columns=columns,
         labels={"gender": gender, "age": age},
-        distributions={"gender": np.eye(2, dtype=np.float32)[said], "age": np.eye(101, dtype=np.float32)[years]},
+        distributions={"gender": np.eye(2, dtype=np.float32)[predicted], "age": np.eye(101, dtype=np.float32)[years]},
         heads=heads,
         metadata={
-            "run": name,
-            "dataset": "utkface",
-            "synthetic": True,
-            "protocol": "disjoint",
-            "leaky": False,
-            "age_groups": "nearest",
-            "split_sha256": "0" * 64,
-            "evaluated_step": 1,
-            "flip_averaged": False,
-            "class_names": [],
-            "recipe": json.loads(recipes.to_json(recipe)),
-            **metadata,
+            **{"run": name, "dataset": "utkface", "synthetic": True, "protocol": "disjoint", "leaky": False},
+            **{"age_groups": "nearest", "split_sha256": "0" * 64, "evaluated_step": 1, "flip_averaged": False},
+            **{"class_names": [], "recipe": json.loads(recipes.to_json(recipe)), **metadata},
         },
     )
 
@@ -71,35 +63,29 @@ def study(directory: Path, runs: list[Predictions]) -> Path:
     return directory
 
 
-def test_a_difference_is_found_and_what_is_equal_is_not() -> None:
+def test_a_difference_is_detected_and_equality_is_not() -> None:
     first, second = run("a", 0.7, 5), run("b", 0.9, 5)
-    found = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
-    assert (found["runs"], found["repeats"], found["n"], found["clusters"]) == (["a", "b"], [1, 1], N, N)
-    assert (found["part"], found["dataset"], found["protocol"], found["synthetic"]) == (
-        "test",
-        "utkface",
-        "disjoint",
-        True,
-    )
-    gender = found["metrics"]["gender/accuracy"]
+    result = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
+    assert (result["runs"], result["repeats"], result["n"], result["clusters"]) == (["a", "b"], [1, 1], N, N)
+    about = [result[name] for name in ("part", "dataset", "protocol", "synthetic", "leaky")]
+    assert about == ["test", "utkface", "disjoint", True, False]
+    gender = result["metrics"]["gender/accuracy"]
     one, other = first.metrics()["gender/accuracy"], second.metrics()["gender/accuracy"]
     assert (gender["first"], gender["second"], gender["value"]) == pytest.approx((one, other, other - one))
     assert 0 < gender["low"] < gender["value"] < gender["high"]
     assert gender["p"] <= gender["p_holm"] < 0.001
-    assert found["metrics"]["age/mae"]["low"] < 0 < found["metrics"]["age/mae"]["high"]
-    assert "p_mcnemar" not in found["metrics"]["age/mae"]  # no share of right answers
-    assert found["sentences"]["gender"].startswith(f"gender: they differ in accuracy ({other - one:+.4f}), ")
-    assert found["sentences"]["age"] == (
-        "age: no figure differs beyond chance, which does not show that they are equal."
-    )
-    assert "gender/n" not in found["metrics"]
+    assert result["metrics"]["age/mae"]["low"] < 0 < result["metrics"]["age/mae"]["high"]
+    assert "p_mcnemar" not in result["metrics"]["age/mae"]  # no share of correct predictions
+    assert f"accuracy ({other - one:+.4f}), " in result["sentences"]["gender"]
+    assert "accuracy" not in result["sentences"]["age"]
+    assert "gender/n" not in result["metrics"]
 
 
-def test_mcnemars_test_stands_beside_shares_of_right_answers() -> None:
+def test_mcnemars_test_is_of_shares_of_correct_predictions() -> None:
     first, second = run("a", 0.7), run("b", 0.8)
-    found = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
-    gender = found["metrics"]["gender/accuracy"]
-    assert {name for name, each in found["metrics"].items() if "p_mcnemar" in each} == {"gender/accuracy", "age/cs5"}
+    result = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
+    gender = result["metrics"]["gender/accuracy"]
+    assert {name for name, each in result["metrics"].items() if "p_mcnemar" in each} == {"gender/accuracy", "age/cs5"}
     right = [each.distributions["gender"].argmax(-1) == each.labels["gender"] for each in (first, second)]
     one, other = (int((a & ~b).sum()) for a, b in (right, right[::-1]))
     assert (gender["only_first"], gender["only_second"]) == (one, other)
@@ -118,21 +104,19 @@ def test_a_pair_of_identical_files_is_one_example_to_mcnemar() -> None:
     alone = np.arange(N) != 1  # row 0 is the first of the pair
     one, other = (int((a & ~b)[alone].sum()) for a, b in (right, right[::-1]))
     assert (gender["only_first"], gender["only_second"]) == (one, other)
-    said = text(result)
-    assert "p (McNemar) is its mid-p for shares of right answers, of the first example of each of 299 clusters" in said
-    assert "Intervals and p are of paired draws of these examples, by clusters, for these two trainings." in said
+    assert "the first example of each of 299 clusters" in text(result)
 
 
 def test_examples_of_one_subject_are_not_independent() -> None:
-    """The same answers say less where ten examples each are of one subject whose answers go together."""
+    """The same predictions prove less where ten examples each are of one subject and go together."""
     first, second = run("a", 0.7), run("b", 0.7)
     block = np.arange(N) // 10
     whole = np.random.default_rng(1).permutation(block.max() + 1) < 5  # these subjects the first has wrong
     label = first.labels["gender"]
-    said = [np.where(whole[block], 1 - label, label), label]
+    predicted = [np.where(whole[block], 1 - label, label), label]
     sides = []
-    for each, answer in zip((first, second), said, strict=True):
-        distributions = {**each.distributions, "gender": np.eye(2, dtype=np.float32)[answer]}
+    for each, classes in zip((first, second), predicted, strict=True):
+        distributions = {**each.distributions, "gender": np.eye(2, dtype=np.float32)[classes]}
         sides.append(dataclasses.replace(each, distributions=distributions))
 
     def accuracy(cluster: np.ndarray) -> dict[str, Any]:
@@ -149,29 +133,21 @@ def test_examples_of_one_subject_are_not_independent() -> None:
 
 def test_a_run_does_not_differ_from_itself() -> None:
     side = ComparedRun("a", [run("a")])
-    found = compare(side, side)
-    assert {each["p_holm"] for each in found["metrics"].values()} == {1.0}
-    assert {each["value"] for each in found["metrics"].values()} == {0.0}
-
-
-def test_the_order_of_rows_is_nothing(tmp_path: Path) -> None:
-    first = run("a")
-    keep(tmp_path / "a", first)
-    keep(tmp_path / "b", first.rows(np.random.default_rng(0).permutation(N)))
-    found = compare(load(tmp_path / "a", "test"), load(tmp_path / "b", "test"))
-    assert {each["value"] for each in found["metrics"].values()} == {0.0}
+    result = compare(side, side)
+    assert {each["p_holm"] for each in result["metrics"].values()} == {1.0}
+    assert {each["value"] for each in result["metrics"].values()} == {0.0}
 
 
 def test_other_examples_are_refused() -> None:
     first, second = run("a"), run("b").rows(np.arange(10, N))
-    with pytest.raises(UserError, match=r"a and b are not measured on the same examples \(300 and 290, 290 of them"):
+    with pytest.raises(UserError, match="300 and 290, 290"):
         compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
 
 
 def test_other_labels_are_refused() -> None:
     first, second = run("a"), run("b")
     other = dataclasses.replace(second, labels={**second.labels, "age": second.labels["age"] + 1})
-    with pytest.raises(UserError, match="a and b label the same examples in two ways, by age; compare"):
+    with pytest.raises(UserError, match="by age"):
         compare(ComparedRun("a", [first]), ComparedRun("b", [other]))
 
 
@@ -179,9 +155,9 @@ def test_only_what_both_say_is_compared() -> None:
     first, second = run("a"), run("b")
     age = dataclasses.replace(second, heads={"age": second.heads["age"]})
     gender = dataclasses.replace(first, heads={"gender": first.heads["gender"]})
-    found = compare(ComparedRun("a", [first]), ComparedRun("b", [age]))
-    assert {name.split("/")[0] for name in found["metrics"]} == {"age"}
-    with pytest.raises(UserError, match="a says gender and b age: there is nothing to compare"):
+    result = compare(ComparedRun("a", [first]), ComparedRun("b", [age]))
+    assert {name.split("/")[0] for name in result["metrics"]} == {"age"}
+    with pytest.raises(UserError, match="a predicts gender and b age"):
         compare(ComparedRun("a", [gender]), ComparedRun("b", [age]))
 
 
@@ -191,16 +167,15 @@ def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
     side = load(study(tmp_path / "study", runs), "test")
     assert (side.name, len(side.repeats)) == ("study", 3)
     other = ComparedRun("b", [run("b", 0.75)])
-    found = compare(side, other)
-    assert found["repeats"] == [3, 1]
-    gender = found["metrics"]["gender/accuracy"]
+    result = compare(side, other)
+    assert result["repeats"] == [3, 1]
+    gender = result["metrics"]["gender/accuracy"]
     assert gender["first"] == pytest.approx(np.mean([each.metrics()["gender/accuracy"] for each in runs]))
     assert "p_mcnemar" not in gender
     same = compare(ComparedRun("study", [runs[1]] * 3), other)["metrics"]["gender/accuracy"]
     assert gender["high"] - gender["low"] > 4 * (same["high"] - same["low"])
-    assert "study the mean of 3 repeats" in text(found)
-    alone = "b is a single training, whose own spread over seeds is not known and not in the interval: p is too small."
-    assert alone in text(found).splitlines()
+    assert "study the mean of 3 repeats" in text(result)
+    assert "b is a single training" in text(result)
     assert "is a single training" not in text(compare(other, other))
 
 
@@ -209,26 +184,26 @@ def test_folds_are_one_test(tmp_path: Path) -> None:
     folds = [whole.rows(np.arange(N) % 3 == fold) for fold in range(3)]
     side = load(study(tmp_path / "folds", folds), "test")
     assert len(side.repeats) == 1
-    found = compare(side, ComparedRun("a", [whole]))
-    assert found["n"] == N
-    assert {each["value"] for each in found["metrics"].values()} == {0.0}
+    result = compare(side, ComparedRun("a", [whole]))
+    assert result["n"] == N
+    assert {each["value"] for each in result["metrics"].values()} == {0.0}
 
 
 def test_what_is_no_study_of_one_test_is_refused(tmp_path: Path) -> None:
     twice = study(tmp_path / "twice", [run("a"), run("b")])  # of one seed
-    with pytest.raises(UserError, match="share examples of the part test"):
+    with pytest.raises(UserError, match="part test"):
         load(twice, "test")
     protocols = study(tmp_path / "protocols", [run("a"), run("b", protocol="paper")])
-    with pytest.raises(UserError, match=r"holds runs of 2 protocols \(disjoint, paper\)"):
+    with pytest.raises(UserError, match="disjoint, paper"):
         load(protocols, "test")
     (tmp_path / "protocols" / "study.json").write_text("[]")
-    with pytest.raises(UserError, match=r"study\.json is damaged"):
+    with pytest.raises(UserError, match=r"study\.json"):
         load(protocols, "test")
     keep(tmp_path / "single", run("a"))
-    with pytest.raises(UserError, match="has no example of the part validation; choose another --split"):
+    with pytest.raises(UserError, match="part validation"):
         load(tmp_path / "single", "validation")
     (tmp_path / "single" / "recipe.json").write_text("{}")
-    with pytest.raises(UserError, match=r"is no run, and no complete study: it holds runs and no study\.json"):
+    with pytest.raises(UserError, match=r"study\.json"):
         load(tmp_path, "test")
 
 
@@ -237,21 +212,20 @@ def test_what_does_not_vary_has_neither_interval_nor_p() -> None:
     first = run("a", error=0.0)
     years = np.roll(first.distributions["age"], 1, axis=-1)
     second = dataclasses.replace(first, distributions={**first.distributions, "age": years})
-    found = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
-    bias = found["metrics"]["age/bias"]
+    result = compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
+    bias = result["metrics"]["age/bias"]
     assert bias["value"] == pytest.approx(1)
     assert all(np.isnan(bias[name]) for name in ("low", "high", "p", "p_holm"))
-    (line,) = (line for line in text(found).splitlines() if line.startswith("age/bias"))
+    (line,) = (line for line in text(result).splitlines() if line.startswith("age/bias"))
     assert line.split()[-3:] == ["-", "-", "-"]
-    assert "nan" not in text(found)
+    assert "nan" not in text(result)
 
 
-def test_text_names_all_that_matters() -> None:
-    said = text(compare(ComparedRun("plain", [run("a", 0.7)]), ComparedRun("weighted", [run("b", 0.95)])))
-    lines = said.splitlines()
-    assert lines[0].startswith("utkface (drawn: ")
+def test_text_names_dataset_part_and_counts() -> None:
+    lines = text(compare(ComparedRun("plain", [run("a", 0.7)]), ComparedRun("weighted", [run("b", 0.95)]))).splitlines()
+    assert DISCLAIMER in lines[0]
     assert lines[0].endswith("protocol disjoint, part test: 300 examples")
     assert lines[1].split("  ")[-1].strip() == "p (McNemar)"
     (accuracy,) = (line for line in lines if line.startswith("gender/accuracy"))
     assert accuracy.split("  ")[-1].strip() == accuracy.split("  ")[-3].strip() == "< 0.0001"
-    assert "8 figures are compared: p (Holm) allows for that many, p alone does not." in lines
+    assert any(line.startswith("8 metrics") for line in lines)

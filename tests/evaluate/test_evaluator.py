@@ -1,4 +1,4 @@
-"""Every example counts exactly once, on any number of devices, with the answers of the model itself."""
+"""Every example counts exactly once, on any number of devices, with the distributions of the model itself."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ traces: list[tuple[int, ...]] = []
 
 
 class Linear(nnx.Module):
-    """A model in place of the convolutional ones: its answers can be computed with NumPy."""
+    """A model in place of the convolutional ones: its outputs can be computed with NumPy."""
 
     def __init__(self, heads: Mapping[str, Head]) -> None:
         rng = np.random.default_rng(1)
@@ -70,7 +70,7 @@ def by_numpy(recipe: ConfigDict, state: Any, images: np.ndarray) -> dict[str, np
 
 
 @pytest.mark.parametrize(("devices", "model"), [(1, 1), (2, 1), (3, 1), (8, 1), (8, 2)])
-def test_every_example_counts_once_with_the_models_own_answer(
+def test_every_example_counts_once_with_the_models_own_distribution(
     small_recipe: ConfigDict, devices: int, model: int
 ) -> None:
     small_recipe.evaluate.batch_size = 16  # rounded up to 18 on three devices
@@ -79,10 +79,10 @@ def test_every_example_counts_once_with_the_models_own_answer(
     traces.clear()
     for count in (0, 1, 15, 16, 17, 18, 19, 70):
         rows = order[:count]
-        found = evaluator.distributions(state, feed, rows)
+        distributions = evaluator.distributions(state, feed, rows)
         expected = by_numpy(small_recipe, state, IMAGES[rows])
-        assert set(found) == {"gender", "age_group", "age"}
-        for name, distribution in found.items():
+        assert set(distributions) == {"gender", "age_group", "age"}
+        for name, distribution in distributions.items():
             assert distribution.shape == expected[name].shape
             np.testing.assert_allclose(distribution, expected[name], rtol=2e-4, atol=1e-6)
     assert len(traces) == 1  # one program for every number of examples
@@ -108,16 +108,18 @@ def test_padding_decodes_no_other_example(small_recipe: ConfigDict) -> None:
     evaluator, state, _ = make(small_recipe, mesh)
     dataset: Any = Asked()
     rows = np.arange(50, 69)
-    found = evaluator.distributions(state, StreamingLoader(dataset, mesh, {}, None, 0), rows)
+    distributions = evaluator.distributions(state, StreamingLoader(dataset, mesh, {}, None, 0), rows)
     assert dataset.rows == set(rows.tolist())
-    np.testing.assert_allclose(found["age"], by_numpy(small_recipe, state, IMAGES[rows])["age"], rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        distributions["age"], by_numpy(small_recipe, state, IMAGES[rows])["age"], rtol=2e-4, atol=1e-6
+    )
 
 
-def test_an_example_asked_for_twice_is_answered_twice(small_recipe: ConfigDict) -> None:
+def test_an_example_asked_for_twice_is_computed_twice(small_recipe: ConfigDict) -> None:
     evaluator, state, feed = make(small_recipe, mesh_of(8))
-    found = evaluator.distributions(state, feed, np.array([5, 3, 5]))
-    np.testing.assert_array_equal(found["age"][0], found["age"][2])
-    assert np.abs(found["age"][0] - found["age"][1]).max() > 1e-3
+    distributions = evaluator.distributions(state, feed, np.array([5, 3, 5]))
+    np.testing.assert_array_equal(distributions["age"][0], distributions["age"][2])
+    assert np.abs(distributions["age"][0] - distributions["age"][1]).max() > 1e-3
 
 
 def test_a_flipped_view_is_averaged_in(small_recipe: ConfigDict) -> None:
@@ -135,7 +137,7 @@ def test_a_flipped_view_is_averaged_in(small_recipe: ConfigDict) -> None:
         np.testing.assert_allclose(both[name].sum(-1), 1, rtol=1e-5)
 
 
-def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
+def test_metrics_are_scikit_learns(small_recipe: ConfigDict) -> None:
     heads = build_heads(model_options(small_recipe).heads)
     evaluator, state, feed = make(small_recipe, mesh_of(8))
     rng = np.random.default_rng(3)
@@ -150,26 +152,15 @@ def test_the_figures_are_scikit_learns(small_recipe: ConfigDict) -> None:
     assert got["n"] == n
     for name in ("gender", "age_group"):
         known = labels[name] >= 0
-        true, said = labels[name][known], targets[name].predictions["class"][known]
+        true, predicted = labels[name][known], targets[name].predictions["class"][known]
         assert got[f"{name}/n"] == known.sum() < n
-        assert got[f"{name}/accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(true, said))
-        recall = sklearn.metrics.recall_score(true, said, labels=np.unique(true), average="macro")
+        assert got[f"{name}/accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(true, predicted))
+        recall = sklearn.metrics.recall_score(true, predicted, labels=np.unique(true), average="macro")
         assert got[f"{name}/balanced_accuracy"] == pytest.approx(recall)
     known = ~np.isnan(labels["age"])
-    true, said = labels["age"][known], targets["age"].predictions["years"][known]
-    assert got["age/mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(true, said))
-    assert got["age/cs5"] == pytest.approx(np.mean([abs(a - b) <= 5 for a, b in zip(true, said, strict=True)]))
-
-
-def test_no_example_gives_no_figure(small_recipe: ConfigDict) -> None:
-    heads = build_heads(model_options(small_recipe).heads)
-    evaluator, state, feed = make(small_recipe, mesh_of(2))
-    distributions = evaluator.distributions(state, feed, np.zeros(0, np.int64))
-    labels = {"gender": np.zeros(0, np.int32), "age_group": np.zeros(0, np.int32), "age": np.zeros(0, np.float32)}
-    got = measure_targets(make_targets(heads, distributions, labels))
-    assert got["n"] == 0
-    assert np.isnan(got["gender/accuracy"])
-    assert np.isnan(got["age/mae"])
+    true, predicted = labels["age"][known], targets["age"].predictions["years"][known]
+    assert got["age/mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(true, predicted))
+    assert got["age/cs5"] == pytest.approx(np.mean([abs(a - b) <= 5 for a, b in zip(true, predicted, strict=True)]))
 
 
 def test_constants_are_those_of_the_training_labels(small_recipe: ConfigDict) -> None:

@@ -1,4 +1,4 @@
-"""Figures by group on a table small enough to count."""
+"""Metrics by group on a table small enough to count."""
 
 import numpy as np
 import pytest
@@ -24,10 +24,10 @@ def _columns(gender: list[int], race: list[int], age: list[float]) -> dict[str, 
 
 
 def test_attributes_have_the_names_of_the_labels() -> None:
-    found = attributes(_columns([0, 1, 2, -1], [0, 4, -1, 2], [9.9, 10, NAN, 116]))
-    assert found["gender"].tolist() == [*GENDERS, "undefined", ""]
-    assert found["race"].tolist() == [RACES[0], RACES[4], "", RACES[2]]
-    assert found["age_band"].tolist() == ["0-9", "10-19", "", "110-119"]
+    result = attributes(_columns([0, 1, 2, -1], [0, 4, -1, 2], [9.9, 10, NAN, 116]))
+    assert result["gender"].tolist() == [*GENDERS, "undefined", ""]
+    assert result["race"].tolist() == [RACES[0], RACES[4], "", RACES[2]]
+    assert result["age_band"].tolist() == ["0-9", "10-19", "", "110-119"]
 
 
 def test_an_age_is_the_middle_of_its_range_where_none_is_exact() -> None:
@@ -38,10 +38,10 @@ def test_an_age_is_the_middle_of_its_range_where_none_is_exact() -> None:
 
 def test_groups_are_of_one_attribute_and_of_all() -> None:
     columns = _columns([0, 1, 1, -1, 0], [0, 0, 3, 3, 0], [25, 5, 25, 105, NAN])
-    found = groups(columns, np.array([0, 1, 2, 3]))  # the last row is not asked for
+    result = groups(columns, np.array([0, 1, 2, 3]))  # the last row is not asked for
     members = {
         way: [([value for value in group.values.values() if value], group.rows.tolist()) for group in members]
-        for way, members in found.items()
+        for way, members in result.items()
     }
     assert members == {
         "gender": [(["male"], [0]), (["female"], [1, 2])],
@@ -56,8 +56,8 @@ def test_groups_are_of_one_attribute_and_of_all() -> None:
 
 
 def test_an_attribute_that_nobody_has_makes_no_group() -> None:
-    found = groups(_columns([0, 1], [-1, -1], [NAN, NAN]), np.arange(2))
-    assert list(found) == ["gender"]
+    result = groups(_columns([0, 1], [-1, -1], [NAN, NAN]), np.arange(2))
+    assert list(result) == ["gender"]
     assert groups(_columns([-1], [-1], [NAN]), np.arange(1)) == {}
 
 
@@ -71,7 +71,7 @@ def years() -> tuple[Target, dict[str, np.ndarray]]:
     return Target(AgeYearsHead(), {"years": label + errors}, label), columns
 
 
-def test_every_group_has_its_counts_and_figures(years: tuple[Target, dict[str, np.ndarray]]) -> None:
+def test_every_group_has_its_counts_and_metrics(years: tuple[Target, dict[str, np.ndarray]]) -> None:
     target, columns = years
     rows = group_rows(target, groups(columns, np.arange(90)), ClusterBootstrap(columns["cluster"]))
     assert [(row["gender"], row["race"], row["age_band"], row["n"], row["clusters"]) for row in rows] == [
@@ -104,27 +104,19 @@ def test_the_worst_group_and_the_gap(years: tuple[Target, dict[str, np.ndarray]]
     assert 4 < race["low"] < race["value"] < race["high"] < 30
 
 
-def test_a_small_group_is_never_the_worst() -> None:
-    right = np.array([True] * 60 + [False] * (LEAST - 1))
-    label = np.zeros(len(right), np.int32)
-    target = Target(ClassNameHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
-    columns = _columns([0] * len(right), [0] * 30 + [1] * 30 + [2] * (LEAST - 1), [NAN] * len(right))
-    rows = np.arange(len(right))
-    worst, gap = worst_and_gap(target, groups(columns, rows), ClusterBootstrap(rows))
-    assert worst["race"]["value"] == 1.0
-    assert gap["race"]["groups"] == 2
-
-
-def test_many_examples_of_few_people_are_never_the_worst() -> None:
-    right = np.array([True] * 60 + [False] * 60)
-    label = np.zeros(120, np.int32)
-    target = Target(ClassNameHead(("a", "b")), {"class": (~right).astype(np.int32)}, label)
-    columns = _columns([0] * 120, [0] * 30 + [1] * 30 + [2] * 60, [NAN] * 120)
-    for people, worst_value in ((LEAST_CLUSTERS - 1, 1.0), (LEAST_CLUSTERS, 0.0)):
-        cluster = np.concatenate([np.arange(60), 60 + np.arange(60) % people])
-        worst, gap = worst_and_gap(target, groups(columns, np.arange(120)), ClusterBootstrap(cluster))
-        assert worst["race"]["value"] == worst_value
-        assert gap["race"]["groups"] == (2 if worst_value else 3)
+@pytest.mark.parametrize(
+    ("count", "people", "compared"),
+    [(LEAST - 1, LEAST - 1, 2), (LEAST, LEAST, 3), (60, LEAST_CLUSTERS - 1, 2), (60, LEAST_CLUSTERS, 3)],
+)
+def test_a_group_of_few_examples_or_people_is_never_the_worst(count: int, people: int, compared: int) -> None:
+    correct = np.array([True] * 60 + [False] * count)
+    label = np.zeros(len(correct), np.int32)
+    target = Target(ClassNameHead(("a", "b")), {"class": (~correct).astype(np.int32)}, label)
+    columns = _columns([0] * len(correct), [0] * 30 + [1] * 30 + [2] * count, [NAN] * len(correct))
+    cluster = np.concatenate([np.arange(60), 60 + np.arange(count) % people])
+    worst, gap = worst_and_gap(target, groups(columns, np.arange(len(correct))), ClusterBootstrap(cluster))
+    assert worst["race"]["value"] == (1.0 if compared == 2 else 0.0)
+    assert gap["race"]["groups"] == compared
 
 
 def test_one_class_has_no_means_over_classes() -> None:

@@ -55,13 +55,8 @@ def test_a_kind_of_head_that_nothing_is_known_of_is_left_alone() -> None:
 
 
 def test_what_has_no_class_is_counted_and_named() -> None:
-    heads = {
-        "gender": GenderHead(),
-        "age_group": AgeGroupHead(scheme=AGE_GROUPS["literal"]),
-        "age": AgeYearsHead(),
-    }
-    found = unmapped(heads, ADIENCE)
-    assert found == {
+    heads = {"gender": GenderHead(), "age_group": AgeGroupHead(scheme=AGE_GROUPS["literal"]), "age": AgeYearsHead()}
+    assert unmapped(heads, ADIENCE) == {
         "gender": {"count": 1, "annotated": 4, "commonest": {"undefined": 1}},
         # 27-32 lies in 25-32; 35 lies between two groups, and 8-23 over several.
         "age_group": {"count": 2, "annotated": 4, "commonest": {"35": 1, "8-23": 1}},

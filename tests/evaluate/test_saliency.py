@@ -34,30 +34,26 @@ def test_every_backbone_has_maps(name: str, small_recipe: ConfigDict) -> None:
     small_recipe.dataset.image_size = 64
     small_recipe.model.update(backbone=name, variant="", dtype="bfloat16")
     heads = build_heads(model_options(small_recipe).heads)
-    found: list[jax.Array] = []
+    taps: list[jax.Array] = []
 
     def keep(x: jax.Array) -> jax.Array:
-        found.append(x)
+        taps.append(x)
         return x
 
     model = nnx.eval_shape(lambda: build_model(model_options(small_recipe), heads))
     with layers.intercept_features(keep):
         nnx.eval_shape(lambda model, x: model(x), model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
-    edges = {
-        "small_cnn": [4],
-        "alexnet": [3],
-        "cnn180": [2],
-        "routed": [16, 4, 4],
-        "attention_ensemble": [2, 2],
-    } | {name: [4] for name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn")}
-    assert [x.shape[:3] for x in found] == [(2, edge, edge) for edge in edges.get(name, [2])]
-    assert all(x.dtype == jnp.bfloat16 for x in found)
+    edges = {"small_cnn": [4], "alexnet": [3], "cnn180": [2], "routed": [16, 4, 4], "attention_ensemble": [2, 2]} | {
+        name: [4] for name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn")
+    }
+    assert [x.shape[:3] for x in taps] == [(2, edge, edge) for edge in edges.get(name, [2])]
+    assert all(x.dtype == jnp.bfloat16 for x in taps)
 
 
 def test_nothing_is_added_where_no_map_is_asked_for() -> None:
     x = jnp.ones(3)
     assert layers.tap_features(x) is x
-    with pytest.raises(UserError, match="has no map to show; pass its last convolutional map"):
+    with pytest.raises(UserError, match=r"layers\.tap_features"):
         class_activation(lambda x: x.mean((1, 2)), jnp.ones((1, 4, 4, 3)), lambda logits: logits[:, 0])
 
 
@@ -100,9 +96,9 @@ def test_maps_of_two_nets_are_added() -> None:
         return model(images())["gender"][:, 1], cams
 
     given, cams = both(params)
-    for found in cams:
-        assert found.shape == (8, 16, 16)  # the second net's is 4x4
-        np.testing.assert_allclose(found.sum((1, 2)), given, rtol=1e-4)
+    for cam in cams:
+        assert cam.shape == (8, 16, 16)  # the second net's is 4x4
+        np.testing.assert_allclose(cam.sum((1, 2)), given, rtol=1e-4)
 
 
 def test_the_number_that_is_explained() -> None:
@@ -215,24 +211,12 @@ def test_a_net_that_looks_at_one_corner_shows_that_corner() -> None:
     model = Model(net, {"gender": GenderHead()}, rngs=nnx.Rngs(params=1))
     model.heads["gender"].kernel[...] = jnp.abs(model.heads["gender"].kernel[...])
     pictures = np.asarray(images(size=8))
-    found = maps_of(model, pictures, "layer_cam")
-    assert (found[:, :4, :4].max((1, 2)) > 0).all()
-    assert found[:, 4:].max() == found[:, :, 4:].max() == 0
+    maps = maps_of(model, pictures, "layer_cam")
+    assert (maps[:, :4, :4].max((1, 2)) > 0).all()
+    assert maps[:, 4:].max() == maps[:, :, 4:].max() == 0
     elsewhere = pictures.copy()
     elsewhere[:, 6:] += 5  # beyond what the corner sees through two convolutions
-    np.testing.assert_allclose(maps_of(model, elsewhere, "layer_cam"), found, atol=1e-5)
-
-
-@pytest.mark.parametrize("method", CAMS)
-def test_of_two_colours_in_two_corners_the_one_that_decides_is_shown(method: str) -> None:
-    backbone = Mean((ConvBlock(2, kernel=1),), size=8)
-    backbone.net.convs[0].kernel[...] = jnp.array([[1.0, 0], [0, 1], [0, 0]]).reshape(1, 1, 3, 2)  # red and green
-    model = Model(backbone, {"gender": GenderHead()}, rngs=nnx.Rngs(params=0))
-    model.heads["gender"].kernel[...] = jnp.array([[0.0, 1], [1, 0]])  # red speaks for the second class
-    picture = np.zeros((1, 8, 8, 3), np.float32)
-    picture[0, :2, :2, 0] = picture[0, 6:, 6:, 1] = 1
-    found = maps_of(model, picture, method)[0]
-    np.testing.assert_allclose(found / found.max(), picture[0, :, :, 0], atol=1e-6)
+    np.testing.assert_allclose(maps_of(model, elsewhere, "layer_cam"), maps, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -253,18 +237,18 @@ def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(loaded: L
     rows = opened.split.test
     content = opened.data.read(rows)
     explainer = Explainer(loaded, head="age")
-    found = explainer(content)
+    explained = explainer(content)
     label = explainer.head.column(opened.data.columns)[rows]
-    figures = explainer.head.measure(found.answers, label)
-    assert figures["mae"] == pytest.approx(finished.summary["test"]["age/mae"], abs=1e-4)
+    metrics = explainer.head.measure(explained.predictions, label)
+    assert metrics["mae"] == pytest.approx(finished.summary["test"]["age/mae"], abs=1e-4)
     kept = read_predictions(loaded.run.directory / NAME).of("test").targets()["age"]
-    np.testing.assert_array_equal(found.answers["years"], kept.predictions["years"])  # to the last bit
-    assert found.classes is None
+    np.testing.assert_array_equal(explained.predictions["years"], kept.predictions["years"])  # to the last bit
+    assert explained.classes is None
     few = explainer(content[:3])  # of fewer than there are devices
-    np.testing.assert_array_equal(few.answers["years"], found.answers["years"][:3])
+    np.testing.assert_array_equal(few.predictions["years"], explained.predictions["years"][:3])
     assert few.maps[0].shape == (3, 2, 2)
-    np.testing.assert_allclose(few.maps[0], found.maps[0][:3], rtol=1e-3, atol=1e-5)
-    (shown,) = found.maps
+    np.testing.assert_allclose(few.maps[0], explained.maps[0][:3], rtol=1e-3, atol=1e-5)
+    (shown,) = explained.maps
     assert (shown.shape, shown.dtype) == ((len(rows), 2, 2), np.float32)  # thin: four poolings of 32 pixels
     assert np.isfinite(shown).all()
     assert shown.min() >= 0
@@ -274,27 +258,27 @@ def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(loaded: L
 def test_maps_are_of_the_class_that_is_asked_for_and_mirrored_as_the_pictures_are(on_one_device: LoadedModel) -> None:
     content = open_data(on_one_device, progress=False).data.read(np.arange(3))
     male = Explainer(on_one_device, class_name="male")
-    found = {"male": male(content), "female": Explainer(on_one_device, class_name="female")(content)}
-    assert found["female"].classes is not None
-    assert found["female"].classes.tolist() == [1, 1, 1]
-    np.testing.assert_array_equal(found["male"].answers["class"], found["female"].answers["class"])
-    assert np.abs(found["male"].maps[0] - found["female"].maps[0]).max() > 0
+    explained = {"male": male(content), "female": Explainer(on_one_device, class_name="female")(content)}
+    assert explained["female"].classes is not None
+    assert explained["female"].classes.tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(explained["male"].predictions["class"], explained["female"].predictions["class"])
+    assert np.abs(explained["male"].maps[0] - explained["female"].maps[0]).max() > 0
     # The run averages over mirror images: the mirrored picture has the mirrored map.
     mirrored = male(content[:, :, ::-1])
-    np.testing.assert_allclose(mirrored.maps[0][:, :, ::-1], found["male"].maps[0], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(mirrored.maps[0][:, :, ::-1], explained["male"].maps[0], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "name"),
     [
-        ({"method": "lime"}, "no method 'lime'; choose one of: grad_cam, grad_cam_pp, layer_cam, attention"),
-        ({"method": "attention"}, "has no attention to show: its backbone is small_cnn"),
-        ({"head": "race"}, "has no head 'race'; choose one of: gender, age_group, age"),
-        ({"class_name": "old"}, "head gender has no class 'old'; choose one of: male, female"),
-        ({"head": "age", "class_name": "30"}, "says a number, whose maps show what raises it"),
-        ({"method": "attention", "class_name": "male"}, "Attention is not of a class"),
+        ({"method": "lime"}, "'lime'.* grad_cam_pp"),
+        ({"method": "attention"}, "small_cnn"),
+        ({"head": "race"}, "'race'.* age_group"),
+        ({"class_name": "old"}, "'old'.* female"),
+        ({"head": "age", "class_name": "30"}, "--class=30"),
+        ({"method": "attention", "class_name": "male"}, "--class=male"),
     ],
 )
-def test_what_there_is_not_is_refused(loaded: LoadedModel, options: dict[str, str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_what_there_is_not_is_refused(loaded: LoadedModel, options: dict[str, str], name: str) -> None:
+    with pytest.raises(UserError, match=name):
         Explainer(loaded, **options)  # type: ignore[arg-type]

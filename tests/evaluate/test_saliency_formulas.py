@@ -27,8 +27,8 @@ GRADIENT = np.array([[[0.4, -1], [0, -0.5]], [[-0.2, 0.5], [0.2, 0]]], np.float3
     ],
 )
 def test_the_formulas_on_paper(method: str, right: list[list[float]]) -> None:
-    found = CAMS[method](jnp.asarray(ACTIVATION), jnp.asarray(GRADIENT))
-    np.testing.assert_allclose(found[0], right, rtol=1e-5)
+    maps = CAMS[method](jnp.asarray(ACTIVATION), jnp.asarray(GRADIENT))
+    np.testing.assert_allclose(maps[0], right, rtol=1e-5)
 
 
 def waves(*shape: int, phase: float) -> jax.Array:
@@ -87,6 +87,6 @@ GOLDEN = {
 def test_maps_of_a_net_are_those_that_pytorch_finds(method: str) -> None:
     """By torch.autograd and the published formulas, alpha of Grad-CAM++ written out, in float64."""
     image = waves(1, 6, 6, 3, phase=0.0)
-    found = jax.jit(lambda x: class_activation(Small(), x, lambda logits: logits[:, 0], method))(image)
+    maps = jax.jit(lambda x: class_activation(Small(), x, lambda logits: logits[:, 0], method))(image)
     factor = 36 if method == "grad_cam_pp" else 1  # our mean over the places is their sum
-    np.testing.assert_allclose(factor * found[0, :3], GOLDEN[method], atol=2e-5)
+    np.testing.assert_allclose(factor * maps[0, :3], GOLDEN[method], atol=2e-5)
