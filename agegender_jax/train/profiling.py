@@ -1,4 +1,4 @@
-"""`agegender profile`: a short training under the profiler, and where its time went."""
+"""The command `agegender profile`: a short training under the profiler."""
 
 import argparse
 import os
@@ -9,7 +9,6 @@ from typing import Any
 
 from agegender_jax.errors import UserError, quiet_libraries
 from agegender_jax.flags import read_recipe
-from agegender_jax.summary import Summary
 from agegender_jax.text import Table, plain
 
 EXAMPLES = """examples:
@@ -63,15 +62,19 @@ def command(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from agegender_jax.compilation import cache_compilations
     from agegender_jax.data.source import default_data_dir
+    from agegender_jax.train.loop import train_recipe
 
     quiet_libraries()
     cache_compilations()
     recipe = read_recipe(arguments.config, arguments.set)
     out: Path = arguments.out.expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already, and nothing is overwritten; choose another --out.")
+        raise UserError(f"{out} exists and is not an empty directory; choose another --out.")
     data_dir = (arguments.data_dir or default_data_dir()).expanduser()
-    summary = profile(recipe, out, dispatches=arguments.dispatches, manual_dir=arguments.manual_dir, data_dir=data_dir)
+    recipe.evaluate.report = False
+    options = {"manual_dir": arguments.manual_dir, "data_dir": data_dir, "dispatches": arguments.dispatches}
+    with tempfile.TemporaryDirectory() as folder:
+        summary = train_recipe(recipe, Path(folder) / "run", trace=out, **options)
     print(time_table(summary.seconds_of))
     traced = summary.steps // recipe.train.steps_per_dispatch - 1
     path = next(out.rglob("perfetto_trace.json.gz"), out)
@@ -80,36 +83,8 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def profile(
-    recipe: Any, out: Path, *, dispatches: int = _SHORT, manual_dir: Path | None = None, data_dir: Path
-) -> Summary:
-    """Trains a recipe for a few dispatches with a trace of all but the first.
-
-    Args:
-      recipe: from `configs/`.
-      out: folder for the trace.
-      dispatches: how many, at least 2.
-      manual_dir: where the downloaded dataset lies, or None where it is prepared.
-      data_dir: where prepared datasets and caches lie.
-
-    Returns:
-      The summary of the run.
-
-    Raises:
-      UserError: as `loop.train_recipe`.
-    """
-    from agegender_jax.train.loop import train_recipe
-
-    recipe = recipe.copy_and_resolve_references()
-    recipe.evaluate.report = False
-    with tempfile.TemporaryDirectory() as folder:
-        return train_recipe(
-            recipe, Path(folder) / "run", manual_dir=manual_dir, data_dir=data_dir, trace=out, dispatches=dispatches
-        )
-
-
 def time_table(seconds: Mapping[str, float]) -> str:
-    """Formats `Summary.seconds_of`: where the time went after the data were opened, in seconds and shares.
+    """Formats `Summary.seconds_of` in seconds and shares of the total.
 
     >>> print(time_table({"step": 3.0, "idle": 1.0}))
            seconds    share
