@@ -35,7 +35,7 @@ def _abstract(name: str, size: int, **options: Any) -> Any:
         ("resnet18", "published", 1000, 11_689_512),
         ("resnet50", "published", 1000, 25_557_032),
         ("resnet50", "max", 39, 23_592_039),  # Mansour & Abu-Naser (2022)
-        ("densenet161", "published", 1000, 28_681_000),
+        pytest.param("densenet161", "published", 1000, 28_681_000, marks=pytest.mark.slow),
         ("efficientnet_lite0", "published", 1000, 4_652_008),
     ],
 )

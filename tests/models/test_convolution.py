@@ -131,7 +131,7 @@ def test_winograd_in_chunks_is_winograd(monkeypatch: pytest.MonkeyPatch) -> None
     whole = _gradients(lambda x, w, _, p: _winograd(x, w, p), x, weights, 1, 1)
     monkeypatch.setattr(convolution, "_CHUNK", 20)  # fewer tiles than all, and about those of one image
     assert convolution._chunk(x, 1) == 1
-    with jax.set_mesh(make_mesh()):  # whose devices have parts of the batch
+    with jax.set_mesh(make_mesh()):  # whose devices share the batch
         assert convolution._chunk(x, 1) == 6
     monkeypatch.setattr(convolution, "_CHUNK", 23)
     assert convolution._chunk(x, 1) == 2

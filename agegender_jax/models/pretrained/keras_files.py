@@ -50,7 +50,7 @@ def _hdf5(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(_WITHIN)
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
-            raise Refused("its parts are compressed, which Keras never does")
+            raise Refused("its members are compressed, which Keras never does")
         return io.BytesIO(archive.read(member))
 
 

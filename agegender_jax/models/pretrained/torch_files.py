@@ -88,9 +88,9 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
         members = {info.filename: info for info in archive.infolist()}
         # PyTorch does not compress; so nothing can unfold, and what is read in all is at most the file itself.
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-            raise Refused("its parts are compressed, which PyTorch never does")
+            raise Refused("its members are compressed, which PyTorch never does")
         if sum(info.file_size for info in members.values()) > os.path.getsize(path):
-            raise Refused("its parts overlap")
+            raise Refused("its members overlap")
         descriptions = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
         if len(descriptions) != 1:
             raise ValueError("it is a zip archive without the data.pkl of PyTorch")
