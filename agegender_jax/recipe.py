@@ -155,52 +155,17 @@ def choices() -> dict[str, Collection[str]]:
     }
 
 
-_AT_LEAST = {
-    "dataset.image_size": 32,
-    "dataset.synthetic": 0,
-    "train.batch_size": 1,
-    "train.steps_per_dispatch": 1,
-    "train.microbatches": 1,
-    "compute.model": 1,
-    "evaluate.batch_size": 1,
-    "checkpoint.keep": 1,
-    "seed": 0,
-    "split.seed": 0,
-    "optimizer.weight_decay": 0,
-    "optimizer.clip_norm": 0,
-    "optimizer.unfreeze_epoch": 0,
-    "augment.zoom": 0,
-    "augment.gain": 0,
-    "augment.noise": 0,
-    "audio.seconds": 0,
-    "split.folds": 0,
-    "split.fold": 0,
-}
-_ABOVE = {
-    "train.epochs": 0,
-    "optimizer.learning_rate": 0,
-    "evaluate.every_epochs": 0,
-    "heads.age.spread": 0,
-    "model.width": 0,
-}
-_SHARES = (
-    "optimizer.warmup",
-    "train.ema_decay",
-    "augment.shift",
-    "augment.brightness",
-    "augment.contrast",
-    "augment.saturation",
-    "augment.erase",
-    "augment.time_shift",
-    "augment.time_mask",
-    "augment.frequency_mask",
-    "dataset.max_bad",
-)
-_BELOW_ONE = (  # 1 would divide by zero, or leave nothing
-    "model.dropout",
-    "model.spatial_dropout",
-    "model.drop_path",
-)
+_AT_LEAST = {"dataset.image_size": 32}
+_AT_LEAST |= dict.fromkeys(("train.batch_size", "train.steps_per_dispatch", "train.microbatches", "compute.model"), 1)
+_AT_LEAST |= dict.fromkeys(("evaluate.batch_size", "checkpoint.keep"), 1)
+_AT_LEAST |= dict.fromkeys(("seed", "split.seed", "split.folds", "split.fold", "dataset.synthetic", "audio.seconds"), 0)
+_AT_LEAST |= dict.fromkeys(("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.unfreeze_epoch"), 0)
+_AT_LEAST |= dict.fromkeys(("augment.zoom", "augment.gain", "augment.noise"), 0)
+_ABOVE_ZERO = ("train.epochs", "optimizer.learning_rate", "evaluate.every_epochs", "heads.age.spread", "model.width")
+_SHARES = ["optimizer.warmup", "train.ema_decay", "dataset.max_bad"]
+_SHARES += [f"augment.{name}" for name in ("shift", "brightness", "contrast", "saturation", "erase")]
+_SHARES += [f"augment.{name}" for name in ("time_shift", "time_mask", "frequency_mask")]
+_BELOW_ONE = ("model.dropout", "model.spatial_dropout", "model.drop_path")  # 1 would divide by zero, or leave nothing
 _FRACTIONS = ("split.test_fraction", "split.validation_fraction")
 _SEEDS = ("seed", "split.seed")
 _MAX_SEED = 2**31 - 1  # JAX takes 32 bits, and two seeds must never mean one
@@ -226,9 +191,9 @@ def check(recipe: ConfigDict) -> None:
     for key, least in (_AT_LEAST | {f"heads.{name}.weight": 0 for name in HEADS}).items():
         if not values[key] >= least:
             refuse(key, "is too small", accepted=f"at least {least}")
-    for key, limit in _ABOVE.items():
-        if not values[key] > limit:
-            refuse(key, "is too small", accepted=f"above {limit}")
+    for key in _ABOVE_ZERO:
+        if not values[key] > 0:
+            refuse(key, "is too small", accepted="above 0")
     for key in _SHARES:
         if not 0 <= values[key] <= 1:
             refuse(key, "is out of range", accepted="between 0 and 1")

@@ -22,8 +22,8 @@ def put(recipe: ConfigDict, key: str, value: Any) -> None:
 
 
 def test_every_number_of_the_recipe_is_checked_and_every_checked_key_exists() -> None:
-    checked = {key for table in (recipes._AT_LEAST, recipes._ABOVE) for key in table}
-    checked |= {*recipes._SHARES, *recipes._BELOW_ONE, *recipes._FRACTIONS}
+    checked = {*recipes._AT_LEAST, *recipes._ABOVE_ZERO, *recipes._SHARES}
+    checked |= {*recipes._BELOW_ONE, *recipes._FRACTIONS}
     checked |= {f"heads.{name}.{key}" for name, head in HEADS.items() for key in ("weight", "label_smoothing")}
     leaves = recipes.leaves(recipes.base()).items()
     numbers = {key for key, value in leaves if isinstance(value, int | float) and not isinstance(value, bool)}
