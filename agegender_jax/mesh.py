@@ -57,6 +57,6 @@ def check_batch(mesh: Mesh, batch_size: int) -> None:
     count = mesh.shape["data"]
     if batch_size % count:
         raise UserError(
-            f"The batch size {batch_size} (config.train.batch_size) cannot be split evenly over {count} devices; choose "
-            f"a multiple of {count}."
+            f"The batch size {batch_size} (config.train.batch_size) cannot be split evenly over {count} devices; "
+            f"choose a multiple of {count}."
         )
