@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,12 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 import soundfile
 
-from agegender_jax.data.decode_image import decode_whole
 from agegender_jax.data.decode_pool import DecodePool
-from agegender_jax.data.detect import MAX_FACES, Detection, NoDetector, as_file, faces
-from agegender_jax.data.files import read_file
+from agegender_jax.data.detect import MAX_FACES, Detection, as_file, faces, search, search_type
 from agegender_jax.data.loader import ArrayLoader
-from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.evaluate.prediction_table import PredictionTable, concatenate, make_prediction_table
@@ -40,6 +38,8 @@ BATCH_SIZES = (1, 8, 64)
 
 WITHOUT_FACE = f"{NO_FACE}."
 """Error of an image in which no face was detected."""
+
+_SEARCHED = 32  # images that are searched for faces at a time: bounds the memory
 
 Item = str | os.PathLike[str] | np.ndarray
 """What is predicted: the path of a file, an image uint8 `[height, width, 3]`, or a waveform `[samples]`."""
@@ -61,7 +61,6 @@ class Predictor:
         devices = model.mesh.shape["data"]
         self.batch_size = -(-model.run.recipe.evaluate.batch_size // devices) * devices
         self._workers = DecodePool(self._inputs.decode, self._inputs.shape, self._inputs.dtype)
-        self._searching = ThreadPoolExecutor(cores(), thread_name_prefix="detect")
         self._computing = threading.Lock()
 
     @classmethod
@@ -75,7 +74,6 @@ class Predictor:
 
     def close(self) -> None:
         """Ends the threads and processes that decode."""
-        self._searching.shutdown(cancel_futures=True)
         self._workers.close()
 
     def __enter__(self) -> "Predictor":
@@ -139,14 +137,15 @@ class Predictor:
             errors = _too_small(batch, names, min_bytes) if min_bytes else {}
             boxes = None
             if detection is None:
-                decoded = self._decode(batch, names, rate, errors)
+                decoded = self._decode(workers, batch, names, errors, self._empty(len(names)), rate)
                 reasons = [_short(errors.get(row, ""), name) for row, name in enumerate(names)]
             else:
-                names, reasons, boxes, decoded = self._faces(batch, names, errors, detection)
+                names, reasons, boxes, decoded = self._faces(workers, batch, names, errors)
             options = {"level": level, "abstain_below": abstain_below, "abstain_wider": abstain_wider}
             whole = first > 0 or len(batch) == self.batch_size
             return self._table(names, reasons, boxes, decoded, whole=whole, **options)
 
+        workers = self._workers if detection is None else self._face_pool(detection)
         source, first = iter(items), 0
         pool = ThreadPoolExecutor(AHEAD + 1, thread_name_prefix="predict")
         waiting: deque[Future[PredictionTable]] = deque()
@@ -160,6 +159,8 @@ class Predictor:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+            if workers is not self._workers:
+                workers.close()
 
     def batch_size_for(self, count: int) -> int:
         """Returns the size of the batches in which `count` examples are computed that are asked for at once."""
@@ -183,45 +184,55 @@ class Predictor:
     def _empty(self, count: int = 0) -> np.ndarray:
         return np.zeros((count, *self._inputs.shape), self._inputs.dtype)
 
-    def _decode(self, items: Sequence[Item], names: Sequence[str], rate: int, errors: dict[int, str]) -> np.ndarray:
-        """Returns decoded examples `[n, *shape]`, zeros where they have an error; adds new errors."""
+    def _decode(
+        self,
+        workers: DecodePool,
+        items: Sequence[Item],
+        names: Sequence[str],
+        errors: dict[int, str],
+        out: np.ndarray,
+        rate: int = 0,
+    ) -> np.ndarray:
+        """Returns `out` with decoded examples `[n, *shape]`, untouched where they have an error; adds new errors."""
 
         def read(rows: np.ndarray) -> tuple[list[bytes | None], list[str]]:
             wanted = [items[row] for row in rows.tolist()]
             contents = [self._encoded(item, rate) if isinstance(item, np.ndarray) else None for item in wanted]
             return contents, [names[row] for row in rows.tolist()]
 
-        out = self._empty(len(names))
         wanted = np.array([row for row in range(len(names)) if row not in errors], np.int64)
-        self._workers.decode(read, wanted, out, errors)
+        workers.decode(read, wanted, out, errors)
         return out
 
+    def _face_pool(self, detection: Detection) -> DecodePool:
+        """Returns processes that search images for faces."""
+        faces(np.zeros((1, 1, 3), np.uint8), "", detection, 1, 0)  # a missing detector is no image's error
+        size = self._inputs.shape[0]
+        function = partial(search, size=size, margin=detection.margin, min_size=detection.min_size, most=MAX_FACES)
+        return DecodePool(function, (search_type(size, MAX_FACES).itemsize,), np.uint8)
+
     def _faces(
-        self, items: Sequence[Item], names: Sequence[str], errors: Mapping[int, str], detection: Detection
+        self, workers: DecodePool, items: Sequence[Item], names: Sequence[str], errors: Mapping[int, str]
     ) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
         """Returns the rows of all faces in images: names, errors, boxes, and decoded examples."""
-
-        def search(row: int) -> list[tuple[str, str, tuple[int, ...], np.ndarray]]:
-            item, name = items[row], names[row]
-            nothing = (-1,) * 4, self._empty(1)[0]
-            if isinstance(item, np.ndarray):
-                _check_image(item)
-            try:
-                if row in errors:
-                    raise UserError(errors[row])
-                image = item if isinstance(item, np.ndarray) else decode_whole(read_file(name), name)
-                crops, count = faces(image, name, detection, self._inputs.shape[0], MAX_FACES)
-            except NoDetector:
-                raise
-            except UserError as error:
-                return [(name, _short(str(error), name), *nothing)]
-            rows = [(name, "", tuple(box), example) for box, example in crops]
-            if count > len(crops):
-                rest = f"{count - len(crops)} more faces are left out: at most {MAX_FACES} of an image are predicted."
-                rows.append((name, rest, *nothing))
-            return rows or [(name, WITHOUT_FACE, *nothing)]
-
-        rows = list(itertools.chain.from_iterable(self._searching.map(search, range(len(names)))))
+        kind, nothing = search_type(self._inputs.shape[0], MAX_FACES), ((-1,) * 4, self._empty(1)[0])
+        rows: list[tuple[str, str, tuple[int, ...], np.ndarray]] = []
+        for first in range(0, len(names), _SEARCHED):
+            some = names[first : first + _SEARCHED]
+            wrong = {row - first: error for row, error in errors.items() if 0 <= row - first < len(some)}
+            out = np.zeros((len(some), kind.itemsize), np.uint8)
+            self._decode(workers, items[first : first + _SEARCHED], some, wrong, out)
+            for row, (name, result) in enumerate(zip(some, out.view(kind)[:, 0], strict=True)):
+                count, crops = int(result["count"]), zip(result["boxes"].tolist(), result["faces"], strict=True)
+                rows += [(name, "", tuple(box), face.copy()) for box, face in itertools.islice(crops, count)]
+                if row in wrong:
+                    rows.append((name, _short(wrong[row], name), *nothing))
+                elif not count:
+                    rows.append((name, WITHOUT_FACE, *nothing))
+                elif count > MAX_FACES:
+                    rest = count - MAX_FACES
+                    error = f"{rest} more faces are left out: at most {MAX_FACES} of an image are predicted."
+                    rows.append((name, error, *nothing))
         boxes = np.array([box for _, _, box, _ in rows], np.int32).reshape(-1, 4)
         decoded = np.stack([example for _, _, _, example in rows])
         return [row[0] for row in rows], [row[1] for row in rows], boxes, decoded

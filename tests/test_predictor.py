@@ -7,7 +7,6 @@ import json
 import shutil
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from PIL import Image
 
 from agegender_jax import predictor as module
 from agegender_jax import recipe as recipes
-from agegender_jax.data.resources import cores
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.loaded import LoadedModel
@@ -99,7 +97,7 @@ def test_a_closed_predictor_runs_nothing(finished: Any, faces: list[Path]) -> No
     with Predictor.load(finished.workdir) as predictor:
         predictor.predict(faces[:1], detect=True)
     left = {thread.name for thread in threading.enumerate() if thread not in before}
-    assert not any(name.startswith(("detect", "predict")) for name in left)
+    assert not any(name.startswith(("decode", "predict")) for name in left)
 
 
 def test_only_the_run_s_directory_is_needed(finished: Any, faces: list[Path], tmp_path: Path) -> None:
@@ -252,27 +250,6 @@ def test_of_many_faces_the_largest_are_predicted(
     assert table.boxes is not None
     assert table.boxes[0].tolist() == list(find_faces(both)[0])
     assert table.boxes[1].tolist() == [-1] * 4
-
-
-def test_as_many_pictures_are_searched_at_once_as_there_are_cores(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock, now, most = threading.Lock(), 0, 0
-
-    def search(*_: object) -> tuple[list[Any], int]:
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
-        time.sleep(0.002)
-        with lock:
-            now -= 1
-        return [], 0
-
-    monkeypatch.setattr(module, "faces", search)
-    pictures = [np.zeros((2, 2, 3), np.uint8)] * (4 * predictor.batch_size)
-    assert set(predictor.predict(pictures, detect=True).error) == {WITHOUT_FACE}
-    assert 1 < most <= cores() or most == cores()
 
 
 class Ear(nnx.Module):

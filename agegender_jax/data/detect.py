@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from agegender_jax.data.decode_image import to_square
+from agegender_jax.data.decode_image import decode_whole, to_square
 from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
 from tfds_builders.faces import MARGIN, MIN_SIZE, Box, crop, find_faces
@@ -55,6 +55,26 @@ def faces(
     except Exception as error:  # of OpenCV, or for want of memory
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: cannot be searched for faces ({reason}); shrink or remove it.") from error
+
+
+def search_type(size: int, most: int) -> np.dtype:
+    """Returns the dtype of the result of `search`: how many faces there are in all, boxes and pixels of the largest."""
+    return np.dtype([("count", np.int32), ("boxes", np.int32, (most, 4)), ("faces", np.uint8, (most, size, size, 3))])
+
+
+def search(content: bytes, name: str, *, size: int, margin: float, min_size: int, most: int) -> np.ndarray:
+    """Decodes an image and cuts out its faces, for a `DecodePool`: one `search_type` as uint8 `[bytes]`.
+
+    Raises:
+      UserError: as `faces`, or the image cannot be decoded.
+    """
+    image = decode_whole(content, name)
+    largest, count = faces(image, name, Detection(margin, min_size), size, most)
+    result = np.zeros(1, search_type(size, most))
+    result["count"] = count
+    for place, (box, face) in enumerate(largest):
+        result["boxes"][0, place], result["faces"][0, place] = box, face
+    return result.view(np.uint8)
 
 
 def as_file(image: np.ndarray) -> bytes:
