@@ -169,7 +169,10 @@ class Predictor:
     def _encoded(self, item: np.ndarray, rate: int) -> bytes:
         """Returns an array as a file without loss, so that it goes the way of all files."""
         if self.kind == "image":
-            _check_image(item)
+            if item.ndim != 3 or item.shape[-1] != 3 or item.dtype != np.uint8 or not item.size:
+                raise UserError(
+                    f"An array of {item.dtype} {list(item.shape)} is no image; give uint8 [height, width, 3], RGB."
+                )
             return as_file(item)
         if item.ndim != 1 or item.dtype not in (np.int16, np.float32, np.float64) or rate < 1:
             raise UserError(
@@ -263,13 +266,6 @@ class Predictor:
                 size = self.batch_size if whole else self.batch_size_for(len(decoded))
                 distributions = self.model.distributions(loader, np.arange(len(decoded)), batch_size=size)
         return make_prediction_table(self.heads, distributions, names, errors, good, boxes=boxes, **options)
-
-
-def _check_image(array: np.ndarray) -> None:
-    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
-        raise UserError(
-            f"An array of {array.dtype} {list(array.shape)} is no image; give uint8 [height, width, 3], RGB."
-        )
 
 
 def _too_small(items: Sequence[Item], names: Sequence[str], least: int) -> dict[int, str]:

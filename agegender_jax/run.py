@@ -37,12 +37,7 @@ REPORT = "report/index.html"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """One run.
-
-    Attributes:
-      directory: where it lies.
-      recipe: what it does.
-    """
+    """One run: its directory, and its recipe."""
 
     directory: Path
     recipe: ConfigDict
@@ -158,11 +153,9 @@ class Run:
             raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or check it.") from error
 
     def split(self, keys: np.ndarray, *, others: bool = False) -> Split | None:
-        """Returns the saved split for a dataset with these keys; None before there is one.
+        """Returns the saved split for a dataset with these keys, str `[n]`; None before there is one.
 
-        Args:
-          keys: str [n], of the dataset at hand.
-          others: None, and not an error, where these are not the split's keys.
+        With `others`, None and not an error where these are not the split's keys.
         """
         path = self.directory / "split.json"
         if not path.exists():
@@ -192,23 +185,14 @@ class Run:
             raise UserError(f"{path} is damaged ({error}); restore the file.") from error
 
     def has_seen(self, dataset: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns which examples are of files or subjects that the run, or an ancestor, has seen, bool `[n]`.
-
-        Args:
-          dataset: name; subjects are known within one.
-          columns: of the dataset, `source.COLUMNS`.
-        """
+        """Returns which examples are of files or subjects that the run, or an ancestor, has seen, bool `[n]`."""
         subjects = [number for name, number in self.seen_subjects() if name == dataset]
         return np.isin(columns["sha256"], list(self.seen())) | np.isin(columns["subject"], subjects)
 
     def write_seen(self, dataset: str, columns: Mapping[str, np.ndarray], split: Split, parent: "Run | None") -> None:
         """Writes `seen_sha256.txt` and `seen_subjects.txt`.
 
-        Args:
-          dataset: name.
-          columns: of the dataset.
-          split: of the run.
-          parent: the run whose weights this one starts from: what it has seen is inherited.
+        What the `parent`, whose weights the run starts from, has seen is inherited.
         """
         rows = np.concatenate([split.train, split.validation])
         files = set(columns["sha256"][rows].tolist())

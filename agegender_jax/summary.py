@@ -10,19 +10,12 @@ class Summary:
     """What `summary.json` holds.
 
     Attributes:
-      run: name of the run.
-      dataset: name of the dataset.
-      synthetic: whether the dataset is synthetic.
-      protocol: of the split.
       leaky: whether somebody, or a file, may be both learned from and tested on.
-      train_examples: how many.
       subjects: counts of identified subjects, see `setup.build_setup`.
       data_sha256: hash of which files the examples are.
       split_sha256: hash of which example is in which part.
-      age_groups: name of the scheme.
       flip_averaged: whether the metrics average over each image and its mirror image.
       test: metrics by `head/metric`.
-      validation: likewise.
       metrics: what each metric is, by `head/metric`; see `Metric.metadata`.
       intervals: 95 % intervals by part and metric.
       baseline: metrics of the best constant predictors on the test part.
@@ -31,13 +24,11 @@ class Summary:
       parameters: of the model, how many numbers.
       steps: optimizer steps in all.
       evaluated_step: of the checkpoint that the metrics are of.
-      epochs: of training.
       seconds: of all starts together.
       seconds_of: seconds since the last start, by what they went to.
       images_per_second: median over dispatches; None with fewer than two.
       first_step_seconds: from the command to the end of the first dispatch; None where nothing was left to train.
       peak_memory_bytes: of the host, since the last start.
-      versions: of packages.
       hardware: that the last start ran on.
     """
 

@@ -17,7 +17,6 @@ from tfds_builders.adience.fold_files import PUBLISHED_AGE, PUBLISHED_GENDER
 
 DEFAULT_SCHEME = "nearest"
 LABELS_AND_TERMS = "Labels and terms"
-"""Title of a section that the page shows first."""
 
 _LISTED = 25  # ranges, sizes and rates that are listed; the others are counted
 _GROUPS = 10  # age groups that are listed even where they are empty

@@ -16,10 +16,8 @@ from agegender_jax.splits import PARTS, PROTOCOLS, Split
 Columns = Mapping[str, np.ndarray]
 
 GENDER_NAMES = {**dict(enumerate(GENDERS)), len(GENDERS): UNDEFINED_GENDER, UNKNOWN: "unknown"}
-"""Names of the values of the column `gender`."""
 
 RACE_NAMES = {**dict(enumerate(RACES)), UNKNOWN: "unknown"}
-"""Names of the values of the column `race`."""
 
 HEAPING_FROM = 20
 """Youngest age, in years, that the share of multiples of five is counted from: infants are no round numbers."""

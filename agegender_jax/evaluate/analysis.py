@@ -33,13 +33,7 @@ _WIDTH_LEVEL = 0.8  # of the intervals whose width says how unsure an age is
 def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Computes metrics, groups, calibration and abstention of one part.
 
-    An interval is `{"value", "low", "high"}`, of 95 %, see `uncertainty`; NaN where there is none.
-
-    Args:
-      predictions: of a run.
-      part: of `predictions.part`.
-      draws: number of resamples of the bootstrap.
-      seed: of the resamples.
+    An interval is `{"value", "low", "high"}`, of 95 % by `draws` resamples, see `uncertainty`; NaN where there is none.
 
     Returns:
       Plain values for JSON, save that there may be NaN:

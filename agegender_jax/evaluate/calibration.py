@@ -79,13 +79,9 @@ def brier(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float | None:
-    """Fits the temperature that gives labels the least negative log-likelihood (Guo et al. 2017, section 4.2).
+    """Fits the temperature of the least negative log-likelihood, `[n, K]` and int `[n]` (Guo et al. 2017, section 4.2).
 
     Above 1 the head was too sure of itself. It is fitted on validation examples only, never on those reported.
-
-    Args:
-      probability: `[n, K]`.
-      label: int `[n]`.
 
     Returns:
       Of `TEMPERATURES`, an end where nothing between is better; None where there is no example.

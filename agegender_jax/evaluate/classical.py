@@ -52,11 +52,6 @@ def classical(features: Features, only: Sequence[str] = CLASSICAL, *, progress: 
     Examples whose label is unknown are left out of a fit. A head is left out where there is nothing to learn (fewer
     than two classes, or no known years), or where its label is neither one class nor years.
 
-    Args:
-      features: of `read_features`.
-      only: which of `CLASSICAL`.
-      progress: whether to print a line a fit to standard error.
-
     Returns:
       Metadata of the features, the number of examples, the names of the heads that were left out, the metrics by model
       and of the `baseline`, and `intervals`: by model and metric, the ends of its 95 % interval.

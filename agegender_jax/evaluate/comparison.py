@@ -30,11 +30,9 @@ class ComparedRun:
 
 
 def load(path: Path, part: str) -> ComparedRun:
-    """Reads the predictions of a run, or of a study's runs: its folds side by side, once for each repeat.
+    """Reads the predictions for a part, of a run or of a study's runs: its folds side by side, once for each repeat.
 
-    Args:
-      path: a run's directory, or a study's, which holds `study.json`.
-      part: of the predictions to keep.
+    The directory of a study holds `study.json`.
 
     Raises:
       UserError: there are none, they are damaged, or the study is of several protocols or not complete.

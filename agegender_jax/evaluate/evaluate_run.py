@@ -57,11 +57,6 @@ class EvaluationData:
         """The run."""
         return self.model.run
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The `summary.json` of the run."""
-        return self.model.summary
-
     def rows(self, split: str | None) -> np.ndarray:
         """Returns the rows of a part of `SPLITS`; None is `test`, or of another archive `all`, its only part.
 
@@ -143,9 +138,9 @@ def evaluate_runs(
         result["unmapped"] = unmapped(first.heads, {name: col[rows] for name, col in first.data.columns.items()})
     else:
         # Runs of one split may name two protocols, where these come to the same; a leaky one is never hidden.
-        protocol = max((each.summary["protocol"] for each in opened), key=lambda name: name in LEAKY)
-        leaky = any(each.summary["leaky"] for each in opened)
-        result |= {"protocol": protocol, "leaky": leaky, "split_sha256": first.summary["split_sha256"]}
+        protocol = max((each.model.summary["protocol"] for each in opened), key=lambda name: name in LEAKY)
+        leaky = any(each.model.summary["leaky"] for each in opened)
+        result |= {"protocol": protocol, "leaky": leaky, "split_sha256": first.model.summary["split_sha256"]}
     labels = {name: head.column(first.data.columns) for name, head in first.heads.items()}
     chosen = {name: label[rows] for name, label in labels.items()}
     keys = first.data.columns["key"][rows]
@@ -157,7 +152,7 @@ def evaluate_runs(
     # One after another: one dataset at a time on the devices.
     distributions = [_distributions(each, keys) for each in opened]
     own = [
-        {"flip_averaged": each.run.recipe.evaluate.flip, "evaluated_step": each.summary["evaluated_step"]}
+        {"flip_averaged": each.run.recipe.evaluate.flip, "evaluated_step": each.model.summary["evaluated_step"]}
         | measure(each.heads, values)
         for each, values in zip(opened, distributions, strict=True)
     ]
@@ -171,8 +166,8 @@ def evaluate_runs(
     columns = known_columns(first.data.columns, rows)
     predictions = Predictions(keys, np.full(len(rows), part), columns, chosen, mean, first.heads, {})
     result["intervals"] = {part: of_predictions(predictions)}
-    baseline = baseline_targets(first.heads, first.summary["baseline_predictions"], chosen)
-    return result | {"baseline": measure_targets(baseline), "baseline_names": first.summary["baseline_names"]}
+    baseline = baseline_targets(first.heads, first.model.summary["baseline_predictions"], chosen)
+    return result | {"baseline": measure_targets(baseline), "baseline_names": first.model.summary["baseline_names"]}
 
 
 def open_data(

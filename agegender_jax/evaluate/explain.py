@@ -69,20 +69,11 @@ def export(
     its own highest value (light), or of attention, whose masks have one a stage, from its lowest. `sheet.png` holds
     them all with the predictions; `examples.csv` has a row for each. The folder appears whole or not at all.
 
-    Args:
-      model: a finished run.
-      out: folder, new or empty.
-      files: images or recordings as the run takes them; the run's data are then not needed. Where these were
-        searched for faces, so are images, and the largest face is shown. One that cannot be read, or has no face, is
-        left out and named in the result.
-      method: of `saliency.METHODS`.
-      head: see `Explainer`.
-      class_name: see `Explainer`.
-      count: of the run's examples, up to `MAX_COUNT`, None is 16; fewer where the part has fewer.
-      split: see `EvaluationData.rows`.
-      manual_dir: where the run's own data lie now, or another archive.
-      data_dir: where prepared data and caches lie; None is where the run had them.
-      progress: whether to show progress bars on a terminal.
+    `files` are images or recordings as the run takes them; the run's data are then not needed. Where these were
+    searched for faces, so are images, and the largest face is shown. One that cannot be read, or has no face, is
+    left out and named in the result. Else `count` of the run's examples are shown, up to `MAX_COUNT`, None is 16;
+    fewer where the part has fewer. `method`, `head` and `class_name` are those of `Explainer`, `split` of
+    `EvaluationData.rows`, the others of `evaluate_runs`.
 
     Raises:
       UserError: the run has no such head, class or map; the data are missing or bad; no file can be read; or the
@@ -125,13 +116,7 @@ def saliency_sheet(
 ) -> np.ndarray:
     """Returns examples in a grid, each beside its maps, with its caption and prediction: uint8 `[H, W, 3]`.
 
-    Args:
-      model: a finished run.
-      content: examples, decoded by the run's preprocessor, `[n, ...]`, at least one.
-      captions: a short line an example.
-      method: of `saliency.METHODS`.
-      head: name of the head to explain.
-      columns: examples in a row.
+    `content` is at least one example, decoded by the run's preprocessor, `[n, ...]`; a row holds `columns` of them.
     """
     explainer = Explainer(model, method, head)
     explained = explainer(content)

@@ -86,13 +86,8 @@ def write_features(
 
     They are of the parameters that the run's metrics are of, and of the examples as they are, never of mirror images.
 
-    Args:
-      model: a finished run.
-      out: the file; its name ends in `.npz`. A file of that name is replaced.
-      split: see `EvaluationData.rows`.
-      manual_dir: where the run's data lie now.
-      data_dir: where prepared data and caches lie; None is where the run had them.
-      progress: whether to draw progress bars.
+    The name of `out` ends in `.npz`; a file of that name is replaced. `split` is of `EvaluationData.rows`, the
+    other options are those of `evaluate_runs`.
 
     Returns:
       The metadata, and the shape of the embeddings.
@@ -113,7 +108,7 @@ def write_features(
         part[getattr(opened.split, name)] = name
     rows = opened.rows(split)
     columns = opened.data.columns
-    metadata = {**metadata_of(opened.run, opened.summary), "config": opened.options.config}
+    metadata = {**metadata_of(opened.run, model.summary), "config": opened.options.config}
     metadata = {name: metadata[name] for name in METADATA}
     arrays: dict[str, np.ndarray] = {
         "embedding": _embeddings(opened, rows),

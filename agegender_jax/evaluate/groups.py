@@ -52,11 +52,7 @@ def attributes(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def groups(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, list[Group]]:
-    """Groups some examples by each attribute alone, and by all that are known of any of them together.
-
-    Args:
-      columns: of all examples.
-      rows: int `[m]`, which of them.
+    """Groups examples, `rows` int `[m]`, by each attribute alone, and by all that are known of any of them together.
 
     Returns:
       By `gender`, `race`, `age_band`, and their names with ` x ` between; only where there are groups.

@@ -35,10 +35,6 @@ def for_another_dataset(head: Head) -> Head:
 def unmapped(heads: Mapping[str, Head], columns: Columns) -> dict[str, dict[str, Any]]:
     """Counts annotations that none of a head's classes has; of heads for gender, age and a dataset's own classes.
 
-    Args:
-      heads: by name.
-      columns: of the examples, `[n]` each.
-
     Returns:
       By target (`gender`, `age_group`, ...), where there are any: `count` of examples that are left out of its
       metrics, `annotated` of them and the others together, and `commonest`: annotations and how many have them.

@@ -27,7 +27,6 @@ class LoadedModel:
     """A finished run with its parameters; see `load`.
 
     Attributes:
-      run: the run.
       summary: its `summary.json`.
       metadata: its `run.json`.
       heads: by name, with the classes that the run was trained with.
@@ -35,7 +34,6 @@ class LoadedModel:
       mesh: all devices.
       graphdef: structure of the model; `nnx.merge(graphdef, *model_state)` is the model.
       model_state: `(params, stats)` that the run's metrics are of, on every device.
-      evaluator: computes the distributions of the heads.
     """
 
     run: Run
@@ -52,9 +50,7 @@ class LoadedModel:
     def load(cls, directory: str | os.PathLike[str], mesh: jax.sharding.Mesh | None = None) -> "LoadedModel":
         """Loads the finished run in a directory, and writes nothing there.
 
-        Args:
-          directory: of the run, the `--workdir` of `launch.py`.
-          mesh: devices to compute on; None is all of them.
+        `directory` is the `--workdir` of `launch.py`; `mesh` are the devices to compute on, all where it is None.
 
         Raises:
           UserError: the directory holds no complete run, its checkpoint is missing or damaged, or this version makes
@@ -91,15 +87,9 @@ class LoadedModel:
     def distributions(
         self, loader: EvalLoader, rows: Sequence[int] | np.ndarray, *, batch_size: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Computes the distributions of the heads as the run was evaluated, averaged over mirror images where it was.
+        """Computes the distributions for rows of the loader, int `[m]`, by head, float32 `[m, ...]`.
 
-        Args:
-          loader: of the examples.
-          rows: int [m], of the loader.
-          batch_size: see `Evaluator.distributions`.
-
-        Returns:
-          float32 `[m, ...]` by head.
+        They are averaged over mirror images where the run was evaluated so; for `batch_size` see `Evaluator`.
         """
         with jax.set_mesh(self.mesh):
             return self.evaluator.distributions(

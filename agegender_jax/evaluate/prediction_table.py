@@ -102,16 +102,8 @@ def make_prediction_table(
 ) -> PredictionTable:
     """Decodes distributions into a table.
 
-    Args:
-      heads: by name.
-      distributions: of every head, float32 `[m, ...]`, of the rows `good`.
-      name: of all rows `[n]`, see `PredictionTable`; so are `error` and `boxes`.
-      error: why there is no prediction, "" where there is.
-      boxes: of faces in their images, or None.
-      good: rows without an error, int `[m]`.
-      level: of the ages' central interval, above 0 and below 1.
-      abstain_below: a predicted class is left out where it is less probable than this.
-      abstain_wider: an age is left out where its interval is wider than so many years.
+    `distributions` are of the rows `good` alone, int `[m]`: those without an error. `name`, `error` and `boxes` are
+    of all rows, `[n]`, see `PredictionTable`; the options are those of `Predictor.stream`.
     """
 
     def spread(values: np.ndarray) -> np.ndarray:

@@ -110,9 +110,7 @@ class Predictions:
 def metadata_of(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `Predictions.metadata` of a run; its recipe has no paths of this machine.
 
-    Args:
-      run: the run.
-      summary: of the run, or what of it is known before it is written: see `METADATA`.
+    `summary` may be what is known of it before it is written, see `METADATA`.
     """
     recipe = json.loads(recipes.to_json(run.recipe, paths=False))
     own = {"class_names": list(run.metadata().get("class_names", [])), "recipe": recipe}
@@ -128,12 +126,7 @@ def of_split(
 ) -> Predictions:
     """Returns the table that a run keeps: of `KEPT_PARTS`, one after another.
 
-    Args:
-      split: the run's.
-      examples: of the dataset, `source.COLUMNS`.
-      heads: by name.
-      distributions: by head, float32 `[n, ...]`, of `kept_rows(split)`.
-      metadata: of `metadata_of`.
+    `examples` are `source.COLUMNS` of the dataset; `distributions`, float32 `[n, ...]`, are of `kept_rows(split)`.
     """
     rows = kept_rows(split)
     part = np.concatenate([np.full(len(getattr(split, part)), part) for part in KEPT_PARTS])
@@ -197,10 +190,7 @@ def labelled_rows(
 ) -> LabelledRows:
     """Checks `key`, `part`, `metadata` and `label_<head>` of a file that was written from a run's examples.
 
-    Args:
-      arrays: of the file.
-      parts: what `part` may be.
-      kinds: of the metadata, by name.
+    `parts` is what `part` may be, and `kinds` the types of the metadata by name.
 
     Raises:
       ValueError: one of them is missing, or is not what it should be.

@@ -70,7 +70,6 @@ CAMS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "grad_cam_pp": grad_cam_pp,
     "layer_cam": layer_cam,
 }
-"""Class activation maps by name."""
 
 METHODS = (*CAMS, "attention")
 """What can be shown; attention only of a backbone that has it."""
@@ -129,10 +128,7 @@ def score(head: ClassHead | AgeYearsHead, logits: jax.Array, classes: jax.Array)
     expectation in years, and so have classes that are learned as thresholds theirs: these have no logit, and where a
     distribution is all one latent number wide the probability of the class in its middle has no slope.
 
-    Args:
-      head: whose logits they are.
-      logits: `[batch, head.size]`.
-      classes: int32 `[batch]`, which class; of no use but for exclusive classes.
+    `logits` are `[batch, head.size]`; `classes`, int32 `[batch]`, are of use for exclusive classes alone.
     """
     if has_logits(head):
         return jnp.take_along_axis(logits, classes[:, None], -1)[:, 0]
@@ -197,12 +193,7 @@ class Explainer:
         self._mean_maps = jax.jit(self._over_views)
 
     def __call__(self, content: np.ndarray, *, progress: bool = False) -> Explained:
-        """Computes predictions and maps of some examples, at least one.
-
-        Args:
-          content: decoded by the preprocessor, `[n, *preprocessor.shape]`.
-          progress: whether to show a progress bar on a terminal.
-        """
+        """Computes predictions and maps of at least one example that the preprocessor decoded, `[n, ...]`."""
         mesh, count = self.model.mesh, len(content)
         devices, sharding = mesh.shape["data"], by_batch(mesh)
         size = -(-min(self._options.batch_size, count) // devices) * devices

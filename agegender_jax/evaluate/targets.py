@@ -70,12 +70,9 @@ def target_labels(heads: Mapping[str, Head], labels: Mapping[str, np.ndarray]) -
 def make_targets(
     heads: Mapping[str, Head], distributions: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Target]:
-    """Decodes the predictions of every target.
+    """Decodes the predictions of every target from distributions, float32 `[n, ...]`, by head.
 
-    Args:
-      heads: by name.
-      distributions: of every head, float32 `[n, ...]`.
-      labels: of every head, `[n]`. Without them there are no labels, nor targets that ask for some.
+    Without labels, `[n]` by head, there are none, nor targets that ask for some.
     """
     all_heads = target_heads(heads)
     all_labels = {} if labels is None else target_labels(heads, labels)
@@ -98,11 +95,7 @@ def measure_targets(targets: Mapping[str, Target]) -> dict[str, Any]:
 def fit_baseline(
     heads: Mapping[str, Head], train_labels: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, str], dict[str, dict[str, list[Any]]]]:
-    """Finds the best constant predictions for the training labels.
-
-    Args:
-      heads: by name.
-      train_labels: of every head, `[n]`.
+    """Finds the best constant predictions for the training labels, `[n]` by head.
 
     Returns:
       By target the name of the prediction, and the predictions of one example as JSON values.
@@ -118,13 +111,7 @@ def fit_baseline(
 def baseline_targets(
     heads: Mapping[str, Head], predictions: Mapping[str, Mapping[str, Any]], labels: Mapping[str, np.ndarray]
 ) -> dict[str, Target]:
-    """Returns the targets that a baseline predicts.
-
-    Args:
-      heads: by name.
-      predictions: of one example, from `fit_baseline`; None in place of NaN.
-      labels: of every head, `[n]`.
-    """
+    """Returns targets of the predictions of `fit_baseline`, where None is NaN, and of labels, `[n]` by head."""
     targets, all_labels = {}, target_labels(heads, labels)
     for name, head in target_heads(heads).items():
         values = {key: np.nan if value is None else value for key, value in predictions[name].items()}

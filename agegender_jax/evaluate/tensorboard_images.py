@@ -12,13 +12,7 @@ _LETTERS = 18  # of a caption, in an inch
 
 
 def confusion_image(confusion: np.ndarray, names: Sequence[str], title: str) -> np.ndarray:
-    """Returns a confusion matrix as an image, shaded by the share of each row; every cell holds the count.
-
-    Args:
-      confusion: int `[classes, classes]`, row = label, column = prediction.
-      names: of the classes.
-      title: above the matrix.
-    """
+    """Returns a confusion matrix, int, row = label, as an image, shaded by the share of each row; cells hold counts."""
     size = max(3.2, 0.62 * len(names) + 1.4)
     figure = _figure(size + 0.6, size)
     axes = figure.add_subplot()
@@ -37,13 +31,7 @@ def confusion_image(confusion: np.ndarray, names: Sequence[str], title: str) -> 
 
 
 def grid_image(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> np.ndarray:
-    """Returns images in a grid, a caption under each.
-
-    Args:
-      images: uint8 `[n, height, width, 3]`.
-      captions: one an image, of any lines; a line is cut where it is wider than the image.
-      columns: images in a row.
-    """
+    """Returns images, uint8 `[n, height, width, 3]`, in a grid, captions under them, lines cut to their width."""
     lines = [[printable(line) for line in caption.split("\n")] for caption in captions]
     rows, below = max(1, -(-len(images) // columns)), 0.12 * max(map(len, lines), default=1) + 0.1  # inches
     width = _SIDE * images.shape[2] / images.shape[1]

@@ -34,14 +34,9 @@ class Interval(NamedTuple):
 
 
 class ClusterBootstrap:
-    """Resamples clusters with replacement, the same for all metrics, so that their differences are paired.
+    """Resamples clusters (int `[n]`) with replacement, the same for all metrics: their differences are paired.
 
     Up to 64 MB (1,000 resamples of some 67,000 clusters) are kept; more are made again whenever they are needed.
-
-    Args:
-      cluster: int `[n]`, of each example.
-      draws: number of resamples.
-      seed: of the resamples.
     """
 
     def __init__(self, cluster: np.ndarray, *, draws: int = 1000, seed: int = 0) -> None:
@@ -126,12 +121,7 @@ def of_predictions(predictions: Predictions) -> dict[str, list[float]]:
 
 
 def ends_of(targets: Mapping[str, Target], cluster: np.ndarray) -> dict[str, list[float]]:
-    """Returns the ends of the intervals of all metrics that have one, as `name/metric`.
-
-    Args:
-      targets: by name, of the same `[n]` examples.
-      cluster: int `[n]`, of each example.
-    """
+    """Returns the ends of the intervals of all metrics that have one, as `name/metric`; `cluster` is int `[n]`."""
     resamples = ClusterBootstrap(cluster)
     ends = {}
     for name, target in targets.items():
@@ -157,11 +147,7 @@ def interval(value: float, samples: np.ndarray, clusters: int, metric: Metric) -
     (Clopper & Pearson 1934) of as many trials as there are clusters. Of one cluster there is no interval, nor is
     there of other metrics without spread.
 
-    Args:
-      value: the metric itself.
-      samples: float `[draws]`, of resamples of clusters; NaN is left out.
-      clusters: how many there are.
-      metric: what it is.
+    `samples` are float `[draws]`, of resamples of clusters; NaN is left out.
     """
     if clusters and value in (0, 1) and metric.correct is not None:
         far = ((1 - _LEVEL) / 2) ** (1 / clusters)
@@ -239,14 +225,10 @@ class Discordant(NamedTuple):
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> Discordant:
-    """Tests whether two runs are correct equally often, for independent examples: McNemar's mid-p test.
+    """Tests whether two runs are correct (bool `[n]`) equally often, for independent examples: McNemar's mid-p test.
 
     The mid-p keeps its level where the exact test is too careful (Fagerland, Lydersen & Laake 2013, BMC Medical
     Research Methodology 13:91): the exact p less the probability of what was seen, or less half of it at a tie.
-
-    Args:
-      first: bool `[n]`, whether the first run is correct.
-      second: likewise of the second.
     """
     from scipy.stats import binom, binomtest
 

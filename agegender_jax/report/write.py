@@ -34,13 +34,9 @@ def write_report(
 
     Both replace only files of their kind, and each is written whole or not at all.
 
-    Args:
-      run: complete, with its `predictions.npz`.
-      out: the page; None is `report/index.html` in the run's directory, with `report.json` beside it.
-      with_images: embed images of the mistakes, and of some examples with their saliency.
-      manual_dir: where the run's own data lie now, for images.
-      data_dir: where prepared data and caches lie, for images; None is where the run had them.
-      progress: print what takes time.
+    `out` is the page, None is `report/index.html` in the run's directory; its numbers lie beside it. `with_images`
+    embeds images of the mistakes, and of some examples with their saliency; `manual_dir` and `data_dir` are for
+    these, see `evaluate_runs`.
 
     Raises:
       UserError: the run is not complete or damaged, its data are missing where they are needed, or something else
