@@ -1,5 +1,6 @@
 """Prepared datasets on disk: where one lies, and its examples in random order of access, without TensorFlow."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from agegender_jax import atomic
 from agegender_jax.data.preprocess import PREPROCESSORS
 from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
@@ -40,7 +42,8 @@ photographer, all of a recording), `fold` the part that the dataset was publishe
 values.
 """
 
-_BLOCK, _BLOCKS = 2**18, 16  # bytes of a block, blocks of a large file that are hashed
+_SMALL = 2**18  # bytes; the hash of a larger file is remembered
+_HASHES = ".sha256.json"  # file in the data directory: hashes of large files by path
 
 
 def default_data_dir() -> Path:
@@ -174,13 +177,13 @@ def locate(
                 f"{data_dir} holds no prepared {wanted}; give --manual_dir=DIR with the downloaded data in it, or "
                 f"--data_dir=DIR with what `tfds build` wrote."
             )
-        return _prepared(name, directory)
+        return _prepared(name, directory, data_dir)
     wishes = {"config": config, **(options or {})} if config or options else {}
     if wishes.get("crop"):
         wishes["cropper"] = cropper()
     parent = data_dir / "prepared" / f"{name}-{_fingerprint(name, manual_dir, data_dir, wishes)}"
     if directory := _newest(parent / name):
-        return _prepared(name, directory)
+        return _prepared(name, directory, data_dir)
     try:
         directory = prepare(name, manual_dir, parent, config=config, options=options, progress=progress)
     except (DataError, OSError) as error:
@@ -188,7 +191,7 @@ def locate(
         if directory is None:
             sentence = f"{parent}: cannot be written ({error.strerror})." if isinstance(error, OSError) else str(error)
             raise UserError(sentence) from error
-    return _prepared(name, directory)
+    return _prepared(name, directory, data_dir)
 
 
 def _newest(folder: Path) -> Path | None:
@@ -203,15 +206,15 @@ def _newest(folder: Path) -> Path | None:
     return max(versions, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)], default=None)
 
 
-def _prepared(name: str, directory: Path) -> Prepared:
+def _prepared(name: str, directory: Path, data_dir: Path) -> Prepared:
     try:
         features = json.loads((directory / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
         kind = next(kind for kind in PREPROCESSORS if kind in features)
         metadata = directory / "metadata.json"
         synthetic = metadata.exists() and bool(json.loads(metadata.read_text(encoding="utf-8")).get("synthetic"))
         digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
-        for path in sorted(directory.glob("*.array_record*")):
-            digest.update(f"{path.name} {_content_hash(path)}".encode())
+        for path, content in _hashes(sorted(directory.glob("*.array_record*")), data_dir).items():
+            digest.update(f"{path.name} {content}".encode())
     except OSError as error:
         raise UserError(f"{directory}: cannot be read ({error.strerror}); check its permissions.") from error
     except (ValueError, KeyError, TypeError, StopIteration) as error:
@@ -225,7 +228,7 @@ def _prepared(name: str, directory: Path) -> Prepared:
 def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[str, Any]) -> str:
     """Computes a hash of the names and contents of the files there, of the builder's version and of its options.
 
-    Small files, such as loose images, are known by size and time of change: opening thousands at every start is slow.
+    Small files, such as loose images, are known by size and time of change: there may be many thousands of them.
     """
     # Next to the archive, or to loose images, may lie anything, the prepared data included; it must not count.
     from tfds_builders.prepare import builder_version
@@ -243,10 +246,10 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
         paths = [path for path in paths if path.is_file()]
         paths += [path for folder in folders for path in folder.rglob("*") if path.is_file()]
         lines = [json.dumps([builder_version(name), wishes], sort_keys=True)]
-        for path in paths:
-            status = path.stat()
-            small = status.st_size <= _BLOCK
-            content = f"{status.st_size} {status.st_mtime_ns}" if small else _content_hash(path)
+        statuses = {path: path.stat() for path in paths}
+        hashes = _hashes([path for path, status in statuses.items() if status.st_size > _SMALL], data_dir)
+        for path, status in statuses.items():
+            content = hashes.get(path) or f"{status.st_size} {status.st_mtime_ns}"
             lines.append(f"{path.relative_to(manual_dir)} {content}")
     except NotADirectoryError as error:
         raise UserError(f"{manual_dir}: is no folder; --manual_dir is the folder that the files lie in.") from error
@@ -255,15 +258,31 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
 
 
-def _content_hash(path: Path) -> str:
-    """Computes a hash of a file's size and of `_BLOCKS` blocks spread over it, its last bytes included.
+def _hashes(paths: Sequence[Path], data_dir: Path) -> dict[Path, str]:
+    """Computes the SHA-256 of files.
 
-    Reading gigabytes at every start is slow, and archives end with checksums of all that is in them.
+    Reading gigabytes at every start is slow: those of large files are kept in `data_dir`, and computed again where
+    size, times or inode of a file have changed.
     """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        for start in np.linspace(0, max(0, size - _BLOCK), _BLOCKS).astype(np.int64).tolist():
-            file.seek(start)
-            digest.update(file.read(_BLOCK))
-    return digest.hexdigest()
+    memory = data_dir / _HASHES
+    try:
+        known = dict(json.loads(memory.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # there is none, or it is damaged
+        known = {}
+    hashes, new = {}, {}
+    for path in paths:
+        status, key = path.stat(), str(path.resolve())
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        entry = known.get(key)
+        if isinstance(entry, dict) and entry.get("state") == state and isinstance(entry.get("sha256"), str):
+            hashes[path] = entry["sha256"]
+            continue
+        with open(path, "rb") as file:
+            hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        if status.st_size > _SMALL:
+            new[key] = {"state": state, "sha256": hashes[path]}
+    if new:
+        with contextlib.suppress(OSError):  # a folder that only its owner may write to: then they are computed again
+            data_dir.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(memory, json.dumps(known | new))
+    return hashes

@@ -106,6 +106,33 @@ def test_another_archive_in_the_same_place_is_prepared_anew(members: dict[str, b
     assert results[0].identity != results[1].identity
 
 
+def test_a_change_anywhere_in_a_large_archive_is_seen(members: dict[str, bytes], tmp_path: Path) -> None:
+    # Without compression, and so without a checksum; what follows an image's end marker is no part of it.
+    files = [(name, members[name] + bytes(3 * 2**20)) for name in sorted(members)[:3]]
+    archive = tmp_path / "in" / "UTKFace.tar"
+    sizes, identities = set(), set()
+    for change in (b"", b"changed"):
+        half = len(files[1][1]) // 2
+        files[1] = files[1][0], files[1][1][:half] + change + files[1][1][half + len(change) :]
+        files_of_tests.pack(archive, files, mode="w")
+        data = open_dataset(options(), manual_dir=archive.parent, data_dir=tmp_path / "out", progress=False)
+        digests = [hashlib.sha256(content).hexdigest() for _, content in files]
+        assert sorted(data.columns["sha256"].tolist()) == sorted(digests)
+        sizes.add(archive.stat().st_size)
+        identities.add(data.prepared.identity)
+    assert len(sizes) == 1
+    assert len(identities) == 2
+
+
+def test_a_large_file_that_has_not_changed_is_hashed_once(
+    synthetic_dir: Path, data_dir: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agegender_jax.data.source._SMALL", 0)
+    assert locate("utkface", manual_dir=synthetic_dir, data_dir=data_dir).identity == prepared.identity
+    monkeypatch.delattr("hashlib.file_digest")
+    locate("utkface", manual_dir=synthetic_dir, data_dir=data_dir)
+
+
 @pytest.mark.parametrize("layout", ["UTKFace/part1", "."])
 def test_a_change_inside_an_unpacked_folder_is_seen(members: dict[str, bytes], tmp_path: Path, layout: str) -> None:
     files, names = members, sorted(members)

@@ -3,7 +3,7 @@
 import io
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -32,10 +32,10 @@ def lay(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def pack(path: Path, files: list[tuple[str, bytes]]) -> Path:
+def pack(path: Path, files: list[tuple[str, bytes]], mode: Literal["w", "w:gz"] = "w:gz") -> Path:
     """Writes files into an archive, which may hold a name twice; returns the archive."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+    with tarfile.open(path, mode, **({"compresslevel": 1} if mode == "w:gz" else {})) as tar:
         for name, content in files:
             info = tarfile.TarInfo(name)
             info.size = len(content)
