@@ -6,6 +6,13 @@ from pathlib import Path
 import jax
 import psutil
 
+_CGROUPS = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Where cgroups lie, by controllers as `/proc/self/cgroup` names them in versions 2 and 1: the folder, the files of the
+limit and of what is used, and the key in `memory.stat` of the pages of files that are given back."""
+
 
 def cores() -> int:
     """Returns how many cores this process may use."""
@@ -26,21 +33,25 @@ def available_memory(root: Path = Path("/")) -> int:
     """Returns the bytes of memory that this process can take without swapping.
 
     psutil knows the host alone, and a container or a Slurm job is killed at the limit of its cgroup, often far below:
-    the least that the cgroup (version 2) of this process, and those around it, leave is taken where there is one.
-    Other processes of the same run are not considered: set `config.compute.loader` where several share a host.
+    the least that the cgroup of this process, and those around it, leave is taken where there is one. Other processes
+    of the same run are not considered: set `config.compute.loader` where several share a host.
     """
     available = [psutil.virtual_memory().available]
-    mount = root / "sys/fs/cgroup"
     try:
-        group = mount / (root / "proc/self/cgroup").read_text().partition("0::/")[2].partition("\n")[0].lstrip("/")
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # no Linux
         return available[0]
-    for folder in [group, *group.parents]:
-        try:
-            limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            # The kernel gives back the pages of files that were not used of late.
-            available.append(max(0, limit - used + int(stat.get("inactive_file", 0))))
-        except (OSError, ValueError):  # it has no limit ("max")
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers not in _CGROUPS:
             continue
+        mount, limit, current, inactive = _CGROUPS[controllers]
+        folder = root / "sys/fs/cgroup" / mount / group.lstrip("/")
+        for parent in [folder, *folder.parents]:
+            try:
+                left = int((parent / limit).read_text()) - int((parent / current).read_text())
+                stat = dict(line.split() for line in (parent / "memory.stat").read_text().splitlines())
+                # The kernel gives back the pages of files that were not used of late.
+                available.append(max(0, left + int(stat.get(inactive, 0))))
+            except (OSError, ValueError):  # it has no limit ("max"), or cannot be seen from inside a container
+                continue
     return min(available)

@@ -57,9 +57,17 @@ def cgroup(limit: Any, current: int, inactive: int = 0) -> dict[str, Any]:
     return {"memory.max": limit, "memory.current": current, "memory.stat": f"anon 5\ninactive_file {inactive}"}
 
 
+def old_cgroup(limit: int, current: int, inactive: int) -> dict[str, Any]:
+    """Of version 1, which has no word for no limit."""
+    stat = f"inactive_file 1\ntotal_inactive_file {inactive}"
+    return {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": current, "memory.stat": stat}
+
+
 @pytest.mark.parametrize(
     ("cgroups", "expected"),
     [
+        ({"memory/old": old_cgroup(400_000, 100_000, 20_000), "memory": old_cgroup(2**63 - 4096, 9, 0)}, 320_000),
+        ({"memory": old_cgroup(70_000, 5_000, 0), "a/b": cgroup(90_000, 1_000)}, 65_000),
         ({}, 1_024_000),
         ({"a/b/c": cgroup("max", 7)}, 1_024_000),
         ({"a/b/c": cgroup(500_000, 100_000, inactive=30_000)}, 430_000),  # pages of files are given back
@@ -75,7 +83,7 @@ def test_available_memory_is_the_least_that_host_and_cgroups_leave(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     assert resources.available_memory(tmp_path) == 1_024_000  # no Linux
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("4:memory:/old\n0::/a/b/c\n")
+    (tmp_path / "proc/self/cgroup").write_text("9:cpu,cpuacct:/a\n4:memory:/old\n0::/a/b/c\n")
     for name, files in cgroups.items():
         folder = tmp_path / "sys/fs/cgroup" / name
         folder.mkdir(parents=True, exist_ok=True)
