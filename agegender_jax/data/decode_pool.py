@@ -50,7 +50,8 @@ class DecodePool:
         self._decode, self._shape, self._dtype = decode, tuple(shape), np.dtype(dtype)
         self._chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (math.prod(shape) * self._dtype.itemsize)))
         self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()  # None: not started, or no more
-        for _ in range(cores()):
+        self._count = cores()
+        for _ in range(self._count):
             self._idle.put(None)
         self._threads: ThreadPoolExecutor | None = None
         self._starting = threading.Lock()
@@ -67,8 +68,8 @@ class DecodePool:
             threads, self._threads = self._threads, None
         if threads is not None:
             threads.shutdown(cancel_futures=True)
-        for _ in range(cores()):
-            if worker := self._idle.get():
+        for worker in [self._idle.get() for _ in range(self._count)]:
+            if worker:
                 worker.close()
             self._idle.put(None)
 
@@ -95,10 +96,11 @@ class DecodePool:
         if len(places) <= _AT_ONCE:
             self._decode_here(read, places, out, wrong)
             return
-        count = cores()
+        count = self._count
         with self._starting:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(count + 1, thread_name_prefix="decode")  # one reads ahead
+            threads = self._threads  # `close`, called by another thread, sets the attribute to None
 
         def fill(some: np.ndarray, *, again: bool = False) -> None:
             contents, names = read(some)
@@ -121,7 +123,7 @@ class DecodePool:
                 wrong.update((int(some[place]), reason) for place, reason in unusable.items())
 
         size = min(self._chunk, max(1, -(-len(places) // (2 * count))))  # every process gets its part
-        for _ in self._threads.map(fill, (places[i : i + size] for i in range(0, len(places), size))):
+        for _ in threads.map(fill, (places[i : i + size] for i in range(0, len(places), size))):
             pass
 
     def _decode_here(self, read: Any, places: np.ndarray, out: np.ndarray, wrong: Any) -> None:
