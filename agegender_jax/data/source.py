@@ -17,7 +17,7 @@ import numpy as np
 from agegender_jax import atomic
 from agegender_jax.data.preprocess import PREPROCESSORS
 from agegender_jax.errors import UserError
-from tfds_builders.archive import DataError
+from tfds_builders.archive import SYNTHETIC_FILE, DataError
 from tfds_builders.faces import cropper
 
 COLUMNS: dict[str, Any] = {
@@ -235,17 +235,18 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
 
     patterns = getattr(importlib.import_module(f"tfds_builders.{name}"), "SOURCES", ("*",))
     try:
-        own = data_dir.resolve()
+        own = {data_dir.resolve(), *(data_dir.resolve() / name for name in ("prepared", "cache", "synthetic"))}
         paths = [
             Path(entry.path)
             for entry in os.scandir(manual_dir)
             if not entry.name.startswith(".") and any(fnmatch(entry.name.lower(), pattern) for pattern in patterns)
         ]
-        folders = [path for path in paths if path.is_dir() and path.resolve() != own]
+        folders = [path for path in paths if path.is_dir() and path.resolve() not in own]
         # A folder's own time does not tell of a change further down.
         paths = [path for path in paths if path.is_file()]
         paths += [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        lines = [json.dumps([builder_version(name), wishes], sort_keys=True)]
+        synthetic = (manual_dir / SYNTHETIC_FILE).exists()
+        lines = [json.dumps([builder_version(name), wishes, synthetic], sort_keys=True)]
         statuses = {path: path.stat() for path in paths}
         hashes = _hashes([path for path, status in statuses.items() if status.st_size > _SMALL], data_dir)
         for path, status in statuses.items():

@@ -20,6 +20,7 @@ from agegender_jax.data.preprocess import PreprocessOptions
 from agegender_jax.data.source import COLUMNS, Prepared, locate
 from agegender_jax.errors import UserError
 from tests.tfds_builders import files as files_of_tests
+from tfds_builders.archive import SYNTHETIC_FILE
 from tfds_builders.utkface.utkface_dataset_builder import parse_name
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,17 @@ def test_what_was_prepared_is_used_again(
     shutil.copy(synthetic_dir / "UTKFace.tar.gz", tmp_path)  # elsewhere, and newer
     assert locate("utkface", manual_dir=tmp_path, data_dir=data_dir) == prepared
     assert prepared.version == "1.1.0"
+
+
+def test_the_same_archive_with_and_without_the_mark_of_synthetic_data_is_two_datasets(
+    members: dict[str, bytes], tmp_path: Path
+) -> None:
+    pack(tmp_path / "in" / "UTKFace.tar.gz", dict(sorted(members.items())[:3]))
+    for synthetic in (False, True):
+        if synthetic:
+            (tmp_path / "in" / SYNTHETIC_FILE).touch()
+        prepared = locate("utkface", manual_dir=tmp_path / "in", data_dir=tmp_path / "out", progress=False)
+        assert prepared.synthetic == synthetic
 
 
 def test_what_tfds_build_put_into_the_data_dir_is_used(prepared: Prepared, tmp_path: Path) -> None:
