@@ -71,7 +71,7 @@ def add_parser(commands: Any) -> None:
     for name, text in _PATTERNS.items():
         parser.add_argument(f"--{name}", default="", help=text)
     parser.add_argument(
-        "--max_bad", type=number(0, 1), default=0.0, help="largest share of unusable files [the builder's]"
+        "--max_bad", type=number(0, 1), default=0.0, help="largest share of unusable files; 0 is the builder's [0]"
     )
     parser.add_argument("--age_groups", choices=tuple(AGE_GROUPS), help="scheme of age groups [all of them]")
     parser.add_argument("--html", type=to_path, metavar="FILE", help="the page [describe-DATASET.html]")
