@@ -180,7 +180,7 @@ def test_an_example_that_ends_its_process_is_named(own_workers: Own, monkeypatch
 def test_a_process_that_ends_once_is_not_blamed_on_a_file(own_workers: Own, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed four times on the way to one image, which the fourth time is alone."""
     kill_while_decoding(monkeypatch, "7.jpg", 4)
-    monkeypatch.setattr(module, "cores", lambda: 1)  # chunks of 10, 5, 3 or 2, 2 or 1, 1
+    monkeypatch.setattr(own_workers[0], "_count", 1)  # chunks of 10, 5, 3 or 2, 2 or 1, 1
     check(own_workers[0], 20, wrong={})
 
 
