@@ -26,7 +26,6 @@ def base() -> ConfigDict:
     """Returns a recipe with every key at its default."""
     recipe = ConfigDict(
         {
-            "name": "",
             "seed": 0,  # of parameters, batch order and augmentation; the split has its own
             "dataset": {
                 "name": "utkface",

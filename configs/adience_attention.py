@@ -47,7 +47,6 @@ def get_config(argument: str = "ensemble") -> ConfigDict:
             f"configs/adience_attention.py has no argument {argument!r}; choose one of: {', '.join(_BACKBONES)}"
         )
     config = recipe.base()
-    config.name = "adience_attention"
     config.dataset.update(name="adience", image_size=224)
     config.split.update(folds=5, validation_fraction=0.1)
     config.age_groups = "levi_hassner"

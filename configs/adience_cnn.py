@@ -27,7 +27,6 @@ from agegender_jax.errors import UserError
 
 def get_config(argument: str = "levi_hassner") -> ConfigDict:
     config = recipe.base()
-    config.name = "adience_cnn"
     config.dataset.name = "adience"
     config.split.folds = 5
     config.split.validation_fraction = 0.1

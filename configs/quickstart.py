@@ -14,7 +14,6 @@ from agegender_jax import recipe
 
 def get_config() -> ConfigDict:
     config = recipe.base()
-    config.name = "quickstart"
     config.dataset.synthetic = 6000
     config.dataset.image_size = 64
     config.model.variant = "thin"

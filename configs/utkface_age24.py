@@ -23,7 +23,6 @@ from agegender_jax.errors import UserError
 
 def get_config(argument: str = "paper") -> ConfigDict:
     config = recipe.base()
-    config.name = "utkface_age24"
     config.age_groups = "five_year"
     config.heads.age.weight = 0.0
     if argument == "paper":

@@ -31,7 +31,6 @@ def get_config(argument: str = "ours") -> ConfigDict:
             f"net, and choose one of: {', '.join(NETS)}"
         )
     config = recipe.base()
-    config.name = "utkface_baselines"
     config.model.backbone = "small_cnn" if net == "ours" else net
     config.heads.age.weight = 0.0
     config.heads.age_group.class_weights = "weighted" in options

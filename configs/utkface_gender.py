@@ -23,7 +23,6 @@ def get_config(argument: str = "three") -> ConfigDict:
             f"configs/utkface_gender.py has no argument {argument!r}; choose one of: three, four, three_cpu, four_cpu"
         )
     config = recipe.base()
-    config.name = "utkface_gender"
     config.dataset.image_size = 128
     config.model.variant = "gender_" + argument.split("_")[0]
     config.model.dropout = 0.5 if argument.startswith("three") else 0.0

@@ -15,7 +15,6 @@ from agegender_jax import recipe
 
 def get_config() -> ConfigDict:
     config = recipe.base()
-    config.name = "utkface_pretrained"
     config.dataset.image_size = 96
     config.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0", dropout=0.2)
     config.heads.gender.weight = 2.0  # its loss is the smallest of the three by far

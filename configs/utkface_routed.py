@@ -40,7 +40,6 @@ def get_config(argument: str = "paper") -> ConfigDict:
             f"configs/utkface_routed.py has no argument {argument!r}; choose one of: paper, shared, cpu, cpu_shared"
         )
     config = recipe.base()
-    config.name = "utkface_routed"
     config.age_groups = "five_year"
     config.dataset.image_size = 180
     config.heads.age.weight = 0.0

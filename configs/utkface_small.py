@@ -22,7 +22,6 @@ from agegender_jax.errors import UserError
 
 def get_config(argument: str = "paper") -> ConfigDict:
     config = recipe.base()  # its defaults are the paper's
-    config.name = "utkface_small"
     if argument == "paper":
         pass
     elif argument == "weighted":

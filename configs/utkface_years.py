@@ -29,7 +29,6 @@ from agegender_jax.errors import UserError
 
 def get_config(argument: str = "paper") -> ConfigDict:
     config = recipe.base()
-    config.name = "utkface_years"
     config.model.update(backbone="cnn180", variant="age", dropout=0.3, spatial_dropout=0.15)
     config.heads.age_group.weight = 0.0
     config.heads.age.update(loss="l1", weight=0.1)

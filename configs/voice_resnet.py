@@ -30,7 +30,6 @@ def get_config(argument: str = "folders") -> ConfigDict:
     if argument not in _ARGUMENTS:
         raise UserError(f"configs/voice_resnet.py has no argument {argument!r}; choose one of: {', '.join(_ARGUMENTS)}")
     config = recipe.base()
-    config.name = "voice_resnet"
     config.dataset.update(name="voice_age_gender", image_size=224)
     config.split.update(stratify="class", test_fraction=0.2, validation_fraction=0.25)  # 60/20/20
     config.model.update(backbone="resnet50", pooling="max", pretrained="resnet50")

@@ -27,7 +27,6 @@ def get_config(argument: str = "folders") -> ConfigDict:
     if argument not in _ARGUMENTS:
         raise UserError(f"configs/voice_small.py has no argument {argument!r}; choose one of: {', '.join(_ARGUMENTS)}")
     config = recipe.base()
-    config.name = "voice_small"
     config.dataset.update(name="voice_age_gender", image_size=64)
     config.split.stratify = "gender"
     config.heads.age_group.weight = 0.0

@@ -28,7 +28,6 @@ def get_config(argument: str = "folders") -> ConfigDict:
     if argument not in _ARGUMENTS:
         raise UserError(f"configs/voice_vgg16.py has no argument {argument!r}; choose one of: {', '.join(_ARGUMENTS)}")
     config = recipe.base()
-    config.name = "voice_vgg16"
     config.dataset.update(name="voice_age_gender", image_size=224)
     config.split.update(stratify="class", test_fraction=0.2, validation_fraction=0.25)  # 60/20/20
     config.model.update(backbone="vgg16", pooling="max", pretrained="vgg16")

@@ -127,7 +127,6 @@ def test_a_shipped_recipe_is_whole(file: str, argument: str | None) -> None:
     recipe = load(file)(*([argument] if argument else []))
     recipes.check(recipe)
     assert recipes.differences(recipes.from_json(recipes.to_json(recipe)), recipe) == []
-    assert recipe.name
     assert recipes.leaves(recipe).keys() == recipes.leaves(recipes.base()).keys()
     assert f"configs/{file}" in (CONFIGS / file).read_text()
 

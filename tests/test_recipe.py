@@ -179,7 +179,7 @@ def test_json_gives_back_every_value_and_type() -> None:
     recipe = recipes.base()
     recipe.preprocess.mean = (0.1, 0.2, 0.30000000000000004)
     recipe.augment.flip = True
-    recipe.name = "Größe"
+    recipe.dataset.csv = "Größe"
     back = recipes.from_json(recipes.to_json(recipe))
     assert back.to_dict() == recipe.to_dict()
     assert [type(value) for value in recipes.leaves(back).values()] == [
