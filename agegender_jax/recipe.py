@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from agegender_jax.data.partition import STRATA
-from agegender_jax.data.spectrogram import RECIPES
+from agegender_jax.data.spectrogram import SPECTROGRAMS
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.backbones import BACKBONES
@@ -141,7 +141,7 @@ def choices() -> dict[str, Collection[str]]:
         "dataset.crop": ("", "haar"),
         "split.protocol": PROTOCOLS,
         "split.stratify": STRATA,
-        "audio.spectrogram": RECIPES,
+        "audio.spectrogram": SPECTROGRAMS,
         "age_groups": AGE_GROUPS,
         "model.backbone": BACKBONES,
         "model.pooling": POOLINGS,

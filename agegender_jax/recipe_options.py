@@ -32,11 +32,11 @@ class OptimizerOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Number of steps of a run.
+class StepCounts:
+    """Numbers of steps of a run.
 
-    Both are multiples of `dispatch`: every dispatch has one shape and is compiled once, and a resumed run divides its
-    steps as the first start did.
+    All dispatches have one shape and are compiled once, also where a run is resumed: `total` and `every` are multiples
+    of `dispatch`.
 
     Attributes:
       total: optimizer steps in all.
@@ -50,8 +50,8 @@ class Schedule:
     dispatch: int
     steps_per_epoch: float
 
-    def at_most(self, dispatches: int | None) -> "Schedule":
-        """Returns the schedule cut to so many dispatches; None leaves it whole."""
+    def at_most(self, dispatches: int | None) -> "StepCounts":
+        """Returns the numbers of a run that ends after so many dispatches; None changes nothing."""
         if dispatches is None:
             return self
         return dataclasses.replace(self, total=min(self.total, dispatches * self.dispatch))
@@ -69,9 +69,9 @@ class TrainOptions:
       ema_decay: of the average of parameters that is evaluated; 0 evaluates the last ones.
       remat: whether activations are computed again for the gradient.
       fsdp: whether parameters and the optimizer's state are split over the devices.
-      epochs: of training; `schedule` rounds to whole dispatches.
+      epochs: of training; `step_counts` rounds to whole dispatches.
       every_epochs: between evaluations.
-      flip: whether the final metrics average over each image and its mirror image.
+      flip_average: whether the final metrics average over each image and its mirror image.
       select: validation metric that the best checkpoint is chosen by.
       use_best: whether the final metrics are of the best checkpoint, not the last.
       optimizer: options of the optimizer.
@@ -87,19 +87,19 @@ class TrainOptions:
     fsdp: bool
     epochs: float
     every_epochs: float
-    flip: bool
+    flip_average: bool
     select: str
     use_best: bool
     optimizer: OptimizerOptions
     split: Mapping[str, Any]
 
-    def schedule(self, examples: int) -> Schedule:
-        """Computes the schedule for so many training examples."""
+    def step_counts(self, examples: int) -> StepCounts:
+        """Computes the numbers of steps for so many training examples."""
         dispatch = self.steps_per_dispatch
         epoch = examples / self.batch_size / dispatch  # in dispatches
         total = max(1, round(self.epochs * epoch))
         every = max(1, min(total, round(self.every_epochs * epoch)))
-        return Schedule(total * dispatch, every * dispatch, dispatch, examples / self.batch_size)
+        return StepCounts(total * dispatch, every * dispatch, dispatch, examples / self.batch_size)
 
 
 def train_options(recipe: ConfigDict) -> TrainOptions:
@@ -115,7 +115,7 @@ def train_options(recipe: ConfigDict) -> TrainOptions:
         fsdp=recipe.compute.fsdp,
         epochs=train.epochs,
         every_epochs=evaluate.every_epochs,
-        flip=evaluate.flip,
+        flip_average=evaluate.flip,
         select=evaluate.select,
         use_best=evaluate.use == "best",
         optimizer=OptimizerOptions(**recipe.optimizer.to_dict()),
@@ -164,7 +164,7 @@ def data_options(recipe: ConfigDict) -> DataOptions:
         ),
         loading=LoadingOptions(
             recipe.compute.loader,
-            train_examples=recipe.train.batch_size * recipe.train.steps_per_dispatch,
+            dispatch_examples=recipe.train.batch_size * recipe.train.steps_per_dispatch,
             eval_batch=recipe.evaluate.batch_size,
             devices_per_copy=recipe.compute.model,
         ),

@@ -11,10 +11,10 @@ class Summary:
 
     Attributes:
       leaky: whether somebody, or a file, may be both learned from and tested on.
-      subjects: counts of identified subjects, see `setup.build_setup`.
+      subjects: counts of identified subjects, see `train/setup.py`.
       data_sha256: hash of which files the examples are.
       split_sha256: hash of which example is in which part.
-      flip_averaged: whether the metrics average over each image and its mirror image.
+      flip_average: whether the metrics average over each image and its mirror image.
       test: metrics by `head/metric`.
       metrics: what each metric is, by `head/metric`; see `Metric.metadata`.
       intervals: 95 % intervals by part and metric.
@@ -24,8 +24,8 @@ class Summary:
       parameters: of the model, how many numbers.
       steps: optimizer steps in all.
       evaluated_step: of the checkpoint that the metrics are of.
-      seconds: of all starts together.
-      seconds_of: seconds since the last start, by what they went to.
+      seconds: of all starts together, each since it had compiled and decoded.
+      seconds_of: of the last start, from the compilation to the last checkpoint, by what they went to.
       images_per_second: median over dispatches; None with fewer than two.
       first_step_seconds: from the command to the end of the first dispatch; None where nothing was left to train.
       peak_memory_bytes: of the host, since the last start.
@@ -42,7 +42,7 @@ class Summary:
     data_sha256: str
     split_sha256: str
     age_groups: str
-    flip_averaged: bool
+    flip_average: bool
     test: Mapping[str, float]
     validation: Mapping[str, float]
     metrics: Mapping[str, Any]

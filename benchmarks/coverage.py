@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from agegender_jax.evaluate.targets import Target
-from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, difference, draw, intervals, metrics_of
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, difference, draw, intervals, measure_of
 from agegender_jax.models.heads import AgeYearsHead, ClassNameHead
 from benchmarks import bench_rows
 
@@ -187,7 +187,7 @@ def covered(case: Case, tests: int, draws: int = 1000, seed: int = 0) -> Covered
 def _interval(case: Case, predictions: list[Target], cluster: np.ndarray, draws: int, seed: int) -> tuple[float, float]:
     rows = np.arange(len(cluster))
     resamples = ClusterBootstrap(cluster, draws=draws, seed=seed)
-    made = [_only(case.metric, metrics_of(one, rows)) for one in predictions]
+    made = [_only(case.metric, measure_of(one, rows)) for one in predictions]
     if len(made) == 1:
         interval = intervals(made[0], resamples, rows)[case.metric]
         return interval.low, interval.high

@@ -58,7 +58,7 @@ def keep(run: Path) -> dict[str, Any]:
         test = report["test"]
         result = {"target": TARGET, **{name: report[name] for name in _METADATA}}
         result |= {name: test[name] for name in ("n", "clusters", "least", "least_clusters", "worst", "gap")}
-        mains = {key.partition("/")[0]: metric for key, metric in report["metrics"].items() if metric["main"]}
+        mains = {metric["target"]: metric for metric in report["metrics"].values() if metric["main"]}
         result["metrics"] = {name: {key: mains[name][key] for key in ("name", "unit")} for name in test["groups"]}
         result["groups"] = {
             target: [{name: row[name] for name in (*_KEPT, mains[target]["name"])} for row in rows]

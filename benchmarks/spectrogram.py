@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from agegender_jax.data.spectrogram import RECIPES, spectrogram_image
+from agegender_jax.data.spectrogram import SPECTROGRAMS, spectrogram_image
 from agegender_jax.errors import UserError
 from benchmarks import bench_rows, jax_side
 from benchmarks.bench_rows import Row, make_row, paired
@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   python -m benchmarks.spectrogram
   python -m benchmarks.spectrogram --batch_size 256 --image_size 224 --clips 1024 --json spectrogram.json
 """
-_RECIPE = RECIPES["log_mel"]
+_SPEC = SPECTROGRAMS["log_mel"]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,18 +60,18 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     jax_side.prepare()
     about = jax_side.about()
     about["versions"] |= {package: importlib.metadata.version(package) for package in ("librosa", "pillow")}
-    mel = librosa.filters.mel(sr=_RECIPE.sample_rate, n_fft=_RECIPE.fft, n_mels=_RECIPE.mels)
+    mel = librosa.filters.mel(sr=_SPEC.sample_rate, n_fft=_SPEC.fft, n_mels=_SPEC.mels)
 
     def peer_image(wave: np.ndarray, size: int) -> np.ndarray:
-        transform = librosa.stft(wave, n_fft=_RECIPE.fft, hop_length=_RECIPE.hop, win_length=_RECIPE.window)
-        level = librosa.power_to_db(mel @ np.abs(transform) ** 2, ref=np.max, top_db=_RECIPE.range_db)
-        grey = Image.fromarray((level[::-1] + _RECIPE.range_db) * np.float32(255.0 / _RECIPE.range_db))
+        transform = librosa.stft(wave, n_fft=_SPEC.fft, hop_length=_SPEC.hop, win_length=_SPEC.window)
+        level = librosa.power_to_db(mel @ np.abs(transform) ** 2, ref=np.max, top_db=_SPEC.range_db)
+        grey = Image.fromarray((level[::-1] + _SPEC.range_db) * np.float32(255.0 / _SPEC.range_db))
         resized = np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
         return np.repeat(resized[:, :, None], 3, axis=-1)
 
     rows = []
     for size in arguments.image_size:
-        image = jax.jit(functools.partial(spectrogram_image, recipe=_RECIPE, size=size))
+        image = jax.jit(functools.partial(spectrogram_image, spec=_SPEC, size=size))
         for batch in arguments.batch_size:
             waves = synthetic_clips(max(1, arguments.clips // batch) * batch)
             batches = [jax.device_put(clips) for clips in np.split(waves, len(waves) // batch)]
@@ -99,7 +99,7 @@ def _rate(clips: int, work: Callable[[], object]) -> float:
 def synthetic_clips(clips: int) -> np.ndarray:
     """Harmonic tones of different pitch in some noise: float32 `[clips, samples]`."""
     random = np.random.default_rng(0)
-    phase = 2 * np.pi * np.arange(_RECIPE.samples) / _RECIPE.sample_rate
+    phase = 2 * np.pi * np.arange(_SPEC.samples) / _SPEC.sample_rate
     pitch = random.uniform(80, 300, (clips, 1))
     waves = sum(0.2 / harmonic * np.sin(harmonic * pitch * phase) for harmonic in range(1, 6))
     return (waves + random.normal(0, 0.01, waves.shape)).astype(np.float32)

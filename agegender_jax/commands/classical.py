@@ -36,7 +36,7 @@ def _classical(arguments: argparse.Namespace) -> int:
     prepare()
     from agegender_jax.evaluate.classical import CLASSICAL, classical
     from agegender_jax.evaluate.features import read_features
-    from agegender_jax.evaluate.report import ABOUT_INTERVALS, metrics_table
+    from agegender_jax.evaluate.summary_text import ABOUT_INTERVALS, metrics_table
 
     result = classical(read_features(arguments.file), arguments.only)
     print(title(result))

@@ -43,7 +43,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     common.prepare()
     from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs
     from agegender_jax.evaluate.loaded import LoadedModel
-    from agegender_jax.evaluate.report import ABOUT_INTERVALS, metrics_table
+    from agegender_jax.evaluate.summary_text import ABOUT_INTERVALS, metrics_table
 
     result = evaluate_runs(
         [LoadedModel.load(directory) for directory in arguments.runs],

@@ -165,7 +165,7 @@ def _progress(run: Any) -> str:
 
     if not (run.directory / "split.json").exists():
         return "not started"
-    total = train_options(run.recipe).schedule(len(Split.load(run.directory / "split.json").train)).total
+    total = train_options(run.recipe).step_counts(len(Split.load(run.directory / "split.json").train)).total
     step, path = 0, run.directory / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for line in lines[-2:]:

@@ -42,7 +42,7 @@ def augment(
     rows: jax.Array,
     key: jax.Array,
     *,
-    flip: bool = True,
+    flip: bool = False,
     shift: float = 0.0,
     zoom: float = 0.0,
     brightness: float = 0.0,

@@ -55,7 +55,7 @@ class LoadingOptions:
     """How examples are brought to the devices."""
 
     loader: str = "auto"  # resident, stream, or auto: stream what takes more than RESIDENT_SHARE of a device's memory
-    train_examples: int = 0  # of one dispatch of training
+    dispatch_examples: int = 0  # examples of one dispatch of training
     eval_batch: int = 0  # examples of one batch of an evaluation
     devices_per_copy: int = 1  # that one copy of the model is split over
 
@@ -290,8 +290,8 @@ def _buffered(options: LoadingOptions) -> tuple[int, int]:
     copies = options.devices_per_copy
     devices = max(1, jax.device_count() // copies)
     evaluated = -(-options.eval_batch // devices) * devices  # the evaluator rounds it up
-    on_devices = (PREFETCH + 2) * options.train_examples + (PREFETCH + 2 + IN_FLIGHT) * evaluated
-    return on_devices * copies, PREFETCH * (options.train_examples + evaluated) * min(copies, jax.process_count())
+    on_devices = (PREFETCH + 2) * options.dispatch_examples + (PREFETCH + 2 + IN_FLIGHT) * evaluated
+    return on_devices * copies, PREFETCH * (options.dispatch_examples + evaluated) * min(copies, jax.process_count())
 
 
 def read_columns(prepared: Prepared, cache_dir: Path, *, progress: bool = True) -> tuple[dict[str, np.ndarray], str]:

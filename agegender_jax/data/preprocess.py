@@ -53,7 +53,7 @@ class PreprocessOptions:
     std: Sequence[float] = (0.25, 0.25, 0.25)  # likewise; divided by
     image_augmentation: ImageAugmentation = ImageAugmentation()  # refused for audio
     audio_augmentation: AudioAugmentation = AudioAugmentation()  # refused for images
-    spectrogram: str = "log_mel"  # name of spectrogram.RECIPES, of audio
+    spectrogram: str = "log_mel"  # name of spectrogram.SPECTROGRAMS, of audio
     seconds: float = 0.0  # length of each clip of audio; 0 is the spectrogram's own
     flip_average: bool = False  # whether predictions are averaged over mirror images; refused for audio
 
@@ -121,11 +121,11 @@ class AudioPreprocessor:
         _refuse(options.image_augmentation, "images", "audio")
         if options.flip_average:
             raise UserError("config.evaluate.flip=True is for images, and these are recordings; set it to False.")
-        recipe = self._spectrogram = spectrogram.get_recipe(options.spectrogram, options.seconds)
-        self.shape: tuple[int, ...] = (recipe.samples,)
-        self.decode = partial(decode_audio, rate=recipe.sample_rate, samples=recipe.samples)
-        self.cache_key = f"{recipe.sample_rate}hz-{recipe.samples}-{AUDIO_DECODER}"
-        self.metadata: dict[str, Any] = {"spectrogram": recipe.as_dict()}
+        spec = self._spectrogram = spectrogram.find_spectrogram(options.spectrogram, options.seconds)
+        self.shape: tuple[int, ...] = (spec.samples,)
+        self.decode = partial(decode_audio, rate=spec.sample_rate, samples=spec.samples)
+        self.cache_key = f"{spec.sample_rate}hz-{spec.samples}-{AUDIO_DECODER}"
+        self.metadata: dict[str, Any] = {"spectrogram": spec.as_dict()}
         self._size = options.image_size
         chosen = dataclasses.asdict(options.audio_augmentation)
         masks = {name: chosen.pop(name) for name in ("time_mask", "frequency_mask")}

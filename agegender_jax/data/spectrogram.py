@@ -24,7 +24,7 @@ _SHIFT, _GAIN, _NOISE, _NOISE_LEVEL, _TIME_MASK, _FREQUENCY_MASK = range(10, 16)
 
 
 @dataclasses.dataclass(frozen=True)
-class SpectrogramRecipe:
+class SpectrogramSpec:
     """All that makes a spectrogram of samples; plain values, so that it is stored as JSON and read by `**`.
 
     The window is a periodic Hann window, padded with zeros on both sides to the length of the transform. Frames are
@@ -54,74 +54,72 @@ class SpectrogramRecipe:
         return round(self.seconds * self.sample_rate)
 
     def as_dict(self) -> dict[str, str | int | float | bool]:
-        """Returns the attributes as JSON values; `SpectrogramRecipe(**values)` is the recipe again."""
+        """Returns the attributes as JSON values; `SpectrogramSpec(**values)` is the spec again."""
         return dataclasses.asdict(self)
 
 
-_LOG_MEL = SpectrogramRecipe(
-    "log_mel", 16_000, 2.0, window=400, hop=160, fft=512, scale="mel", mels=128, high_hz=8_000.0
-)
-_AUDIOMNIST = SpectrogramRecipe(  # 227 x 227 for AlexNet: Becker et al. 2018, arXiv:1807.03418.
+_LOG_MEL = SpectrogramSpec("log_mel", 16_000, 2.0, window=400, hop=160, fft=512, scale="mel", mels=128, high_hz=8_000.0)
+_AUDIOMNIST = SpectrogramSpec(  # 227 x 227 for AlexNet: Becker et al. 2018, arXiv:1807.03418.
     "audiomnist", 8_000, 1.0, window=455, hop=35, fft=455, scale="linear", normalized=True, pad_end=True, drop_top=1,
     drop_first=2, drop_last=1,
 )  # fmt: skip
-RECIPES: dict[str, SpectrogramRecipe] = {recipe.name: recipe for recipe in (_LOG_MEL, _AUDIOMNIST)}
+SPECTROGRAMS: dict[str, SpectrogramSpec] = {spec.name: spec for spec in (_LOG_MEL, _AUDIOMNIST)}
 
 
-def get_recipe(name: str, seconds: float = 0.0) -> SpectrogramRecipe:
-    """Returns the recipe of a name, with clips of another length where `seconds` is not 0.
+def find_spectrogram(name: str, seconds: float = 0.0) -> SpectrogramSpec:
+    """Returns the spec of a name, with clips of another length where `seconds` is not 0.
 
     Raises:
-      UserError: there is no such recipe, or the length is shorter than a window or longer than `MAX_SECONDS`.
+      UserError: there is no such spec, or the length is shorter than a window or longer than `MAX_SECONDS`.
 
-    >>> get_recipe("log_mel", seconds=3.0).samples
+    >>> find_spectrogram("log_mel", seconds=3.0).samples
     48000
     """
-    if name not in RECIPES:
-        raise UserError(f"There is no spectrogram {name!r}; choose one of {', '.join(sorted(RECIPES))}.")
-    recipe = RECIPES[name]
+    if name not in SPECTROGRAMS:
+        raise UserError(f"There is no spectrogram {name!r}; choose one of {', '.join(sorted(SPECTROGRAMS))}.")
+    spec = SPECTROGRAMS[name]
     if seconds == 0.0:
-        return recipe
-    shortest = (recipe.drop_first + recipe.drop_last + 1) * recipe.hop + recipe.window
-    if not shortest / recipe.sample_rate <= seconds <= MAX_SECONDS:
+        return spec
+    shortest = (spec.drop_first + spec.drop_last + 1) * spec.hop + spec.window
+    if not shortest / spec.sample_rate <= seconds <= MAX_SECONDS:
         raise UserError(
-            f"Clips of {seconds} s do not make a spectrogram {name!r}; choose {shortest / recipe.sample_rate:.3f} to "
-            f"{MAX_SECONDS:g} s, or 0 for its own {recipe.seconds} s."
+            f"Clips of {seconds} s do not make a spectrogram {name!r}; choose {shortest / spec.sample_rate:.3f} to "
+            f"{MAX_SECONDS:g} s, or 0 for its own {spec.seconds} s."
         )
-    return dataclasses.replace(recipe, seconds=float(seconds))
+    return dataclasses.replace(spec, seconds=float(seconds))
 
 
-def power(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+def power(waves: jax.Array, spec: SpectrogramSpec) -> jax.Array:
     """Computes the squared magnitude of the short-time Fourier transform, summed in bands where `mel`.
 
     Takes waves `[batch, samples]`, float -1 to 1 or int16. Returns float32 `[batch, bands, frames]`, the lowest band
     first. Equals `abs(scipy.signal.stft(...))**2`, or `librosa.feature.melspectrogram`.
     """
-    frames = _frames(_as_float(waves), recipe)
-    spectrum = (_power_fft if _one_cpu() else _power_matrix)(frames, recipe)
-    if recipe.scale == "mel":
-        filters = mel_filters(recipe.sample_rate, recipe.fft, recipe.mels, recipe.low_hz, recipe.high_hz)
+    frames = _frames(_as_float(waves), spec)
+    spectrum = (_power_fft if _one_cpu() else _power_matrix)(frames, spec)
+    if spec.scale == "mel":
+        filters = mel_filters(spec.sample_rate, spec.fft, spec.mels, spec.low_hz, spec.high_hz)
         spectrum = jnp.matmul(spectrum, filters.T, precision="highest")
     else:
-        spectrum = spectrum[..., : spectrum.shape[-1] - recipe.drop_top]
-    return spectrum[:, recipe.drop_first : spectrum.shape[1] - recipe.drop_last].swapaxes(1, 2)
+        spectrum = spectrum[..., : spectrum.shape[-1] - spec.drop_top]
+    return spectrum[:, spec.drop_first : spectrum.shape[1] - spec.drop_last].swapaxes(1, 2)
 
 
-def decibels(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+def decibels(waves: jax.Array, spec: SpectrogramSpec) -> jax.Array:
     """Computes `power` in decibels below the clip's maximum, from `-range_db` to 0: float32 `[batch, bands, frames]`.
 
     A silent clip is `-range_db` throughout (librosa has it at 0, the brightest there is).
 
-    >>> decibels(jnp.zeros((1, 8000)), RECIPES["audiomnist"]).max().item()
+    >>> decibels(jnp.zeros((1, 8000)), SPECTROGRAMS["audiomnist"]).max().item()
     -80.0
     """
-    clip = power(waves, recipe)
+    clip = power(waves, spec)
     peak = clip.max((1, 2), keepdims=True)
     level = 10.0 * jnp.log10(jnp.maximum(clip, AMIN)) - 10.0 * jnp.log10(jnp.maximum(peak, AMIN))
-    return jnp.where(peak > AMIN, jnp.maximum(level, -recipe.range_db), -recipe.range_db)
+    return jnp.where(peak > AMIN, jnp.maximum(level, -spec.range_db), -spec.range_db)
 
 
-def spectrogram_image(waves: jax.Array, recipe: SpectrogramRecipe, size: int) -> jax.Array:
+def spectrogram_image(waves: jax.Array, spec: SpectrogramSpec, size: int) -> jax.Array:
     """Computes a square grey image of each clip: time to the right, low frequencies at the bottom, `-range_db` black.
 
     Both axes are resampled bilinearly, with antialiasing where they shrink. Takes waves `[batch, samples]`, float -1 to
@@ -129,8 +127,8 @@ def spectrogram_image(waves: jax.Array, recipe: SpectrogramRecipe, size: int) ->
     """
 
     def image(waves: jax.Array) -> jax.Array:
-        level = decibels(waves, recipe)
-        grey = jnp.clip((level / recipe.range_db + 1.0) * 255.0, 0.0, 255.0)
+        level = decibels(waves, spec)
+        grey = jnp.clip((level / spec.range_db + 1.0) * 255.0, 0.0, 255.0)
         down = resizing_matrix(grey.shape[1], size)[::-1]
         across = resizing_matrix(grey.shape[2], size)
         grey = jnp.einsum("xt,bft->bfx", across, grey, precision="highest")
@@ -152,32 +150,32 @@ def _as_float(waves: jax.Array) -> jax.Array:
     return waves.astype(jnp.float32) / 32768.0 if waves.dtype == jnp.int16 else waves.astype(jnp.float32)
 
 
-def _frames(waves: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+def _frames(waves: jax.Array, spec: SpectrogramSpec) -> jax.Array:
     """Returns overlapping frames `[batch, frames, window]` joined from slices of the wave cut at every hop."""
-    before = recipe.fft // 2 - (recipe.fft - recipe.window) // 2
-    span = waves.shape[1] + 2 * (recipe.fft // 2) - recipe.fft
-    frames = 1 + (math.ceil(span / recipe.hop) if recipe.pad_end else span // recipe.hop)
-    hops = math.ceil(recipe.window / recipe.hop)
-    after = (frames + hops - 1) * recipe.hop - before - waves.shape[1]
-    cut = jnp.pad(waves, ((0, 0), (before, max(after, 0))))[:, : (frames + hops - 1) * recipe.hop]
-    cut = cut.reshape(waves.shape[0], frames + hops - 1, recipe.hop)
+    before = spec.fft // 2 - (spec.fft - spec.window) // 2
+    span = waves.shape[1] + 2 * (spec.fft // 2) - spec.fft
+    frames = 1 + (math.ceil(span / spec.hop) if spec.pad_end else span // spec.hop)
+    hops = math.ceil(spec.window / spec.hop)
+    after = (frames + hops - 1) * spec.hop - before - waves.shape[1]
+    cut = jnp.pad(waves, ((0, 0), (before, max(after, 0))))[:, : (frames + hops - 1) * spec.hop]
+    cut = cut.reshape(waves.shape[0], frames + hops - 1, spec.hop)
     joined = jnp.concatenate([cut[:, hop : hop + frames] for hop in range(hops)], axis=-1)
-    return joined[..., : recipe.window]
+    return joined[..., : spec.window]
 
 
-def _power_fft(frames: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
-    transform = jnp.fft.rfft(frames * _weights(recipe).astype(np.float32), recipe.fft)
+def _power_fft(frames: jax.Array, spec: SpectrogramSpec) -> jax.Array:
+    transform = jnp.fft.rfft(frames * _weights(spec).astype(np.float32), spec.fft)
     return transform.real**2 + transform.imag**2
 
 
-def _power_matrix(frames: jax.Array, recipe: SpectrogramRecipe) -> jax.Array:
+def _power_matrix(frames: jax.Array, spec: SpectrogramSpec) -> jax.Array:
     """The window is symmetric, so samples k and `window - k` share their weights but for the sign of the sine."""
-    half = recipe.window // 2
-    weights = _weights(recipe)[1 : half + 1, None]
-    if recipe.window % 2 == 0:
+    half = spec.window // 2
+    weights = _weights(spec)[1 : half + 1, None]
+    if spec.window % 2 == 0:
         weights[-1] /= 2  # the middle is its own partner
-    place = np.arange(1, half + 1) - recipe.window / 2
-    angle = 2.0 * np.pi / recipe.fft * np.outer(place, np.arange(recipe.fft // 2 + 1))
+    place = np.arange(1, half + 1) - spec.window / 2
+    angle = 2.0 * np.pi / spec.fft * np.outer(place, np.arange(spec.fft // 2 + 1))
     early, late = frames[..., 1 : half + 1], frames[..., ::-1][..., :half]
     even = jnp.matmul(early + late, (weights * np.cos(angle)).astype(np.float32), precision="highest")
     odd = jnp.matmul(early - late, (weights * np.sin(angle)).astype(np.float32), precision="highest")
@@ -188,9 +186,9 @@ def _hann(length: int) -> np.ndarray:
     return 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(length) / length)
 
 
-def _weights(recipe: SpectrogramRecipe) -> np.ndarray:
-    window = _hann(recipe.window)
-    return window / window.sum() if recipe.normalized else window
+def _weights(spec: SpectrogramSpec) -> np.ndarray:
+    window = _hann(spec.window)
+    return window / window.sum() if spec.normalized else window
 
 
 def mel_filters(sample_rate: int, fft: int, mels: int, low_hz: float, high_hz: float) -> np.ndarray:
@@ -198,7 +196,7 @@ def mel_filters(sample_rate: int, fft: int, mels: int, low_hz: float, high_hz: f
 
     The scale is linear to 1000 Hz (15 mels of 200/3 Hz) and logarithmic above (27 mels for a factor of 6.4): Slaney
     1998, "Auditory Toolbox", Interval Research technical report 1998-010. The arguments are those of a
-    `SpectrogramRecipe`. Returns float32 `[mels, fft // 2 + 1]`.
+    `SpectrogramSpec`. Returns float32 `[mels, fft // 2 + 1]`.
     """
     step = math.log(6.4) / 27.0
     low, high = (15.0 + math.log(hz / 1000.0) / step if hz >= 1000.0 else 0.015 * hz for hz in (low_hz, high_hz))

@@ -20,7 +20,7 @@ from agegender_jax.evaluate.groups import LEAST, LEAST_CLUSTERS, group_rows, gro
 from agegender_jax.evaluate.prediction_table import confidence
 from agegender_jax.evaluate.predictions import Predictions
 from agegender_jax.evaluate.targets import Target
-from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, intervals, mean_intervals, metrics_of
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, Measure, intervals, mean_intervals, measure_of
 from agegender_jax.metrics import BIAS, BRIER, ECE, MAE, NLL, SHARE, mean, within_years
 from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
@@ -78,7 +78,7 @@ def analyse(predictions: Predictions, *, part: str = "test", draws: int = 1000, 
     for name, target in chosen.targets().items():
         rows = np.flatnonzero(target.known)
         result["known"][name] = len(rows)
-        values = intervals(metrics_of(target, rows), resamples, rows)
+        values = intervals(measure_of(target, rows), resamples, rows)
         result["metrics"] |= {f"{name}/{metric}": value._asdict() for metric, value in values.items()}
         by_group = groups(chosen.columns, rows)
         table = group_rows(target, by_group, resamples)
@@ -170,7 +170,7 @@ def _selective(
     table, metric = [], target.main_metric.name
     for share, places in kept(confidence[rows]).items():
         own = rows[places]
-        value = intervals(metrics_of(target, own), resamples, own)[metric]
+        value = intervals(measure_of(target, own), resamples, own)[metric]
         threshold = abs(float(confidence[own].min()))
         table.append({"coverage": share, "n": len(own), "metric": metric, "threshold": threshold, **value._asdict()})
     return table

@@ -12,7 +12,7 @@ import numpy as np
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import NAME, Predictions, read_predictions
 from agegender_jax.evaluate.targets import Target
-from agegender_jax.evaluate.uncertainty import ClusterBootstrap, difference, draw, holm, mcnemar, metrics_of
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, difference, draw, holm, mcnemar, measure_of
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run
 from agegender_jax.splits import marked
@@ -199,7 +199,7 @@ def _differences(targets: Sequence[Sequence[Target]], resamples: ClusterBootstra
     """Returns the compared metrics of one target, `targets[side][repeat]`, by name."""
     rows = np.flatnonzero(targets[0][0].known)
     clusters, alone = resamples.clusters(rows), resamples.first(rows)
-    measures = [[metrics_of(target, rows) for target in side] for side in targets]
+    measures = [[measure_of(target, rows) for target in side] for side in targets]
     values = [[measure.function(None) for measure in side] for side in measures]
     samples = [[draw(measure, resamples, rows) for measure in side] for side in measures]
     single = all(len(side) == 1 for side in targets)

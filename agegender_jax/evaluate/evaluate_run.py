@@ -152,7 +152,7 @@ def evaluate_runs(
     # One after another: one dataset at a time on the devices.
     distributions = [_distributions(each, keys) for each in opened]
     own = [
-        {"flip_averaged": each.run.recipe.evaluate.flip, "evaluated_step": each.model.summary["evaluated_step"]}
+        {"flip_average": each.run.recipe.evaluate.flip, "evaluated_step": each.model.summary["evaluated_step"]}
         | measure(each.heads, values)
         for each, values in zip(opened, distributions, strict=True)
     ]

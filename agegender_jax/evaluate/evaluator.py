@@ -58,7 +58,7 @@ class Evaluator:
         loader: EvalLoader,
         rows: np.ndarray,
         *,
-        flip: bool = False,
+        flip_average: bool = False,
         batch_size: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Computes each head's distribution for the examples of `rows`.
@@ -67,7 +67,7 @@ class Evaluator:
           model_state: `(params, stats)`.
           loader: of the examples.
           rows: int [m].
-          flip: average over each image and its mirror image.
+          flip_average: whether to average over each image and its mirror image.
           batch_size: examples in a batch; None is the evaluator's. Each other one is compiled when it is first used.
 
         Returns:
@@ -80,7 +80,7 @@ class Evaluator:
         mode: Any = "edge" if len(rows) else "constant"
         padded = np.pad(np.asarray(rows, np.int32), (0, padding), mode).reshape(-1, size)
         everywhere = replicated(self._mesh)
-        views = [put(np.array(mirrored), everywhere) for mirrored in ([False, True] if flip else [False])]
+        views = [put(np.array(mirrored), everywhere) for mirrored in ([False, True] if flip_average else [False])]
         in_flight: deque[list[dict[str, jax.Array]]] = deque()
         parts = []
 

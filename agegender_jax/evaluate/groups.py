@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agegender_jax.evaluate.targets import Target
-from agegender_jax.evaluate.uncertainty import ClusterBootstrap, draw, interval, intervals, metrics_of
+from agegender_jax.evaluate.uncertainty import ClusterBootstrap, draw, interval, intervals, measure_of
 from agegender_jax.labels import GENDERS, RACES, UNDEFINED_GENDER, UNKNOWN
 from agegender_jax.metrics import GAP
 
@@ -81,7 +81,7 @@ def group_rows(target: Target, by_way: Mapping[str, list[Group]], resamples: Clu
     """
     result = []
     for group in (group for members in by_way.values() for group in members):
-        measure = metrics_of(target, group.rows)
+        measure = measure_of(target, group.rows)
         if len(np.unique(target.labels[group.rows])) < 2:
             measure = measure._replace(metrics=[each for each in measure.metrics if not each.averages_classes])
         counts = {"n": len(group.rows), "clusters": resamples.clusters(group.rows)}
@@ -113,12 +113,12 @@ def worst_and_gap(
         ]
         if len(large) < 2:
             continue
-        values = [float(metrics_of(target, group.rows).function(None)[metric]) for group in large]
+        values = [float(measure_of(target, group.rows).function(None)[metric]) for group in large]
         order = np.argsort(sign * np.asarray(values), kind="stable")
         least, most = large[order[0]], large[order[-1]]
-        own = intervals(metrics_of(target, least.rows), resamples, least.rows)[metric]
+        own = intervals(measure_of(target, least.rows), resamples, least.rows)[metric]
         clusters = [resamples.clusters(group.rows) for group in (least, most)]
-        low, high = (draw(metrics_of(target, group.rows), resamples, group.rows)[metric] for group in (least, most))
+        low, high = (draw(measure_of(target, group.rows), resamples, group.rows)[metric] for group in (least, most))
         difference = interval(abs(values[order[-1]] - values[order[0]]), sign * (high - low), min(clusters), GAP)
         worst[way] = least.values | {"metric": metric, "n": len(least.rows), "clusters": clusters[0]} | own._asdict()
         gap[way] = {"metric": metric, "groups": len(large), "best": most.values, "worst": least.values}

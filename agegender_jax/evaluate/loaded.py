@@ -93,7 +93,11 @@ class LoadedModel:
         """
         with jax.set_mesh(self.mesh):
             return self.evaluator.distributions(
-                self.model_state, loader, np.asarray(rows), flip=self.run.recipe.evaluate.flip, batch_size=batch_size
+                self.model_state,
+                loader,
+                np.asarray(rows),
+                flip_average=self.run.recipe.evaluate.flip,
+                batch_size=batch_size,
             )
 
 

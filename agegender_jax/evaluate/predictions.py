@@ -55,7 +55,7 @@ METADATA: dict[str, type | tuple[type, ...]] = {
     "age_groups": str,
     "split_sha256": (str, type(None)),
     "evaluated_step": int,
-    "flip_averaged": bool,
+    "flip_average": bool,
     "class_names": list,
     "recipe": dict,
 }

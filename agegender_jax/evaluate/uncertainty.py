@@ -83,7 +83,7 @@ class Measure(NamedTuple):
     function: Callable[[np.ndarray | None], Mapping[str, Any]]
 
 
-def metrics_of(target: Target, rows: np.ndarray) -> Measure:
+def measure_of(target: Target, rows: np.ndarray) -> Measure:
     """Returns the metrics of some rows, int `[m]`, of a target, without counts."""
     metrics = [metric for metric in target.head.metrics if metric.unit != "count"]
     return Measure(metrics, target.rows(rows).measure)
@@ -127,7 +127,7 @@ def ends_of(targets: Mapping[str, Target], cluster: np.ndarray) -> dict[str, lis
     for name, target in targets.items():
         rows = np.flatnonzero(target.known)
         if len(rows):
-            for metric, between in intervals(metrics_of(target, rows), resamples, rows).items():
+            for metric, between in intervals(measure_of(target, rows), resamples, rows).items():
                 if math.isfinite(between.low):
                     ends[f"{name}/{metric}"] = [between.low, between.high]
     return ends

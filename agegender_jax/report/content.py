@@ -24,8 +24,9 @@ GENERATOR = "agegender report"
 
 @dataclasses.dataclass(frozen=True)
 class MetricInfo:
-    """What a metric is, see `metrics.Metric`; `main` is the one that stands for its target."""
+    """What a metric is, see `heads.base.metrics_metadata`."""
 
+    target: str
     name: str
     title: str
     unit: str
@@ -110,7 +111,7 @@ class Content:
     protocol: str
     leaky: bool
     age_groups: str
-    flip_averaged: bool
+    flip_average: bool
     versions: dict[str, str]
     hardware: dict[str, Any]
     backbone: str
@@ -135,7 +136,7 @@ class Content:
 
     def main_metric(self, target: str) -> MetricInfo | None:
         """Returns the metric that stands for a target; None where the target was not measured."""
-        mains = [name for name, metric in self.metrics.items() if metric.main and name.startswith(f"{target}/")]
+        mains = [name for name, metric in self.metrics.items() if metric.main and metric.target == target]
         return next((self.metrics[name] for name in mains if name in self.test["metrics"]), None)
 
     def to_json(self) -> str:
@@ -155,7 +156,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
     base, own = recipes.leaves(recipes.base()), recipes.leaves(recipe)
     return Content(
         **{name: summary[name] for name in ("run", "dataset", "synthetic", "protocol", "leaky", "age_groups")},
-        **{name: summary[name] for name in ("flip_averaged", "versions", "hardware")},
+        **{name: summary[name] for name in ("flip_average", "versions", "hardware")},
         backbone=" ".join(filter(None, (recipe.model.backbone, recipe.model.variant))),
         pretrained=recipe.model.pretrained,
         image_size=recipe.dataset.image_size,
@@ -172,9 +173,7 @@ def gather(run: Run, predictions: Predictions) -> Content:
             for name, target in predictions.targets().items()
         },
         metrics={
-            name: MetricInfo(
-                name.rpartition("/")[2], *(metric[key] for key in ("title", "unit", "higher_is_better", "main"))
-            )
+            name: MetricInfo(**{field.name: metric[field.name] for field in dataclasses.fields(MetricInfo)})
             for name, metric in summary["metrics"].items()
         },
         baseline=without_nan(summary["baseline"]),
@@ -194,7 +193,7 @@ def own_predictions(run: Run) -> Predictions:
     """
     summary, path = run.require_summary(), run.directory / NAME
     predictions = read_predictions(path)
-    for name in ("split_sha256", "evaluated_step", "flip_averaged"):
+    for name in ("split_sha256", "evaluated_step", "flip_average"):
         if predictions.metadata[name] != summary[name]:
             raise UserError(
                 f"{path} does not belong to summary.json (its {name} differs); restore both from the same copy."

@@ -78,7 +78,7 @@ def results(content: Content) -> dict[str, Any]:
     rows: list[Sequence[str]] = []
     shares = []
     for target in content.targets:
-        names = [name for name in test if name.startswith(f"{target}/")]
+        names = [name for name in test if content.metrics[name].target == target]
         rows += [(spaced(target),)] if names else []
         for name in names:
             metric, baseline = content.metrics[name], content.baseline.get(name)
@@ -262,10 +262,9 @@ def ages(content: Content) -> dict[str, Any] | None:
 
 def learning(content: Content) -> list[Plot]:
     """Returns the learning curves."""
-    losses, shares, years = {}, {}, {}
-    for name, curve in content.curves.items():
-        if name.startswith("train/") and name.endswith("loss"):
-            losses[spaced(name.removeprefix("train/").removesuffix("/loss").replace("loss", "total"))] = curve
+    trained = {"total": "train/loss"} | {spaced(target): f"train/{target}/loss" for target in content.targets}
+    losses = {title: content.curves[name] for title, name in trained.items() if name in content.curves}
+    shares, years = {}, {}
     for target in content.targets:
         metrics = (content.main_metric(target), content.metrics.get(f"{target}/{BALANCED_ACCURACY.name}"))
         for metric in filter(None, metrics):

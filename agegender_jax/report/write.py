@@ -10,7 +10,7 @@ from agegender_jax import page
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import open_data
 from agegender_jax.evaluate.loaded import LoadedModel
-from agegender_jax.evaluate.report import identities
+from agegender_jax.evaluate.summary_text import identities
 from agegender_jax.labels import AGE_GROUPS, DISCLAIMER
 from agegender_jax.report import format as fmt
 from agegender_jax.report.content import GENERATOR, Content, gather, own_predictions

@@ -100,13 +100,13 @@ def command(
 
 def _describe_dry_run(setup: Setup) -> str:
     params, stats = setup.model.params, setup.model.stats
-    lines = [setup.recipe, describe_data(setup), get_parameter_overview(params, include_stats=False)]
+    lines = [setup.recipe_json, describe_data(setup), get_parameter_overview(params, include_stats=False)]
     if setup.weights:
         lines.append(f"Pretrained weights: {setup.weights.load(params, stats)[2]['description']}")
     devices = f"{jax.device_count()} {jax.default_backend()} device(s)"
     lines += [
         describe_model(setup),
-        f"Devices: {devices}; evaluation and checkpoint every {setup.schedule.every} steps",
+        f"Devices: {devices}; evaluation and checkpoint every {setup.step_counts.every} steps",
     ]
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 import jax
 
-from agegender_jax.evaluate.report import identities
+from agegender_jax.evaluate.summary_text import identities
 from agegender_jax.labels import DISCLAIMER, UNDEFINED_GENDER
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, GenderHead
 from agegender_jax.sharding import bytes_per_device, total_bytes
@@ -59,20 +59,21 @@ def describe_data(setup: Setup) -> str:
 
 def describe_model(setup: Setup) -> str:
     """Describes the model, its training and the memory of its state in lines of text."""
-    schedule, options = setup.schedule, setup.options
+    counts, options = setup.step_counts, setup.options
     count = sum(leaf.size for leaf in jax.tree.leaves(setup.model.params))
     text = f"Model: {setup.model_name}, {count:,} parameters"
     if options.optimizer.freeze:
         epoch = options.optimizer.unfreeze_epoch
         until = f" until epoch {epoch:g}" if epoch else ""
         text += f", {frozen_parameters(options.optimizer, setup.model.params):,} of them frozen{until}"
-    epochs = schedule.total / schedule.steps_per_epoch
-    text += f"\nTraining: {schedule.total:,} steps of batch size {options.batch_size} ({epochs:.1f} epochs"
+    epochs, plural = counts.total / counts.steps_per_epoch, "s" if counts.total > 1 else ""
+    number = f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2g}"
+    text += f"\nTraining: {counts.total:,} step{plural} of batch size {options.batch_size} ({number} epochs"
     # A difference of more than a dispatch: the run was cut short on purpose.
-    rounded = abs(schedule.total - options.epochs * schedule.steps_per_epoch) <= schedule.dispatch
-    if rounded and abs(epochs - options.epochs) > 0.25 * options.epochs:
+    rounded = abs(counts.total - options.epochs * counts.steps_per_epoch) <= counts.dispatch
+    if rounded and counts.dispatch > 1 and abs(epochs - options.epochs) > 0.25 * options.epochs:
         text += (
-            f" instead of {options.epochs:g}, because a dispatch has {schedule.dispatch} steps: "
+            f" instead of {options.epochs:g}, because a dispatch has {counts.dispatch} steps: "
             "lower config.train.steps_per_dispatch"
         )
     return f"{text})\n{describe_memory(setup.state)}"

@@ -31,7 +31,7 @@ def evaluate_part(
     images: bool = False,
     at: tuple[Writers, int] | None = None,
 ) -> dict[str, float]:
-    """Computes the metrics of all heads on a part of the split, without mirror images; see `metrics_of`.
+    """Computes the metrics of all heads on a part of the split, without mirror images; see `measure_part`.
 
     Args:
       part: `train`, `validation` or `test`.
@@ -42,10 +42,10 @@ def evaluate_part(
       at: where to write, and the step; None writes nothing.
     """
     distributions = setup.evaluator.distributions(model_state, loader, getattr(setup.split, part))
-    return metrics_of(part, distributions, setup, loader if images else None, at=at)
+    return measure_part(part, distributions, setup, loader if images else None, at=at)
 
 
-def metrics_of(
+def measure_part(
     part: str,
     distributions: Mapping[str, np.ndarray],
     setup: Setup,
@@ -95,7 +95,7 @@ def kept_predictions(
         "leaky": is_leaky(split),
         "split_sha256": split.sha256,
         "age_groups": setup.age_groups,
-        "flip_averaged": setup.options.flip,
+        "flip_average": setup.options.flip_average,
     }
     kept = {name: np.concatenate([distributions[part][name] for part in KEPT_PARTS]) for name in setup.heads}
     return of_split(split, setup.dataset.columns, setup.heads, kept, metadata_of(run, metadata))

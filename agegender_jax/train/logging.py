@@ -61,7 +61,7 @@ class Writers:
 
     @property
     def seconds(self) -> float:
-        """Time that the run has taken so far, all starts together."""
+        """Time of all starts together, each since its `Writers` were opened: compiling and decoding come before."""
         return self._before + time.monotonic() - self._begin
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -141,7 +141,7 @@ class Progress:
 
 
 class TimeBreakdown:
-    """Seconds of a training, since its last start, by what they went to.
+    """Seconds of a training by what they went to, since this was made, before the compilation.
 
     `compilation` of the step; `input`, the host's wait for examples; `step`, its wait for the devices; `evaluation` of
     the validation part; `checkpoint`, what saving keeps the host from; `idle`, all else, such as the first state and
@@ -195,13 +195,13 @@ class TrainingLog:
         self.writers, self.spent = writers, spent
         self.first_step_seconds: float | None = None
         self._setup, self._checkpoints, self._started, self._cut_short = setup, checkpoints, started, cut_short
-        self._bar = Progress(setup.schedule.total, step, setup.options.batch_size, shown=is_primary())
+        self._bar = Progress(setup.step_counts.total, step, setup.options.batch_size, shown=is_primary())
         self._dispatch_seconds: list[float] = []
         self._last_dispatch, self._last_images = time.monotonic(), -math.inf
         self._pending: tuple[int, Any] | None = None
 
-    def dispatched(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Logs the dispatch before, and keeps the metrics of the one that ends at `step`, which is under way."""
+    def begin_dispatch(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Keeps the metrics of the dispatch under way, which ends at `step`, and logs the one before."""
         self.collect()
         self._pending = (step, metrics)
 
@@ -219,7 +219,7 @@ class TrainingLog:
         seconds = time.monotonic() - self._last_dispatch
         self.restart()
         _check_finite(metrics, step, self._checkpoints)
-        dispatch = self._setup.schedule.dispatch
+        dispatch = self._setup.step_counts.dispatch
         if self.first_step_seconds is None:
             self.first_step_seconds = time.monotonic() - self._started
             self._bar.line(f"First {dispatch} steps done {self.first_step_seconds:.1f} s after the start")
@@ -246,12 +246,12 @@ class TrainingLog:
         """Prints the main metrics of a validation, and the time left."""
         if self._cut_short:
             return
-        schedule = self._setup.schedule
+        counts = self._setup.step_counts
         names = [f"{name}/{head.metrics[0].name}" for name, head in self._setup.heads.items()]
-        line = f"Step {step:,} of {schedule.total:,}, epoch {step / schedule.steps_per_epoch:.1f}: validation "
+        line = f"Step {step:,} of {counts.total:,}, epoch {step / counts.steps_per_epoch:.1f}: validation "
         line += ", ".join(f"{name} {metrics[name]:.3f}" for name in names)
         if self._dispatch_seconds:
-            left = (schedule.total - step) / schedule.dispatch * float(np.median(self._dispatch_seconds))
+            left = (counts.total - step) / counts.dispatch * float(np.median(self._dispatch_seconds))
             line += f"; {self.images_per_second:.0f} images/s, {duration(left)} left"
         self._bar.line(line)
 
@@ -260,7 +260,7 @@ class TrainingLog:
         """Median over dispatches; None before there were two."""
         if not self._dispatch_seconds:
             return None
-        images = self._setup.options.batch_size * self._setup.schedule.dispatch
+        images = self._setup.options.batch_size * self._setup.step_counts.dispatch
         return images / float(np.median(self._dispatch_seconds))
 
     def close(self) -> None:

@@ -22,15 +22,15 @@ from agegender_jax.distributed import all_or_none, from_primary, is_primary, log
 from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.predictions import KEPT_PARTS, write_predictions
 from agegender_jax.evaluate.predictions import NAME as PREDICTIONS
-from agegender_jax.evaluate.report import summary_text
+from agegender_jax.evaluate.summary_text import summary_text
 from agegender_jax.evaluate.targets import target_heads
 from agegender_jax.evaluate.uncertainty import of_predictions
-from agegender_jax.models.heads import metrics_table
+from agegender_jax.models.heads import metrics_metadata
 from agegender_jax.run import REPORT, Run
 from agegender_jax.splits import is_leaky
 from agegender_jax.summary import Summary
 from agegender_jax.train.description import describe_data, describe_model
-from agegender_jax.train.evaluation import evaluate_baseline, evaluate_part, kept_predictions, metrics_of
+from agegender_jax.train.evaluation import evaluate_baseline, evaluate_part, kept_predictions, measure_part
 from agegender_jax.train.logging import TimeBreakdown, TrainingLog, Writers
 from agegender_jax.train.setup import Setup, build_setup, check_recipe
 from agegender_jax.train.state import TrainState, init_or_restore
@@ -135,8 +135,8 @@ def train(
       Preempted: `stop` was set; the state is saved.
       Diverged: the loss is not finite.
     """
-    options, schedule, split = setup.options, setup.schedule, setup.split
-    total, every, dispatch = schedule.total, schedule.every, schedule.dispatch
+    options, counts, split = setup.options, setup.step_counts, setup.split
+    total, every, dispatch = counts.total, counts.every, counts.dispatch
     spent = TimeBreakdown()
     with ExitStack() as stack:
         stack.enter_context(jax.set_mesh(setup.mesh))
@@ -170,7 +170,7 @@ def train(
         missed = bool(step) and (step % every == 0 or step == total) and not checkpoints.evaluated(step)
         writers = stack.enter_context(Writers(run.directory if is_primary() else None, step, evaluated=not missed))
         if not step:
-            writers.text("recipe", "```json\n" + setup.recipe + "\n```")
+            writers.text("recipe", "```json\n" + setup.recipe_json + "\n```")
             writers.text("experiment", "```\n" + describe_data(setup) + "\n```")
         log = TrainingLog(setup, writers, checkpoints, spent, step=step, started=started, cut_short=cut_short)
 
@@ -191,7 +191,7 @@ def train(
                 with spent.on("step"):
                     state, metrics = program(state, loader.data, batches)
                 step += dispatch
-                log.dispatched(step, metrics)
+                log.begin_dispatch(step, metrics)
                 stopping = stop.is_set()
                 if step % every and step < total and not stopping:
                     continue
@@ -221,7 +221,9 @@ def train(
         if evaluated_step != total:
             model_state = checkpoints.restore(evaluated_step, {"model": setup.state.evaluated})["model"]
         distributions = {
-            part: setup.evaluator.distributions(model_state, loader, getattr(split, part), flip=options.flip)
+            part: setup.evaluator.distributions(
+                model_state, loader, getattr(split, part), flip_average=options.flip_average
+            )
             for part in KEPT_PARTS
         }
         predictions = kept_predictions(run, setup, distributions, evaluated_step)
@@ -236,18 +238,18 @@ def train(
             data_sha256=setup.metadata["data_sha256"],
             split_sha256=split.sha256,
             age_groups=setup.age_groups,
-            flip_averaged=options.flip,
-            test=metrics_of(
+            flip_average=options.flip_average,
+            test=measure_part(
                 "test", distributions["test"], setup, loader if is_primary() else None, at=(writers, total)
             ),
-            validation=metrics_of("validation", distributions["validation"], setup),
-            metrics=metrics_table(target_heads(setup.heads)),
+            validation=measure_part("validation", distributions["validation"], setup),
+            metrics=metrics_metadata(target_heads(setup.heads)),
             intervals={"test": of_predictions(predictions.of("test")) if is_primary() else {}},
             **baseline,
             parameters=sum(leaf.size for leaf in jax.tree.leaves(setup.model.params)),
             steps=total,
             evaluated_step=evaluated_step,
-            epochs=total / schedule.steps_per_epoch,
+            epochs=total / counts.steps_per_epoch,
             seconds=writers.seconds,
             seconds_of=seconds_of,
             images_per_second=log.images_per_second,
@@ -299,11 +301,11 @@ def _start_run(workdir: Path, setup: Setup) -> Run:
             f"Process {jax.process_index()} does not see {workdir}, which process 0 created; choose a --workdir in a "
             "folder that all processes share."
         )
-    return Run.start(workdir, recipes.from_json(setup.recipe))
+    return Run.start(workdir, recipes.from_json(setup.recipe_json))
 
 
 def _write_beginning(setup: Setup, run: Run) -> None:
-    """Writes the seen files and subjects, metadata and split of a new run."""
+    """Writes of a new run what it will have seen (`seen_*.txt`), `run.json` and `split.json`; the recipe is there."""
     if (run.directory / "split.json").exists():
         return
     parent = setup.weights.run if setup.weights else None

@@ -32,7 +32,7 @@ from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import find_backbone
 from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, HeadOptions, build_heads
 from agegender_jax.models.model import ModelDef, define_model
-from agegender_jax.recipe_options import Schedule, TrainOptions, data_options, model_options, train_options
+from agegender_jax.recipe_options import StepCounts, TrainOptions, data_options, model_options, train_options
 from agegender_jax.run import Run
 from agegender_jax.splits import PARTS, Split
 from agegender_jax.train.optimizer import check_freeze, check_optimizer, learning_rate, make_optimizer
@@ -46,9 +46,9 @@ class Setup:
     """The objects that a run works with, checked before anything is decoded or compiled.
 
     Attributes:
-      recipe: the whole recipe as JSON text, for the record.
+      recipe_json: the whole recipe, for the record.
       options: how to train and evaluate.
-      schedule: how many steps.
+      step_counts: how many steps.
       mesh: devices.
       dataset_name: of the recipe.
       dataset: its examples, not decoded yet.
@@ -70,9 +70,9 @@ class Setup:
       metadata: the content of `run.json`.
     """
 
-    recipe: str
+    recipe_json: str
     options: TrainOptions
-    schedule: Schedule
+    step_counts: StepCounts
     mesh: jax.sharding.Mesh
     dataset_name: str
     dataset: Dataset
@@ -95,12 +95,14 @@ class Setup:
 
     def batch_shapes(self) -> tuple[Any, Any]:
         """Computes the shapes of the resident data and of the batches of a dispatch."""
-        return abstract_batches(self.dataset, self.labels, self.mesh, self.options.batch_size, self.schedule.dispatch)
+        return abstract_batches(
+            self.dataset, self.labels, self.mesh, self.options.batch_size, self.step_counts.dispatch
+        )
 
     def make_loader(self, decoded: np.ndarray | None) -> DeviceLoader:
         """Makes the loader of the dataset; `decoded` holds all its examples where it is resident, else None."""
         sampler = BatchSampler(self.split.train, self.options.batch_size, self.options.seed)
-        return make_loader(self.dataset, self.mesh, self.labels, sampler, self.schedule.total, decoded=decoded)
+        return make_loader(self.dataset, self.mesh, self.labels, sampler, self.step_counts.total, decoded=decoded)
 
 
 def build_setup(
@@ -146,9 +148,9 @@ def build_setup(
         names = class_names(dataset.columns)
         heads, labels = _build_heads(net.heads, names, dataset_name, dataset, split)
         selection = selection_metric(options.select, heads)
-        schedule = options.schedule(len(split.train)).at_most(dispatches)
-        rates = learning_rate(options.optimizer, schedule.total)
-        optimizer = make_optimizer(options.optimizer, schedule.total, schedule.steps_per_epoch)
+        counts = options.step_counts(len(split.train)).at_most(dispatches)
+        rates = learning_rate(options.optimizer, counts.total)
+        optimizer = make_optimizer(options.optimizer, counts.total, counts.steps_per_epoch)
         with jax.set_mesh(mesh):
             model = define_model(net, heads)
         check_freeze(options.optimizer, model.params)
@@ -189,9 +191,9 @@ def build_setup(
     }
     metadata |= preprocessor.metadata | environment()
     return Setup(
-        recipe=recipes.to_json(recipe),
+        recipe_json=recipes.to_json(recipe),
         options=options,
-        schedule=schedule,
+        step_counts=counts,
         mesh=mesh,
         dataset_name=dataset_name,
         dataset=dataset,
@@ -205,7 +207,7 @@ def build_setup(
         model_name=" ".join(filter(None, (net.backbone, net.backbone_options.variant))),
         model=model,
         optimizer=optimizer,
-        learning_rates=np.asarray(jax.vmap(rates)(np.arange(schedule.total))),
+        learning_rates=np.asarray(jax.vmap(rates)(np.arange(counts.total))),
         evaluator=Evaluator(model.graphdef, head_distributions(heads), data.loading.eval_batch, preprocessor, mesh),
         state=state,
         weights=weights,

@@ -62,7 +62,8 @@ def make_train_steps(
 ) -> Callable[[TrainState, Data, Batches], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns a pure function of several optimizer steps: `(state, data, batches) -> (state, metrics)`.
 
-    `metrics` holds the loss, each head's loss and the gradient norm, float32 `[steps]`. Donate `state` when jitting.
+    `metrics` holds the loss, each head's loss and the norm of the gradient before clipping, float32 `[steps]`. Donate
+    `state` when jitting.
 
     With k microbatches a step processes every k-th example at a time, which needs less memory. Loss and gradient are
     those of the whole batch, with any labels unknown and any weights. Batch normalisation uses the statistics of each

@@ -16,7 +16,7 @@ from agegender_jax import atomic
 from agegender_jax.distributed import is_primary, log_primary, primary_first
 from agegender_jax.errors import Preempted, Refused, UserError
 from agegender_jax.evaluate import uncertainty
-from agegender_jax.evaluate.report import PUBLISHED, PUBLISHED_FOLDS, identities
+from agegender_jax.evaluate.summary_text import PUBLISHED, PUBLISHED_FOLDS, identities
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.run import Run
 from agegender_jax.splits import marked

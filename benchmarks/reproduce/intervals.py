@@ -124,7 +124,7 @@ def _measured(places: tuple[Path, ...], head: str) -> _Measured | None:
     resamples = uncertainty.ClusterBootstrap(first.columns["cluster"])
     targets = [table.targets()[head] for table in tables]
     rows = np.flatnonzero(targets[0].known)
-    metrics = [uncertainty.metrics_of(target, rows) for target in targets]
+    metrics = [uncertainty.measure_of(target, rows) for target in targets]
     values = [made.function(None) for made in metrics]
     samples = [uncertainty.draw(made, resamples, rows) for made in metrics]
     return _Measured(

@@ -23,8 +23,8 @@ def run(tmp_path: Path) -> Path:
         **{"run": "mine", "dataset": "utkface", "synthetic": False, "protocol": "disjoint", "age_groups": "nearest"},
         **{"versions": {"jax": "1"}, "hardware": {}, "command": "/home/me/launch.py"},
         "metrics": {
-            "gender/f1": {"name": "f1", "unit": "share", "main": False},
-            "gender/accuracy": {"name": "accuracy", "unit": "share", "main": True},
+            "gender/f1": {"target": "gender", "name": "f1", "unit": "share", "main": False},
+            "gender/accuracy": {"target": "gender", "name": "accuracy", "unit": "share", "main": True},
         },
         "mistakes": {"gender": [{"key": "somebody.jpg"}]},
         "test": {

@@ -38,7 +38,7 @@ def _predictions(
     columns["cluster"] = start + np.arange(len(right)) if cluster is None else cluster
     metadata = {
         "run": "x", "dataset": "utkface", "synthetic": False, "protocol": "disjoint", "leaky": False,
-        "age_groups": "nearest", "split_sha256": "s", "evaluated_step": 1, "flip_averaged": False, "class_names": [],
+        "age_groups": "nearest", "split_sha256": "s", "evaluated_step": 1, "flip_average": False, "class_names": [],
         "recipe": json.loads(recipe.to_json()),
     }  # fmt: skip
     workdir.mkdir(parents=True)

@@ -28,7 +28,7 @@ def test_normalize_by_arithmetic() -> None:
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
-    got = _augment(IMAGES, ROWS, jax.random.key(0), flip=False)
+    got = _augment(IMAGES, ROWS, jax.random.key(0))
     assert got.dtype == jnp.float32
     np.testing.assert_array_equal(got, IMAGES)
 
@@ -77,7 +77,7 @@ def test_zoom_and_shift_match_scipy(zoom: float, shift: float) -> None:
 
 def test_zoom_stays_within_its_limit() -> None:
     ramp = np.broadcast_to(np.arange(21, dtype=np.uint8)[:, None] * 10, (300, 21, 21, 3))
-    got = np.asarray(_augment(ramp, np.arange(300), jax.random.key(3), flip=False, zoom=0.25))
+    got = np.asarray(_augment(ramp, np.arange(300), jax.random.key(3), zoom=0.25))
     magnification = 80 / (got[:, 10, 14, 0] - got[:, 10, 6, 0])  # 8 pixels, 10 levels each
     np.testing.assert_allclose(got[:, 10, 10], 100.0, atol=1e-2)  # the centre stays
     assert 1 / 1.25 - 1e-3 < magnification.min() < 0.82
@@ -88,7 +88,7 @@ def test_shift_moves_both_axes_within_its_limit() -> None:
     # An image of its own coordinates: what arrives in the middle says how far it came.
     ramp = np.broadcast_to(np.arange(20, dtype=np.uint8) * 10, (20, 20))
     images = np.repeat(np.stack([ramp, ramp.T, ramp], -1)[None], 300, axis=0)
-    got = np.asarray(_augment(images, np.arange(300), jax.random.key(3), flip=False, shift=0.25))
+    got = np.asarray(_augment(images, np.arange(300), jax.random.key(3), shift=0.25))
     moved = got[:, 10, 10, :2] / 10 - 10  # pixels right and down
     assert np.abs(moved).max() <= 5.0 + 1e-3  # 0.25 * 20
     assert (moved.max(0) > 4.5).all()
@@ -101,19 +101,19 @@ def test_brightness_contrast_and_saturation_by_arithmetic() -> None:
     images = np.repeat(image[None], 50, axis=0)
     rows, key = np.arange(50), jax.random.key(1)
 
-    brighter = np.asarray(_augment(images, rows, key, flip=False, brightness=0.1)) - images
+    brighter = np.asarray(_augment(images, rows, key, brightness=0.1)) - images
     np.testing.assert_allclose(brighter, brighter[:, :1, :1, :1] + np.zeros_like(brighter), atol=1e-3)  # one amount
     assert 20 < brighter.max() <= 25.5 + 1e-3  # 0.1 * 255
     assert -25.5 - 1e-3 <= brighter.min() < -20
 
     level = image.mean()
-    factor = (np.asarray(_augment(images, rows, key, flip=False, contrast=0.3)) - level) / (image - level)
+    factor = (np.asarray(_augment(images, rows, key, contrast=0.3)) - level) / (image - level)
     np.testing.assert_allclose(factor, factor[:, :1, :1, :1] + np.zeros_like(factor), atol=1e-4)
     assert 0.7 - 1e-4 <= factor.min() < 0.8
     assert 1.2 < factor.max() <= 1.3 + 1e-4
 
     grey = image.mean(-1, keepdims=True)
-    colour = np.asarray(_augment(images, rows, key, flip=False, saturation=0.5)) - grey
+    colour = np.asarray(_augment(images, rows, key, saturation=0.5)) - grey
     np.testing.assert_allclose(colour.mean(-1), 0.0, atol=1e-3)  # the grey level stays
     factor = colour[:, 0, 0, 2] / (image - grey)[0, 0, 2]
     np.testing.assert_allclose(colour, factor[:, None, None, None] * (image - grey), atol=1e-3)
@@ -123,7 +123,7 @@ def test_brightness_contrast_and_saturation_by_arithmetic() -> None:
 
 def test_erased_rectangles_have_the_size_and_frequency_asked_for() -> None:
     images = np.zeros((400, 40, 40, 3), np.uint8)
-    got = np.asarray(_augment(images, np.arange(400), jax.random.key(2), flip=False, erase=0.25))
+    got = np.asarray(_augment(images, np.arange(400), jax.random.key(2), erase=0.25))
     grey = (got == 127.5).all(-1)
     assert set(np.unique(got)) == {0.0, 127.5}
     struck = grey.any((1, 2))

@@ -46,7 +46,7 @@ def test_auto_streams_what_takes_more_than_half_of_a_devices_memory(
 @pytest.mark.parametrize(("copy", "evaluated"), [(1, 32), (2, 28), (4, 28)])
 def test_the_line_states_the_memory_in_bytes(copy: int, evaluated: int) -> None:
     """An evaluation of 27 is rounded up to a multiple of the 8, 4 or 2 shards of the batch."""
-    options = LoadingOptions("stream", train_examples=80, eval_batch=27, devices_per_copy=copy)
+    options = LoadingOptions("stream", dispatch_examples=80, eval_batch=27, devices_per_copy=copy)
     line = choose_placement(options, 160, PREPROCESSOR)[1]
     # Two dispatches ahead, one in use and one that waits; of an evaluation likewise, and four more in flight.
     assert f"{copy * (4 * 80 + 8 * evaluated) * EXAMPLE:,} bytes" in line

@@ -13,11 +13,11 @@ from PIL import Image
 
 from agegender_jax.data import spectrogram
 from agegender_jax.data.spectrogram import (
-    RECIPES,
-    SpectrogramRecipe,
+    SPECTROGRAMS,
+    SpectrogramSpec,
     augment_waves,
     decibels,
-    get_recipe,
+    find_spectrogram,
     mask,
     mel_filters,
     power,
@@ -27,7 +27,7 @@ from agegender_jax.data.spectrogram import (
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, make_mesh
 
-LOG_MEL, AUDIOMNIST = RECIPES["log_mel"], RECIPES["audiomnist"]
+LOG_MEL, AUDIOMNIST = SPECTROGRAMS["log_mel"], SPECTROGRAMS["audiomnist"]
 ROWS = np.arange(100, 108, dtype=np.int32)
 
 
@@ -45,56 +45,56 @@ def _run(function: Callable[..., jax.Array], waves: np.ndarray, *arguments: obje
     return np.asarray(jax.jit(lambda waves: function(waves, *arguments))(waves))
 
 
-def _clips(recipe: SpectrogramRecipe) -> np.ndarray:
+def _clips(spec: SpectrogramSpec) -> np.ndarray:
     """Noise, a chirp, a tone, a click."""
-    time = np.arange(recipe.samples) / recipe.sample_rate
-    click = np.zeros(recipe.samples)
-    click[recipe.samples // 3] = 0.9
-    chirp = 0.5 * scipy.signal.chirp(time, 50, recipe.seconds, 0.49 * recipe.sample_rate)
-    noise = np.random.default_rng(0).normal(0, 0.1, recipe.samples)
+    time = np.arange(spec.samples) / spec.sample_rate
+    click = np.zeros(spec.samples)
+    click[spec.samples // 3] = 0.9
+    chirp = 0.5 * scipy.signal.chirp(time, 50, spec.seconds, 0.49 * spec.sample_rate)
+    noise = np.random.default_rng(0).normal(0, 0.1, spec.samples)
     return np.stack([noise, chirp, np.sin(2 * np.pi * 440 * time), click]).astype(np.float32)
 
 
-def _scipy_power(wave: np.ndarray, recipe: SpectrogramRecipe) -> np.ndarray:
+def _scipy_power(wave: np.ndarray, spec: SpectrogramSpec) -> np.ndarray:
     """As AudioMNIST's own preparation has it."""
     _, _, transform = scipy.signal.stft(
-        wave.astype(np.float64), recipe.sample_rate, nperseg=455, noverlap=420, window="hann"
+        wave.astype(np.float64), spec.sample_rate, nperseg=455, noverlap=420, window="hann"
     )
     return np.abs(transform[0:227, 2:-1]) ** 2
 
 
-def _librosa_power(wave: np.ndarray, recipe: SpectrogramRecipe) -> np.ndarray:
+def _librosa_power(wave: np.ndarray, spec: SpectrogramSpec) -> np.ndarray:
     import librosa
 
     return librosa.feature.melspectrogram(
-        y=wave.astype(np.float64), sr=recipe.sample_rate, n_fft=512, hop_length=160, win_length=400, n_mels=128
+        y=wave.astype(np.float64), sr=spec.sample_rate, n_fft=512, hop_length=160, win_length=400, n_mels=128
     )
 
 
 PEERS = {"log_mel": _librosa_power, "audiomnist": _scipy_power}
 
 
-def _assert_equal_to_peer(waves: np.ndarray, recipe: SpectrogramRecipe) -> None:
+def _assert_equal_to_peer(waves: np.ndarray, spec: SpectrogramSpec) -> None:
     import librosa
 
-    expected = np.stack([PEERS[recipe.name](wave, recipe) for wave in waves])
-    got = _run(power, waves, recipe)
+    expected = np.stack([PEERS[spec.name](wave, spec) for wave in waves])
+    got = _run(power, waves, spec)
     assert (got.shape, got.dtype) == (expected.shape, np.float32)
     # Within 1e-4 of every value, down to where single precision ends: 95 dB below the clip's maximum.
     peak = expected.max((1, 2), keepdims=True)
     np.testing.assert_array_less(np.abs(got - expected), 1e-4 * expected + 3e-10 * peak)
     expected = np.stack([librosa.power_to_db(clip, ref=np.max, top_db=80.0) for clip in expected])
-    got = _run(decibels, waves, recipe)
+    got = _run(decibels, waves, spec)
     np.testing.assert_allclose(got, expected, atol=1e-4 * 80.0)
 
 
 @both_forms
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", sorted(SPECTROGRAMS))
 def test_power_and_decibels_equal_scipy_and_librosa(name: str) -> None:
-    _assert_equal_to_peer(_clips(RECIPES[name]), RECIPES[name])
-    odd = _clips(RECIPES[name])[:1, :-81]  # no whole number of hops
+    _assert_equal_to_peer(_clips(SPECTROGRAMS[name]), SPECTROGRAMS[name])
+    odd = _clips(SPECTROGRAMS[name])[:1, :-81]  # no whole number of hops
     np.testing.assert_allclose(
-        _run(power, odd, RECIPES[name])[0], PEERS[name](odd[0], RECIPES[name]), rtol=1e-3, atol=1e-9
+        _run(power, odd, SPECTROGRAMS[name])[0], PEERS[name](odd[0], SPECTROGRAMS[name]), rtol=1e-3, atol=1e-9
     )
 
 
@@ -102,10 +102,10 @@ def test_power_and_decibels_equal_scipy_and_librosa(name: str) -> None:
 def test_an_odd_window_is_centred_in_the_transform_as_librosa_has_it(fft: int) -> None:
     import librosa
 
-    recipe = dataclasses.replace(LOG_MEL, window=333, hop=100, fft=fft, scale="linear")
+    spec = dataclasses.replace(LOG_MEL, window=333, hop=100, fft=fft, scale="linear")
     wave = np.random.default_rng(1).normal(0, 0.1, (1, 5050)).astype(np.float32)
     expected = np.abs(librosa.stft(wave[0].astype(np.float64), n_fft=fft, hop_length=100, win_length=333)) ** 2
-    np.testing.assert_allclose(_run(power, wave, recipe)[0], expected, rtol=1e-3, atol=1e-6 * expected.max())
+    np.testing.assert_allclose(_run(power, wave, spec)[0], expected, rtol=1e-3, atol=1e-6 * expected.max())
 
 
 @pytest.mark.parametrize(
@@ -119,15 +119,15 @@ def test_mel_filters_equal_librosa(fft: int, mels: int, low: float, high: float)
     assert mel_filters(16_000, 512, 128, 0, 8000).max(1).min() > 0  # no band of the default is empty
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", sorted(SPECTROGRAMS))
 def test_silence_is_all_floor_and_sixteen_bits_are_the_same_clip(name: str) -> None:
-    recipe = RECIPES[name]
-    silence = np.zeros((2, recipe.samples), np.int16)
-    assert (_run(decibels, silence, recipe) == -80.0).all()
-    assert (_run(power, silence, recipe) == 0.0).all()
-    assert (_run(spectrogram_image, silence, recipe, 16) == 0.0).all()
-    waves = (_clips(recipe) * 32767).astype(np.int16)  # the same clips in sixteen bits
-    np.testing.assert_array_equal(_run(power, waves, recipe), _run(power, waves / np.float32(32768), recipe))
+    spec = SPECTROGRAMS[name]
+    silence = np.zeros((2, spec.samples), np.int16)
+    assert (_run(decibels, silence, spec) == -80.0).all()
+    assert (_run(power, silence, spec) == 0.0).all()
+    assert (_run(spectrogram_image, silence, spec, 16) == 0.0).all()
+    waves = (_clips(spec) * 32767).astype(np.int16)  # the same clips in sixteen bits
+    np.testing.assert_array_equal(_run(power, waves, spec), _run(power, waves / np.float32(32768), spec))
 
 
 @both_forms
@@ -135,13 +135,13 @@ def test_silence_is_all_floor_and_sixteen_bits_are_the_same_clip(name: str) -> N
 def test_image_equals_pillows_resize_of_the_peers_decibels(name: str, size: int) -> None:
     import librosa
 
-    recipe = RECIPES[name]
-    waves = np.tile(_clips(recipe), (3, 1))[:11]  # more than one chunk, and a rest
-    got = _run(spectrogram_image, waves, recipe, size)
+    spec = SPECTROGRAMS[name]
+    waves = np.tile(_clips(spec), (3, 1))[:11]  # more than one chunk, and a rest
+    got = _run(spectrogram_image, waves, spec, size)
     assert (got.shape, got.dtype) == ((11, size, size, 3), np.float32)
     np.testing.assert_array_equal(got, np.repeat(got[..., :1], 3, axis=-1))
     for index in range(4):
-        level = librosa.power_to_db(PEERS[name](waves[index], recipe), ref=np.max, top_db=80.0)
+        level = librosa.power_to_db(PEERS[name](waves[index], spec), ref=np.max, top_db=80.0)
         grey = Image.fromarray(((level[::-1] + 80.0) / 80.0 * 255.0).astype(np.float32))
         expected = np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
         np.testing.assert_allclose(got[index, :, :, 0], expected, atol=0.05)
@@ -171,24 +171,24 @@ def test_a_batch_that_is_spread_over_devices_stays_where_it_is() -> None:
     np.testing.assert_allclose(front_end(waves, ROWS), alone, atol=0.05)
 
 
-def test_recipes_survive_json_and_tell_their_lengths() -> None:
+def test_specs_survive_json_and_tell_their_lengths() -> None:
     assert (LOG_MEL.samples, AUDIOMNIST.samples) == (32_000, 8_000)
-    for name, recipe in RECIPES.items():
-        assert recipe.name == name
-        again = SpectrogramRecipe(**json.loads(json.dumps(recipe.as_dict())))
-        assert again == recipe
-        assert hash(again) == hash(recipe)  # a static argument of a jitted function
+    for name, spec in SPECTROGRAMS.items():
+        assert spec.name == name
+        again = SpectrogramSpec(**json.loads(json.dumps(spec.as_dict())))
+        assert again == spec
+        assert hash(again) == hash(spec)  # a static argument of a jitted function
 
 
-def test_get_recipe() -> None:
-    assert get_recipe("log_mel") is LOG_MEL
-    assert get_recipe("log_mel", 3.5) == dataclasses.replace(LOG_MEL, seconds=3.5)
+def test_find_spectrogram() -> None:
+    assert find_spectrogram("log_mel") is LOG_MEL
+    assert find_spectrogram("log_mel", 3.5) == dataclasses.replace(LOG_MEL, seconds=3.5)
     with pytest.raises(UserError, match="'mel'"):
-        get_recipe("mel")
+        find_spectrogram("mel")
     for seconds in (0.01, -1.0, 601.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="'log_mel'"):
-            get_recipe("log_mel", seconds)
-    shortest = get_recipe("audiomnist", 0.08)
+            find_spectrogram("log_mel", seconds)
+    shortest = find_spectrogram("audiomnist", 0.08)
     assert jax.eval_shape(lambda w: power(w, shortest), np.ones((1, shortest.samples), np.float32)).shape[2] > 0
 
 

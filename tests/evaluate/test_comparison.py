@@ -43,7 +43,7 @@ def run(name: str, right: float = 0.8, error: float = 5.0, seed: int = 0, **meta
         heads=heads,
         metadata={
             **{"run": name, "dataset": "utkface", "synthetic": True, "protocol": "disjoint", "leaky": False},
-            **{"age_groups": "nearest", "split_sha256": "0" * 64, "evaluated_step": 1, "flip_averaged": False},
+            **{"age_groups": "nearest", "split_sha256": "0" * 64, "evaluated_step": 1, "flip_average": False},
             **{"class_names": [], "recipe": json.loads(recipes.to_json(recipe)), **metadata},
         },
     )

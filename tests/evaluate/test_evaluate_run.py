@@ -228,7 +228,7 @@ def test_an_ensemble_averages_distributions(finished: Any, model: LoadedModel, s
     assert result["run"] == "finished + second"
     assert (result["split_sha256"], result["protocol"]) == (finished.summary["split_sha256"], "disjoint")
     own = result["runs"]["finished"]
-    assert own == {"flip_averaged": True, "evaluated_step": 76, "test": finished.summary["test"]}
+    assert own == {"flip_average": True, "evaluated_step": 76, "test": finished.summary["test"]}
     assert result["runs"]["second"]["test"] == evaluate_runs(second, progress=False)["test"]
     assert result["baseline"] == finished.summary["baseline"]
     columns = as_columns(result)

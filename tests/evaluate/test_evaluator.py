@@ -127,7 +127,7 @@ def test_a_flipped_view_is_averaged_in(small_recipe: ConfigDict) -> None:
     rows = np.arange(37)
     traces.clear()
     plain = evaluator.distributions(state, feed, rows)
-    both = evaluator.distributions(state, feed, rows, flip=True)
+    both = evaluator.distributions(state, feed, rows, flip_average=True)
     assert len(traces) == 1
     mirrored = by_numpy(small_recipe, state, IMAGES[rows][:, :, ::-1])
     for name in both:

@@ -21,7 +21,7 @@ from agegender_jax.evaluate.uncertainty import (
     interval,
     intervals,
     mcnemar,
-    metrics_of,
+    measure_of,
     of_predictions,
     spread,
 )
@@ -33,7 +33,7 @@ from benchmarks.coverage import CASES, covered, years
 
 def _intervals(target: Target, cluster: np.ndarray, draws: int = 1000) -> dict[str, Interval]:
     rows = np.arange(len(cluster))
-    return intervals(metrics_of(target, rows), ClusterBootstrap(cluster, draws=draws), rows)
+    return intervals(measure_of(target, rows), ClusterBootstrap(cluster, draws=draws), rows)
 
 
 def test_an_interval_of_independent_examples_is_scipys() -> None:
@@ -56,12 +56,12 @@ def test_a_resample_is_the_metric_of_the_clusters_examples_repeated() -> None:
     rows = np.arange(5, 55)
     cluster = rng.integers(0, 12, 60)
     resamples = ClusterBootstrap(cluster, draws=300, seed=4)
-    samples = draw(metrics_of(target, rows), resamples, rows)
+    samples = draw(measure_of(target, rows), resamples, rows)
     (first, *_), number = list(resamples.weights(rows)), 17
     times = first[number].astype(int)
     for of in np.unique(cluster[rows]):
         assert len(set(times[cluster[rows] == of])) == 1  # a cluster comes whole
-    again = metrics_of(target, np.repeat(rows, times)).function(None)
+    again = measure_of(target, np.repeat(rows, times)).function(None)
     assert {name: values[number] for name, values in samples.items()} == pytest.approx(
         {name: again[name] for name in samples}
     )
@@ -234,7 +234,7 @@ def test_a_difference_of_two_runs_is_the_paired_t_test() -> None:
     first = np.abs(rng.normal(5, 2, 300))
     second = np.abs(first + rng.normal(-0.2, 1.5, 300))
     rows, resamples = np.arange(300), ClusterBootstrap(np.arange(300), draws=4000)
-    samples = [draw(metrics_of(years(errors), rows), resamples, rows)["mae"] for errors in (first, second)]
+    samples = [draw(measure_of(years(errors), rows), resamples, rows)["mae"] for errors in (first, second)]
     result = difference([first.mean()], [second.mean()], samples[1] - samples[0], 300)
     expected = stats.ttest_rel(second, first)
     low, high = expected.confidence_interval()

@@ -13,7 +13,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.evaluate.predictions import COLUMNS, NAME, Predictions, write_predictions
 from agegender_jax.evaluate.targets import baseline_targets, fit_baseline, measure_targets, target_heads
 from agegender_jax.labels import AGE_GROUPS, GENDERS
-from agegender_jax.models.heads import build_heads, metrics_table
+from agegender_jax.models.heads import build_heads, metrics_metadata
 from agegender_jax.recipe_options import model_options
 from agegender_jax.report.content import Content, gather, own_predictions
 from agegender_jax.run import Run
@@ -74,7 +74,7 @@ def _make(
         distributions["age"] = (age + rng.normal(0, 6, count)).astype(np.float32)[:, None]
     identity = {
         **{"run": directory.name, "dataset": "utkface", "synthetic": False, "protocol": "disjoint", "leaky": False},
-        **{"age_groups": "nearest", "split_sha256": split.sha256, "evaluated_step": 40, "flip_averaged": False},
+        **{"age_groups": "nearest", "split_sha256": split.sha256, "evaluated_step": 40, "flip_average": False},
     }
     predictions = Predictions(
         split.keys[rows],
@@ -101,7 +101,7 @@ def _make(
         **{"baseline": measure_targets(baseline_targets(built, baseline, test)), "baseline_names": names},
         **{"train_examples": len(split.train), "parameters": 12345, "steps": 40, "epochs": 4.0, "seconds": 185.0},
         **{"seconds_of": {"step": 170.0}, "images_per_second": 321.0, "first_step_seconds": 9.0},
-        **{"peak_memory_bytes": 10**9, "metrics": metrics_table(target_heads(built))},
+        **{"peak_memory_bytes": 10**9, "metrics": metrics_metadata(target_heads(built))},
         **changes,
     }
     identical = {"groups": 10, "files": 21, "conflicting_groups": 4, "conflicting_files": 9, "groups_over_5_years": 1}

@@ -259,7 +259,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary(
 ) -> None:
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "metrics_of", lambda *_, **__: power_cut())  # of the test part
+        patch.setattr(loop, "measure_part", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
             train_recipe(short, tmp_path / "run", **options)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -362,7 +362,7 @@ def test_an_evaluation_that_was_missed_is_made_up_for(
             with pytest.raises(Preempted, match=rf"step {step} of 24 is saved"):
                 train_recipe(recipe, tmp_path / "run", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "metrics_of", lambda *_, **__: power_cut())  # of the test part
+        patch.setattr(loop, "measure_part", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
             train_recipe(recipe, tmp_path / "run", **options)
     (tmp_path / "run" / "checkpoints" / "24" / "metrics" / "metrics").write_text("damaged")
@@ -455,14 +455,14 @@ def test_an_unknown_metric_to_select_by_is_refused_before_training(
         (1000, 10, 5, 3.0, 0.05, (300, 5)),
     ],
 )
-def test_schedule(
+def test_numbers_of_steps(
     examples: int, batch: int, dispatch: int, epochs: float, every: float, expected: tuple[int, int]
 ) -> None:
     recipe = recipes.base()
     recipe.train.update(batch_size=batch, steps_per_dispatch=dispatch, epochs=epochs)
     recipe.evaluate.every_epochs = every
-    schedule = train_options(recipe).schedule(examples)
-    assert (schedule.total, schedule.every) == expected
+    counts = train_options(recipe).step_counts(examples)
+    assert (counts.total, counts.every) == expected
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models import model as model_module
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
-from agegender_jax.recipe_options import Schedule, train_options
+from agegender_jax.recipe_options import StepCounts, train_options
 from agegender_jax.run import Run
 from agegender_jax.train import setup as building
 from agegender_jax.train.description import describe_data, describe_model
@@ -155,23 +155,31 @@ def test_other_data_than_the_run_began_with_are_refused(
         )
 
 
-@pytest.mark.parametrize(("epochs", "total", "hint"), [
-    (0.2, 20, True),  # 12.8 steps were asked for
-    (8.0, 40, False),  # 512: cut short, and no other size of a dispatch would do
-    (8.0, 520, False),
+@pytest.mark.parametrize(("epochs", "dispatch", "total", "begins", "hint"), [
+    (0.2, 20, 20, "20 steps of batch size 10 (0.31 epochs instead of 0.2", True),  # 12.8 steps were asked for
+    (8.0, 20, 40, "40 steps of batch size 10 (0.62 epochs)", False),  # 512: cut short, and no other size would do
+    (8.0, 20, 520, "520 steps of batch size 10 (8.1 epochs)", False),
+    (0.01, 1, 1, "1 step of batch size 10 (0.016 epochs)", False),  # 0.64 steps: no dispatch is smaller
 ])  # fmt: skip
 def test_steps_per_dispatch_is_named_where_it_changes_the_epochs(
-    epochs: float, total: int, hint: bool, small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path
+    epochs: float,
+    dispatch: int,
+    total: int,
+    begins: str,
+    hint: bool,
+    small_recipe: ConfigDict,
+    synthetic_dir: Path,
+    data_dir: Path,
 ) -> None:
     recipe = small_recipe.copy_and_resolve_references()
-    recipe.train.update(epochs=epochs, batch_size=10, steps_per_dispatch=20)
+    recipe.train.update(epochs=epochs, batch_size=10, steps_per_dispatch=dispatch)
     setup = dataclasses.replace(
         build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False),
         options=train_options(recipe),
-        schedule=Schedule(total, 20, 20, 64.0),
+        step_counts=StepCounts(total, total, dispatch, 64.0),
     )
     text = describe_model(setup)
-    assert f"Training: {total} steps of batch size 10 ({total / 64:.1f} epochs" in text
+    assert f"Training: {begins}" in text
     assert ("config.train.steps_per_dispatch" in text) == hint
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from agegender_jax.models.heads.base import HEADS, Columns, Head, LabelNames, metrics_table
+from agegender_jax.models.heads.base import HEADS, Columns, Head, LabelNames, metrics_metadata
 
 # In this order: parameters are initialised in the order of the heads.
 from agegender_jax.models.heads.gender import GENDERS_AND_UNDEFINED, GenderHead  # isort: skip
@@ -23,7 +23,7 @@ from agegender_jax.models.heads.classes import ClassHead
 from agegender_jax.models.heads.routing import route_by_gender
 
 __all__ = ["GENDERS_AND_UNDEFINED", "HEADS", "AgeGroupHead", "AgeYearsHead", "ClassHead", "ClassNameHead", "Columns"]
-__all__ += ["GenderHead", "Head", "HeadOptions", "build_heads", "import_heads", "metrics_table"]
+__all__ += ["GenderHead", "Head", "HeadOptions", "build_heads", "import_heads", "metrics_metadata"]
 
 
 def import_heads() -> None:

@@ -173,10 +173,11 @@ def example_weight(
     return weight if class_weights is None else weight * jnp.asarray(class_weights)[label]
 
 
-def metrics_table(heads: Mapping[str, Head]) -> dict[str, dict[str, Any]]:
-    """Returns `Metric.metadata` of all metrics by `target/metric`, and `main`, whether it is the target's main one."""
+def metrics_metadata(heads: Mapping[str, Head]) -> dict[str, dict[str, Any]]:
+    """Returns `Metric.metadata` by `target/metric`, and `target`, `name`, `main` (the first of its target)."""
     return {
-        f"{name}/{metric.name}": metric.metadata() | {"main": metric is head.metrics[0]}
+        f"{name}/{metric.name}": metric.metadata()
+        | {"target": name, "name": metric.name, "main": metric is head.metrics[0]}
         for name, head in heads.items()
         for metric in head.metrics
     }

@@ -1,6 +1,6 @@
 """Figures as text."""
 
-from agegender_jax.evaluate.report import metrics_table, summary_text
+from agegender_jax.evaluate.summary_text import metrics_table, summary_text
 
 
 def test_columns_are_aligned_and_keep_the_order_of_the_figures() -> None:
@@ -31,7 +31,7 @@ def test_the_summary_says_what_was_measured_on_what() -> None:
         "run": "first",
         "dataset": "utkface",
         "synthetic": True,
-        "flip_averaged": True,
+        "flip_average": True,
         "protocol": "disjoint",
         "leaky": False,
         "age_groups": "nearest",
@@ -52,4 +52,4 @@ def test_the_summary_says_what_was_measured_on_what() -> None:
     assert "1234 images/s" in text
     assert "images/s" not in summary_text(summary | {"images_per_second": None})
     assert "synthetic: " not in summary_text(summary | {"synthetic": False})
-    assert "not flip-averaged" in summary_text(summary | {"flip_averaged": False})
+    assert "not flip-averaged" in summary_text(summary | {"flip_average": False})

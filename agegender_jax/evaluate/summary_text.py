@@ -47,7 +47,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         metrics_table(columns, summary.get("intervals", {})),
         ABOUT_INTERVALS,
         "flip-averaged: mean over each image and its mirror image; the validations during training were not"
-        if summary["flip_averaged"]
+        if summary["flip_average"]
         else "not flip-averaged",
     ]
     if "subjects" in summary:
