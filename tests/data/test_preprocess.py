@@ -35,7 +35,7 @@ def wav(hertz: float, rate: int = 16000, seconds: float = 0.5) -> bytes:
 
 
 def test_an_image_is_scaled_and_normalised() -> None:
-    inputs = make_preprocessor(OPTIONS, "image")
+    inputs = make_preprocessor(PreprocessOptions(32), "image")
     assert isinstance(inputs, ImagePreprocessor)
     buffer = io.BytesIO()
     Image.new("RGB", (50, 40), (255, 0, 51)).save(buffer, "PNG")
