@@ -28,7 +28,7 @@ def parse(argv: list[str], *, required: Sequence[str], program: str) -> list[str
         if rest[1:]:
             raise ValueError(f"{rest[1]!r} is not a flag")
         if flags.FLAGS["config"].value is not None:
-            _ = flags.FLAGS["config"].value.name  # raises here, not later, where there is no such recipe
+            _ = flags.FLAGS["config"].value.seed  # raises here, not later, where there is no such recipe
     except SystemExit:  # of --help and the like, after which absl exits with 1
         sys.exit(0)
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
@@ -55,7 +55,7 @@ def read_recipe(config: str, changes: Sequence[str]) -> Any:
     try:
         holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=given)
         values(given)
-        _ = holder.value.name  # raises here, not later, where there is no such recipe
+        _ = holder.value.seed  # raises here, not later, where there is no such recipe
         return holder.value
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
         raise UserError(f"{config}: {_sentence(error)}") from error
