@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,14 @@ from ml_collections import ConfigDict
 import tfds_builders
 from agegender_jax.cli import main
 from agegender_jax.errors import UserError
+from agegender_jax.flags import read_recipe
 from agegender_jax.models import backbones, heads, registry
 from agegender_jax.models.heads import base, build_heads
 from agegender_jax.models.model import define_model
 from agegender_jax.recipe_options import model_options
 from agegender_jax.synthetic.faces import generate_face
 from agegender_jax.train.command import command
+from agegender_jax.train.setup import check_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "EXTENDING.md"
 
@@ -82,8 +85,9 @@ def strided_cnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def test_a_backbone_in_one_file_is_listed_and_trains(
-    strided_cnn: None, tmp_path: Path, small_recipe: ConfigDict, capsys: pytest.CaptureFixture[str]
+    strided_cnn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(PAGE.parents[1])
     table = tmp_path / "models.json"
     # The time of a step is measured by training some.
     assert main(["models", "strided_cnn", "--image_size", "32", "--batch_size", "8", "--json", str(table)]) == 0
@@ -91,12 +95,16 @@ def test_a_backbone_in_one_file_is_listed_and_trains(
     # 9 * (3 * 16 + 16 * 32 + 32 * 64) of the convolutions, 2 * (16 + 32 + 64) of the normalisations
     assert costs["backbone_parameters"] == 23_472 + 224
     assert costs["step_seconds"] > 0
-    small_recipe.model.update(backbone="strided_cnn", variant="", width=0.5, pooling="average")
-    params = define_model(model_options(small_recipe), build_heads(model_options(small_recipe).heads)).params
+    shown = re.search(r"python (launch\.py .*strided_cnn(?:.|\n)*?)```", PAGE.read_text(encoding="utf-8"))
+    assert shown is not None
+    _, _, config, *flags, _, _ = shlex.split(shown[1].replace("\\\n", " "))
+    recipe = check_recipe(read_recipe(config, [flag.removeprefix("--config.") for flag in flags]))
+    recipe.model.width = 0.5
+    params = define_model(model_options(recipe), build_heads(model_options(recipe).heads)).params
     assert params["backbone"]["trunk"]["convs"][2]["kernel"].shape == (3, 3, 16, 32)
-    small_recipe.model.drop_path = 0.1
+    recipe.model.drop_path = 0.1
     with pytest.raises(UserError, match=r"config\.model\.drop_path"):
-        define_model(model_options(small_recipe), build_heads(model_options(small_recipe).heads))
+        define_model(model_options(recipe), build_heads(model_options(recipe).heads))
 
 
 @pytest.fixture
