@@ -75,9 +75,7 @@ def initialize(
     watch.start()
     try:
         jax.distributed.initialize(
-            *given,
-            cluster_detection_method=None if automatic else "deactivate",
-            initialization_timeout=timeout + 60,
+            *given, cluster_detection_method=None if automatic else "deactivate", initialization_timeout=timeout + 60
         )
     except Exception as error:  # JAX, its clusters and gRPC raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

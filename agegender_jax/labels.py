@@ -117,14 +117,10 @@ class AgeGroups:
         return np.where(inside, middle, UNKNOWN).astype(np.int32)
 
 
-def _span(lower: float, upper: float) -> str:
-    """Returns the name of the whole years from `lower` up to, not including, `upper`."""
-    return f"{lower:g}+" if np.isinf(upper) else f"{lower:g}-{upper - 1:g}"
-
-
 def _whole_years(name: str, lower: Sequence[float], upper: Sequence[float], description: str) -> AgeGroups:
     """Returns a scheme of completed years: 2.9 years count as 2, so "0-2" ends just below the third birthday."""
-    names = tuple(_span(*bounds) for bounds in zip(lower, upper, strict=True))
+    bounds = zip(lower, upper, strict=True)
+    names = tuple(f"{low:g}+" if np.isinf(high) else f"{low:g}-{high - 1:g}" for low, high in bounds)
     return AgeGroups(name, names, tuple(lower), tuple(upper), description)
 
 

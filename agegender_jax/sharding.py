@@ -117,12 +117,8 @@ def _with_gradient_sharding(array: jax.Array, sharding: NamedSharding) -> jax.Ar
     return array
 
 
-def _forward(array: jax.Array, sharding: NamedSharding) -> tuple[jax.Array, None]:
-    return array, None
-
-
 def _backward(sharding: NamedSharding, _: None, gradient: jax.Array) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(gradient, sharding),)
 
 
-_with_gradient_sharding.defvjp(_forward, _backward)
+_with_gradient_sharding.defvjp(lambda array, _: (array, None), _backward)

@@ -78,9 +78,9 @@ def strided_cnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     assert code is not None
     (tmp_path / "strided_cnn.py").write_text(code[1], encoding="utf-8")
     monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path)])
-    backbones.import_backbones()
+    registry.import_modules(backbones.__path__, backbones.__name__)
     yield
-    registry._REGISTERED.pop("strided_cnn")
+    registry.BACKBONES.pop("strided_cnn")
     sys.modules.pop(f"{backbones.__name__}.strided_cnn")
 
 
@@ -117,9 +117,9 @@ def adult_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     folder.mkdir()
     (folder / "adult.py").write_text(code[1], encoding="utf-8")
     monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(folder)])
-    heads.import_heads()
+    registry.import_modules(heads.__path__, heads.__name__)
     yield
-    base._REGISTERED.pop("adult")
+    base.HEADS.pop("adult")
     sys.modules.pop(f"{heads.__name__}.adult")
 
 

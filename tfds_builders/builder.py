@@ -18,29 +18,15 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2  # TFDS's own copy of tf.train.Example, free of TensorFlow
 
 from tfds_builders.archive import SYNTHETIC_FILE
-
-COLUMNS: dict[str, tuple[type, str]] = {
-    "key": (str, "name of the example, unique"),
-    "age": (np.float32, "perceived age as annotated, in years; NaN unknown or annotated as a range"),
-    "age_low": (np.float32, "first number of the annotated range, NaN unknown"),
-    "age_high": (np.float32, "second number of the annotated range, which may be below the first"),
-    "gender": (np.int32, "perceived gender as annotated: 0 male, 1 female, 2 undefined, -1 unknown"),
-    "race": (np.int32, "as annotated: 0 White, 1 Black, 2 Asian, 3 Indian, 4 Others, -1 unknown"),
-    "subject": (np.int64, "who is shown or heard, -1 unknown"),
-    "group": (np.int64, "other examples that must stay together: of one photographer, of one recording; -1 unknown"),
-    "fold": (np.int32, "published fold, from 0"),
-    "class_name": (str, "class such as female_31 or male; empty where unknown"),
-    "sha256": (str, "SHA-256 of the file, in hexadecimal"),
-}
-"""Columns that datasets share: dtype and description."""
+from tfds_builders.labels import COLUMNS
 
 _ORIGIN = ("labels", "identities", "terms")  # keys of `info.metadata` that are printed
 
 
 def features(*columns: str, **others: tfds.features.FeatureConnector) -> tfds.features.FeaturesDict:
-    """Returns the features of a dataset: the content and other columns by name, and some of `COLUMNS`."""
+    """Returns the features of a dataset: the content and other columns by name, and some of `labels.COLUMNS`."""
     shared = {
-        name: tfds.features.Text(doc=doc) if dtype is str else tfds.features.Scalar(dtype, doc=doc)
+        name: tfds.features.Text(doc=doc) if dtype is np.str_ else tfds.features.Scalar(dtype, doc=doc)
         for name, (dtype, doc) in ((name, COLUMNS[name]) for name in columns)
     }
     return tfds.features.FeaturesDict(others | shared)

@@ -309,10 +309,7 @@ def read_columns(prepared: Prepared, cache_dir: Path, *, progress: bool = True) 
             example = source[row]
             return {name: example[name] for name in COLUMNS}
 
-        with (
-            progress_bar(len(source), "Reading labels", shown=progress) as bar,
-            ThreadPoolExecutor(cores()) as threads,
-        ):
+        with progress_bar(len(source), "Reading labels", shown=progress) as bar, ThreadPoolExecutor(cores()) as threads:
             for start in range(0, len(source), _READ_CHUNK):  # bounds the memory
                 chunk = range(start, min(start + _READ_CHUNK, len(source)))
                 rows += threads.map(metadata, chunk)

@@ -22,26 +22,12 @@ def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
 
     Args:
       content: bytes of one of `FORMATS`.
-      size: edge of the result, uint8 `[size, size, 3]`.
+      size: edge of the result, uint8 `[size, size, 3]`; 0 keeps the image's own `[height, width, 3]`.
       name: for messages.
 
     Raises:
       UserError: the content is not an image, is damaged, or claims more than `MAX_PIXELS` pixels.
     """
-    return _decoded(content, name, size)
-
-
-def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """Scales an RGB image to a square, with antialiasing: uint8 `[size, size, 3]`."""
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def decode_whole(content: bytes, name: str = "image") -> np.ndarray:
-    """Decodes an encoded image at its own size, otherwise as `decode_image`: uint8 `[height, width, 3]`."""
-    return _decoded(content, name)
-
-
-def _decoded(content: bytes, name: str, size: int = 0) -> np.ndarray:
     try:
         file = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = file.size
@@ -60,3 +46,8 @@ def _decoded(content: bytes, name: str, size: int = 0) -> np.ndarray:
         if isinstance(error, PIL.UnidentifiedImageError):
             reason = f"not a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         raise UserError(f"{name}: is no image that can be decoded ({reason}); convert, repair or remove it.") from error
+
+
+def to_square(image: Image.Image, size: int) -> np.ndarray:
+    """Scales an RGB image to a square, with antialiasing: uint8 `[size, size, 3]`."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))

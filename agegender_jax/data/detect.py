@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from agegender_jax.data.decode_image import decode_whole, to_square
+from agegender_jax.data.decode_image import decode_image, to_square
 from agegender_jax.errors import UserError
 from tfds_builders.archive import DataError
 from tfds_builders.faces import MARGIN, MIN_SIZE, Box, crop, find_faces
@@ -48,8 +48,6 @@ def faces(
         boxes = find_faces(image, detection.min_size)
         scaled = [to_square(Image.fromarray(crop(image, box, detection.margin)), size) for box in boxes[:most]]
         return list(zip(boxes[:most], scaled, strict=True)), len(boxes)
-    except UserError:
-        raise
     except DataError as error:
         raise NoDetector(str(error)) from error
     except Exception as error:  # of OpenCV, or for want of memory
@@ -68,7 +66,7 @@ def search(content: bytes, name: str, *, size: int, margin: float, min_size: int
     Raises:
       UserError: as `faces`, or the image cannot be decoded.
     """
-    image = decode_whole(content, name)
+    image = decode_image(content, 0, name)
     largest, count = faces(image, name, Detection(margin, min_size), size, most)
     result = np.zeros(1, search_type(size, most))
     result["count"] = count

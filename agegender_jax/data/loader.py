@@ -81,11 +81,7 @@ def make_loader(
 
 
 def abstract_batches(
-    dataset: Dataset,
-    labels: Mapping[str, np.ndarray],
-    mesh: jax.sharding.Mesh,
-    batch_size: int,
-    steps: int,
+    dataset: Dataset, labels: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh, batch_size: int, steps: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the shapes of a loader's `data` and `train_batches` with their shardings, before anything is decoded."""
     everywhere, split = replicated(mesh), by_batch(mesh, axis=1)

@@ -125,7 +125,7 @@ class AudioPreprocessor:
         self.shape: tuple[int, ...] = (spec.samples,)
         self.decode = partial(decode_audio, rate=spec.sample_rate, samples=spec.samples)
         self.cache_key = f"{spec.sample_rate}hz-{spec.samples}-{AUDIO_DECODER}"
-        self.metadata: dict[str, Any] = {"spectrogram": spec.as_dict()}
+        self.metadata: dict[str, Any] = {"spectrogram": dataclasses.asdict(spec)}
         self._size = options.image_size
         chosen = dataclasses.asdict(options.audio_augmentation)
         masks = {name: chosen.pop(name) for name in ("time_mask", "frequency_mask")}

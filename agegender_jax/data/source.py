@@ -12,34 +12,18 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agegender_jax import atomic
 from agegender_jax.data.preprocess import PREPROCESSORS
 from agegender_jax.errors import UserError
+from tfds_builders import labels
 from tfds_builders.archive import SYNTHETIC_FILE, DataError
 from tfds_builders.faces import cropper
 
-COLUMNS: dict[str, Any] = {
-    "key": np.str_,
-    "age": np.float32,
-    "age_low": np.float32,
-    "age_high": np.float32,
-    "gender": np.int32,
-    "race": np.int32,
-    "subject": np.int64,
-    "group": np.int64,
-    "fold": np.int32,
-    "class_name": np.str_,
-    "sha256": np.str_,
-}
-"""The metadata of an example: the columns of the table that stands beside the images or recordings.
+COLUMNS: dict[str, Any] = {name: dtype for name, (dtype, _) in labels.COLUMNS.items()}
+"""The metadata of an example, dtypes by name: the columns of the table that stands beside the images or recordings.
 
-`age` is in years, NaN where only a range is annotated or nothing; `age_low` to `age_high` is the range, both `age`
-where that is exact. `subject` is who is shown or heard, `group` what must stay with an example besides (all of a
-photographer, all of a recording), `fold` the part that the dataset was published with; all -1 where there is none.
-`class_name` is the class of a dataset that names its own, else "". See `agegender_jax.labels` for the other unknown
-values.
+They are described in `tfds_builders.labels`. Where the age is exact, `age_low` and `age_high` are it, too; `fold` is -1
+where the dataset was published without folds.
 """
 
 _SMALL = 2**18  # bytes; the hash of a larger file is remembered

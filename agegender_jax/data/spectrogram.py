@@ -53,10 +53,6 @@ class SpectrogramSpec:
         """Returns the length of a clip, samples."""
         return round(self.seconds * self.sample_rate)
 
-    def as_dict(self) -> dict[str, str | int | float | bool]:
-        """Returns the attributes as JSON values; `SpectrogramSpec(**values)` is the spec again."""
-        return dataclasses.asdict(self)
-
 
 _LOG_MEL = SpectrogramSpec("log_mel", 16_000, 2.0, window=400, hop=160, fft=512, scale="mel", mels=128, high_hz=8_000.0)
 _AUDIOMNIST = SpectrogramSpec(  # 227 x 227 for AlexNet: Becker et al. 2018, arXiv:1807.03418.
@@ -223,13 +219,7 @@ def resizing_matrix(size: int, new_size: int) -> np.ndarray:
 
 
 def augment_waves(
-    waves: jax.Array,
-    rows: jax.Array,
-    key: jax.Array,
-    *,
-    time_shift: float = 0.0,
-    gain: float = 0.0,
-    noise: float = 0.0,
+    waves: jax.Array, rows: jax.Array, key: jax.Array, *, time_shift: float = 0.0, gain: float = 0.0, noise: float = 0.0
 ) -> jax.Array:
     """Computes a random variant of each clip. What is 0 is left alone, exactly.
 

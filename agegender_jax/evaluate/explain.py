@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from agegender_jax import atomic
-from agegender_jax.data.decode_image import decode_whole
+from agegender_jax.data.decode_image import decode_image
 from agegender_jax.data.detect import NoDetector, faces
 from agegender_jax.data.files import read_file
 from agegender_jax.errors import UserError
@@ -147,7 +147,7 @@ def _read(explainer: Explainer, files: Sequence[Path]) -> tuple[np.ndarray, list
             if detection is None:
                 content.append(preprocessor.decode(stored, name=name))
             else:
-                crops, _ = faces(decode_whole(stored, name), name, detection, preprocessor.shape[0], most=1)
+                crops, _ = faces(decode_image(stored, 0, name), name, detection, preprocessor.shape[0], most=1)
                 if not crops:
                     raise UserError(f"{name}: {NO_FACE}, and the run learned from detected faces.")
                 content.append(crops[0][1])

@@ -296,10 +296,6 @@ def _depthwise_windows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Arra
     return jnp.asarray(out)
 
 
-def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _depthwise_windows(x, kernel, stride), (x, kernel)
-
-
 def _depthwise_backward(
     stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -325,4 +321,6 @@ def _depthwise_backward(
     return _depthwise_windows(dilated, kernel[::-1, ::-1], 1), of_kernel
 
 
-_depthwise_windows.defvjp(_depthwise_forward, _depthwise_backward)
+_depthwise_windows.defvjp(
+    lambda x, kernel, stride: (_depthwise_windows(x, kernel, stride), (x, kernel)), _depthwise_backward
+)

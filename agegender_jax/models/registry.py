@@ -5,7 +5,9 @@ A backbone is one file in `agegender_jax/models/backbones/`: the net, and a `Bac
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -113,26 +115,11 @@ class BackboneSpec:
     package: tuple[str, str] | None = None
 
     def variant(self, name: str = "") -> str:
-        """Returns the variant of this name, the default one for "", and "" if there are no variants.
-
-        Raises:
-          UserError: there is no such variant.
-        """
+        """Returns the variant of this name, the default for "", or "" without variants; raises UserError for others."""
         if name and name not in self.variants:
             known = f"choose one of: {', '.join(self.variants)}" if self.variants else "leave it empty"
             raise UserError(f"config.model.variant={name!r} is not a variant of {self.name}; {known}.")
         return name or next(iter(self.variants), "")
-
-    def options_read(self, options: BackboneOptions) -> frozenset[str]:
-        """Returns the names of the fields that have an effect on this backbone, given the values of the others."""
-        choices = {
-            "variant": bool(self.variants),
-            "pooling": len(self.poolings) > 1,
-            "dropout": options.pooling in self.dropout_poolings,
-            "init": self.variant(options.variant) in self.published_inits,
-        }
-        always = {"image_size", "outputs", "dtype", *self.options}
-        return frozenset(always | {name for name, read in choices.items() if read})
 
     def check(self, options: BackboneOptions) -> None:
         """Checks that every option has an effect, or its default.
@@ -141,10 +128,16 @@ class BackboneSpec:
           UserError: there is no such variant, or an option would be ignored.
         """
         variant = self.variant(options.variant)
-        read = self.options_read(options)
+        has_effect = {
+            "variant": bool(self.variants),
+            "pooling": len(self.poolings) > 1,
+            "dropout": options.pooling in self.dropout_poolings,
+            "init": variant in self.published_inits,
+            **dict.fromkeys(("image_size", "outputs", "dtype", *self.options), True),
+        }
         for field in dataclasses.fields(options):
             value = getattr(options, field.name)
-            if field.name not in read and value != field.default:
+            if not has_effect.get(field.name) and value != field.default:
                 net = f"{self.name} {variant}".rstrip()
                 raise UserError(
                     f"config.model.{field.name}={value!r} has no effect on the backbone {net} with "
@@ -152,30 +145,25 @@ class BackboneSpec:
                 )
 
 
-_REGISTERED: dict[str, BackboneSpec] = {}
-
-BACKBONES: Mapping[str, BackboneSpec] = _REGISTERED
+BACKBONES: dict[str, BackboneSpec] = {}
 """Specs by name. Import it from `agegender_jax.models.backbones`, which registers them all."""
 
 
-def register(spec: BackboneSpec) -> BackboneSpec:
-    """Adds a backbone to `BACKBONES`.
-
-    Raises:
-      ValueError: the name is taken.
-    """
-    if spec.name in _REGISTERED:
+def register(spec: BackboneSpec) -> None:
+    """Adds a backbone to `BACKBONES`; raises ValueError where the name is taken."""
+    if spec.name in BACKBONES:
         raise ValueError(f"A backbone {spec.name!r} is already registered.")
-    _REGISTERED[spec.name] = spec
-    return spec
+    BACKBONES[spec.name] = spec
+
+
+def import_modules(paths: Iterable[str], package: str) -> None:
+    """Imports every module of a package, so that each registers what it holds."""
+    for module in pkgutil.iter_modules(paths, f"{package}."):
+        importlib.import_module(module.name)
 
 
 def find_backbone(name: str) -> BackboneSpec:
-    """Returns the spec of a backbone.
-
-    Raises:
-      UserError: there is none of this name.
-    """
+    """Returns the spec of a backbone; raises UserError where there is none of this name."""
     if name not in BACKBONES:
         raise UserError(f"config.model.backbone={name!r} is not known; choose one of: {', '.join(BACKBONES)}.")
     return BACKBONES[name]

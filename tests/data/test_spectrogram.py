@@ -175,7 +175,7 @@ def test_specs_survive_json_and_tell_their_lengths() -> None:
     assert (LOG_MEL.samples, AUDIOMNIST.samples) == (32_000, 8_000)
     for name, spec in SPECTROGRAMS.items():
         assert spec.name == name
-        again = SpectrogramSpec(**json.loads(json.dumps(spec.as_dict())))
+        again = SpectrogramSpec(**json.loads(json.dumps(dataclasses.asdict(spec))))
         assert again == spec
         assert hash(again) == hash(spec)  # a static argument of a jitted function
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfds_builders.archive import DataError, read_text
+from tfds_builders.labels import MAX_AGE
 from tfds_builders.report import Rejected
 
 FILES = tuple(f"fold_{fold}_data.txt" for fold in range(5))  # names of the five files, in the order of the folds
@@ -23,7 +24,6 @@ GROUPS = ((0, 2), (4, 6), (8, 12), (15, 20), (25, 32), (38, 43), (48, 53), (60, 
 PUBLISHED_AGE = (4316, 3101, 3339, 2975, 3693)  # rows with one of GROUPS (Levi and Hassner 2015)
 PUBLISHED_GENDER = (4007, 3624, 3191, 3318, 3463)  # rows annotated m or f (likewise)
 GENDERS = {"m": 0, "f": 1, "u": 2, "": -1}  # stored gender by annotation
-MAX_AGE = 120  # largest accepted age, in years; the dataset's own reach 100
 _NEEDED = COLUMNS[:5]
 _RANGE = re.compile(r"\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)", re.ASCII)
 _NUMBER = re.compile(r"\d{1,3}(\.\d{1,3})?", re.ASCII)

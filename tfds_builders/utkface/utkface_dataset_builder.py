@@ -18,11 +18,10 @@ from tfds_builders.archive import DataError, find_archive, iter_members
 from tfds_builders.builder import DatasetBuilder, features, image_feature
 from tfds_builders.faces import check_crop, crop_largest
 from tfds_builders.images import check_image
-from tfds_builders.labels import GENDERS, RACES
+from tfds_builders.labels import GENDERS, MAX_AGE, RACES
 from tfds_builders.report import Report, age_band
 from tfds_builders.utkface import VERSION
 
-MAX_AGE = 120  # largest accepted age, in years; the dataset's own range is 0 to 116
 HOMEPAGE = "https://susanqq.github.io/UTKFace/"
 TERMS = (
     "UTKFace is for non-commercial research only. The copyright of the images stays with their owners, who may ask "

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from tfds_builders.archive import MAX_FILE_BYTES, MAX_MEMBERS, TOO_LARGE, DataError, list_members, read_text
+from tfds_builders.labels import MAX_AGE
 from tfds_builders.report import Rejected
 from tfds_builders.sound import is_sound
 
-MAX_AGE = 120  # largest age accepted, in years
 LABEL_PATTERN = (
     r"(?P<gender>m|f|males?|females?|man|men|woman|women)(?:(?: *[_-] *| +)(?P<age>\d{1,3}))?"  # male, Female-31, f 8
 )

@@ -160,12 +160,7 @@ class ResidualAttention(nnx.Module):
         self.norm = layers.BatchNorm(channels, dtype=dtype)
 
     def __call__(
-        self,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-        masks: list[jax.Array] | None = None,
+        self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None, masks: list[jax.Array] | None = None
     ) -> jax.Array:
         """Returns the last feature map; each mask, float32 `[batch, h, w, channels]` in (0, 1), is added to `masks`."""
         x = layers.max_pool(nnx.relu(self.stem(x, train=train)), 3, 2, padding=1)

@@ -22,10 +22,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.models import layers
 from agegender_jax.models.registry import BackboneOptions, BackboneSpec, register
 
-VARIANTS: dict[str, tuple[int, ...]] = {
-    "age": (32, 64, 128, 256, 256, 256),
-    "gender": (32, 64, 128, 256, 256),
-}
+VARIANTS: dict[str, tuple[int, ...]] = {"age": (32, 64, 128, 256, 256, 256), "gender": (32, 64, 128, 256, 256)}
 """Filters of each block; the first variant is the default."""
 
 DEEP = 256

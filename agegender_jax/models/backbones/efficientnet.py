@@ -6,6 +6,7 @@ which for a stride of 2 and an even edge puts the extra zero below and to the ri
 
 import dataclasses
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,9 +32,8 @@ STEM, LAST = 32, 1280
 """Filters of the first and the last convolution."""
 
 
-def _norm(channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> layers.BatchNorm:
-    """Batch normalisation with the published momentum and epsilon."""
-    return layers.BatchNorm(channels, momentum=0.99, epsilon=1e-3, dtype=dtype)
+_norm = partial(layers.BatchNorm, momentum=0.99, epsilon=1e-3)
+"""Batch normalisation as published."""
 
 
 class MBConv(nnx.Module):
@@ -64,11 +64,11 @@ class MBConv(nnx.Module):
         pointwise = {**options, "kernel_init": layers.he_normal_out}
         width = channels * expansion
         self.expand = layers.Conv(channels, width, 1, **pointwise) if expansion != 1 else None
-        self.expand_norm = _norm(width, dtype, rngs) if expansion != 1 else None
+        self.expand_norm = _norm(width, dtype=dtype) if expansion != 1 else None
         self.depthwise = layers.Conv(width, width, kernel, stride=stride, depthwise=True, **options)
-        self.depthwise_norm = _norm(width, dtype, rngs)
+        self.depthwise_norm = _norm(width, dtype=dtype)
         self.project = layers.Conv(width, filters, 1, **pointwise)
-        self.project_norm = _norm(filters, dtype, rngs)
+        self.project_norm = _norm(filters, dtype=dtype)
         self.residual = stride == 1 and channels == filters
         self.drop_path = nnx.Dropout(drop_path, broadcast_dims=(1, 2, 3))
 
@@ -92,7 +92,7 @@ class EfficientNetLite0(nnx.Module):
     def __init__(self, *, drop_path: float = 0.0, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
         options: dict[str, Any] = {"use_bias": False, "kernel_init": layers.he_normal_out, "dtype": dtype, "rngs": rngs}
         self.stem = layers.Conv(3, STEM, 3, stride=2, **options)
-        self.stem_norm = _norm(STEM, dtype, rngs)
+        self.stem_norm = _norm(STEM, dtype=dtype)
         blocks: list[MBConv] = []
         channels, total = STEM, sum(stage[0] for stage in STAGES)
         for count, kernel, first, expansion, filters in STAGES:
@@ -103,7 +103,7 @@ class EfficientNetLite0(nnx.Module):
                 channels = filters
         self.blocks = nnx.List(blocks)
         self.last = layers.Conv(channels, LAST, 1, **options)
-        self.last_norm = _norm(LAST, dtype, rngs)
+        self.last_norm = _norm(LAST, dtype=dtype)
 
     def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = nnx.relu6(self.stem_norm(self.stem(x), train=train))

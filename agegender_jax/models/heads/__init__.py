@@ -5,8 +5,6 @@ recipe, the model, evaluation and reports have it.
 """
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,15 +19,10 @@ from agegender_jax.models.heads.class_name import ClassNameHead  # isort: skip
 from agegender_jax.models.heads.age_years import AgeYearsHead  # isort: skip
 from agegender_jax.models.heads.classes import ClassHead
 from agegender_jax.models.heads.routing import route_by_gender
+from agegender_jax.models.registry import import_modules
 
 __all__ = ["GENDERS_AND_UNDEFINED", "HEADS", "AgeGroupHead", "AgeYearsHead", "ClassHead", "ClassNameHead", "Columns"]
-__all__ += ["GenderHead", "Head", "HeadOptions", "build_heads", "import_heads", "metrics_metadata"]
-
-
-def import_heads() -> None:
-    """Imports every module of this package."""
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        importlib.import_module(module.name)
+__all__ += ["GenderHead", "Head", "HeadOptions", "build_heads", "metrics_metadata"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +47,8 @@ def build_heads(
 ) -> dict[str, Head]:
     """Builds the heads by name; a head of weight 0 is left out.
 
-    Args:
-      options: of all heads.
-      class_names: of the classes that the dataset names itself; before the data are read, any.
-      class_weights: float32 `[classes]` for each head that weights its classes; only the loss needs them.
+    Before the data are read, any `class_names` do. `class_weights`, float32 `[classes]` for each head that weights its
+    classes, are needed by the loss alone.
 
     Raises:
       UserError: the backbone does not go with the heads.
@@ -72,4 +63,4 @@ def build_heads(
     return heads | {name: dataclasses.replace(heads[name], class_weights=weights) for name, weights in weighted}
 
 
-import_heads()
+import_modules(__path__, __name__)

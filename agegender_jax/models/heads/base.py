@@ -145,21 +145,15 @@ class Head(abc.ABC):
 
 HeadClass = TypeVar("HeadClass", bound=type[Head])
 
-_REGISTERED: dict[str, type[Head]] = {}
-
-HEADS: Mapping[str, type[Head]] = _REGISTERED
+HEADS: dict[str, type[Head]] = {}
 """Heads by name. Import it from `agegender_jax.models.heads`, which registers them all."""
 
 
 def register(head: HeadClass) -> HeadClass:
-    """Adds a head to `HEADS`; a class decorator.
-
-    Raises:
-      ValueError: the name is taken.
-    """
-    if head.name in _REGISTERED:
+    """Adds a head to `HEADS`, as a class decorator; raises ValueError where the name is taken."""
+    if head.name in HEADS:
         raise ValueError(f"A head {head.name!r} is already registered.")
-    _REGISTERED[head.name] = head
+    HEADS[head.name] = head
     return head
 
 
