@@ -31,12 +31,7 @@ _WORST = -1e30  # score of a checkpoint that was not evaluated: JSON has no minu
 
 
 class Checkpoints:
-    """The checkpoints of one run, saved asynchronously: the newest `keep`, and the best.
-
-    Args:
-      directory: where they lie, one folder a step.
-      keep: how many of the newest are kept.
-    """
+    """The checkpoints of one run, one folder a step, saved asynchronously: the newest `keep`, and the best."""
 
     def __init__(self, directory: Path, keep: int = 1) -> None:
         with primary_first():
@@ -93,10 +88,8 @@ class Checkpoints:
     def restore(self, step: int, layouts: Mapping[str, Any]) -> dict[str, Any]:
         """Restores items of a checkpoint.
 
-        Args:
-          step: of the checkpoint.
-          layouts: by name of the item, a pytree of `jax.ShapeDtypeStruct`: how its arrays are laid out; None is as
-            they were saved.
+        `layouts` has, by name of the item, a pytree of `jax.ShapeDtypeStruct`: how its arrays are laid out; None is as
+        they were saved.
 
         Raises:
           UserError: the checkpoint is not there, or is damaged.
@@ -152,12 +145,7 @@ class Checkpoints:
 
 
 def read_model(directory: Path, step: int, layout: Any) -> Any:
-    """Reads the item `model` of a checkpoint, and writes nothing.
-
-    Args:
-      directory: where the checkpoints lie.
-      step: of the checkpoint.
-      layout: see `Checkpoints.restore`.
+    """Reads the item `model` of a checkpoint, as `Checkpoints.restore` would, and writes nothing.
 
     Raises:
       UserError: the checkpoint is not there, or is damaged.
@@ -226,10 +214,7 @@ def device_sum(array: Array) -> UInt32[Array, ""]:
 def host_sum(shard: Any, shape: tuple[int, ...], index: tuple[slice, ...] = ()) -> int:
     """Computes the part of `checksum` that one shard contributes, not yet modulo 2^32; copies nothing.
 
-    Args:
-      shard: the shard, whose memory the host can read.
-      shape: of the whole array.
-      index: where the shard lies in the array; empty where it is the array.
+    `shape` is that of the whole array; `index` is where the shard lies in it, empty where it is the array.
     """
     words = _words(np.asarray(shard))
     starts = [piece.start or 0 for piece in index] or [0] * len(shape)

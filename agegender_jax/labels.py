@@ -63,14 +63,9 @@ class AgeGroups:
         return len(self.names)
 
     def assign(self, ages: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        """Returns the group of each age.
+        """Returns the group of each age in years, int32 of the same shape.
 
-        Args:
-          ages: ages in years, any shape, integer or floating; NaN where unknown.
-
-        Returns:
-          int32 of the same shape: the group's index, or `UNKNOWN` where the age is NaN, infinite, below the first
-          group, above the last, or in a gap between two.
+        It is `UNKNOWN` where the age is NaN, infinite, below the first group, above the last, or in a gap between two.
 
         >>> AGE_GROUPS["nearest"].assign([0, 3, 3.5, 35, 36, float("nan")]).tolist()
         [0, 0, 1, 4, 5, -1]
@@ -89,14 +84,9 @@ class AgeGroups:
         """Returns the group of each annotated range of ages.
 
         An exact age (`low == high`) goes where `assign` puts it. A range goes to the group of its middle; in a scheme
-        with gaps, only where both of its ends are in that group.
-
-        Args:
-          low: first year of the range, any shape; NaN where unknown.
-          high: last year of the range. Adience has ranges that are written the wrong way round.
-
-        Returns:
-          int32 of the same shape: the group's index or `UNKNOWN`.
+        with gaps, only where both of its ends are in that group. `low` and `high` are the first and the last year, of
+        any shape, NaN where unknown; Adience has ranges that are written the wrong way round. Returns int32 of the same
+        shape, `UNKNOWN` where there is no group.
 
         >>> AGE_GROUPS["nearest"].assign_range([25, 35, 25, 8], [32, 35, 23, 23]).tolist()
         [4, 4, 4, 3]
@@ -169,11 +159,7 @@ AGE_GROUPS: dict[str, AgeGroups] = {scheme.name: scheme for scheme in _SCHEMES}
 
 
 def age_groups(name: str) -> AgeGroups:
-    """Returns the scheme called `name`.
-
-    Raises:
-      UserError: no scheme has that name.
-    """
+    """Returns the scheme called `name`; raises UserError where there is none."""
     if name not in AGE_GROUPS:
         raise UserError(f"There are no age groups called {name!r}; choose one of {', '.join(AGE_GROUPS)}.")
     return AGE_GROUPS[name]
@@ -187,12 +173,7 @@ def class_weights(labels: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.flo
     example is 1, and the learning rate needs no change if the batch loss is divided by the number of examples. A
     class that does not occur has weight 0 and leaves both the mean and that sum alone.
 
-    Args:
-      labels: int [n], the labels of the *training* split; `UNKNOWN` is left out.
-      num_classes: K, the number of classes.
-
-    Returns:
-      float32 [K].
+    Takes the labels of the *training* split, int [n], of which `UNKNOWN` is left out. Returns float32 [num_classes].
 
     Raises:
       UserError: not one label is known, or a label is not below `num_classes`.

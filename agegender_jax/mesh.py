@@ -49,11 +49,7 @@ def put(array: np.ndarray, sharding: Sharding) -> jax.Array:
 
 
 def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Checks that a batch can be dealt out evenly.
-
-    Raises:
-      UserError: it cannot.
-    """
+    """Raises UserError where a batch cannot be dealt out evenly."""
     count = mesh.shape["data"]
     if batch_size % count:
         raise UserError(

@@ -68,11 +68,9 @@ def iter_members(
     refused, even those that stay inside: following one may leave the folder, and skipping one would silently lose an
     example.
 
-    Args:
-      path: the archive or the folder.
-      max_file_bytes: largest file that is read.
-      skipped: called instead of raising with each file that is larger, up to `MAX_SKIPPED_BYTES`, or that a folder's
-        owner may not read: its name, its size in bytes, and a reason that files may share.
+    `skipped` is called, instead of raising, with each file that is larger than `max_file_bytes`, up to
+    `MAX_SKIPPED_BYTES`, or that a folder's owner may not read: its name, its size in bytes, and a reason that files may
+    share.
 
     Yields:
       (name, content): the name inside the archive or relative to the folder, with `/` as separator.

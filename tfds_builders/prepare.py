@@ -47,13 +47,8 @@ def prepare(
     The examples are those that `tfds build --file_format=array_record` writes. The builder's report and the terms of
     use are printed to stderr. After a failure no files are left behind.
 
-    Args:
-      name: one of `dataset_names()`.
-      manual_dir: the folder of the downloaded archive.
-      data_dir: where the folder of the dataset is made. A dataset that is prepared there already is kept.
-      config: name of one of the builder's configurations; "" is the first.
-      options: values of fields of that configuration that replace its own.
-      progress: whether to show a progress bar, on a terminal.
+    The downloaded archive lies in `manual_dir`. A dataset that is in `data_dir` already is kept. `config` names one of
+    the builder's configurations, "" the first; `options` replace fields of it.
 
     Returns:
       The version's directory, `<data_dir>/<name>[/<configuration>]/<version>`, for `tfds.builder_from_directory`.

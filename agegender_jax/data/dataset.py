@@ -93,11 +93,7 @@ class Dataset:
         return Reader(self.prepared, self.preprocessor, self.columns["key"])
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Decodes some examples: `[*rows.shape, *shape]` of the preprocessor's dtype.
-
-        Raises:
-          UserError: one cannot be read or decoded; the message names it.
-        """
+        """Decodes some examples, as `Reader.read`: `[*rows.shape, *shape]` of the preprocessor's dtype."""
         with self.reader() as reader:
             return reader.read(rows)
 
@@ -209,15 +205,9 @@ def open_dataset(
 ) -> StreamedDataset | ResidentDataset:
     """Locates, generates or prepares a dataset, each only where it has not been done before, and reads its metadata.
 
-    Nothing is decoded here: that is done by `ResidentDataset.decode_all`, or as the examples are needed.
-
-    Args:
-      options: which dataset, and how its examples are decoded and loaded.
-      manual_dir: where the downloaded data lie, or None.
-      data_dir: where prepared datasets and caches lie.
-      kind: of `preprocess.PREPROCESSORS`, what its content must be; None takes any.
-      memory: see `choose_placement`.
-      progress: whether to show progress bars on a terminal.
+    Nothing is decoded here: that is done by `ResidentDataset.decode_all`, or as the examples are needed. The downloaded
+    data lie in `manual_dir`, prepared datasets and caches in `data_dir`. `kind`, of `preprocess.PREPROCESSORS`, is what
+    the content must be; None takes any. `memory` is that of `choose_placement`.
 
     Raises:
       UserError: the dataset is not there, or bad, or nothing can be written; the options do not fit its kind.

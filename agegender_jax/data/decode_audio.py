@@ -22,14 +22,9 @@ _BLOCK = 65_536  # frames
 def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording") -> np.ndarray:
     """Decodes a recording to one channel of a fixed rate and length.
 
+    The file is WAV, FLAC, Ogg (Vorbis, Opus) or MP3, of any sample width; the result int16 `[samples]` at `rate` Hz.
     Channels are averaged. Of a recording that is longer, the centre is kept; one that is shorter gets zeros on both
     sides. What exceeds the range of 16 bits is clipped.
-
-    Args:
-      content: bytes of a WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file, of any sample width.
-      rate: of the result, Hz.
-      samples: length of the result, int16 `[samples]`.
-      name: for messages.
 
     Raises:
       UserError: the content is none of these, is damaged or empty, or above the limits of `tfds_builders.sound`.

@@ -15,15 +15,12 @@ IMAGE_DECODER = f"pillow-{PIL.__version__}-bilinear"  # part of the key of every
 
 
 def decode_image(content: bytes, size: int, name: str = "image") -> np.ndarray:
-    """Decodes an encoded image and scales it to a square.
+    """Decodes an image of one of `FORMATS` and scales it to a square.
 
     The whole image is scaled, with antialiasing; one that is not square is squeezed. EXIF orientation is
     honoured, transparency dropped, grey turned to RGB.
 
-    Args:
-      content: bytes of one of `FORMATS`.
-      size: edge of the result, uint8 `[size, size, 3]`; 0 keeps the image's own `[height, width, 3]`.
-      name: for messages.
+    Returns uint8 `[size, size, 3]`, or for a size of 0 the image's own `[height, width, 3]`.
 
     Raises:
       UserError: the content is not an image, is damaged, or claims more than `MAX_PIXELS` pixels.

@@ -31,15 +31,8 @@ def faces(
 ) -> tuple[list[tuple[Box, np.ndarray]], int]:
     """Detects the faces in an image, and scales them as `decode_image` scales a file that holds a face.
 
-    Args:
-      image: uint8 `[height, width, 3]`, RGB.
-      name: for messages.
-      detection: what to look for.
-      size: edge of the scaled faces, pixels.
-      most: number of faces that are returned, the largest first.
-
-    Returns:
-      Boxes with faces uint8 `[size, size, 3]`, and how many faces there are in all.
+    The image is uint8 `[height, width, 3]`, RGB. Returns the boxes of the `most` largest faces, the largest first, with
+    the faces uint8 `[size, size, 3]`, and how many faces there are in all.
 
     Raises:
       UserError: the image cannot be searched; or OpenCV has no cascade here, which is a `NoDetector`.

@@ -62,14 +62,8 @@ def make_loader(
 ) -> DeviceLoader:
     """Builds the loader of a dataset.
 
-    Args:
-      dataset: from `open_dataset`.
-      mesh: devices.
-      labels: of every head, `[n]`, for training; so is `sampler`.
-      sampler: None where nothing is trained.
-      last_step: of training, after which nothing is decoded ahead.
-      decoded: what `ResidentDataset.decode_all` returned; None calls it here.
-      progress: whether to show a progress bar where it is called here.
+    `labels` of every head, `[n]`, and `sampler` are for training; after its `last_step` nothing is decoded ahead.
+    `decoded` is what `ResidentDataset.decode_all` returned; None calls it here.
 
     Raises:
       UserError: an example cannot be decoded.

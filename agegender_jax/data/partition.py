@@ -46,14 +46,7 @@ def split_dataset(
 
     Under `disjoint`, examples stay together that share a subject, a `group` or their very content. The parts have age
     groups, genders or classes in equal shares, as `stratify` says; a gender or a class with too few subjects for every
-    part is refused.
-
-    Args:
-      columns: of the dataset, `source.COLUMNS`.
-      age_group_scheme: name of `labels.AGE_GROUPS`.
-      stratify: one of `STRATA`.
-      folds: as `make_split`.
-      **options: further arguments of `make_split`.
+    part is refused. The options are those of `make_split`; `stratify` is one of `STRATA`.
 
     Raises:
       UserError: too few examples, or no classes to stratify by.

@@ -194,9 +194,7 @@ class BatchNorm(nnx.Module):
     twice as many on a CPU. The running statistics are of the biased variance, as in TensorFlow, and have no gradient.
 
     Args:
-      features: length of the last axis.
       momentum: share of the running statistics that stays at each step.
-      epsilon: added to the variance.
       dtype: of the result; parameters and statistics are float32.
     """
 

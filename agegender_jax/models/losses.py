@@ -168,11 +168,7 @@ ORDINAL = ("coral", "corn")
 
 
 def refuse_label_smoothing(head: str, loss_name: str, label_smoothing: float) -> None:
-    """Refuses smoothed labels for a loss that has none.
-
-    Raises:
-      UserError: the loss is not `cross_entropy`, and `label_smoothing` is above 0.
-    """
+    """Raises UserError where `label_smoothing` is above 0 and the loss is not `cross_entropy`."""
     if label_smoothing and loss_name != "cross_entropy":
         raise UserError(
             f"config.heads.{head}.label_smoothing={label_smoothing:g} is not for the loss {loss_name!r}; set it to 0, "

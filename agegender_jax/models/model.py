@@ -25,12 +25,10 @@ class ModelOptions:
 
     Attributes:
       seed: of the parameters.
-      backbone: name.
-      backbone_options: its options; `outputs` is 0 until the heads are built.
+      backbone_options: `outputs` is 0 until the heads are built.
       gender_to_age: of `GENDER_TO_AGE`.
       pretrained: `config.model.pretrained`, the weights to start from, or "".
       pretrained_leaky: whether these may come from a run that has seen validation or test examples.
-      heads: options of the heads.
     """
 
     seed: int
@@ -51,7 +49,6 @@ class Model(nnx.Module):
       heads: what is predicted from the embedding, by name.
       gender_to_age: `joined` puts the gender's logits beside the embedding that the age heads see (Abdolrashidi et al.
         2020); `stopped` does so without a gradient through them; `off` does not.
-      rngs: stream `params`.
     """
 
     def __init__(self, backbone: Any, heads: Mapping[str, Head], *, gender_to_age: str = "off", rngs: nnx.Rngs) -> None:

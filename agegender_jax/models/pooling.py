@@ -11,10 +11,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from agegender_jax.models import layers
+from agegender_jax.models.layers import FeatureMap
 from agegender_jax.models.registry import BackboneOptions
 
 Images = Float[Array, "batch size size 3"]
-FeatureMap = Float[Array, "batch height width channels"]
 Embedding = Float[Array, "batch embedding"]
 
 
@@ -122,14 +122,10 @@ class GlobalMaxPoolLiteral(nnx.Module):
 def with_pooling(
     trunk: Any, options: BackboneOptions, published: Callable[..., nnx.Module] | None = None, *, rngs: nnx.Rngs
 ) -> Backbone:
-    """Returns the trunk with the pooling that the options name.
+    """Returns a trunk (image in, feature map out) with the pooling that the options name.
 
-    Args:
-      trunk: image in, feature map out.
-      options: `image_size`, `outputs`, `pooling`, `dropout` and `dtype` are used.
-      published: makes the published pooling, as `MLPPool` from the map's shape; by default it is average pooling
-        without dropout.
-      rngs: stream `params`.
+    `published` makes the published pooling, as `MLPPool` from the map's shape; by default it is average pooling without
+    dropout.
     """
     shape = feature_map_shape(trunk, options.image_size)
     if options.pooling == "max":

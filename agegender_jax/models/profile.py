@@ -14,15 +14,10 @@ from agegender_jax.models.model import ModelDef
 
 
 def forward_costs(model: ModelDef, image_size: int) -> dict[str, int]:
-    """Counts the parameters and the multiply-adds of a model.
+    """Counts the parameters and the multiply-adds of a model, of images of `image_size` pixels a side.
 
-    Args:
-      model: a traced model.
-      image_size: edge of the images, pixels.
-
-    Returns:
-      `parameters` in all, of these `backbone_parameters`, and `multiply_adds` of one image's forward pass, as papers
-      count them: of convolutions and matrix products alone, the padding's zeros included.
+    Returns `parameters` in all, of these `backbone_parameters`, and `multiply_adds` of one image's forward pass, as
+    papers count them: of convolutions and matrix products alone, the padding's zeros included.
     """
 
     def forward(params: Any, stats: Any, images: jax.Array) -> Any:

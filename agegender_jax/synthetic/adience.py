@@ -51,17 +51,10 @@ def write_adience(
     that was not annotated as f or m. The columns after `gender` are made up. The same arguments, with the same versions
     of NumPy and OpenCV, give the same bytes.
 
-    Args:
-      folder: where to write.
-      rows: number of rows, repeated ones included. With `fold_files` a sample of whole subjects, from some of the
-        users of each fold, of about this many; 0 stands for all. Without, 0 stands for 1,000.
-      seed: 0 or more.
-      size: side of the images in pixels.
-      fold_files: folder of real fold files, whose labels, users, subjects and file names are taken.
-      progress: whether to show a progress bar, on a terminal.
-
-    Returns:
-      The rows of the fold files.
+    `rows` is the number of rows, repeated ones included; 0 stands for 1,000. With `fold_files`, a folder of real fold
+    files, their labels, users, subjects and file names are taken: a sample of whole subjects, from some of the users of
+    each fold, of about so many rows; 0 stands for all. `size` is the side of the images in pixels. Returns the rows of
+    the fold files.
 
     Raises:
       UserError: the fold files are unusable, or `rows` is too small.

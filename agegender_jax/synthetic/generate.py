@@ -44,15 +44,11 @@ def builder_options(name: str) -> dict[str, Any]:
 
 
 def generate(name: str, folder: Path, count: int, *, seed: int = 0, progress: bool = True, **options: Any) -> None:
-    """Generates a dataset in a new folder, whole or not at all, with a note in it that it is synthetic.
+    """Generates a dataset of `GENERATORS` in a new folder, whole or not at all, with a note that it is synthetic.
 
-    Args:
-      name: of the dataset, one of `GENERATORS`.
-      folder: new; the manual directory that it can be prepared from.
-      count: about how many examples; 0 leaves it to the generator, where that has a default.
-      seed: 0 or more; the same seed generates the same.
-      progress: whether to show a progress bar on a terminal.
-      **options: of its generator: `fold_files` of adience, whose labels, users and subjects are taken over.
+    The folder is the manual directory that the dataset can be prepared from. It has about `count` examples; 0 leaves
+    that to the generator, where it has a default. The same seed, 0 or more, generates the same. The options are the
+    generator's: `fold_files` of adience.
 
     Raises:
       UserError: an unknown name, or a folder that is there already or cannot be written.

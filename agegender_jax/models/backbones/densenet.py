@@ -28,10 +28,7 @@ class NormConv(nnx.Module):
 class Layer(nnx.Module):
     """A dense layer: `growth` new channels beside the old; the last of a block has the transition to the next.
 
-    Args:
-      channels: of the input.
-      growth: channels that are added.
-      transition: whether a 1x1 convolution then halves the channels, and 2x2 average pooling the map.
+    In a transition a 1x1 convolution halves the channels, and 2x2 average pooling the map.
     """
 
     def __init__(

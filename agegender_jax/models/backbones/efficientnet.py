@@ -40,10 +40,7 @@ class MBConv(nnx.Module):
     """Inverted bottleneck: 1x1 to `expansion` times the width, depthwise, 1x1 back; the input is added where it fits.
 
     Args:
-      channels: of the input.
-      filters: of the output.
-      kernel: edge of the depthwise convolution.
-      stride: of the depthwise convolution.
+      kernel, stride: of the depthwise convolution.
       expansion: factor; with 1 there is no first convolution (`expand` is None).
       drop_path: rate at which, in training, an example's residual branch is left out (Huang et al. 2016).
     """
@@ -84,9 +81,8 @@ class MBConv(nnx.Module):
 class EfficientNetLite0(nnx.Module):
     """EfficientNet-Lite0's convolutions: `[batch, size, size, 3] -> [batch, size / 32, size / 32, 1280]`.
 
-    Args:
-      drop_path: rate of the residual branches left out in training, growing from 0 at the first block to
-        `15 / 16` of this at the last; 0.2 as published.
+    The rate of the residual branches left out in training grows from 0 at the first block to 15 / 16 of `drop_path` at
+    the last; 0.2 as published.
     """
 
     def __init__(self, *, drop_path: float = 0.0, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:

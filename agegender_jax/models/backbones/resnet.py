@@ -42,12 +42,7 @@ class ConvNorm(nnx.Module):
 class Block(nnx.Module):
     """A residual block: two 3x3 convolutions (`basic`), or 1x1, 3x3, 1x1 to four times the width (`bottleneck`).
 
-    Args:
-      channels: of the input.
-      width: of the 3x3 convolutions.
-      kind: `basic` or `bottleneck`.
-      stride: of the block.
-      variant: of `VARIANTS`.
+    `width` is that of the 3x3 convolutions.
     """
 
     def __init__(

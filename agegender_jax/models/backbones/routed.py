@@ -22,11 +22,6 @@ class Routed(nnx.Module):
     Every image goes through both age nets, which is what the soft mixture asks for and what keeps shapes static: a
     step costs three nets, not two. A batch normalisation within an age net thus has the statistics of images of both
     genders, in training as afterwards; nets without it learn from the images of their own gender alone.
-
-    Args:
-      gender: the net that routes, a backbone with `embedding_size`.
-      male: the age net of `GENDERS[0]`, likewise.
-      female: the age net of `GENDERS[1]`, likewise.
     """
 
     def __init__(self, gender: Any, male: Any, female: Any) -> None:

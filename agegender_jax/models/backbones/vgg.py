@@ -26,13 +26,8 @@ WIDTHS = (64, 128, 256, 512, 512)
 class VGG(nnx.Module):
     """VGG's convolutions: `[batch, size, size, 3] -> [batch, size / 32, size / 32, 512 * width]`.
 
-    The default initialisation is He et al.'s of the backward pass, as torchvision's.
-
-    Args:
-      depth: a key of `STAGES`.
-      norm: batch normalisation before each ReLU, which the paper predates and without which deep ones learn slowly.
-      options: `width`, `init` and `dtype` are used.
-      rngs: stream `params`.
+    The default initialisation is He et al.'s of the backward pass, as torchvision's. `norm` adds batch normalisation
+    before each ReLU, which the paper predates and without which deep ones learn slowly. `depth` is a key of `STAGES`.
     """
 
     def __init__(self, depth: int, norm: bool, options: BackboneOptions, rngs: nnx.Rngs) -> None:

@@ -15,15 +15,7 @@ from agegender_jax.models.losses import refuse_label_smoothing
 @register
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class AgeGroupHead(ClassHead):
-    """Age group under a named scheme.
-
-    Attributes:
-      scheme: of the groups.
-      only_gender: of `GENDERS`, whose labels alone the head knows; None for all.
-
-    Raises:
-      UserError: labels are to be smoothed for a loss that has none.
-    """
+    """Age group under a named scheme; smoothed labels for a loss that has none are a UserError."""
 
     name = "age_group"
     options: ClassVar[dict[str, Any]] = ClassHead.options | {"weight": 1.0, "loss": "cross_entropy"}

@@ -27,12 +27,9 @@ class AgeYearsHead(Head):
 
     Attributes:
       decoding: a name of `DECODINGS`: how a distribution becomes `years`. A regression has nothing to decode.
-      loss_name: a name of `LOSSES`.
       spread: standard deviation in years of the targets of `dldl`.
       label_smoothing: share of the target of `cross_entropy` that is spread over all years.
-      weight: factor of the loss in the total.
       class_weights: float32 `[101]`, by year, or None for ones.
-      only_gender: of `GENDERS`, whose labels alone the head knows; None for all.
 
     Raises:
       UserError: labels are to be smoothed for a loss that has none.

@@ -40,12 +40,12 @@ class Head(abc.ABC):
 
     Attributes:
       name: of the head: its key in `config.heads`.
-      options: keys of `config.heads.NAME` and their defaults; `weight`, the factor of the loss in the total, is one of
-        them, and a head of weight 0 is left out.
+      options: keys of `config.heads.NAME` and their defaults; `weight` is one, and a head of weight 0 is left out.
       choices: values of those options that are one of a list.
       sees_gender: whether it may read the logits of the head `gender`, see `config.model.gender_to_age`.
       only_gender: of `GENDERS`, whose labels alone the head knows; None for all.
       loss_name: a name of `LOSSES`, of which `size`, `layer` and `distribution` are.
+      weight: factor of the loss in the total.
     """
 
     name: ClassVar[str]

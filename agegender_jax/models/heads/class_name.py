@@ -14,11 +14,7 @@ from agegender_jax.models.heads.classes import ClassHead
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassNameHead(ClassHead):
-    """The classes that a dataset names itself, such as one for each gender and age (`female_31`).
-
-    Attributes:
-      names: of the classes, as in the column `class_name`; kept with the run.
-    """
+    """The classes that a dataset names itself, such as one for each gender and age (`female_31`)."""
 
     name = "class_name"
 

@@ -23,9 +23,7 @@ class ClassHead(Head):
     the one that lies in the middle of the distribution.
 
     Attributes:
-      names: of the classes.
       ordered: whether being one class off is a smaller error ("1-off" accuracy is reported).
-      weight: factor of the loss in the total.
       class_weights: float32 `[classes]`, or None for ones (`labels.class_weights` computes the usual ones).
       label_smoothing: share of the target that is spread over all classes.
       loss_name: a name of `LOSSES` that has probabilities; an ordinal one where the classes are ordered.

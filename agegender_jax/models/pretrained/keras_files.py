@@ -29,8 +29,7 @@ _MAX_OBJECTS = 100_000
 def read(path: Path) -> dict[str, np.ndarray]:
     """Reads the weights by name, as they are stored: `LAYER/kernel`, `/bias`, `/gamma`, `/beta`, `/moving_mean`, ...
 
-    Args:
-      path: of a file of weights or of a whole model; of a model's optimizer nothing is read.
+    The file may be of weights or of a whole model, of whose optimizer nothing is read.
 
     Raises:
       Refused: the file points to other files or is compressed.

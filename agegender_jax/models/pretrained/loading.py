@@ -23,20 +23,16 @@ def normalization(source: str, backbone: str) -> Normalization:
     Raises:
       UserError: there are no such weights.
     """
-    weights = locate(source, backbone)
-    return _format(weights, backbone).normalization
+    return _format(locate(source, backbone), backbone).normalization
 
 
 def metadata(
     source: str, backbone: str, params: Mapping[Any, Any] | None = None, loaded: Mapping[Any, Any] | None = None
 ) -> dict[str, str]:
-    """Describes the source of pretrained weights, as a run records it.
+    """Describes the source of pretrained weights, not a run's directory, as a run records it.
 
-    Args:
-      source: `config.model.pretrained`; not a run's directory.
-      backbone: `config.model.backbone`.
-      params: as they were given to `load`.
-      loaded: the parameters that `load` returned for them. With both, the description names what stayed fresh.
+    With the `params` that were given to `load` and those that it returned, `loaded`, the description names what stayed
+    fresh.
 
     Returns:
       `source`, `file`, `sha256`, and a `description` of one line.
@@ -72,12 +68,8 @@ def load(
 
     The heads stay as they are, and so does a top that is not the published one or that the file does not have.
 
-    Args:
-      source: `config.model.pretrained`; not a run's directory, whose trees `load_tree` takes.
-      backbone: `config.model.backbone`.
-      params: nested dictionaries from `models.model.split_model`, of arrays or, to see whether they match, shapes.
-      stats: likewise.
-      variant: `config.model.variant`.
+    `source` is not a run's directory, whose trees `load_tree` takes. `params` and `stats` are nested dictionaries from
+    `models.model.split_model`, of arrays or, to see whether they match, shapes.
 
     Returns:
       New trees, float32: `(params, stats)`; what stayed as it was is the same object.
@@ -99,11 +91,7 @@ def put(
     params: Mapping[Any, Any],
     stats: Mapping[Any, Any],
 ) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Does as `load` does, with the arrays that were read from a file of weights.
-
-    Raises:
-      UserError: they are not this net's, leaf by leaf.
-    """
+    """Does as `load` does, with the arrays that were read from a file of weights; raises UserError as it does."""
     keras = weights.kind == "keras"
     names = _format(weights, backbone)
     leaves = match(arrays, keras, names, flatten(params) | flatten(stats), str(weights.path))

@@ -45,12 +45,8 @@ def match(
 ) -> dict[Path, np.ndarray]:
     """Assigns the arrays of a file, by name, to the leaves of our trees, by path.
 
-    Args:
-      arrays: from a reader.
-      keras: whether the file is Keras' (names and layouts), else PyTorch's.
-      names: of the backbone's layers in such files.
-      wanted: our leaves (anything with a `shape`), parameters and statistics together.
-      where: the file, for the messages.
+    Names and layouts are Keras' where `keras`, else PyTorch's. `wanted` are our leaves (anything with a `shape`),
+    parameters and statistics together; `where` is the file, for the messages.
 
     Returns:
       float32 arrays of our shapes for every leaf of the backbone, except a top that the file does not have.

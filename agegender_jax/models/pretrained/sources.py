@@ -32,11 +32,7 @@ class Weights(NamedTuple):
     path: Path
 
     def sha256(self) -> str:
-        """Returns the file's SHA-256 in hexadecimal digits.
-
-        Raises:
-          UserError: it cannot be read.
-        """
+        """Returns the file's SHA-256 in hexadecimal digits; raises UserError where it cannot be read."""
         try:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()

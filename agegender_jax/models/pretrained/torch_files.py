@@ -67,11 +67,7 @@ class _Tensor(NamedTuple):
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a `state_dict` by name, as they are stored.
-
-    Args:
-      path: of a file that `torch.save` wrote: a state dictionary, or a dictionary with one under `state_dict` or
-        `model`.
+    """Reads the tensors of a `state_dict`, or of one under `state_dict` or `model`, by name, as they are stored.
 
     Raises:
       Refused: the file asks for code, or for anything else that a state dictionary does not need.
