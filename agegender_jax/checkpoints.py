@@ -165,8 +165,8 @@ def _read(directory: Path, step: int, layouts: Mapping[str, Any]) -> dict[str, A
         failure = error
     if not all_agree(failure is None):
         failure = failure or ValueError("another process cannot read its shards")
-    # The sums are of the shards of all processes, but each reads the files by itself.
-    elif not all_agree(all(checksum(items[name]) == saved[name] for name in layouts)):
+    # Each process reads the files by itself, but a sum may be of the shards of all: none may leave out an item.
+    elif not all_agree({name: checksum(items[name]) for name in layouts} == saved):
         failure = ValueError("its arrays are not those that were saved")
     else:
         return {name: items[name] for name in layouts}

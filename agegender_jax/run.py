@@ -46,13 +46,13 @@ class Run:
     def find(cls, directory: Path, recipe: ConfigDict) -> "Run | None":
         """Returns the run of this recipe that has begun in a directory; None where none has.
 
-        A run has begun once its split is saved. How it is computed (`compute.*`) may change on the way; `recipe.json`
-        keeps what it began with.
+        A run has begun once its split is saved, and a complete one has even where that is lost. How it is computed
+        (`compute.*`) may change on the way; `recipe.json` keeps what it began with.
 
         Raises:
           UserError: the directory holds a run of another recipe, or other files.
         """
-        if not (directory / "split.json").exists():
+        if not any((directory / name).exists() for name in ("split.json", "summary.json")):
             others = [path for path in directory.iterdir() if path.name[0] != "."] if directory.is_dir() else []
             if others and not (directory / "recipe.json").exists():
                 raise UserError(f"{directory} is not empty and holds no run; choose another --workdir.")
@@ -104,10 +104,19 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Keeps a second process from training in the directory at the same time; the lock ends with the process.
 
+        Creates the directory where it is missing.
+
         Raises:
-          UserError: another process holds it.
+          UserError: another process holds it, or the directory cannot be written.
         """
-        with open(self.directory / ".lock", "w") as file:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = open(self.directory / ".lock", "w")  # noqa: SIM115  closed below
+        except OSError as error:
+            raise UserError(
+                f"{self.directory}: cannot be written ({error.strerror}); choose another --workdir."
+            ) from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -202,6 +211,10 @@ class Run:
         atomic.write_text(self.directory / "seen_sha256.txt", "".join(f"{digest}\n" for digest in sorted(files)))
         lines = "".join(f"{name} {number}\n" for name, number in sorted(subjects))
         atomic.write_text(self.directory / "seen_subjects.txt", lines)
+
+    def has_checkpoint(self) -> bool:
+        """Returns whether a checkpoint was saved, which the run resumes from."""
+        return any(path.name.isdecimal() for path in (self.directory / "checkpoints").glob("*"))
 
     def checkpoints(self) -> Checkpoints:
         """Opens the checkpoints to train; close them when done."""

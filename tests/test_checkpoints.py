@@ -204,6 +204,15 @@ def test_a_checkpoint_that_another_process_cannot_read_is_restored_by_none(
         checkpoints.restore(2, {"model": None})
 
 
+def test_every_item_is_summed_even_after_a_damaged_one(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes exchange the sums of their shards: one that leaves out an item keeps the others waiting."""
+    summed: list[object] = []
+    monkeypatch.setattr("agegender_jax.checkpoints.checksum", lambda tree: summed.append(tree) or -1)
+    with opened(three) as checkpoints, pytest.raises(UserError, match="step 2"):
+        checkpoints.restore(2, layout(example(2)))
+    assert len(summed) == 2
+
+
 def test_where_none_can_be_read_all_stay(three: Path, warnings: list[str]) -> None:
     for step in ("1", "2", "3"):
         truncate(largest(three / step / "training"))

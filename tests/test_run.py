@@ -35,6 +35,9 @@ def test_start_refuses_another_recipe_and_shows_the_difference(tmp_path: Path, s
     small_recipe.train.epochs = 9.0
     with pytest.raises(UserError, match=r"train\.epochs"):
         Run.start(tmp_path, small_recipe)
+    (tmp_path / "split.json").rename(tmp_path / "summary.json")  # complete, and its split is lost
+    with pytest.raises(UserError, match=r"train\.epochs"):
+        Run.start(tmp_path, small_recipe)
     assert (tmp_path / "recipe.json").read_bytes() == before
 
 

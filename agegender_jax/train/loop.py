@@ -74,7 +74,11 @@ def train_recipe(
     started = time.monotonic() if started is None else started
     progress = progress and is_primary()
     if from_primary((workdir / "summary.json").exists()):
-        return _complete_summary(Run.start(workdir, check_recipe(recipe, workdir)))
+        with all_or_none():
+            _check_shared(workdir)
+            complete = Run.find(workdir, check_recipe(recipe, workdir))
+            assert complete is not None
+        return _complete_summary(complete)
     try:
         with preemption() as stop:
             setup = build_setup(
@@ -87,9 +91,11 @@ def train_recipe(
             )
             with ExitStack() as stack:
                 with primary_first():
-                    run = _start_run(workdir, setup)
+                    run = Run(workdir, recipes.from_json(setup.recipe_json))
                     if is_primary():
-                        stack.enter_context(run.locked())
+                        stack.enter_context(run.locked())  # first: it may be the recipe of another process's run
+                        Run.start(workdir, run.recipe)
+                    _check_shared(workdir)
                 log_primary(describe_data(setup))
                 short = dispatches is not None
                 summary = train(setup, run, stop, started=started, trace=trace, cut_short=short, progress=progress)
@@ -178,7 +184,9 @@ def train(
         # Nothing moves between host and device that is not named here.
         with jax.transfer_guard("disallow"), ExitStack() as tracing:
             if missed:
-                checkpoints.rate(step, _validate(setup, state, loader, log, step))
+                score = _validate(setup, state, loader, log, step)
+                writers.flush()
+                checkpoints.rate(step, score)
                 log.restart()
             first = step
             while step < total:
@@ -269,12 +277,19 @@ def train(
 
 def _complete_summary(run: Run) -> Summary:
     """Returns the summary of a complete run, and writes its report where that is missing."""
-    summary = run.summary()
-    assert summary is not None
-    log_primary(f"{run.directory} is complete:\n{summary_text(summary)}")
+    values = run.summary()
+    assert values is not None
+    try:
+        summary = Summary.from_dict(values)
+    except ValueError as error:
+        raise UserError(
+            f"{run.directory / 'summary.json'} is damaged or of another version ({error}); restore the file, or choose "
+            "another --workdir."
+        ) from error
+    log_primary(f"{run.directory} is complete:\n{summary_text(values)}")
     if not (run.directory / REPORT).exists():
         _write_report(run)
-    return Summary.from_dict(summary)
+    return summary
 
 
 def _validate(setup: Setup, state: TrainState, loader: DeviceLoader, log: TrainingLog, step: int) -> float:
@@ -294,14 +309,13 @@ def _jit_steps(setup: Setup) -> jax.stages.Wrapped:
     )
 
 
-def _start_run(workdir: Path, setup: Setup) -> Run:
-    """Returns the run, which the primary process creates."""
+def _check_shared(workdir: Path) -> None:
+    """Checks that this process sees the run that the primary process created."""
     if not is_primary() and not (workdir / "recipe.json").exists():
         raise UserError(
             f"Process {jax.process_index()} does not see {workdir}, which process 0 created; choose a --workdir in a "
             "folder that all processes share."
         )
-    return Run.start(workdir, recipes.from_json(setup.recipe_json))
 
 
 def _write_beginning(setup: Setup, run: Run) -> None:

@@ -161,8 +161,9 @@ def build_setup(
                 f"config.compute.model={mesh.shape['model']} would do nothing: the backbone {net.backbone} has no "
                 "dense layer that can be split; set it to 1."
             )
-        weights = find_weights(net, names) if run is None else None  # a run that has begun needs them no more
-        if net.pretrained_leaky and run is None and not (weights and weights.run):
+        fresh = from_primary(run is None or not run.has_checkpoint())  # a run with a checkpoint needs no weights
+        weights = find_weights(net, names) if fresh else None
+        if net.pretrained_leaky and fresh and not (weights and weights.run):
             raise UserError(
                 "config.model.pretrained_leaky=True is for a run that starts from the weights of another run; set "
                 "config.model.pretrained to the directory of one, or leave it out."

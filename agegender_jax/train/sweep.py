@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from agegender_jax import atomic
-from agegender_jax.distributed import is_primary, log_primary, primary_first
+from agegender_jax.distributed import from_primary, is_primary, log_primary, primary_first
 from agegender_jax.errors import Preempted, Refused, UserError
 from agegender_jax.evaluate import uncertainty
 from agegender_jax.evaluate.summary_text import PUBLISHED, PUBLISHED_FOLDS, identities
@@ -69,7 +69,7 @@ def run_sweep(
                     f"Stopped by SIGTERM before run {number} of {len(members)}; the same command goes on there."
                 )
             directory = workdir / member.name
-            done = (directory / "summary.json").exists()
+            done = from_primary((directory / "summary.json").exists())
             log_primary(f"--- run {number} of {len(members)}: {member.name}{' is complete' if done else ''}")
             if done:
                 summary = Run.load(directory).summary()

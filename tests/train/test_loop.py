@@ -175,6 +175,14 @@ def test_a_complete_run_says_so_and_gives_the_same(finished: Any, capsys: pytest
     assert {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")} == before
 
 
+def test_a_summary_of_another_version_is_named(finished: Any, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    (workdir / "summary.json").write_text(json.dumps({"run": "run"}))
+    with pytest.raises(UserError, match=r"summary\.json"):
+        train_recipe(finished.recipe, workdir, manual_dir=finished.manual_dir, data_dir=finished.data_dir)
+
+
 def test_another_recipe_is_refused_with_the_difference(finished: Any) -> None:
     recipe = finished.recipe.copy_and_resolve_references()
     recipe.optimizer.learning_rate = 3e-3
@@ -554,6 +562,11 @@ def test_other_files_under_the_same_names_are_noticed(
 def test_a_directory_is_trained_in_by_one_process_at_a_time(
     short: ConfigDict, options: dict[str, Any], tmp_path: Path
 ) -> None:
+    """And the second one changes nothing, though the first has no split yet."""
     run = Run.start(tmp_path / "run", short)
+    before = (run.directory / "recipe.json").read_bytes()
+    other = short.copy_and_resolve_references()
+    other.train.epochs = 3.0
     with run.locked(), pytest.raises(UserError, match=str(run.directory)):
-        train_recipe(short, tmp_path / "run", **options)
+        train_recipe(other, tmp_path / "run", **options)
+    assert (run.directory / "recipe.json").read_bytes() == before

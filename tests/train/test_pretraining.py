@@ -203,6 +203,21 @@ def test_what_an_ancestor_has_seen_is_in_no_validation_or_test(
     assert setup.split.report["seen_by_pretrained"] == seen.sum() > 0
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_the_weights_again(
+    child: Path, finished: Any, synthetic_dir: Path, tmp_path: Path
+) -> None:
+    """Its split is saved by then, but nothing was learned."""
+    workdir = tmp_path / "run"
+    shutil.copytree(child, workdir, ignore=shutil.ignore_patterns("summary.json"))
+    options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": finished.data_dir, "progress": False}
+    recipe = Run.load(child).recipe
+    assert build_setup(recipe, workdir=workdir, **options).weights is None
+    shutil.rmtree(workdir / "checkpoints")
+    weights = build_setup(recipe, workdir=workdir, **options).weights
+    assert weights is not None
+    assert weights.source == str(finished.workdir)
+
+
 def test_what_an_ancestor_has_seen_is_left_out_on_other_data(finished: Any, child: Path) -> None:
     """The child has seen none of the first run's data itself."""
     options: dict[str, Any] = {"dataset": "utkface", "manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
