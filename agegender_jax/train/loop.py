@@ -184,9 +184,9 @@ def train(
         # Nothing moves between host and device that is not named here.
         with jax.transfer_guard("disallow"), ExitStack() as tracing:
             if missed:
-                score = _validate(setup, state, loader, log, step)
+                missed_score = _validate(setup, state, loader, log, step)
                 writers.flush()
-                checkpoints.rate(step, score)
+                checkpoints.rate(step, missed_score)
                 log.restart()
             first = step
             while step < total:
