@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
         default="layer_cam",
         help="attention: the masks of residual_attention or attention_ensemble, stage by stage [layer_cam]",
     )
-    parser.add_argument("--head", metavar="NAME", help="gender, age_group, age or joint [the run's first]")
+    parser.add_argument("--head", metavar="NAME", help="gender, age_group, age or class_name [the run's first]")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="[the predicted one of each example]")
     parser.add_argument("--count", type=at_least(1), metavar="N", help="of the run's examples [16]")
     add_part(parser)

@@ -123,7 +123,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         total = sum(1 for _ in walk(arguments.paths))
     done = predicted = without_face = errors = 0
     try:
-        with progress_bar(total, unit="files") as bar, _writing(arguments.out) as write:
+        with predictor, progress_bar(total, unit="files") as bar, _writing(arguments.out) as write:
             for table in predictor.stream(
                 paths,
                 level=arguments.level,
@@ -229,18 +229,27 @@ def _writing(out: Path | None) -> Iterator[Callable[[Table], None]]:
             sys.stdout.flush()
         return
     text: dict[str, Any] = {"mode": "x", "encoding": "utf-8", "newline": ""}
-    with atomic.replacing(out) as temporary, contextlib.ExitStack() as stack:
-        with blame:
-            file = stack.enter_context(open(temporary, **({"mode": "xb"} if out.suffix == ".parquet" else text)))
-        write, end = _WRITERS[out.suffix](file)
-        try:
-            yield blame(write)
-        finally:
+    whole = False
+    try:
+        with atomic.replacing(out) as temporary:
             with blame:
-                end()
-        with blame:
-            file.close()
-            _check_out(out)  # again: much may have happened since
+                file = open(temporary, **({"mode": "xb"} if out.suffix == ".parquet" else text))  # noqa: SIM115
+            write, end = _WRITERS[out.suffix](file)
+            try:
+                yield blame(write)
+                with blame:
+                    end()
+                    file.close()
+                _check_out(out)  # again: much may have happened since
+            except BaseException:
+                for close in (end, file.close):  # the file is thrown away, and what fails now is no news
+                    with contextlib.suppress(Exception):
+                        close()
+                raise
+            whole = True
+    except OSError:
+        with blame if whole else contextlib.nullcontext():  # what gives the file its name
+            raise
 
 
 class _Blame(contextlib.ContextDecorator):

@@ -14,6 +14,7 @@ No path of the machine where it was written stands in it.
 
 import dataclasses
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -86,17 +87,19 @@ def write_features(
 
     They are of the parameters that the run's metrics are of, and of the examples as they are, never of mirror images.
 
-    The name of `out` ends in `.npz`; a file of that name is replaced. `split` is of `EvaluationData.rows`, the
+    The file `out` must be new, and its name ends in `.npz`. `split` is of `EvaluationData.rows`, the
     other options are those of `evaluate_runs`.
 
     Returns:
       The metadata, and the shape of the embeddings.
 
     Raises:
-      UserError: the file cannot be written; the data are not the run's.
+      UserError: the file is there already or cannot be written; the data are not the run's.
     """
     if out.suffix != SUFFIX:
         raise UserError(f"{out}: features are written as {SUFFIX}; choose a name that ends so.")
+    if os.path.lexists(out):  # before minutes of work
+        raise UserError(f"{out} is there already, and nothing is overwritten; choose another file.")
     opened = open_data(model, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
     if opened.split is None:
         raise UserError(

@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
+import resource
 import shutil
 import sys
 import uuid
@@ -181,6 +183,34 @@ def test_a_failure_leaves_nothing(
     monkeypatch.setattr(predict, "_plain", full)
     with pytest.raises(UserError, match=r"out\.json.*No space left"):
         predict_files(faces / "1.png", "--out", tmp_path / "out.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.json", "out.parquet"])
+def test_a_disk_that_is_full_or_a_folder_that_goes_is_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever call of the system it shows: writing rows, ending the file, or giving it its name."""
+    table = {"file": np.array([f"{row}.jpg" for row in range(5000)], object)}
+
+    def write(largest: int) -> None:
+        with predict._writing(tmp_path / name) as add:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+            add(table)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(UserError, match=name):
+            write(100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    def gone(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr("os.replace", gone)
+    with pytest.raises(UserError, match=name):
+        write(before[0])
     assert list(tmp_path.iterdir()) == []
 
 

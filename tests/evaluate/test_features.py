@@ -89,6 +89,13 @@ def test_a_part_alone_is_those_rows_of_the_whole(model: LoadedModel, file: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["test.npz"]  # nothing temporary is left
 
 
+def test_nothing_is_overwritten(model: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "mine.npz").write_text("mine")
+    with pytest.raises(UserError, match=r"mine\.npz"):
+        write_features(model, tmp_path / "mine.npz", progress=False)
+    assert (tmp_path / "mine.npz").read_text() == "mine"
+
+
 def test_features_are_of_the_run_s_own_data(model: LoadedModel, synthetic_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="finished"):
         write_features(model, tmp_path / "new.npz", manual_dir=synthetic_dir, progress=False)
