@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from agegender_jax.commands import classical, compare, data, evaluate, explain, features, models, predict, report, runs
 from agegender_jax.errors import UserError
+from agegender_jax.text import printable
 from agegender_jax.train import profiling
 
 _COMMANDS = (evaluate, compare, runs, report, predict, explain, features, classical, models, profiling, data)
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.function(arguments)
         return code
     except UserError as error:
-        print(f"agegender: {error}", file=sys.stderr)
+        print(printable(f"agegender: {error}", keep="\n"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("agegender: interrupted.", file=sys.stderr)

@@ -21,6 +21,8 @@ def printable(text: str, keep: str = "") -> str:
     >>> printable("a\x1b[2J b")
     'a\\x1b[2J b'
     """
+    if text.isprintable():  # at once: data URIs have megabytes
+        return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 

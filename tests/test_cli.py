@@ -404,6 +404,11 @@ def test_help_starts_without_jax() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_name_in_an_error_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(tmp_path / "run\x1b[2J")]) == 2
+    assert "run\\x1b[2J" in capsys.readouterr().err
+
+
 def test_an_interruption_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*_: Any) -> int:
         raise KeyboardInterrupt

@@ -87,7 +87,9 @@ class DatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         lines = [f"  {key + ':':12}{metadata[key]}" for key in _ORIGIN if key in metadata]
         if metadata.get("synthetic"):
             lines = ["  synthetic: labels, identities and terms of the original do not apply"]
-        print(self.report, *lines, sep="\n", file=sys.stderr)
+        text = "\n".join([str(self.report), *lines])
+        # Names of files and folders may hold what steers a terminal.
+        print("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text), file=sys.stderr)
 
 
 class ExampleWriter(tfds.core.ExampleWriter):

@@ -17,6 +17,7 @@ from agegender_jax.compilation import cache_compilations
 from agegender_jax.data.source import default_data_dir
 from agegender_jax.errors import EXIT_USER_ERROR, UserError, quiet_libraries
 from agegender_jax.splits import PROTOCOLS
+from agegender_jax.text import printable
 from agegender_jax.train.description import describe_data, describe_model
 from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.setup import Setup, build_setup
@@ -81,7 +82,7 @@ def command(
         else:
             train_recipe(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, started=started or time.monotonic())
     except UserError as error:
-        print(f"{distributed.name()}{error}", file=sys.stderr, flush=True)
+        print(printable(f"{distributed.name()}{error}", keep="\n"), file=sys.stderr, flush=True)
         distributed.exit_together(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:

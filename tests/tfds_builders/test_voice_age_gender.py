@@ -169,7 +169,7 @@ def test_every_bad_file_is_counted_with_its_reason(tmp_path: Path, capsys: pytes
     }
     good = {
         "Male-20/a.wav": sound(5), "male_20/b.wav": sound(6), "male_20/b2.wav": sound(6), "female_20/c.wav": sound(7),
-        "female/d.wav": sound(6), "male_20/notes.txt": b"x", "male_20/video.mp4": b"x",
+        "female/d.wav": sound(6), "male_20/notes.txt": b"x", "male_20/video.mp4\x1b[2j": b"x",
     }  # fmt: skip
     manual = lay(tmp_path / "manual", {**{name: content for name, (content, _) in bad.items()}, **good})
     os.truncate(manual / "male_20" / "large.wav", 64 * 2**20 + 1)  # a file of holes
@@ -194,7 +194,7 @@ def test_every_bad_file_is_counted_with_its_reason(tmp_path: Path, capsys: pytes
         "2 classes have one file only: female, female_20",
         "male_20 is spelled in 2 ways, taken as one class: Male-20, male_20",
         "1 groups of identical files (3 files), 1 of them with different ages or genders",
-        "2 files that are not recordings by name were left out: 1 .mp4, 1 .txt",
+        "2 files that are not recordings by name were left out: 1 .mp4\\x1b[2j, 1 .txt",
         "terms:      The terms of your recordings apply.",
     ):
         assert expected in lines

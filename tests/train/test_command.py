@@ -52,3 +52,11 @@ def test_an_interruption_says_where_it_goes_on(
     monkeypatch.setattr(command, "cache_compilations", lambda: None)  # the tests' own cache stays
     assert command.command(recipes.base(), workdir=tmp_path, data_dir=tmp_path) == 130
     assert capsys.readouterr().err == f"Interrupted. The same command {message}.\n"
+
+
+def test_a_name_in_an_error_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, manual_dir = recipes.base(), tmp_path / "data\x1b[2J"
+    assert (
+        command.command(recipe, workdir=tmp_path / "run", manual_dir=manual_dir, data_dir=tmp_path, dry_run=True) == 2
+    )
+    assert "data\\x1b[2J" in capsys.readouterr().err
