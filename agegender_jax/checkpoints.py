@@ -58,12 +58,10 @@ class Checkpoints:
         return max(checkpoints, key=lambda c: (_score(c.metrics), c.step)).step if checkpoints else None
 
     def save(self, step: int, items: Mapping[str, Any], score: float | None = None) -> None:
-        """Starts saving; returns as soon as the arrays may be donated.
+        """Starts saving pytrees of arrays by name; returns as soon as the arrays may be donated.
 
-        Args:
-          step: optimizer steps done.
-          items: pytrees of arrays by name; an array that stands in two is stored twice.
-          score: what `best` compares, higher is better; None, or not finite, if not evaluated.
+        An array that stands in two items is stored twice. `score` is what `best` compares, higher is better; None, or
+        not finite, if not evaluated.
         """
         if jax.default_backend() == "cpu":
             # There the saver may look at the very memory that the next step is about to reuse.

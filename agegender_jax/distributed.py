@@ -42,14 +42,9 @@ def initialize(
 ) -> None:
     """Joins the processes of a run, before JAX is first used; does nothing where nothing is given.
 
-    Where the others do not come in time, it prints a sentence and ends the process: JAX would abort it with a trace.
-
-    Args:
-      automatic: let JAX detect the cluster: Slurm, Open MPI, Cloud TPU or GKE.
-      coordinator: else, `host:port` of process 0.
-      processes: how many there are.
-      process: number of this one, from 0.
-      timeout: seconds to wait for the others.
+    With `automatic` JAX detects the cluster: Slurm, Open MPI, Cloud TPU or GKE. Else `coordinator` is `host:port` of
+    process 0, `processes` how many there are, `process` the number of this one, from 0. Where the others do not come
+    within `timeout` seconds, it prints a sentence and ends the process: JAX would abort it with a trace.
 
     Raises:
       UserError: the values do not fit together, or no cluster is detected.

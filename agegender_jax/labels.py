@@ -97,8 +97,7 @@ class AgeGroups:
         """
         low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         middle = self.assign((low + high) / 2)
-        gaps = not np.array_equal(self.lower[1:], self.upper[:-1])
-        if not gaps:
+        if np.array_equal(self.lower[1:], self.upper[:-1]):  # no gaps
             return middle
         inside = (self.assign(low) == middle) & (self.assign(high) == middle)
         if self.verbatim:

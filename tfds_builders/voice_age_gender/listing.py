@@ -67,11 +67,7 @@ class Patterns:
 
     @classmethod
     def compiled(cls, label: str, speaker: str, recording: str) -> "Patterns":
-        """Compiles the regular expressions; "" gives None.
-
-        Raises:
-          DataError: one is invalid, or lacks its group.
-        """
+        """Compiles the regular expressions, "" to None; raises DataError where one is invalid or lacks its group."""
         names = _compiled("label_pattern", label, re.ASCII | re.IGNORECASE)
         if names is None or "gender" not in names.groupindex:
             raise DataError(f"label_pattern {label!r} has no group (?P<gender>...); add it.")
