@@ -118,12 +118,9 @@ def log_primary(text: str) -> None:
 
 @contextmanager
 def all_or_none() -> Iterator[None]:
-    """Runs its body in all processes, and raises in all of them what one of them raises.
+    """Runs its body in all processes, and raises what one of them raises in all, in the others as a UserError.
 
     Inside, processes may exchange values as long as all do so in the same order.
-
-    Raises:
-      UserError: in the others, what stopped one.
     """
     try:
         yield

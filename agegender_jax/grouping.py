@@ -84,10 +84,7 @@ def allocate(total: int, weights: npt.ArrayLike, capacity: npt.ArrayLike) -> Int
     """Divides a whole number in proportion to weights, by largest remainder; equal remainders go to the first.
 
     Weights are int [S]; capacities too, the most that each may get, not above its weight: what one cannot take goes
-    to the others. Returns int64 [S] that sums to `total`.
-
-    Raises:
-      UserError: the capacities add up to less than `total`.
+    to the others. Returns int64 [S] that sums to `total`; raises UserError where the capacities add up to less.
 
     >>> allocate(5, [10, 7, 4], [10, 7, 4]).tolist()  # 2.38, 1.67, 0.95
     [2, 2, 1]

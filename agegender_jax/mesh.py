@@ -10,10 +10,7 @@ from agegender_jax.errors import UserError
 def make_mesh(model: int = 1) -> Mesh:
     """Returns all devices, those of other processes too, as a mesh `(data, model)`.
 
-    One copy of the model is spread over `model` devices.
-
-    Raises:
-      UserError: the number of devices is not a multiple of `model`.
+    One copy of the model is spread over `model` devices; a number of devices that is no multiple of it is a UserError.
     """
     count = jax.device_count()
     if count % model:

@@ -66,11 +66,7 @@ class Split:
         return hashlib.sha256("".join(f"{key}\t{part_of[key]}\n" for key in sorted(part_of)).encode()).hexdigest()
 
     def for_keys(self, keys: npt.ArrayLike) -> "Split":
-        """Returns the same split for a table with the same keys (str [n]) in another order.
-
-        Raises:
-          UserError: the table's keys are not the split's.
-        """
+        """Returns the same split for a table of the same keys (str [n]) in another order; others are a UserError."""
         keys = _checked_keys(keys)
         missing, new = np.setdiff1d(self.keys, keys).tolist(), np.setdiff1d(keys, self.keys).tolist()
         if missing or new:

@@ -54,8 +54,7 @@ def cropper() -> str:
 def find_faces(image: np.ndarray, min_size: int = MIN_SIZE) -> list[Box]:
     """Detects the faces in an image uint8 `[height, width, 3]`, RGB; returns their boxes, the largest first.
 
-    Raises:
-      DataError: OpenCV comes without the cascade.
+    Raises DataError where OpenCV comes without the cascade.
     """
     import cv2  # a third of a second, needed here alone
 

@@ -20,8 +20,7 @@ def check_image(content: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> t
     >>> check_image(buffer.getvalue())
     (20, 30)
 
-    Returns:
-      (height, width) in pixels, as the header claims.
+    Returns (height, width) in pixels, as the header claims.
 
     Raises:
       DataError: not an image of these formats, empty, too large or truncated. The message is a short reason without

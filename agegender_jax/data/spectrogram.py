@@ -262,12 +262,9 @@ def mask(
     One mask an axis, of a width sampled evenly from nothing to the largest, anywhere. It is filled with 0, the floor of
     the spectrogram, which stands for silence. What is 0 is left alone, exactly.
 
-    Args:
-      images: `[batch, size, size, channels]`, frequencies along axis 1, time along axis 2.
-      rows: int32 `[batch]`, which example each is; its randomness depends on `key` and this alone.
-      key: the step's key.
-      time_mask: largest width, as a share of the time axis.
-      frequency_mask: largest height, as a share of the frequency axis.
+    Images are `[batch, size, size, channels]`, frequencies along axis 1, time along axis 2; the randomness of each
+    depends on its row, int32 `[batch]`, and the step's `key` alone. `time_mask` is the largest width and
+    `frequency_mask` the largest height, as shares of the axes.
     """
     if not (time_mask or frequency_mask):
         return images

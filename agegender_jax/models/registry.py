@@ -122,11 +122,7 @@ class BackboneSpec:
         return name or next(iter(self.variants), "")
 
     def check(self, options: BackboneOptions) -> None:
-        """Checks that every option has an effect, or its default.
-
-        Raises:
-          UserError: there is no such variant, or an option would be ignored.
-        """
+        """Raises UserError where there is no such variant, or an option that is not its default has no effect."""
         variant = self.variant(options.variant)
         has_effect = {
             "variant": bool(self.variants),

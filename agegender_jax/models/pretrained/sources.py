@@ -43,11 +43,9 @@ class Weights(NamedTuple):
 def locate(source: str, backbone: str) -> Weights:
     """Finds the weights that `config.model.pretrained` names; a directory with a recipe.json is a run.
 
-    Args:
-      source: path of a file or of a run's directory; `hf:OWNER/NAME` or `hf:OWNER/NAME/FILE` of the Hugging Face hub
-        (the file is `model.safetensors` where none is named); or the name of a backbone with published weights. To mean
-        a file that has such a name, write `./NAME`.
-      backbone: the recipe's.
+    The source is the path of a file or of a run's directory; `hf:OWNER/NAME` or `hf:OWNER/NAME/FILE` of the Hugging
+    Face hub (the file is `model.safetensors` where none is named); or the name of a backbone with published weights. To
+    mean a file that has such a name, write `./NAME`.
 
     Raises:
       UserError: there is nothing there, it is too large, or what would fetch it is not installed.
