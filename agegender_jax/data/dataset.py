@@ -156,7 +156,7 @@ class Reader:
 
     def __init__(self, prepared: Prepared, preprocessor: Preprocessor, keys: np.ndarray) -> None:
         self._prepared, self._preprocessor, self._keys = prepared, preprocessor, keys
-        self._opening = threading.Lock()
+        self._opening, self._closed = threading.Lock(), False
         self._pool = DecodePool(preprocessor.decode, preprocessor.shape, preprocessor.dtype)
 
     def __enter__(self) -> "Reader":
@@ -166,7 +166,8 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Ends the processes that decode."""
+        """Ends the processes that decode; a closed reader reads nothing, so a thread that is late starts no others."""
+        self._closed = True
         self._pool.close()
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -174,7 +175,10 @@ class Reader:
 
         Raises:
           UserError: one cannot be read or decoded; the message names it.
+          ValueError: the reader is closed.
         """
+        if self._closed:
+            raise ValueError("read from a closed reader")
         with self._opening:
             source = self._source
         _, first, which = np.unique(rows.reshape(-1), return_index=True, return_inverse=True)

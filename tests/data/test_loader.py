@@ -107,6 +107,8 @@ def test_examples_are_decoded_as_they_are_asked_for(
             decoded = reader.read(rows)
             assert decoded.dtype == np.uint8
             np.testing.assert_array_equal(decoded, everything[rows])
+    with pytest.raises(ValueError, match="closed"):  # a thread that decodes ahead may be late
+        reader.read(shuffled)
     # What is asked for twice is decoded once.
     read = Read(monkeypatch, keys)
     np.testing.assert_array_equal(streamed.read(np.array([4, 2, 4, 4])), everything[[4, 2, 4, 4]])
