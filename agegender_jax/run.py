@@ -29,6 +29,7 @@ from agegender_jax import atomic
 from agegender_jax import recipe as recipes
 from agegender_jax.checkpoints import Checkpoints
 from agegender_jax.errors import UserError
+from agegender_jax.grouping import connected
 from agegender_jax.splits import Split
 
 REPORT = "report/index.html"
@@ -194,9 +195,14 @@ class Run:
             raise UserError(f"{path} is damaged ({error}); restore the file.") from error
 
     def has_seen(self, dataset: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns which examples are of files or subjects that the run, or an ancestor, has seen, bool `[n]`."""
+        """Returns which examples are of files or subjects that the run, or an ancestor, has seen, bool `[n]`.
+
+        With those that a `disjoint` split never separates from one of them, such as all of one recording.
+        """
         subjects = [number for name, number in self.seen_subjects() if name == dataset]
-        return np.isin(columns["sha256"], list(self.seen())) | np.isin(columns["subject"], subjects)
+        seen = np.isin(columns["sha256"], list(self.seen())) | np.isin(columns["subject"], subjects)
+        group = connected(columns["subject"], columns["group"], columns["sha256"])
+        return np.isin(group, group[seen])
 
     def write_seen(self, dataset: str, columns: Mapping[str, np.ndarray], split: Split, parent: "Run | None") -> None:
         """Writes `seen_sha256.txt` and `seen_subjects.txt`.

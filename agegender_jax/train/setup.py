@@ -299,8 +299,8 @@ def _check_inherited(
     if not accepted:
         raise UserError(
             f"{weights.source}, or a run that it started from, was trained or chosen with {seen} of the "
-            f"{len(held_out)} validation and test examples of this run (the same files or subjects), so its metrics "
-            "would be too good: choose other weights in config.model.pretrained or other data, or set "
+            f"{len(held_out)} validation and test examples of this run (the same files, subjects or groups), so its "
+            "metrics would be too good: choose other weights in config.model.pretrained or other data, or set "
             "config.model.pretrained_leaky=True, which marks the run as leaky."
         )
     return dataclasses.replace(split, report=split.report | {"seen_by_pretrained": seen})

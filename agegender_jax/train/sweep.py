@@ -83,8 +83,6 @@ def run_sweep(
             except Refused as error:
                 refused[member.protocol] = str(error)
                 log_primary(f"{marked(member.protocol)} is refused: {error}")
-                with primary_first():
-                    _remove_refused(directory)
     if not summaries:
         raise UserError(" ".join(refused.values()))
     if len({summary["data_sha256"] for summary in summaries.values()}) > 1:
@@ -117,14 +115,6 @@ def _start(workdir: Path, members: Sequence[TrialSpec]) -> Path:
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir.") from error
     return path
-
-
-def _remove_refused(directory: Path) -> None:
-    """Removes the files of a refused run, in which nothing was learned."""
-    for name in ("recipe.json", ".lock"):
-        (directory / name).unlink(missing_ok=True)
-    if directory.exists() and not any(directory.iterdir()):
-        directory.rmdir()
 
 
 def summarize(members: Sequence[TrialSpec], summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

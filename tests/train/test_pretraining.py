@@ -230,6 +230,7 @@ def test_subjects_are_inherited_by_dataset(tmp_path: Path, small_recipe: ConfigD
     columns = {
         "sha256": np.array(["a", "b", "c", "d"]),
         "subject": np.array([1, 2, 3, -1], np.int64),
+        "group": np.full(4, -1),
     }
     split = make_split(["w", "x", "y", "z"], [0] * 4, [-1] * 4, conflicted=[False] * 4, validation_fraction=0.3)
     kept = [str(columns["sha256"][row]) for row in (*split.train, *split.validation)]
@@ -242,6 +243,9 @@ def test_subjects_are_inherited_by_dataset(tmp_path: Path, small_recipe: ConfigD
     known = [number in {columns["subject"][row] for row in (*split.train, *split.validation)} for number in (1, 2, 3)]
     assert run.has_seen("adience", again).tolist() == [*known, False]
     assert not run.has_seen("voice_age_gender", again).any()
+    # What a split must not divide, such as the pieces of a recording, has been seen once one of them has.
+    pieces = again | {"subject": np.full(4, -1), "sha256": np.array([kept[0], "n", "o", "p"]), "group": [7, 7, 8, -1]}
+    assert run.has_seen("adience", pieces).tolist() == [True, True, False, False]
 
 
 def test_accepting_leaks_without_the_weights_of_a_run_is_refused(small_recipe: ConfigDict, finished: Any) -> None:
