@@ -115,9 +115,11 @@ def _windows(opened: EvaluationData, files: Sequence[Path], windows: int) -> dic
     Raises:
       UserError: two ways differ.
     """
-    predictor = Predictor(opened.model)
-    ways: dict[str, Callable[[int], Distributions]] = {"predict": lambda count: _predicted(predictor, files[:count])}
     with ExitStack() as stack:
+        predictor = stack.enter_context(Predictor(opened.model))
+        ways: dict[str, Callable[[int], Distributions]] = {
+            "predict": lambda count: _predicted(predictor, files[:count])
+        }
         for name, data in _loaders(opened.data).items():
             ways[name] = _evaluator(stack, opened, data, predictor.batch_size_for)
         for way in ways.values():
