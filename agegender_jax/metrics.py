@@ -27,7 +27,6 @@ class Metric:
     Attributes:
       name: its key, as in `age/mae`.
       title: its name in reports.
-      unit: of its values.
       higher_is_better: None where neither more nor less is, as of a bias or a count: it cannot choose a checkpoint.
       function: called with what the head's `statistics` returns; of weighted examples it returns an array.
       bounds: the least and the largest value that it can have.
@@ -224,10 +223,6 @@ def _counted(confusion: np.ndarray) -> Any:
     return count if np.ndim(count) else int(count)
 
 
-def _within(most: float) -> Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray]:
-    return lambda predictions, labels: np.abs(_errors(labels, predictions["years"])) <= most
-
-
 def _same(predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
     return predictions["class"] == labels
 
@@ -273,8 +268,11 @@ def within_years(most: int) -> Metric:
     def function(labels: np.ndarray, years: np.ndarray, weights: np.ndarray | None) -> Any:
         return cumulative_score(labels, years, most, weights)
 
+    def correct(predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
+        return np.abs(_errors(labels, predictions["years"])) <= most
+
     title = f"within {most} years" if most > 1 else "within 1 year"
-    return Metric(f"cs{most}", title, "share", True, function, correct=_within(most))
+    return Metric(f"cs{most}", title, "share", True, function, correct=correct)
 
 
 CS5 = within_years(5)

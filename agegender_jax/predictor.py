@@ -49,9 +49,7 @@ class Predictor:
     """A finished run, ready to predict; close it when done, or use it as a context manager.
 
     Attributes:
-      model: the run.
       kind: of what it takes, `image` or `audio`.
-      heads: by name.
       batch_size: the run's own: most examples that are computed at a time.
     """
 

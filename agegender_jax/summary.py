@@ -21,8 +21,6 @@ class Summary:
       baseline: metrics of the best constant predictors on the test part.
       baseline_names: what they predict, by head.
       baseline_predictions: their predictions for any one example, by head.
-      parameters: of the model, how many numbers.
-      steps: optimizer steps in all.
       evaluated_step: of the checkpoint that the metrics are of.
       seconds: of all starts together, each since it had compiled and decoded.
       seconds_of: of the last start, from the compilation to the last checkpoint, by what they went to.

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
+from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.synthetic.faces import write_utkface_archive
+from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train.loop import train_recipe
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
@@ -25,7 +28,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compiles each program once in a test run: its workers and the commands that they start share a cache."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tmp_path_factory.getbasetemp()
@@ -33,6 +36,10 @@ def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("compilation", "train.command"):
+            patch.setattr(f"agegender_jax.{module}.cache_compilations", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +111,39 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data are not at {path}")
     return path
+
+
+class Ear(nnx.Module):
+    """One layer on the loudness of each band, which compiles in no time."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(32, 4, rngs=rngs)
+        self.embedding_size = 4
+
+    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.dense(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tuple[LoadedModel, Path, Path]:
+    """A run of two steps on a synthetic corpus with speakers, its manual directory, and another corpus'. Read only."""
+    folder = tmp_path_factory.mktemp("voices")
+    for name, seed in (("here", 1), ("there", 2)):
+        write_voices(folder / name, speakers_per_class=3, recordings_per_speaker=2, seed=seed, rate=8000,
+                     classes=("female_20", "male_20", "female_60", "male_60"))  # fmt: skip
+    recipe = recipes.base()
+    recipe.evaluate.report = False
+    recipe.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
+    recipe.split.update(stratify="class", folds=3)
+    recipe.heads.class_name.weight = 1.0
+    recipe.model.backbone = "cnn180"
+    recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
+    recipe.evaluate.update(batch_size=8, select="class_name/accuracy")
+    with pytest.MonkeyPatch.context() as patch:
+        spec = dataclasses.replace(BACKBONES["cnn180"], build=lambda options, rngs: Ear(rngs))
+        patch.setitem(BACKBONES, "cnn180", spec)  # type: ignore[arg-type]
+        train_recipe(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
+        return LoadedModel.load(folder / "run"), folder / "here", folder / "there"
 
 
 class Tiny(nnx.Module):

@@ -34,11 +34,6 @@ RESULT: dict[str, Any] = {
 """What `evaluate_runs` might return."""
 
 
-@pytest.fixture(autouse=True)
-def _keep_the_tests_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agegender_jax.compilation.cache_compilations", lambda: None)
-
-
 def row_of(printed: str, name: str) -> list[str]:
     """The cells of a row of a table."""
     return next(line.split()[1:] for line in printed.splitlines() if line.startswith(name))

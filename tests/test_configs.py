@@ -29,8 +29,6 @@ CONFIGS = ROOT / "configs"
 
 def load(file: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"configs.{file}", CONFIGS / file)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config

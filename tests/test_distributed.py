@@ -140,7 +140,6 @@ def test_an_error_of_one_process_stops_it_whatever_the_others_do() -> None:
         assert failed.returncode == 2, error
         assert out.endswith("no such weights\n"), error
         assert "Process 1: a damaged picture" in error
-        assert waiting.stdout is not None
         assert "no such weights\n" in iter(waiting.stdout.readline, "")  # perhaps later than the other one ends
     finally:
         for process in processes:

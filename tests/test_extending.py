@@ -33,7 +33,6 @@ def portraits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "builders" / "portraits"
     package.mkdir(parents=True)
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
     (package / "portraits_dataset_builder.py").write_text(code[1], encoding="utf-8")
     monkeypatch.setattr(tfds_builders, "__path__", [*tfds_builders.__path__, str(package.parent)])
     folder = tmp_path / "manual" / "portraits"
@@ -75,7 +74,6 @@ def strided_cnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """The backbone of the page, in a folder of backbones."""
     section = PAGE.read_text(encoding="utf-8").split("## A backbone in one file")[1]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert code is not None
     (tmp_path / "strided_cnn.py").write_text(code[1], encoding="utf-8")
     monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path)])
     registry.import_modules(backbones.__path__, backbones.__name__)
@@ -112,7 +110,6 @@ def adult_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """The head of the page, in a folder of heads."""
     section = PAGE.read_text(encoding="utf-8").split("## A target in one file")[1]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert code is not None
     folder = tmp_path / "heads"
     folder.mkdir()
     (folder / "adult.py").write_text(code[1], encoding="utf-8")

@@ -26,7 +26,6 @@ SMALL = {
 def commands(page: str, heading: str) -> list[list[str]]:
     """Returns the commands of the first block below a heading, without comments, in their order."""
     block = re.search(rf"## {heading}\n.*?```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    assert block is not None
     lines = block.group(1).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines]
 
@@ -34,7 +33,6 @@ def commands(page: str, heading: str) -> list[list[str]]:
 def demo_command() -> list[str]:
     """Returns what `make demo` runs once there is an environment."""
     recipe = re.search(r"^demo:.*\n\t\$\(BIN\)/python (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert recipe is not None
     return [".venv/bin/python", *shlex.split(recipe.group(1))]
 
 
@@ -54,7 +52,6 @@ def test_first_commands(
     with tarfile.open(synthetic_dir / "UTKFace.tar.gz") as tar:
         for member in [member for member in tar if member.isfile()][:3]:
             file = tar.extractfile(member)
-            assert file is not None
             with open(photos / Path(member.name).name, "wb") as photo:
                 shutil.copyfileobj(file, photo)
     readme = commands("README.md", "Quickstart")

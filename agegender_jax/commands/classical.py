@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from agegender_jax.commands.common import add, add_json, check_json, prepare, title, to_path, write_json
+from agegender_jax.commands.common import add, add_json, check_new, prepare, title, to_path, write_json
 
 _CLASSICAL = ("svm", "forest")  # as in evaluate/classical.py, which takes seconds to import
 
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _classical(arguments: argparse.Namespace) -> int:
-    check_json(arguments.json)
+    check_new(arguments.json, "--json")
     prepare()
     from agegender_jax.evaluate.classical import CLASSICAL, classical
     from agegender_jax.evaluate.features import read_features

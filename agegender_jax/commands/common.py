@@ -42,7 +42,7 @@ def add_data(parser: argparse.ArgumentParser, manual_dir: str = "where the run's
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Adds `--json`; see `check_json` and `write_json`."""
+    """Adds `--json`; see `check_new` and `write_json`."""
     parser.add_argument("--json", type=to_path, metavar="FILE", help="new file: also write the result there")
 
 
@@ -139,18 +139,13 @@ def check_new(path: Path | None, option: str) -> None:
         raise UserError(f"{path.parent}: nothing may be written there; choose another {option}.")
 
 
-def check_json(path: Path | None) -> None:
-    """Refuses a `--json` like `check_new`."""
-    check_new(path, "--json")
-
-
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """Writes a result to `--json`, whole or not at all; NaN becomes null."""
     from agegender_jax.run import without_nan
 
     if path is None:
         return
-    check_json(path)  # again: much may have happened since
+    check_new(path, "--json")  # again: much may have happened since
     try:
         atomic.write_text(path, json.dumps(without_nan(result), indent=1, allow_nan=False))
     except OSError as error:

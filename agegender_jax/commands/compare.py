@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from agegender_jax.commands.common import add, add_json, check_json, prepare, to_path, write_json
+from agegender_jax.commands.common import add, add_json, check_new, prepare, to_path, write_json
 from agegender_jax.errors import UserError
 
 EXAMPLES = """examples:
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    check_json(arguments.json)
+    check_new(arguments.json, "--json")
     prepare()
     from agegender_jax.evaluate.comparison import compare, load, text
 

@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    common.check_json(arguments.json)
+    common.check_new(arguments.json, "--json")
     common.prepare()
     from agegender_jax.evaluate.evaluate_run import as_columns, evaluate_runs
     from agegender_jax.evaluate.loaded import LoadedModel

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from agegender_jax.commands.common import add, add_json, at_least, check_json, prepare, write_json
+from agegender_jax.commands.common import add, add_json, at_least, check_new, prepare, write_json
 from agegender_jax.errors import UserError
 from agegender_jax.text import by_row, plain
 
@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    check_json(arguments.json)
+    check_new(arguments.json, "--json")
     prepare()
     from agegender_jax.models.backbones import BACKBONES
     from agegender_jax.train import model_profile

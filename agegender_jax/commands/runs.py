@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agegender_jax.commands.common import add, add_json, check_json, prepare, to_path, write_json
+from agegender_jax.commands.common import add, add_json, check_new, prepare, to_path, write_json
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
 from agegender_jax.text import Table, duration, plain, printable
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    check_json(arguments.json)
+    check_new(arguments.json, "--json")
     prepare()
     runs = [describe(arguments.directory, directory) for directory in find(arguments.directory)]
     if not runs:

@@ -18,8 +18,6 @@ class Contents:
     """A prepared dataset, read.
 
     Attributes:
-      prepared: where it lies.
-      source: its examples, by row.
       columns: `source.COLUMNS`, each `[n]`.
       headers: what the files are: `bytes` int64; of images `width` and `height` int64, pixels; of recordings
         `seconds` float64 and `rate` int64, Hz. Each `[n]`; 0 where a header cannot be read.

@@ -29,10 +29,8 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -
     Bins of equal mass, not equal width, so that none is of a handful of examples (Nguyen & O'Connor 2015). Equal
     confidences stay together, so that the order of rows says nothing.
 
-    Args:
-      confidence: float `[n]`, of each prediction.
-      correct: bool `[n]`.
-      bins: at most so many; one that ties leave empty is left out.
+    `confidence`, float `[n]`, and `correct`, bool `[n]`, are of each prediction. There are at most so many `bins`;
+    one that ties leave empty is left out.
 
     Returns:
       `confidence` and `accuracy`, means over a bin, and `n`.
@@ -139,9 +137,7 @@ def interval(probability: np.ndarray, level: float) -> tuple[np.ndarray, np.ndar
 def kept(confidence: np.ndarray, coverages: tuple[float, ...] = COVERAGES) -> Mapping[float, np.ndarray]:
     """Returns the most confident rows, int `[m]`, by share (selective prediction; El-Yaniv & Wiener 2010).
 
-    Args:
-      confidence: float `[n]`, more is surer; of equal ones the first rows are kept.
-      coverages: shares, above 0 and up to 1; the number of rows is rounded up.
+    Of equal confidences, float `[n]`, the first rows are kept; the number of rows is rounded up.
 
     >>> {share: rows.tolist() for share, rows in kept(np.array([0.5, 0.9, 0.7]), (1.0, 0.5)).items()}
     {1.0: [0, 1, 2], 0.5: [1, 2]}

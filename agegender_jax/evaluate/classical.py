@@ -25,7 +25,6 @@ from agegender_jax.models.heads import AgeYearsHead, ClassHead
 from agegender_jax.text import duration
 
 CLASSICAL = ("svm", "forest")
-"""Names of the models."""
 
 _SEED = 0  # of the forest: the same file gives the same metrics
 _CACHE = 500  # MB of kernel rows that the support vector machine keeps: a matter of time alone

@@ -17,9 +17,9 @@ from agegender_jax.data.source import Prepared
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.label_mapping import for_another_dataset, unmapped
 from agegender_jax.evaluate.loaded import LoadedModel
-from agegender_jax.evaluate.predictions import Predictions, known_columns
+from agegender_jax.evaluate.predictions import known_columns
 from agegender_jax.evaluate.targets import baseline_targets, make_targets, measure_targets
-from agegender_jax.evaluate.uncertainty import of_predictions
+from agegender_jax.evaluate.uncertainty import ends_of
 from agegender_jax.models.heads import AgeGroupHead, ClassHead, Head
 from agegender_jax.models.losses import ORDINAL
 from agegender_jax.recipe_options import data_options
@@ -37,11 +37,9 @@ class EvaluationData:
     """The data that a finished run is evaluated on; see `open_data`.
 
     Attributes:
-      model: the run.
       heads: those of the run, as they read the labels of these data.
       options: the section `dataset` of a recipe: what the data are.
       prepared: the dataset as it was prepared.
-      data: its examples.
       split: the run's own, over the rows of `data`; None where they are another archive.
     """
 
@@ -93,14 +91,10 @@ def evaluate_runs(
     differently are refused. Each sees the examples with its own preprocessing. On their own data they must have one
     split; on another archive, what any of them has seen is left out. `runs` holds the metrics of each run.
 
-    Args:
-      models: one finished run, or several with the same heads.
-      split: of `SPLITS`, None is `test`; another archive has no parts but `all`, which None then is.
-      dataset: name of another dataset's format.
-      config: of that dataset's builder.
-      manual_dir: where another archive lies, or where the runs' own lies now.
-      data_dir: where prepared data and caches lie; None is where each run had them.
-      progress: whether to show progress bars.
+    `split` is one of `SPLITS`, None is `test`; another archive has no parts but `all`, which None then is.
+    `dataset` and `config` name another dataset's format and its builder's configuration. `manual_dir` is where
+    another archive lies, or where the runs' own lies now, and `data_dir` where prepared data and caches lie, None
+    where each run had them.
 
     Raises:
       UserError: the data are missing or bad, or the runs cannot be averaged.
@@ -163,9 +157,8 @@ def evaluate_runs(
         mean = {name: np.mean([each[name] for each in distributions], axis=0) for name in first.heads}
         result |= measure(first.heads, mean)  # all decode alike, see _check_heads
         result["runs"] = dict(zip(_column_names([each.run.name for each in opened]), own, strict=True))
-    columns = known_columns(first.data.columns, rows)
-    predictions = Predictions(keys, np.full(len(rows), part), columns, chosen, mean, first.heads, {})
-    result["intervals"] = {part: of_predictions(predictions)}
+    cluster = known_columns(first.data.columns, rows)["cluster"]
+    result["intervals"] = {part: ends_of(make_targets(first.heads, mean, chosen), cluster)}
     baseline = baseline_targets(first.heads, first.model.summary["baseline_predictions"], chosen)
     return result | {"baseline": measure_targets(baseline), "baseline_names": first.model.summary["baseline_names"]}
 

@@ -23,13 +23,9 @@ class Evaluator:
     The last batch is padded and the padding is dropped from the results, so every example counts exactly once on any
     number of devices.
 
-    Args:
-      graphdef: structure of the model, from `split_model`.
-      compute: takes the model and images, float32 `[batch, size, size, 3]`, and returns arrays `[batch, ...]` by name;
-        see `head_distributions`.
-      batch_size: examples in a batch, rounded up to a multiple of the devices.
-      preprocessor: makes of examples what the network sees.
-      mesh: devices.
+    `graphdef` is of `split_model`. `compute` takes the model and images, float32 `[batch, size, size, 3]`, and
+    returns arrays `[batch, ...]` by name, see `head_distributions`. `batch_size` is rounded up to a multiple of the
+    devices.
     """
 
     def __init__(
@@ -61,17 +57,10 @@ class Evaluator:
         flip_average: bool = False,
         batch_size: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Computes each head's distribution for the examples of `rows`.
+        """Computes the distributions for rows of the loader, int `[m]`: arrays `[m, ...]` by head.
 
-        Args:
-          model_state: `(params, stats)`.
-          loader: of the examples.
-          rows: int [m].
-          flip_average: whether to average over each image and its mirror image.
-          batch_size: examples in a batch; None is the evaluator's. Each other one is compiled when it is first used.
-
-        Returns:
-          Arrays `[m, ...]` by head.
+        `model_state` is `(params, stats)`. With `flip_average` each is the mean over an image and its mirror image. Another
+        `batch_size` than the evaluator's is compiled when it is first used.
         """
         devices = self._mesh.shape["data"]
         size = -(-(batch_size or self._batch_size) // devices) * devices

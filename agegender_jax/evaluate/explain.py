@@ -35,10 +35,8 @@ class Exported:
     """What was written.
 
     Attributes:
-      count: of examples.
       skipped: what is wrong with each file that is not shown, a sentence each.
       map_size: (height, width) of each map before it was enlarged.
-      synthetic: whether the examples are synthetic.
       terms: of the dataset that they are of; "" of the user's own files.
     """
 

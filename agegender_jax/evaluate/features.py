@@ -61,7 +61,6 @@ class Features:
       part: str `[n]`, of `splits.PARTS`.
       cluster: int `[n]`, by which intervals are resampled.
       labels: of every head, by its name, `[n]` or `[n, k]`.
-      heads: by name.
       metadata: see `METADATA`.
     """
 

@@ -31,7 +31,6 @@ class LoadedModel:
       metadata: its `run.json`.
       heads: by name, with the classes that the run was trained with.
       preprocessor: decodes examples, and makes of them what the network sees.
-      mesh: all devices.
       graphdef: structure of the model; `nnx.merge(graphdef, *model_state)` is the model.
       model_state: `(params, stats)` that the run's metrics are of, on every device.
     """

@@ -29,11 +29,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], choose: str = "ch
 def read_arrays(path: Path, check: Callable[[dict[str, np.ndarray]], Checked], content: str, remedy: str) -> Checked:
     """Reads what `write_arrays` wrote.
 
-    Args:
-      path: of the file.
-      check: makes the result of the arrays; raises any error where they are not what they should be.
-      content: what the file should hold, for messages.
-      remedy: what a user can do where it is damaged.
+    `check` makes the result of the arrays, and raises any error where they are not what they should be. `content`
+    and `remedy` are for messages: what the file should hold, and what a user can do where it is damaged.
 
     Raises:
       UserError: the file is missing or damaged, or holds something else.

@@ -18,7 +18,6 @@ class ClassPredictions:
     """Predicted classes.
 
     Attributes:
-      names: of the classes.
       probability: float32 `[n, classes]`, NaN where there is no prediction.
       prediction: the class's name, `[n]`; None where there is no prediction or the run abstains.
     """

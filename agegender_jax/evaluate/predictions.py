@@ -72,7 +72,6 @@ class Predictions:
       columns: by the names of `COLUMNS`, `[n]`.
       labels: by head, `[n]`.
       distributions: by head, float32 `[n, ...]`: what `Head.decode` takes.
-      heads: by name.
       metadata: see `METADATA`.
     """
 

@@ -83,11 +83,8 @@ def class_activation(
     Of a backbone of several nets the maps are added up before what is negative is cut off, as channels of one map would
     be; smaller ones are enlarged and keep their sum. Nets that have no part in S have no part in the map.
 
-    Args:
-      model: called with `images`; its backbone calls `layers.tap_features`.
-      images: float32 `[batch, size, size, 3]`.
-      score: S, float32 `[batch]`, from what the model returns.
-      method: of `CAMS`.
+    `model` is called with `images`, float32 `[batch, size, size, 3]`, and its backbone calls `layers.tap_features`;
+    `score` gives S, float32 `[batch]`, of what the model returns.
 
     Returns:
       float32 `[batch, h, w]`, 0 and above; not normalised.
@@ -164,11 +161,8 @@ class Explainer:
     Where the run's metrics average over each image and its mirror image, so do predictions and maps. The predictions
     are the evaluator's, to the last bit.
 
-    Args:
-      model: the run.
-      method: of `METHODS`.
-      head: name of the head to explain; None is the first.
-      class_name: the class that the maps are of; None is the predicted one of each example.
+    `head` is the name of the head to explain, None the first; `class_name` the class that the maps are of, None the
+    predicted one of each example.
 
     Raises:
       UserError: there is no such method, head or class, or the backbone has no attention.

@@ -72,12 +72,7 @@ class ClusterBootstrap:
 
 
 class Measure(NamedTuple):
-    """Metrics of some examples as a function of their weights.
-
-    Attributes:
-      metrics: that are measured.
-      function: from weights `[..., m]`, or None for ones, to arrays `[...]` by the metric's name.
-    """
+    """Metrics as a function from the examples' weights, `[..., m]` or None for ones, to arrays `[...]` by name."""
 
     metrics: Sequence[Metric]
     function: Callable[[np.ndarray | None], Mapping[str, Any]]
@@ -183,12 +178,9 @@ def difference(
     interval is Student's, with Welch and Satterthwaite's degrees of freedom (Welch 1947). Where nothing
     varies, a difference has neither interval nor p, and none at all has p = 1.
 
-    Args:
-      first: a metric by repeat; of a single one the spread over repeats is not known and not in the interval.
-      second: likewise.
-      samples: float `[draws]`, the difference of the two means in every resample; NaN is left out. None: only
-        the spread over repeats is known, and both must have some.
-      clusters: how many there are.
+    Of each run there is a metric by repeat; of a single one the spread over repeats is not known and not in the
+    interval. `samples`, float `[draws]`, are the difference of the two means in every resample; NaN is left out.
+    Without them only the spread over repeats is known, and both must have some.
     """
     value = float(np.mean(second) - np.mean(first))
     nothing = Difference(value, math.nan, math.nan, math.nan)

@@ -11,9 +11,8 @@ from agegender_jax.commands import predict
 
 
 @pytest.fixture
-def predict_files(finished: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def predict_files(finished: Any) -> Callable[..., int]:
     """`agegender predict` with a finished run."""
-    monkeypatch.setattr("agegender_jax.compilation.cache_compilations", lambda: None)  # the tests' own cache stays
     parser = argparse.ArgumentParser()
     predict.add_parser(parser.add_subparsers())
 

@@ -11,11 +11,6 @@ import pytest
 from agegender_jax import cli
 
 
-@pytest.fixture(autouse=True)
-def _keep_the_tests_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agegender_jax.compilation.cache_compilations", lambda: None)
-
-
 def test_the_report_of_a_training(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "page.html"
     assert cli.main(["report", str(finished.workdir), "--out", str(path)]) == 0

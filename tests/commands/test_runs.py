@@ -14,11 +14,6 @@ from agegender_jax.labels import DISCLAIMER
 from agegender_jax.splits import make_split
 
 
-@pytest.fixture(autouse=True)
-def _keep_the_tests_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agegender_jax.compilation.cache_compilations", lambda: None)
-
-
 def _run(directory: Path, *, split: str = "a" * 64, accuracy: float = 0.9, **changes: Any) -> Path:
     directory.mkdir(parents=True)
     recipe = recipes.base()

@@ -138,17 +138,12 @@ def test_a_run_does_not_differ_from_itself() -> None:
     assert {each["value"] for each in result["metrics"].values()} == {0.0}
 
 
-def test_other_examples_are_refused() -> None:
-    first, second = run("a"), run("b").rows(np.arange(10, N))
-    with pytest.raises(UserError, match="300 and 290, 290"):
-        compare(ComparedRun("a", [first]), ComparedRun("b", [second]))
-
-
-def test_other_labels_are_refused() -> None:
+def test_other_examples_and_other_labels_are_refused() -> None:
     first, second = run("a"), run("b")
-    other = dataclasses.replace(second, labels={**second.labels, "age": second.labels["age"] + 1})
-    with pytest.raises(UserError, match="by age"):
-        compare(ComparedRun("a", [first]), ComparedRun("b", [other]))
+    relabelled = dataclasses.replace(second, labels={**second.labels, "age": second.labels["age"] + 1})
+    for other, message in ((second.rows(np.arange(10, N)), "300 and 290, 290"), (relabelled, "by age")):
+        with pytest.raises(UserError, match=message):
+            compare(ComparedRun("a", [first]), ComparedRun("b", [other]))
 
 
 def test_only_what_both_say_is_compared() -> None:

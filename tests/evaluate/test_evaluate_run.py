@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,10 @@ from agegender_jax.data.dataset import open_dataset
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import _meaning, as_columns, evaluate_runs, open_data
 from agegender_jax.evaluate.loaded import LoadedModel
-from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.heads import AgeYearsHead, build_heads
 from agegender_jax.recipe_options import data_options, model_options
 from agegender_jax.run import Run
 from agegender_jax.splits import Split, make_split
-from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
-from agegender_jax.train.loop import train_recipe
 
 
 def members(manual_dir: Path) -> dict[str, bytes]:
@@ -123,40 +119,6 @@ def test_a_run_without_its_split_or_checkpoint_is_refused(finished: Any, tmp_pat
         LoadedModel.load(copy(finished, tmp_path / "b", "76").directory)
 
 
-class Tiny(nnx.Module):
-    """One layer on the image's mean, which compiles in no time."""
-
-    embedding_size = 4
-
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.dense = nnx.Linear(3, 4, rngs=rngs)
-
-    def __call__(self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.dense(x.mean((1, 2)))
-
-
-@pytest.fixture(scope="module")
-def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[tuple[LoadedModel, Path, Path]]:
-    """A run of two steps on a synthetic corpus with speakers, its manual directory, and another corpus'."""
-    folder = tmp_path_factory.mktemp("voices")
-    for name, seed in (("here", 1), ("there", 2)):
-        write_voices(folder / name, speakers_per_class=3, recordings_per_speaker=2, seed=seed, rate=8000,
-                     classes=("female_20", "male_20", "female_60", "male_60"))  # fmt: skip
-    recipe = recipes.base()
-    recipe.evaluate.report = False
-    recipe.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
-    recipe.split.update(stratify="class", folds=3)
-    recipe.heads.class_name.weight = 1.0
-    recipe.model.backbone = "cnn180"
-    recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
-    recipe.evaluate.update(batch_size=8, select="class_name/accuracy")
-    with pytest.MonkeyPatch.context() as patch:
-        spec = dataclasses.replace(BACKBONES["cnn180"], build=lambda options, rngs: Tiny(rngs))
-        patch.setitem(BACKBONES, "cnn180", spec)  # type: ignore[arg-type]
-        train_recipe(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
-        yield LoadedModel.load(folder / "run"), folder / "here", folder / "there"
-
-
 def test_a_run_on_voices_carries_its_classes_and_spectrogram(voices: tuple[LoadedModel, Path, Path]) -> None:
     model, _, _ = voices
     assert model.metadata["class_names"] == ["female_20", "female_60", "male_20", "male_60"]
@@ -203,7 +165,6 @@ def second(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> LoadedMod
 def probabilities_of(model: LoadedModel) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """A run's probabilities on its test part, [n, classes] by head, and the labels: the model called by hand."""
     opened, run = open_data(model, progress=False), model.run
-    assert opened.split is not None
     call = jax.jit(
         lambda content, mirrored: nnx.merge(model.graphdef, *model.model_state)(
             model.preprocessor.eval_transform(content, mirrored)

@@ -233,7 +233,6 @@ def on_one_device(finished: Any) -> LoadedModel:
 
 def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(loaded: LoadedModel, finished: Any) -> None:
     opened = open_data(loaded, progress=False)
-    assert opened.split is not None
     rows = opened.split.test
     content = opened.data.read(rows)
     explainer = Explainer(loaded, head="age")

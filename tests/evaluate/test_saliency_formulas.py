@@ -41,7 +41,6 @@ class Small(nnx.Module):
     def __init__(self) -> None:
         self.conv = layers.Conv(3, 4, rngs=nnx.Rngs(params=0))
         self.conv.kernel[...] = waves(3, 3, 3, 4, phase=1.0) / 3
-        assert self.conv.bias is not None
         self.conv.bias[...] = waves(4, phase=2.0) / 4
         self.dense = waves(36, 2, phase=3.0) / 3
 

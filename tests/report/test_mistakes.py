@@ -63,7 +63,6 @@ def test_minors_predicted_as_adults_by_years() -> None:
     distribution = np.stack([_peak(year) for year in (10, 18, 25, 17, 30, 16, 40)])
     low, high = [5, 17, 17, 17, 15, 18, 40], [5, 17, 17, 17, 20, 18, 40]
     sides = around_18(_predictions("age", AgeYearsHead(), low, distribution, high))
-    assert sides is not None
     assert (sides["by"], sides["minors"]["n"], sides["minors"]["mistaken"]) == ("age", 4, 2)
     assert (sides["adults"]["n"], sides["adults"]["mistaken"]) == (2, 1)
     assert sides["minors"]["share"]["value"] == 0.5
@@ -74,13 +73,11 @@ def test_by_groups_only_one_that_is_wholly_on_the_other_side_is_a_mistake() -> N
     predictions = _predictions("age_group", GROUPS, [2, 3, 3, 4, 4], np.eye(8, dtype=np.float32)[[2, 3, 4, 2, 4]])
     predictions.columns["age_low"][:] = predictions.columns["age_high"][:] = [10, 16, 16, 30, 30]
     sides = around_18(predictions)
-    assert sides is not None
     assert (sides["by"], sides["minors"]["n"], sides["minors"]["mistaken"]) == ("age_group", 3, 1)
     assert (sides["adults"]["n"], sides["adults"]["mistaken"]) == (2, 1)
 
 
 def test_no_minor_and_no_age() -> None:
     sides = around_18(_predictions("age", AgeYearsHead(), [40, 50], np.stack([_peak(40), _peak(50)])))
-    assert sides is not None
     assert sides["minors"]["n"] == 0
     assert around_18(_predictions("gender", GenderHead(), [0], np.array([[1.0, 0.0]], np.float32))) is None

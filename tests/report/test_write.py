@@ -57,7 +57,6 @@ def _cells(*texts: str) -> str:
 
 def test_tables_hold_the_numbers_of_the_analysis(content: Content, html: str) -> None:
     test, baseline = content.test, content.baseline["gender/accuracy"]
-    assert baseline is not None
 
     def percent(value: dict[str, Any]) -> tuple[str, str]:
         return f"{100 * value['value']:.1f} %", f"{100 * value['low']:.1f} to {100 * value['high']:.1f}"
@@ -148,13 +147,11 @@ def test_notes_stand_where_they_hold(content: Content) -> None:
     for temperature, noted in ((0.3, False), (20.0, True)):
         gender = content.test["calibration"]["gender"] | {"temperature": temperature}
         view = sections.calibration(changed(calibration={"gender": gender}))
-        assert view is not None
         assert ("the end of 0.05 to 20" in view["tables"][0].rows[0][-1]) is noted
     (rows,) = content.test["bias_by_age"].values()
     for young, old, noted in ((4.0, -6.0, True), (-1.0, -6.0, False)):
         ends = [rows[i] | {"bias": rows[i]["bias"] | {"value": value}} for i, value in ((0, young), (-1, old))]
         view = sections.ages(changed(bias_by_age={"age": [ends[0], *rows[1:-1], ends[1]]}))
-        assert view is not None
         assert view["to_the_middle"] is noted
 
 

@@ -49,7 +49,6 @@ def test_an_interruption_says_where_it_goes_on(
     for name in saved:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     monkeypatch.setattr(command, "train_recipe", interrupted)
-    monkeypatch.setattr(command, "cache_compilations", lambda: None)  # the tests' own cache stays
     assert command.command(recipes.base(), workdir=tmp_path, data_dir=tmp_path) == 130
     assert capsys.readouterr().err == f"Interrupted. The same command {message}.\n"
 

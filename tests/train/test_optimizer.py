@@ -39,23 +39,22 @@ def _options(**changes: object) -> ConfigDict:
     return options
 
 
-def _run(options: ConfigDict, total_steps: int = 10) -> list[dict]:
-    """The parameters after each of two steps."""
+def _history(options: ConfigDict, params: Any, gradients: list[Any], total_steps: int) -> list[Any]:
+    """The parameters before the first step and after each."""
     optimizer = make_optimizer(options, total_steps, STEPS_PER_EPOCH)
-    params = {
-        group: {name: jnp.asarray(leaf, jnp.float32) for name, leaf in leaves.items()}
-        for group, leaves in PARAMS.items()
-    }
-    state, history = optimizer.init(params), []
-    for gradient in GRADIENTS:
-        gradient = {
-            group: {name: jnp.asarray(leaf, jnp.float32) for name, leaf in leaves.items()}
-            for group, leaves in gradient.items()
-        }
-        updates, state = optimizer.update(gradient, state, params)
+    params, *gradients = (jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x) for x in (params, *gradients))
+    state, history = optimizer.init(params), [params]
+    update = jax.jit(optimizer.update)
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
         params = optax.apply_updates(params, updates)
         history.append(params)
     return history
+
+
+def _run(options: ConfigDict) -> list[dict]:
+    """The parameters after each of two steps."""
+    return _history(options, PARAMS, GRADIENTS, 10)[1:]
 
 
 def _rates(schedule: str, warmup: float, total_steps: int) -> list[float]:
@@ -63,25 +62,20 @@ def _rates(schedule: str, warmup: float, total_steps: int) -> list[float]:
     return [float(rate(step)) for step in range(total_steps + 1)]
 
 
-def test_constant_rate() -> None:
-    assert _rates("constant", 0.0, 5) == [pytest.approx(0.1)] * 6
-
-
-def test_cosine_rate_by_arithmetic() -> None:
-    # Half a cosine over four steps: (1 + cos(pi s / 4)) / 2 of the peak.
-    expected = [0.1, 0.1 * (1 + math.sqrt(0.5)) / 2, 0.05, 0.1 * (1 - math.sqrt(0.5)) / 2, 0.0]
-    np.testing.assert_allclose(_rates("cosine", 0.0, 4), expected, atol=1e-8)
-
-
-def test_warmup_rises_in_equal_steps_from_above_zero() -> None:
-    # Four of ten steps: 1/5, 2/5, 3/5, 4/5 of the peak, which the fifth step reaches.
-    np.testing.assert_allclose(_rates("constant", 0.4, 10), [0.02, 0.04, 0.06, 0.08] + [0.1] * 7, rtol=1e-6)
-
-
-def test_cosine_begins_where_the_warmup_ends_and_reaches_zero_with_the_run() -> None:
-    rates = _rates("cosine", 0.2, 10)
-    expected = [0.1 / 3, 0.2 / 3] + [0.05 * (1 + math.cos(math.pi * step / 8)) for step in range(9)]
-    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-8)
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0.0, [0.1] * 6),
+        # Half a cosine over four steps: (1 + cos(pi s / 4)) / 2 of the peak.
+        ("cosine", 0.0, [0.1, 0.1 * (1 + math.sqrt(0.5)) / 2, 0.05, 0.1 * (1 - math.sqrt(0.5)) / 2, 0.0]),
+        # Four of ten steps: 1/5, 2/5, 3/5, 4/5 of the peak, which the fifth step reaches.
+        ("constant", 0.4, [0.02, 0.04, 0.06, 0.08] + [0.1] * 7),
+        # The cosine begins where the warmup ends, and reaches zero with the run.
+        ("cosine", 0.2, [0.1 / 3, 0.2 / 3] + [0.05 * (1 + math.cos(math.pi * step / 8)) for step in range(9)]),
+    ],
+)
+def test_rates_by_arithmetic(schedule: str, warmup: float, expected: list[float]) -> None:
+    np.testing.assert_allclose(_rates(schedule, warmup, len(expected) - 1), expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize(("warmup", "total_steps"), [(1.0, 4), (0.01, 4), (0.5, 1)])
@@ -98,20 +92,26 @@ def test_decay_is_of_kernels_alone() -> None:
     }
 
 
+def _adamw(leaf: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: float) -> np.ndarray:
+    """Loshchilov & Hutter 2019, algorithm 2, with a rate for each step; decay is of kernels alone."""
+    m, v = np.zeros_like(leaf), np.zeros_like(leaf)
+    for step, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        update = m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+        leaf = leaf - rate * (update + (decay * leaf if leaf.ndim > 1 else 0.0))
+    return leaf
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_adam_by_arithmetic(name: str) -> None:
     """Kingma & Ba 2015, algorithm 1; decoupled decay after Loshchilov & Hutter 2019, algorithm 2."""
-    b1, b2, decay, rate = 0.9, 0.999, 0.1 if name == "adamw" else 0.0, 0.1
+    decay = 0.1 if name == "adamw" else 0.0
     history = _run(_options(name=name, weight_decay=decay))
     for group, leaf in LEAVES:
-        value = PARAMS[group][leaf].copy()
-        m, v = np.zeros_like(value), np.zeros_like(value)
-        for step, gradient in enumerate(GRADIENTS, start=1):
-            g = gradient[group][leaf]
-            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-            update = m / (1 - b1**step) / (np.sqrt(v / (1 - b2**step)) + 1e-8)
-            value = value - rate * (update + (decay * value if leaf == "kernel" else 0.0))
-            np.testing.assert_allclose(history[step - 1][group][leaf], value, rtol=2e-5, atol=1e-6)
+        gradients = [gradient[group][leaf] for gradient in GRADIENTS]
+        for steps in (1, 2):
+            expected = _adamw(PARAMS[group][leaf], gradients[:steps], [0.1] * steps, decay)
+            np.testing.assert_allclose(history[steps - 1][group][leaf], expected, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -172,25 +172,7 @@ def _net_gradients(count: int) -> list[Any]:
 
 def _train(options: ConfigDict, gradients: list[Any]) -> list[list[np.ndarray]]:
     """The net's leaves before the first step and after each."""
-    optimizer = make_optimizer(options, 100, STEPS_PER_EPOCH)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), NET)
-    state, history = optimizer.init(params), [params]
-    update = jax.jit(optimizer.update)
-    for gradient in gradients:
-        updates, state = update(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient), state, params)
-        params = optax.apply_updates(params, updates)
-        history.append(params)
-    return [[np.asarray(leaf) for leaf in jax.tree.leaves(params)] for params in history]
-
-
-def _adamw(leaf: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: float) -> np.ndarray:
-    """Loshchilov & Hutter 2019, algorithm 2, with a rate for each step; decay is of kernels alone."""
-    m, v = np.zeros_like(leaf), np.zeros_like(leaf)
-    for step, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        update = m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
-        leaf = leaf - rate * (update + (decay * leaf if leaf.ndim > 1 else 0.0))
-    return leaf
+    return [[np.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in _history(options, NET, gradients, 100)]
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

@@ -108,7 +108,6 @@ def test_weights_of_a_run_on_eight_devices_are_read_on_one(finished: Any, monkey
     model = define_model(model_options(recipe), build_heads(model_options(recipe).heads))
     params, stats = model.params, model.stats
     weights = find_weights(model_options(recipe))
-    assert weights is not None
     params, stats, origin = weights.load(params, stats)
     kernel = _parameters(finished.workdir, finished.summary["evaluated_step"])["heads"]["gender"]["kernel"]
     np.testing.assert_array_equal(params["heads"]["gender"]["kernel"], kernel)
@@ -178,7 +177,6 @@ def test_a_run_inherits_what_the_run_it_starts_from_has_seen(finished: Any, chil
     run, parent = Run.load(child), Run.load(finished.workdir)
     assert parent.seen() < run.seen()
     summary = run.summary()
-    assert summary is not None
     assert not summary["leaky"]
 
 

@@ -124,20 +124,17 @@ def test_synthetic_faces_are_described_as_such(small_recipe: ConfigDict, data_di
 
 def test_a_split_is_read_back(small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    first = build_setup(
-        small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, workdir=run.directory, progress=False
-    )
+    paths = {"manual_dir": synthetic_dir, "data_dir": data_dir}
+    first = build_setup(small_recipe, workdir=run.directory, **paths, progress=False)
     _write_beginning(first, run)
     files = {path: path.read_bytes() for path in run.directory.iterdir()}
     other = small_recipe.copy_and_resolve_references()
     other.split.seed = 7
-    again = build_setup(
-        small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, workdir=run.directory, progress=False
-    )
+    again = build_setup(small_recipe, workdir=run.directory, **paths, progress=False)
     _write_beginning(again, run)
     assert again.split.sha256 == first.split.sha256
     assert {path: path.read_bytes() for path in run.directory.iterdir()} == files
-    fresh = build_setup(other, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+    fresh = build_setup(other, **paths, progress=False)
     assert fresh.split.sha256 != first.split.sha256
 
 
@@ -145,14 +142,10 @@ def test_other_data_than_the_run_began_with_are_refused(
     small_recipe: ConfigDict, synthetic_dir: Path, finished: Any, data_dir: Path, tmp_path: Path
 ) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    setup = build_setup(
-        small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, workdir=run.directory, progress=False
-    )
-    _write_beginning(setup, run)
+    options: dict[str, Any] = {"data_dir": data_dir, "workdir": run.directory, "progress": False}
+    _write_beginning(build_setup(small_recipe, manual_dir=synthetic_dir, **options), run)
     with pytest.raises(UserError, match="split is of another dataset"):
-        build_setup(
-            small_recipe, manual_dir=finished.manual_dir, data_dir=data_dir, workdir=run.directory, progress=False
-        )
+        build_setup(small_recipe, manual_dir=finished.manual_dir, **options)
 
 
 @pytest.mark.parametrize(("epochs", "dispatch", "total", "begins", "hint"), [

@@ -230,9 +230,8 @@ def test_the_directory_of_a_single_run_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_split_by_speaker_is_refused_beside_what_leaks(
-    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(package, "cache_compilations", lambda: None)
     classes = ("female_20", "male_20", "female_60", "male_60")
     write_voices(tmp_path / "voices", speakers_per_class=1, recordings_per_speaker=6, classes=classes, rate=8000)
     made = recipe()
