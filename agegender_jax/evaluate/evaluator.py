@@ -59,8 +59,8 @@ class Evaluator:
     ) -> dict[str, np.ndarray]:
         """Computes the distributions for rows of the loader, int `[m]`: arrays `[m, ...]` by head.
 
-        `model_state` is `(params, stats)`. With `flip_average` each is the mean over an image and its mirror image. Another
-        `batch_size` than the evaluator's is compiled when it is first used.
+        `model_state` is `(params, stats)`. With `flip_average` each is the mean over an image and its mirror image.
+        Another `batch_size` than the evaluator's is compiled when it is first used.
         """
         devices = self._mesh.shape["data"]
         size = -(-(batch_size or self._batch_size) // devices) * devices
