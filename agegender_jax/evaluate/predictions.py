@@ -167,10 +167,11 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
       UserError: there is no such file, or it is damaged or another kind of file.
     """
-    again = f"`agegender evaluate {path.parent}`"
+    summary = path.with_name("summary.json")
+    remedy = f"restore it, or remove {summary} and run the launch.py command of the run again, which evaluates it again"
     if not path.exists():
-        raise UserError(f"{path} is not there; {again} measures the run again and writes it.")
-    return read_arrays(path, _checked, "predictions", f"remove it, and {again} writes it again")
+        raise UserError(f"{path} is not there; {remedy}.")
+    return read_arrays(path, _checked, "predictions", remedy)
 
 
 @dataclasses.dataclass(frozen=True)

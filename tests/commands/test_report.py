@@ -40,7 +40,7 @@ def test_with_images(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["nowhere"], "nowhere"),
         (["RUN", "--manual_dir", "x"], "--with_images"),
         (["RUN", "--out", "report.txt"], "report.txt"),
-        (["OTHER"], "agegender evaluate"),  # a run without predictions
+        (["OTHER"], "summary.json"),  # a run without predictions
     ],
 )
 def test_bad_arguments_are_one_sentence(

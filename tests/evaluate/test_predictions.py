@@ -81,7 +81,7 @@ def test_a_damaged_file_is_a_sentence(finished: Any, tmp_path: Path, damage: Any
     np.savez(path, **damage(arrays_of(finished)))
     with pytest.raises(UserError, match=name) as caught:
         read_predictions(path)
-    assert "agegender evaluate" in str(caught.value)
+    assert "summary.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
