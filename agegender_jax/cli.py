@@ -4,12 +4,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from agegender_jax.commands import classical, compare, data, evaluate, explain, features, models, predict, report, runs
+from agegender_jax.commands import (
+    classical,
+    compare,
+    data,
+    evaluate,
+    explain,
+    features,
+    models,
+    predict,
+    profile,
+    report,
+    runs,
+)
 from agegender_jax.errors import UserError
 from agegender_jax.text import printable
-from agegender_jax.train import profiling
 
-_COMMANDS = (evaluate, compare, runs, report, predict, explain, features, classical, models, profiling, data)
+_COMMANDS = (evaluate, compare, runs, report, predict, explain, features, classical, models, profile, data)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

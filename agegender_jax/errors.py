@@ -41,7 +41,7 @@ class Preempted(UserError):
 def quiet_libraries() -> None:
     """Leaves warnings to this project: Orbax logs its life, and logs with tracebacks what it raises anyway.
 
-    Pillow warns of damage and of large pictures, which an error tells or a lower limit refuses.
+    Pillow warns of damage and of large images, which an error tells or a lower limit refuses.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.set_verbosity(logging.WARNING)

@@ -1,8 +1,7 @@
 """Metrics of classes and of years: what each is (`Metric`) and how it is computed from NumPy arrays.
 
-Metrics are computed once, on the host, from the predictions of all examples: no batch means, no dropped tails, and the
-same value on any number of devices. Rows without a label have been left out by the caller. Empty input gives NaN,
-never zero.
+Metrics are computed on the host, from the predictions of all examples whose label is known, not as means over batches.
+Empty input gives NaN, never zero.
 
 Each function takes weights of the examples, `[..., n]`, and then returns an array `[...]`: an example of weight 2
 counts as two, one of weight 0 as absent, so a bootstrap calls the same function with how often each example was
@@ -27,7 +26,7 @@ class Metric:
     Attributes:
       name: its key, as in `age/mae`.
       title: its name in reports.
-      higher_is_better: None where neither more nor less is, as of a bias or a count: it cannot choose a checkpoint.
+      higher_is_better: None of a bias or a count, where neither more nor less is better: it cannot choose a checkpoint.
       function: called with what the head's `statistics` returns; of weighted examples it returns an array.
       bounds: the least and the largest value that it can have.
       correct: of a metric that is the share of the predictions that are correct: which are, bool `[n]`, from

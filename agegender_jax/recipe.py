@@ -60,7 +60,7 @@ def base() -> ConfigDict:
                 "backbone": "small_cnn",  # a name of models/backbones
                 "variant": "",  # of the backbone, where it has several; "" is its first
                 "width": 1.0,  # factor of the channels, where the backbone has it
-                "pooling": "published",  # from the last feature map to an embedding; `average` has dropout behind it
+                "pooling": "default",  # from the last feature map to an embedding; `default` is the backbone's own
                 "init": "default",  # `published`: the initialisation of the paper, where a better one is the default
                 "dropout": 0.5,  # after or before dense layers, where the backbone has it
                 "spatial_dropout": 0.15,  # of whole channels, where the backbone has it
@@ -74,13 +74,13 @@ def base() -> ConfigDict:
             "heads": {name: dict(head.options) for name, head in HEADS.items()},  # a weight of 0 leaves a head out
             "augment": {
                 # of images
-                "flip": False,
-                "shift": 0.0,
-                "zoom": 0.0,
-                "brightness": 0.0,
-                "contrast": 0.0,
-                "saturation": 0.0,
-                "erase": 0.0,
+                "flip": False,  # mirrored left and right with probability 1/2
+                "shift": 0.0,  # at most, share of the size
+                "zoom": 0.0,  # at most: 0.1 is a magnification of 1/1.1 to 1.1
+                "brightness": 0.0,  # at most, share of full scale
+                "contrast": 0.0,  # at most, relative
+                "saturation": 0.0,  # at most, relative
+                "erase": 0.0,  # probability of a grey rectangle
                 # of recordings
                 "time_shift": 0.0,  # share of the length
                 "gain": 0.0,  # dB

@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 from agegender_jax.errors import UserError
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.models.backbones.small_cnn import VARIANTS
+from agegender_jax.models.costs import forward_costs
 from agegender_jax.models.heads import build_heads
 from agegender_jax.models.model import define_model
-from agegender_jax.models.profile import forward_costs
 from agegender_jax.recipe_options import model_options
 from agegender_jax.train.model_profile import recipe_of
 from benchmarks import bench_rows, jax_side, torch_side

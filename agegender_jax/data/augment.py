@@ -1,26 +1,12 @@
-"""Augmentation and normalisation of image batches, on the device, inside the jitted step.
+"""Augmentation of image batches, on the device, inside the jitted step.
 
 The randomness of an example is a pure function of (key of the step, its row), so a resumed run, and a run on any
 number of devices, gives the same images. Flip, shift and zoom are one separable bilinear resampling, written as a
 matrix for the rows and one for the columns: matrix products are fast on every backend, gathers are not.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
-
-
-def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Computes pixels as a network takes them: `(images / 255 - mean) / std` per channel.
-
-    `images` are `[batch, height, width, 3]`, 0 to 255, of any dtype; `mean` and `std` are in units of full scale.
-
-    >>> normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).ravel().tolist()
-    [2.0, 2.0, 2.0]
-    """
-    scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
-    return (images.astype(jnp.float32) - 255.0 * jnp.asarray(mean, jnp.float32)) * scale
 
 
 def resampling_matrix(size: int, zoom: jax.Array, shift: jax.Array, flip: jax.Array) -> jax.Array:

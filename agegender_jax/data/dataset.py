@@ -277,9 +277,9 @@ def choose_placement(
 
 
 def _buffered(options: LoadingOptions) -> tuple[int, int]:
-    """Returns how many examples a stream has at most on all devices, and in the hosts' memory before they get there.
+    """Returns the largest numbers of decoded examples of a stream: on all devices, and in the memory of all hosts.
 
-    Each lies on every device that one copy of the model is spread over, and is decoded by each process that has one.
+    An example lies on each device of a copy of the model, and in the memory of each process that has such a device.
     """
     copies = options.devices_per_copy
     devices = max(1, jax.device_count() // copies)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agegender_jax.data import spectrogram
-from agegender_jax.data.augment import augment, normalize
+from agegender_jax.data.augment import augment
 from agegender_jax.data.decode_audio import AUDIO_DECODER, decode_audio
 from agegender_jax.data.decode_image import IMAGE_DECODER, decode_image
 from agegender_jax.errors import UserError
@@ -156,6 +156,18 @@ PREPROCESSORS: dict[str, type[ImagePreprocessor] | type[AudioPreprocessor]] = {
     "audio": AudioPreprocessor,
 }
 """By the kind of an example's content, which is the name of its feature in prepared datasets."""
+
+
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Computes pixels as a network takes them: `(images / 255 - mean) / std` per channel.
+
+    `images` are `[batch, height, width, 3]`, 0 to 255, of any dtype; `mean` and `std` are in units of full scale.
+
+    >>> normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).ravel().tolist()
+    [2.0, 2.0, 2.0]
+    """
+    scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
+    return (images.astype(jnp.float32) - 255.0 * jnp.asarray(mean, jnp.float32)) * scale
 
 
 def _waves(content: jax.Array) -> jax.Array:

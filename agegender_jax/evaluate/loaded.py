@@ -16,7 +16,7 @@ from agegender_jax.data.preprocess import Preprocessor, make_preprocessor
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluator import Evaluator, head_distributions
 from agegender_jax.mesh import make_mesh, replicated
-from agegender_jax.models.heads import Head, build_heads
+from agegender_jax.models.heads import Head, build_heads, with_class_weights
 from agegender_jax.models.model import define_model
 from agegender_jax.recipe_options import data_options, model_options
 from agegender_jax.run import Run
@@ -104,4 +104,5 @@ def trained_heads(run: Run) -> dict[str, Head]:
     """Builds the heads with the classes and the class weights that a run was trained with."""
     metadata = run.metadata()
     weights = {name: np.array(values, np.float32) for name, values in metadata.get("class_weights", {}).items()}
-    return build_heads(model_options(run.recipe).heads, metadata.get("class_names") or ("unknown",), weights)
+    heads = build_heads(model_options(run.recipe).heads, metadata.get("class_names") or ("unknown",))
+    return with_class_weights(heads, weights)

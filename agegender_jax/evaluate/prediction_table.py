@@ -1,4 +1,4 @@
-"""The predictions of a run as a table: with probabilities, intervals, and why one is missing."""
+"""Predictions of new examples, which have no labels, for users and `agegender predict`: `PredictionTable`."""
 
 import dataclasses
 import itertools

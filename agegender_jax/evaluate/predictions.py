@@ -1,4 +1,4 @@
-"""The predictions of a run as a table: all that metrics, intervals, comparisons and reports are computed from.
+"""The labels and predictions of a run's own data, which metrics, intervals, comparisons and reports are computed from.
 
 Every complete run keeps that of its validation and test part as `predictions.npz`, plain arrays, one row an example:
 

@@ -120,12 +120,11 @@ class GlobalMaxPoolLiteral(nnx.Module):
 
 
 def with_pooling(
-    trunk: Any, options: BackboneOptions, published: Callable[..., nnx.Module] | None = None, *, rngs: nnx.Rngs
+    trunk: Any, options: BackboneOptions, default: Callable[..., nnx.Module] | None = None, *, rngs: nnx.Rngs
 ) -> Backbone:
     """Returns a trunk (image in, feature map out) with the pooling that the options name.
 
-    `published` makes the published pooling, as `MLPPool` from the map's shape; by default it is average pooling without
-    dropout.
+    `default` makes the backbone's own pooling, as `MLPPool` from the map's shape; None is average pooling without dropout.
     """
     shape = feature_map_shape(trunk, options.image_size)
     if options.pooling == "max":
@@ -134,9 +133,9 @@ def with_pooling(
         return Backbone(trunk, GlobalMaxPoolLiteral(shape[-1], options.outputs, dtype=options.dtype, rngs=rngs))
     if options.pooling == "average":
         return Backbone(trunk, AveragePool(shape[-1], options.dropout))
-    if published is None:
+    if default is None:
         return Backbone(trunk, AveragePool(shape[-1]))
-    return Backbone(trunk, published(shape, dropout=options.dropout, dtype=options.dtype, rngs=rngs))
+    return Backbone(trunk, default(shape, dropout=options.dropout, dtype=options.dtype, rngs=rngs))
 
 
 def feature_map_shape(trunk: Any, image_size: int) -> tuple[int, int, int]:

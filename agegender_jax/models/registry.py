@@ -25,8 +25,9 @@ IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE: Normalization = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
 """Keras' VGG and ResNet: 0 to 255 less the mean. They see blue first; loading reverses their first kernel."""
 
-POOLINGS = ("published", "average", "max", "max_literal")
-"""Values of `config.model.pooling`: how `pooling.with_pooling` makes an embedding of a feature map."""
+POOLINGS = ("default", "average", "max", "max_literal")
+"""Values of `config.model.pooling`: how `pooling.with_pooling` makes an embedding of a feature map; `default` is the
+backbone's own."""
 
 INITS = ("default", "published")
 """Values of `config.model.init`."""
@@ -53,7 +54,7 @@ class BackboneOptions:
     outputs: int
     variant: str = ""
     width: float = 1.0
-    pooling: str = "published"
+    pooling: str = "default"
     init: str = "default"
     dropout: float = 0.5
     spatial_dropout: float = 0.15

@@ -16,9 +16,9 @@ from agegender_jax.data.preprocess import Preprocessor, make_preprocessor
 from agegender_jax.labels import GENDERS
 from agegender_jax.mesh import by_batch, check_batch, make_mesh, replicated
 from agegender_jax.models.backbones import find_backbone
+from agegender_jax.models.costs import forward_costs
 from agegender_jax.models.heads import Head, build_heads
 from agegender_jax.models.model import ModelDef, define_model
-from agegender_jax.models.profile import forward_costs
 from agegender_jax.recipe_options import TrainOptions, data_options, model_options, train_options
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.state import initial_state

@@ -74,9 +74,9 @@ def check_optimizer(options: OptimizerOptions) -> None:
 def make_optimizer(options: OptimizerOptions, total_steps: int, steps_per_epoch: float) -> optax.GradientTransformation:
     """Returns the gradient transformation: `adam` (the papers), `adamw` or `sgd` (momentum 0.9, Nesterov).
 
-    Frozen parameters do not change, also under weight decay. Their moments are updated as in a parameter group of
-    learning rate zero: with empty moments and a high step count, Adam's first step would be three times too large.
-    Normalisation statistics are not parameters and follow the data in frozen layers, too.
+    `clip_norm` scales a gradient of a larger global norm down to it; frozen parameters do not count in that norm.
+    Frozen parameters take no update, nor weight decay, but their moments follow the gradient: Adam's first step after
+    `unfreeze_epoch` would else be three times too large. Normalisation statistics follow the data, also when frozen.
 
     Args:
       options: the recipe's `optimizer` section.

@@ -30,7 +30,7 @@ from agegender_jax.mesh import check_batch, make_mesh
 from agegender_jax.metrics import Metric
 from agegender_jax.models import pretrained
 from agegender_jax.models.backbones import find_backbone
-from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, HeadOptions, build_heads
+from agegender_jax.models.heads import AgeYearsHead, ClassHead, Head, HeadOptions, build_heads, with_class_weights
 from agegender_jax.models.model import ModelDef, define_model
 from agegender_jax.recipe_options import StepCounts, TrainOptions, data_options, model_options, train_options
 from agegender_jax.run import Run
@@ -314,11 +314,12 @@ def _build_heads(
         raise UserError(f"{dataset_name} names no classes of its own; set config.heads.class_name.weight=0.")
     heads = build_heads(options, names)
     labels = {name: head.column(dataset.columns) for name, head in heads.items()}
-    for name, head in heads.items():
-        if isinstance(head, ClassHead | AgeYearsHead) and options.heads[head.name]["class_weights"]:
-            weights = class_weights(head.classes(labels[name][split.train]), head.class_count)
-            heads[name] = dataclasses.replace(head, class_weights=weights)
-    return heads, labels
+    weights = {
+        name: class_weights(head.classes(labels[name][split.train]), head.class_count)
+        for name, head in heads.items()
+        if isinstance(head, ClassHead | AgeYearsHead) and options.heads[head.name]["class_weights"]
+    }
+    return with_class_weights(heads, weights), labels
 
 
 def selection_metric(name: str, heads: Mapping[str, Head]) -> Metric:

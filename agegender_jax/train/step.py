@@ -65,9 +65,9 @@ def make_train_steps(
     `metrics` holds the loss, each head's loss and the norm of the gradient before clipping, float32 `[steps]`. Donate
     `state` when jitting.
 
-    With k microbatches a step processes every k-th example at a time, which needs less memory. Loss and gradient are
-    those of the whole batch, with any labels unknown and any weights. Batch normalisation uses the statistics of each
-    microbatch, and its running ones are updated k times; dropout has a key for each.
+    With k microbatches a step processes 1/k of the examples at a time, in less memory. Loss and gradient are those of
+    the whole batch, whichever labels are unknown. Batch normalisation takes the statistics of each microbatch and
+    updates the running ones k times; dropout has a key for each.
 
     With `remat` the results of convolutions are kept for the gradient; all between them is computed again.
 

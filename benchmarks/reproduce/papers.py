@@ -209,7 +209,7 @@ def _voice() -> Target:
         smoke={
             **_SMOKE,
             **_SMALL,
-            "model.pooling": "published",
+            "model.pooling": "default",
             "model.pretrained": "",
             "dataset.config": "",
             "dataset.synthetic": 256,

@@ -36,7 +36,7 @@ def _recipe(net: str, size: int = SIZE) -> ConfigDict:
     backbone, _, variant = net.partition(":")
     recipe = recipe_of(backbone, image_size=size, batch_size=4)
     recipe.model.variant = variant
-    if "published" in BACKBONES[backbone].dropout_poolings:
+    if "default" in BACKBONES[backbone].dropout_poolings:
         recipe.model.dropout = 0.0
     return recipe
 

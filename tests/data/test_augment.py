@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from agegender_jax.data.augment import augment, normalize, resampling_matrix
+from agegender_jax.data.augment import augment, resampling_matrix
+from agegender_jax.data.preprocess import normalize
 from agegender_jax.mesh import by_batch, make_mesh
 
 SIZE = 12

@@ -29,14 +29,14 @@ def _abstract(name: str, size: int, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "pooling", "outputs", "total"),
     [
-        ("alexnet", "published", 1000, 61_100_840),
-        ("vgg16", "published", 1000, 138_357_544),
+        ("alexnet", "default", 1000, 61_100_840),
+        ("vgg16", "default", 1000, 138_357_544),
         ("vgg16", "max", 39, 14_735_719),  # Mansour & Abu-Naser (2022)
-        ("resnet18", "published", 1000, 11_689_512),
-        ("resnet50", "published", 1000, 25_557_032),
+        ("resnet18", "default", 1000, 11_689_512),
+        ("resnet50", "default", 1000, 25_557_032),
         ("resnet50", "max", 39, 23_592_039),  # Mansour & Abu-Naser (2022)
-        pytest.param("densenet161", "published", 1000, 28_681_000, marks=pytest.mark.slow),
-        ("efficientnet_lite0", "published", 1000, 4_652_008),
+        pytest.param("densenet161", "default", 1000, 28_681_000, marks=pytest.mark.slow),
+        ("efficientnet_lite0", "default", 1000, 4_652_008),
     ],
 )
 def test_parameters_count_what_is_published(name: str, pooling: str, outputs: int, total: int) -> None:

@@ -14,7 +14,7 @@ from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
 from agegender_jax.models.backbones import BackboneOptions
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
-from agegender_jax.models.heads import build_heads
+from agegender_jax.models.heads import build_heads, with_class_weights
 from agegender_jax.models.model import _Keys, build_model, define_model, key_streams, split_model
 from agegender_jax.recipe_options import model_options
 
@@ -25,7 +25,7 @@ def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
     small_recipe.heads.age_group.loss = "coral"
     small_recipe.heads.age.update(loss="dldl", decoding="expectation", spread=3.0)
     weights = np.arange(24, dtype=np.float32)
-    heads: Any = build_heads(model_options(small_recipe).heads, class_weights={"age_group": weights})
+    heads: Any = with_class_weights(build_heads(model_options(small_recipe).heads), {"age_group": weights})
     gender, group, age = heads["gender"], heads["age_group"], heads["age"]
     assert {name: head.size for name, head in heads.items()} == {"gender": 2, "age_group": 23, "age": 101}
     assert (gender.weight, gender.label_smoothing, gender.class_weights) == (0.5, 0.1, None)

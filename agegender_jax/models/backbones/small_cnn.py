@@ -160,8 +160,8 @@ register(
         name="small_cnn",
         build=SmallCNN,
         variants=VARIANTS,
-        poolings=("published",),
-        dropout_poolings=("published",),
+        poolings=("default",),
+        dropout_poolings=("default",),
         published_inits=("levi_hassner",),
     )
 )

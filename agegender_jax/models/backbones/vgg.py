@@ -96,7 +96,7 @@ for _depth, _norm in itertools.product(STAGES, (False, True)):
             name=_name,
             build=partial(build, _depth, _norm),
             options=("width",),
-            dropout_poolings=("published", "average"),
+            dropout_poolings=("default", "average"),
             published_inits=("",),
             torch=WeightFormat(
                 layer_names=partial(_torchvision, _depth, _norm),

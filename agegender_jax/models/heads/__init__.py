@@ -22,7 +22,7 @@ from agegender_jax.models.heads.routing import route_by_gender
 from agegender_jax.models.registry import import_modules
 
 __all__ = ["GENDERS_AND_UNDEFINED", "HEADS", "AgeGroupHead", "AgeYearsHead", "ClassHead", "ClassNameHead", "Columns"]
-__all__ += ["GenderHead", "Head", "HeadOptions", "build_heads", "metrics_metadata"]
+__all__ += ["GenderHead", "Head", "HeadOptions", "build_heads", "metrics_metadata", "with_class_weights"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +40,10 @@ class HeadOptions:
     routed: bool
 
 
-def build_heads(
-    options: HeadOptions,
-    class_names: Sequence[str] = ("unknown",),
-    class_weights: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, Head]:
+def build_heads(options: HeadOptions, class_names: Sequence[str] = ("unknown",)) -> dict[str, Head]:
     """Builds the heads by name; a head of weight 0 is left out.
 
-    Before the data are read, any `class_names` do. `class_weights`, float32 `[classes]` for each head that weights its
-    classes, are needed by the loss alone.
+    Before the data are read, any `class_names` do.
 
     Raises:
       UserError: the backbone does not go with the heads.
@@ -57,10 +52,12 @@ def build_heads(
     heads: dict[str, Any] = {
         name: head.build(options.heads[name], labels) for name, head in HEADS.items() if options.heads[name]["weight"]
     }
-    if options.routed:
-        heads = route_by_gender(heads)
-    weighted = (class_weights or {}).items()
-    return heads | {name: dataclasses.replace(heads[name], class_weights=weights) for name, weights in weighted}
+    return route_by_gender(heads) if options.routed else heads
+
+
+def with_class_weights(heads: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> dict[str, Head]:
+    """Returns the heads, some with these weights of their classes, float32 `[classes]`, which only the loss needs."""
+    return {**heads, **{name: dataclasses.replace(heads[name], class_weights=own) for name, own in weights.items()}}
 
 
 import_modules(__path__, __name__)

@@ -44,7 +44,7 @@ class Head(abc.ABC):
       choices: values of those options that are one of a list.
       sees_gender: whether it may read the logits of the head `gender`, see `config.model.gender_to_age`.
       only_gender: of `GENDERS`, whose labels alone the head knows; None for all.
-      loss_name: a name of `LOSSES`, of which `size`, `layer` and `distribution` are.
+      loss_name: of `LOSSES`, which decides on `size`, `layer` and `distribution`.
       weight: factor of the loss in the total.
     """
 
@@ -90,7 +90,7 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def known(self, label: np.ndarray) -> np.ndarray:
-        """Returns which labels are known, bool `[n]`: those of the examples that are measured."""
+        """Returns which labels are known, bool `[n]`; only such examples are measured."""
 
     @abc.abstractmethod
     def loss(self, logits: Float[Array, "batch size"], label: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -111,9 +111,9 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def statistics(self, predictions: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> tuple[Any, ...]:
-        """Returns what the function of every metric is called with, of all examples whose label is known.
+        """Returns the arguments of every metric's function, from all examples whose label is known.
 
-        Weights, float `[..., n]`, are how often each example counts; None is once.
+        An example counts `weights` times, float `[..., n]`; None is once each.
         """
 
     @abc.abstractmethod
@@ -131,7 +131,7 @@ class Head(abc.ABC):
     def measure(self, predictions: Columns, label: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
         """Computes all metrics by name, over the examples whose label is known.
 
-        Of weights `[..., n]` each is an array `[...]`: an example of weight 2 counts as two, one of weight 0 as absent.
+        With weights `[..., n]`, see `statistics`, each is an array `[...]`.
         """
         statistics = self.statistics(predictions, label, weights)
         return {metric.name: metric.function(*statistics) for metric in self.metrics}

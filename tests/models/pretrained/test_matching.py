@@ -72,7 +72,7 @@ def resnet18() -> Trees:
 @pytest.mark.parametrize(
     ("backbone", "pooling", "top"),
     [
-        ("resnet18", "published", ()),
+        ("resnet18", "default", ()),
         ("resnet18", "average", ()),
         ("resnet18", "max", ("norm/scale", "norm/bias", "norm/mean", "norm/var")),
         *((name, "average", ()) for name in ("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet34", "resnet101")),
