@@ -22,7 +22,7 @@ def _count(function: Any, *shapes: tuple[int, ...]) -> int:
 
 # Billions at 224x224 with 1,000 outputs: `_ops` in torchvision's weights (torchvision 0.20); embeddings by the papers.
 @pytest.mark.parametrize(
-    ("backbone", "embedding", "default"),
+    ("backbone", "embedding", "published"),
     [("alexnet", 4096, 0.714), ("vgg11", 4096, 7.609), ("vgg16", 4096, 15.47), ("resnet18", 512, 1.814)],
 )
 def test_multiply_adds_are_the_published_ones(backbone: str, embedding: int, published: float) -> None:
