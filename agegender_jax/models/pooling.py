@@ -124,7 +124,7 @@ def with_pooling(
 ) -> Backbone:
     """Returns a trunk (image in, feature map out) with the pooling that the options name.
 
-    `default` makes the backbone's own pooling, as `MLPPool` from the map's shape; None is average pooling without dropout.
+    `default` makes the backbone's own pooling, as `MLPPool` from the map's shape; None is average pooling, no dropout.
     """
     shape = feature_map_shape(trunk, options.image_size)
     if options.pooling == "max":
