@@ -16,7 +16,7 @@ class Summary:
       split_sha256: hash of which example is in which part.
       flip_average: whether the metrics average over each image and its mirror image.
       test: metrics by `head/metric`.
-      metrics: what each metric is, by `head/metric`; see `Metric.metadata`.
+      metrics: what each metric is, by `head/metric`; see `metrics_metadata`.
       intervals: 95 % intervals by part and metric.
       baseline: metrics of the best constant predictors on the test part.
       baseline_names: what they predict, by head.
