@@ -22,8 +22,9 @@ def confusion_image(confusion: np.ndarray, names: Sequence[str], title: str) -> 
         for j, count in enumerate(row):
             colour = "white" if share[i, j] > 0.5 else "black"
             axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    texts = [printable(name) for name in names]
+    axes.set_xticks(range(len(names)), texts, rotation=45, ha="right", fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(names)), texts, fontsize=8, parse_math=False)
     axes.set_xlabel("prediction")
     axes.set_ylabel("label (as annotated)")
     axes.set_title(title, fontsize=9)

@@ -25,6 +25,11 @@ def test_a_confusion_matrix_shows_its_counts_and_its_title() -> None:
         assert (other != matrix).any()
 
 
+def test_a_class_name_is_no_formula() -> None:
+    image = confusion_image(np.eye(2, dtype=int), (r"$\nothing$", "a\x00"), "class_name")
+    assert image.std() > 0
+
+
 def test_a_confusion_matrix_grows_with_its_classes_and_may_be_empty() -> None:
     small = confusion_image(np.zeros((2, 2), int), ("a", "b"), "t")
     large = confusion_image(np.zeros((24, 24), int), [str(i) for i in range(24)], "t")
