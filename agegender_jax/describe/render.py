@@ -64,6 +64,7 @@ def render_page(contents: Contents, sections: Sequence[Section], scheme: str, co
         sections=[*shown, page.Section("examples", "Examples", make_sheet(contents, scheme, count))],
         audio=contents.prepared.kind == "audio",
         voices=contents.voices,
+        synthetic=contents.prepared.synthetic,
         count=len(contents.source),
         origin=origin(contents),
         terms=terms(contents),

@@ -1,6 +1,7 @@
 """The page of a dataset: escaped, self-contained, with plots, examples and captions."""
 
 import base64
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def test_a_page_of_voices(columns: Make, contents: Callable[..., Any]) -> None:
     assert 'preload="none"' in html
     assert "class male_31" in page.text
     assert page.count("svg") == 5  # ages, age groups, classes, subjects, sounds
+
+
+def test_a_page_of_synthetic_images_shows_nobody(columns: Make, contents: Callable[..., Any]) -> None:
+    faces = contents(columns(4, age=[20, 30, 40, 50], gender=[0, 1, 0, 1]))
+    assert "images of people" in render_page(faces, sections.describe(faces), "nearest", 2)
+    synthetic = dataclasses.replace(faces, prepared=dataclasses.replace(faces.prepared, synthetic=True))
+    page = render_page(synthetic, sections.describe(synthetic), "nearest", 2)
+    assert "images of people" not in page
+    assert "synthetic images" in page
 
 
 @pytest.mark.parametrize("subjects", [np.arange(300) // 4, np.sqrt(np.arange(300) * 40).astype(int)])
