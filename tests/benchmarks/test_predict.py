@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from agegender_jax.errors import UserError
-from agegender_jax.predictor import Predictor
 from benchmarks import predict
 
 
@@ -26,12 +25,12 @@ def test_smoke(measured: Callable[..., Any], finished: Any, capsys: pytest.Captu
 def test_different_predictions_are_no_result(
     finished: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = Predictor._distributions
+    own = predict._predicted
 
     def other(*arguments: Any) -> dict[str, np.ndarray]:
         return {name: np.nextafter(values, np.float32(2)) for name, values in own(*arguments).items()}
 
-    monkeypatch.setattr(Predictor, "_distributions", other)
+    monkeypatch.setattr(predict, "_predicted", other)
     assert predict.main([str(finished.workdir), "--smoke"]) == UserError.exit_code
     assert "streamed" in capsys.readouterr().err
 
