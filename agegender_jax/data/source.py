@@ -240,7 +240,7 @@ def _fingerprint(name: str, manual_dir: Path, data_dir: Path, wishes: Mapping[st
         raise UserError(f"{manual_dir}: is no folder; --manual_dir is the folder that the files lie in.") from error
     except OSError as error:
         raise UserError(f"{manual_dir}: cannot be read ({error.strerror}); check the path of --manual_dir.") from error
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def _hashes(paths: Sequence[Path], data_dir: Path) -> dict[Path, str]:

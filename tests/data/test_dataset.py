@@ -136,6 +136,12 @@ def test_a_change_anywhere_in_a_large_archive_is_seen(members: dict[str, bytes],
     assert len(identities) == 2
 
 
+def test_a_name_that_is_no_unicode_is_rejected_like_others(members: dict[str, bytes], tmp_path: Path) -> None:
+    for name in [*sorted(members)[:3], os.fsdecode(b"\xff.jpg")]:
+        files_of_tests.lay(tmp_path / "in", {name: next(iter(members.values()))})
+    assert locate("utkface", manual_dir=tmp_path / "in", data_dir=tmp_path / "out", progress=False).count == 3
+
+
 def test_a_large_file_that_has_not_changed_is_hashed_once(
     synthetic_dir: Path, data_dir: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
