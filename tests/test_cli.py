@@ -392,6 +392,23 @@ def test_a_mistyped_argument_is_an_error(arguments: list[str]) -> None:
     assert end.value.code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "run"],
+        ["explain", "run"],
+        ["features", "run", "--out", "new.npz"],
+        ["report", "run"],
+        ["profile", "recipe.py"],
+        ["data", "describe", "utkface"],
+    ],
+    ids=" ".join,
+)
+def test_the_home_directory_is_expanded(arguments: list[str]) -> None:
+    """As by launch.py: the shell leaves it in --manual_dir=~/data."""
+    assert cli._parser().parse_args([*arguments, "--manual_dir=~/data"]).manual_dir == Path.home() / "data"
+
+
 def test_help_starts_without_jax() -> None:
     code = (
         "import sys; from agegender_jax import cli\ntry: cli.main(['--help'])\nfinally: assert 'jax' not in sys.modules"

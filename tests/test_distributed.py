@@ -1,5 +1,6 @@
 """How processes meet and agree: really two, over loopback."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -27,6 +28,14 @@ from agegender_jax.errors import UserError
 def test_flags_that_do_not_fit_together(options: dict[str, Any], flag: str) -> None:
     with pytest.raises(UserError, match=flag):
         distributed.initialize(**options)
+
+
+def test_no_private_module_of_a_library_is_imported() -> None:
+    """One that moves with a release would break every command."""
+    private = re.compile(r"\bjax\._src\b|\btensorflow_datasets\.core\b")
+    for package in ("agegender_jax", "tfds_builders"):
+        for path in (Path(__file__).parents[1] / package).rglob("*.py"):
+            assert not private.search(path.read_text(encoding="utf-8")), path
 
 
 def test_one_process_is_the_primary_one_and_agrees_with_itself() -> None:
