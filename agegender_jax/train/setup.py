@@ -234,13 +234,18 @@ def check_recipe(recipe: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     check_optimizer(train_options(recipe).optimizer)
     net = model_options(recipe)
     find_backbone(net.backbone).check(net.backbone_options)
-    if not net.pretrained or recipe.preprocess != recipes.base().preprocess:
+    if not net.pretrained:
+        return recipe
+    began = Run.load(workdir).recipe if workdir is not None and (workdir / "recipe.json").exists() else None
+    if began is not None and began.model.pretrained != net.pretrained:
+        began = None
+    parent = None if began else find_run(net.pretrained, net.backbone)
+    if recipe.preprocess != recipes.base().preprocess:
         return recipe
     resolved = ConfigDict(recipe.to_dict())
-    began = Run.load(workdir).recipe if workdir is not None and (workdir / "recipe.json").exists() else None
-    if began is not None and began.model.pretrained == net.pretrained:
+    if began:
         resolved.preprocess = began.preprocess
-    elif parent := find_run(net.pretrained, net.backbone):
+    elif parent:
         resolved.preprocess = parent.recipe.preprocess
     else:
         mean, std = pretrained.normalization(net.pretrained, net.backbone)

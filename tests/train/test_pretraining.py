@@ -117,7 +117,7 @@ def test_weights_of_a_run_on_eight_devices_are_read_on_one(finished: Any, monkey
 def test_the_normalisation_of_the_weights_is_kept_with_the_run_and_needs_them_no_more(
     small_recipe: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
+    small_recipe.model.update(backbone="efficientnet_lite0", variant="", pretrained="efficientnet_lite0")
     resolved = check_recipe(small_recipe)
     assert small_recipe.preprocess == recipes.base().preprocess
     np.testing.assert_allclose(resolved.preprocess.mean, [127 / 255] * 3)
@@ -129,9 +129,12 @@ def test_the_normalisation_of_the_weights_is_kept_with_the_run_and_needs_them_no
 
 
 def test_a_normalisation_that_was_chosen_stays(small_recipe: ConfigDict) -> None:
-    small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
+    small_recipe.model.update(backbone="efficientnet_lite0", variant="", pretrained="efficientnet_lite0")
     small_recipe.preprocess.mean = (0.1, 0.2, 0.3)
     assert check_recipe(small_recipe).preprocess.mean == (0.1, 0.2, 0.3)
+    small_recipe.model.pretrained = "nowhere.pth"
+    with pytest.raises(UserError, match=r"nowhere\.pth"):  # before any data are prepared
+        check_recipe(small_recipe)
 
 
 def test_weights_of_an_unfinished_run_or_another_net_are_refused(
@@ -154,7 +157,7 @@ def test_weights_of_an_unfinished_run_or_another_net_are_refused(
 
 
 def test_several_runs_with_pretrained_weights_go_on(small_recipe: ConfigDict, tmp_path: Path) -> None:
-    small_recipe.model.update(backbone="efficientnet_lite0", pretrained="efficientnet_lite0")
+    small_recipe.model.update(backbone="efficientnet_lite0", variant="", pretrained="efficientnet_lite0")
     members = expand_trials(small_recipe, repeats=2)
     begun = tmp_path / members[0].name
     Run.start(begun, check_recipe(members[0].recipe))
