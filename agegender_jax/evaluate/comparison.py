@@ -86,7 +86,7 @@ def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed:
         one, other = (", ".join(side[0]) for side in sides)
         raise UserError(f"{first.name} predicts {one} and {second.name} {other}: there is nothing to compare.")
     resamples = ClusterBootstrap(columns["cluster"], draws=draws, seed=seed)
-    metrics: dict[str, dict[str, Any]] = {}
+    by_target: dict[str, dict[str, dict[str, Any]]] = {}
     for name in names:
         targets = [[repeat[name] for repeat in side] for side in sides]
         label = targets[0][0].labels
@@ -95,7 +95,8 @@ def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed:
                 f"{first.name} and {second.name} label the same examples in two ways, by {name}; compare runs of one "
                 "labelling and one scheme of age groups."
             )
-        metrics |= {f"{name}/{metric}": values for metric, values in _differences(targets, resamples).items()}
+        by_target[name] = _differences(targets, resamples)
+    metrics = {f"{name}/{metric}": values for name, own in by_target.items() for metric, values in own.items()}
     for values, p in zip(metrics.values(), holm([values["p"] for values in metrics.values()]), strict=True):
         values["p_holm"] = p
     about, count = first.repeats[0], len(columns["cluster"])
@@ -108,7 +109,7 @@ def compare(first: ComparedRun, second: ComparedRun, *, draws: int = 1000, seed:
         "n": count,
         "clusters": resamples.clusters(np.arange(count)),
         "metrics": metrics,
-        "sentences": {name: _sentence(name, metrics) for name in names},
+        "sentences": {name: _sentence(name, own) for name, own in by_target.items()},
     }
 
 
@@ -220,11 +221,10 @@ def _differences(targets: Sequence[Sequence[Target]], resamples: ClusterBootstra
 
 
 def _sentence(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    own = {key.split("/")[1]: values for key, values in metrics.items() if key.split("/")[0] == name}
-    sure = [f"{metric} ({values['value']:+.4f})" for metric, values in own.items() if values["p_holm"] < _SURE]
+    sure = [f"{metric} ({values['value']:+.4f})" for metric, values in metrics.items() if values["p_holm"] < _SURE]
     if sure:
         return f"{name}: they differ in {', '.join(sure)} (p below {_SURE:g} after Holm's correction)."
-    if all(math.isnan(values["p"]) for values in own.values()):
+    if all(math.isnan(values["p"]) for values in metrics.values()):
         return f"{name}: too few independent examples to decide whether they differ."
     return f"{name}: no metric differs beyond chance, which does not show that they are equal."
 
