@@ -205,7 +205,7 @@ def test_every_setting_has_data_of_its_own(
     def place(options: dict[str, str]) -> str:
         with pytest.MonkeyPatch.context() as patch:  # nothing is prepared: where it would be is enough
             patch.setattr("tfds_builders.prepare.prepare", lambda name, manual, parent, **_: parent / name / "1.0.0")
-            patch.setattr("agegender_jax.data.source._prepared", lambda name, directory: directory)
+            patch.setattr("agegender_jax.data.source._prepared", lambda name, directory, _: directory)
             return str(locate("utkface", manual_dir=archive[0], data_dir=tmp_path, options=options))
 
     cut, whole = place(wishes), place({})
