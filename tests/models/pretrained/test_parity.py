@@ -48,7 +48,7 @@ class _Headless(nnx.Module):
     """A model without heads, whose arrays have a model's paths."""
 
     def __init__(self, recipe: ConfigDict) -> None:
-        rngs: Any = _Keys(0)
+        rngs: Any = _Keys(jax.random.key(0))
         options = dataclasses.replace(model_options(recipe).backbone_options, outputs=script.CLASSES)
         self.backbone = build_backbone(recipe.model.backbone, options, rngs)
 
