@@ -120,6 +120,7 @@ def adult_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     sys.modules.pop(f"{heads.__name__}.adult")
 
 
+@pytest.mark.slow
 def test_a_target_in_one_file_is_trained_and_reported(
     adult_head: None, small_recipe: ConfigDict, tmp_path: Path, data_dir: Path
 ) -> None:

@@ -36,6 +36,7 @@ def demo_command() -> list[str]:
     return [".venv/bin/python", *shlex.split(recipe.group(1))]
 
 
+@pytest.mark.slow
 def test_first_commands(
     synthetic_dir: Path,
     data_dir: Path,

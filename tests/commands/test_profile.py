@@ -19,6 +19,7 @@ def _command(tmp_path: Path, *arguments: str, config: str = QUICKSTART, data_dir
     ])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_profile_says_where_the_time_went(
     tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

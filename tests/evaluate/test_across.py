@@ -33,6 +33,7 @@ def faces(folder: Path) -> list[dict[str, str]]:
     return list(rows.values())
 
 
+@pytest.mark.slow
 def test_a_run_on_years_is_measured_on_ranges(finished: Any, adience: Path, tmp_path: Path) -> None:
     result = evaluate_runs(
         LoadedModel.load(finished.workdir), dataset="adience", manual_dir=adience, data_dir=tmp_path, progress=False
@@ -55,6 +56,7 @@ def test_a_run_on_years_is_measured_on_ranges(finished: Any, adience: Path, tmp_
     assert sure - 1e-6 <= right <= sure + perhaps + 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_on_ranges_is_measured_on_years(
     finished: Any, adience: Path, small_recipe: ConfigDict, tmp_path: Path
 ) -> None:

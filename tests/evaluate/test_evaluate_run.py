@@ -176,6 +176,7 @@ def probabilities_of(model: LoadedModel) -> tuple[dict[str, np.ndarray], dict[st
     return {name: np.mean([softmax(view[name], -1) for view in views], 0) for name in opened.heads}, labels
 
 
+@pytest.mark.slow
 def test_an_ensemble_averages_distributions(finished: Any, model: LoadedModel, second: LoadedModel) -> None:
     result = evaluate_runs([model, second], progress=False)
     (one, labels), (other, _) = probabilities_of(model), probabilities_of(second)

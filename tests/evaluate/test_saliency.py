@@ -28,6 +28,7 @@ from agegender_jax.models.model import Model, build_model
 from agegender_jax.recipe_options import model_options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_has_maps(name: str, small_recipe: ConfigDict) -> None:
     """And before the last pooling: VGG's are 4x4 at 64 pixels, where its embedding is of 2x2."""
@@ -78,6 +79,7 @@ class Mean(nnx.Module):
 POOLED = ConvBlock(4, pool=(2, 2))
 
 
+@pytest.mark.slow
 def test_maps_of_two_nets_are_added() -> None:
     """What both averaged embeddings give the logit is the sum of the map, whatever the size of either map."""
     nets = Mean((ConvBlock(4),), 0), Mean((POOLED, POOLED, ConvBlock(8)), 1)

@@ -99,6 +99,7 @@ def _winograd(x: jax.Array, weights: jax.Array, padding: int) -> jax.Array:
     return convolution._winograd(x, weights, padding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 9), (3, 4)])  # odd ones leave half a tile over
 def test_winograd_matches_scipy_and_the_gradients_of_the_direct_form(height: int, width: int, padding: int) -> None:

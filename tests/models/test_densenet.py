@@ -23,6 +23,7 @@ def test_the_edge_is_halved_by_stem_pooling_and_each_transition(small: int) -> N
     assert feature_map_shape(trunk, 33) == (4, 4, channels)  # 17, 9, 4
 
 
+@pytest.mark.slow
 def test_small_net_is_pytorchs(small: int) -> None:
     net = nnx.eval_shape(lambda: densenet.DenseNet(small, rngs=nnx.Rngs(0)))
     fill(net.stem, net.stem_norm, 0)

@@ -191,6 +191,7 @@ def test_each_head_reads_its_own_net() -> None:
         assert_close(outputs[name][0], len(kernel) * kernel.sum(0))
 
 
+@pytest.mark.slow
 def test_a_recipes_model_learns_from_its_own_gender_and_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vgg.STAGES, 16, (1, 1, 0, 0, 0))  # compiles sooner
     monkeypatch.setitem(small_cnn.VARIANTS, "gender_three", Variant((ConvBlock(4, pool=(8, 8)),), hidden=(8,)))

@@ -95,6 +95,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir:
     return Two(folder / "resident", folder / "streamed", summary, stopped_at, printed.getvalue())
 
 
+@pytest.mark.slow
 def test_a_streamed_run_that_was_stopped_ends_in_the_bits_of_the_resident_one(two: Two) -> None:
     """On eight devices; the stop is between two evaluations."""
     assert two.stopped_at == 12
@@ -175,6 +176,7 @@ def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_damaged_picture_that_is_decoded_first_leaves_no_trace_in_the_run(
     synthetic_dir: Path, tmp_path: Path
 ) -> None:

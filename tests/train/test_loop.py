@@ -204,6 +204,7 @@ def without_times(workdir: Path) -> tuple[dict, list[dict]]:
     return {k: v for k, v in summary.items() if k not in timed}, events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "last"), [("a power cut", 8), *(pytest.param("SIGTERM", step, marks=pytest.mark.slow) for step in (12, 16))]
 )
@@ -239,6 +240,7 @@ def test_the_handler_of_sigterm_is_given_back(uninterrupted: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_checkpoint_and_the_summary(
     short: ConfigDict, options: dict[str, Any], uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +258,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary(
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test"] == summary["test"]
 
 
+@pytest.mark.slow
 def test_a_report_ends_the_run(
     short: ConfigDict,
     options: dict[str, Any],
@@ -309,6 +312,7 @@ def test_a_failing_report_is_a_warning(
     assert str(failure.args[0]) in error
 
 
+@pytest.mark.slow
 def test_the_best_step_is_used_where_the_recipe_says_so(
     short: ConfigDict, finished: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

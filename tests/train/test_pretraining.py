@@ -41,6 +41,7 @@ def _parameters(workdir: Path, step: int) -> Any:
         checkpoints.close()
 
 
+@pytest.mark.slow
 def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Frozen, the backbone is still the other run's at the end; a head of another size begins anew."""
     recipe = ConfigDict(finished.recipe.to_dict())
@@ -176,6 +177,7 @@ def child(finished: Any, synthetic_dir: Path, tmp_path_factory: pytest.TempPathF
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_inherits_what_the_run_it_starts_from_has_seen(finished: Any, child: Path) -> None:
     run, parent = Run.load(child), Run.load(finished.workdir)
     assert parent.seen() < run.seen()

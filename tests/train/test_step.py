@@ -169,6 +169,7 @@ def test_the_same_seed_and_step_give_the_same_figures_bit_for_bit(eight: Steps) 
     assert abs(other["loss"][0] - metrics["loss"][0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_eight_steps_at_once_are_two_times_four(eight: Steps) -> None:
     """The same arithmetic in a loop of another length: equal but for how the compiler orders sums, 1e-6 of a loss."""
     at_once, metrics = eight.run(eight.state, 0, 8)
@@ -381,6 +382,7 @@ def test_remat_is_done_where_the_recipe_asks_for_it(setup: Setup, remat: bool) -
     assert ("saveable_names=frozenset({'convolved'})" in program) == remat
 
 
+@pytest.mark.slow
 def test_remat_keeps_only_what_convolutions_give_and_finds_the_same_gradient(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
