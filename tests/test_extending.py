@@ -5,7 +5,11 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,17 +73,23 @@ def test_a_missing_table_is_a_sentence(portraits: Path, tmp_path: Path, capsys: 
     assert "no portraits/labels.csv here" in capsys.readouterr().err
 
 
+@contextmanager
+def module_of_the_page(package: ModuleType, registered: dict[str, Any], name: str, section: str) -> Iterator[None]:
+    """Imports the first file of a section of the page as a module of a package, as if it lay in its folder."""
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8").split(section)[1], re.DOTALL)
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder, f"{name}.py").write_text(code[1], encoding="utf-8")
+        patch.setattr(package, "__path__", [*package.__path__, folder])
+        registry.import_modules(package.__path__, package.__name__)
+        yield
+    registered.pop(name)
+    sys.modules.pop(f"{package.__name__}.{name}")
+
+
 @pytest.fixture
-def strided_cnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The backbone of the page, in a folder of backbones."""
-    section = PAGE.read_text(encoding="utf-8").split("## A backbone in one file")[1]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    (tmp_path / "strided_cnn.py").write_text(code[1], encoding="utf-8")
-    monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path)])
-    registry.import_modules(backbones.__path__, backbones.__name__)
-    yield
-    registry.BACKBONES.pop("strided_cnn")
-    sys.modules.pop(f"{backbones.__name__}.strided_cnn")
+def strided_cnn() -> Iterator[None]:
+    with module_of_the_page(backbones, registry.BACKBONES, "strided_cnn", "## A backbone in one file"):
+        yield
 
 
 def test_a_backbone_in_one_file_is_listed_and_trains(
@@ -106,18 +116,9 @@ def test_a_backbone_in_one_file_is_listed_and_trains(
 
 
 @pytest.fixture
-def adult_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The head of the page, in a folder of heads."""
-    section = PAGE.read_text(encoding="utf-8").split("## A target in one file")[1]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    folder = tmp_path / "heads"
-    folder.mkdir()
-    (folder / "adult.py").write_text(code[1], encoding="utf-8")
-    monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(folder)])
-    registry.import_modules(heads.__path__, heads.__name__)
-    yield
-    base.HEADS.pop("adult")
-    sys.modules.pop(f"{heads.__name__}.adult")
+def adult_head() -> Iterator[None]:
+    with module_of_the_page(heads, base.HEADS, "adult", "## A target in one file"):
+        yield
 
 
 @pytest.mark.slow

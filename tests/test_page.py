@@ -17,7 +17,7 @@ def _macro(name: str, *arguments: Any) -> str:
 
 
 def _page(title: str = "x", generator: str = "a test") -> str:
-    values = {"audio": False, "voices": False, "count": 0, "origin": "made", "terms": "none"}
+    values = {"audio": False, "synthetic": False, "voices": False, "count": 0, "origin": "made", "terms": "none"}
     return page.render("dataset.html", generator=generator, title=title, sections=[], **values)
 
 

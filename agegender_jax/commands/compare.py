@@ -21,11 +21,11 @@ def add_parser(commands: Any) -> None:
         "compare two runs",
         "Compares two finished runs on the same examples: every metric of both, the difference with its 95 % interval "
         "(sampled by clusters: subjects, speakers, identical files), and p. Runs whose examples or labels differ are "
-        "refused. The --workdir of a study, trained with --repeats, stands for the mean of its runs, and the interval "
+        "refused. The --workdir of a sweep, trained with --repeats, stands for the mean of its runs, and the interval "
         "then holds their spread. Of two single runs McNemar's test stands beside it.",
         EXAMPLES,
     )
-    for name, which in (("first", "a run's directory, or a study's"), ("second", "what to compare it with")):
+    for name, which in (("first", "a run's directory, or a sweep's"), ("second", "what to compare it with")):
         parser.add_argument(name, type=to_path, metavar=name.upper(), help=which)
     parser.add_argument(
         "--split", choices=("validation", "test"), default="test", help="which part of the runs' split [test]"

@@ -65,7 +65,7 @@ class ListedRun:
 
     Attributes:
       path: relative to the folder whose runs are listed.
-      study: the folder of the study that the run is a trial of, or None.
+      sweep: the folder of the sweep that the run is a trial of, or None.
       state: `complete`, `damaged`, `not started` or `step n of m`, of the last step that was logged.
       reason: why it is damaged.
       recipe: values by key, None of a damaged run.
@@ -73,7 +73,7 @@ class ListedRun:
     """
 
     path: str
-    study: str | None
+    sweep: str | None
     state: str
     reason: str = ""
     recipe: dict[str, Any] | None = None
@@ -119,15 +119,15 @@ def _unreadable(error: OSError, directory: Path) -> None:
 def describe(root: Path, directory: Path) -> ListedRun:
     """Returns what is listed of the run in a directory; its path is relative to `root`."""
     path = os.path.relpath(directory, root)
-    study = os.path.dirname(path) if (directory.parent / "study.json").exists() and path != "." else None
+    sweep = os.path.dirname(path) if (directory.parent / "sweep.json").exists() and path != "." else None
     path = directory.resolve().name if path == "." else path
     try:
-        return ListedRun(path, study, **_values(directory))
+        return ListedRun(path, sweep, **_values(directory))
     except UserError as error:
-        return ListedRun(path, study, "damaged", str(error))
+        return ListedRun(path, sweep, "damaged", str(error))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # JSON of another form than this version's
         reason = f"{directory}: its files are of another version ({type(error).__name__}: {error}); restore them."
-        return ListedRun(path, study, "damaged", reason)
+        return ListedRun(path, sweep, "damaged", reason)
 
 
 def _values(directory: Path) -> dict[str, Any]:
@@ -194,14 +194,14 @@ def differing(runs: Sequence[ListedRun]) -> dict[str, dict[str, Any]]:
 
 
 def _text(runs: Sequence[ListedRun], usual: Mapping[str, Any]) -> str:
-    """Returns one row a run, those of a study under its name; below, what cannot be compared."""
+    """Returns one row a run, those of a sweep under its name; below, what cannot be compared."""
     rows: list[dict[str, str]] = []
-    study = None
+    sweep = None
     for run in runs:
-        if run.study and run.study != study:
-            count = sum(each.study == run.study for each in runs)
-            rows.append({"": f"{run.study}/", "state": f"{count} run{'s' if count > 1 else ''}"})
-        study = run.study
+        if run.sweep and run.sweep != sweep:
+            count = sum(each.sweep == run.sweep for each in runs)
+            rows.append({"": f"{run.sweep}/", "state": f"{count} run{'s' if count > 1 else ''}"})
+        sweep = run.sweep
         rows.append(_row(run, usual))
     names = dict.fromkeys(name for run in runs for name in run.metrics)
     titles = ("", "dataset", "protocol", "split", "state", *names, "images/s", "time", "differs")

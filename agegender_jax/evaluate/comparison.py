@@ -1,4 +1,4 @@
-"""Whether two runs differ, on the same examples; each may be a study of several repeats."""
+"""Whether two runs differ, on the same examples; each may be a sweep of several repeats."""
 
 import dataclasses
 import json
@@ -30,25 +30,25 @@ class ComparedRun:
 
 
 def load(path: Path, part: str) -> ComparedRun:
-    """Reads the predictions for a part, of a run or of a study's runs: its folds side by side, once for each repeat.
+    """Reads the predictions for a part, of a run or of a sweep's runs: its folds side by side, once for each repeat.
 
-    The directory of a study holds `study.json`.
+    The directory of a sweep holds `sweep.json`.
 
     Raises:
-      UserError: there are none, they are damaged, or the study is of several protocols or not complete.
+      UserError: there are none, they are damaged, or the sweep is of several protocols or not complete.
     """
-    name, study = path.resolve().name, path / "study.json"
-    if not study.exists():
+    name, sweep = path.resolve().name, path / "sweep.json"
+    if not sweep.exists():
         if not (path / "recipe.json").exists() and any(path.glob("*/recipe.json")):
             raise UserError(
-                f"{path} is no run, and no complete study: it holds runs and no study.json; run its launch.py command "
+                f"{path} is no run, and no complete sweep: it holds runs and no sweep.json; run its launch.py command "
                 "again to finish it, or give the folder of one run."
             )
         return ComparedRun(name, [_part(path, part)])
     try:
-        names = list(map(str, json.loads(study.read_text(encoding="utf-8"))["runs"]))
+        names = list(map(str, json.loads(sweep.read_text(encoding="utf-8"))["runs"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{study} is damaged ({error}); run its launch.py command again.") from error
+        raise UserError(f"{sweep} is damaged ({error}); run its launch.py command again.") from error
     repeats: dict[int, list[Predictions]] = {}
     for run in names:
         predictions = _part(path / Path(run).name, part)

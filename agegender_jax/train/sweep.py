@@ -45,13 +45,13 @@ def run_sweep(
 
     Args:
       members: from `command.expand_trials`.
-      workdir: each run's folder is made in it, and `study.json` when all are complete.
+      workdir: each run's folder is made in it, and `sweep.json` when all are complete.
       manual_dir: where the downloaded data lie, or None.
       data_dir: where prepared datasets and caches lie.
       progress: whether to draw progress bars.
 
     Returns:
-      The content of `study.json`; see `summarize`.
+      The content of `sweep.json`; see `summarize`.
 
     Raises:
       UserError: as `loop.train_recipe`; the directory holds something else; every protocol is refused.
@@ -110,7 +110,7 @@ def _start(workdir: Path, members: Sequence[TrialSpec]) -> Path:
             directory = workdir / member.name
             if (directory / "split.json").exists():
                 Run.start(directory, check_recipe(member.recipe, directory))
-        path = workdir / "study.json"
+        path = workdir / "sweep.json"
         path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir.") from error

@@ -39,8 +39,8 @@ def collect(target: Target, planned: Sequence[Planned], out: Path, command: str)
         of_member = {member.name: _summary(out / one.system.name / member.name) for member in one.members}
         if len({summary["data_sha256"] for summary in of_member.values()}) > 1:
             raise UserError(f"{out / one.system.name}: its runs are not all of the same data; choose another --out.")
-        study = summarize(one.members, of_member)
-        for protocol, metrics in study["protocols"].items():
+        sweep = summarize(one.members, of_member)
+        for protocol, metrics in sweep["protocols"].items():
             members = [member for member in one.members if member.protocol == protocol]
             place = [out / one.system.name / member.name for member in members]
             for line in one.system.lines:
@@ -142,7 +142,7 @@ def _differences(
 
 def _by_repeat(metric: Mapping[str, Any], folds: int) -> list[float]:
     """The mean over folds of each repeat that has all of them, or, of none that has, the mean of all runs."""
-    values = list(metric["values"].values())  # one repeat after another, as `study.plan` has them
+    values = list(metric["values"].values())  # one repeat after another, as `command.expand_trials` has them
     repeats = [values[start : start + folds] for start in range(0, len(values), folds)]
     return [statistics.mean(repeat) for repeat in repeats if None not in repeat] or [metric["mean"]]
 

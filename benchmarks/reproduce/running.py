@@ -37,7 +37,7 @@ class Planned:
       system: which.
       config: FILE.py:ARGUMENT, in `configs/`.
       settings: values that differ from it.
-      members: the runs, see `study.plan`.
+      members: the runs, see `command.expand_trials`.
       changes: where its recipe differs from the paper's training, see `recipe.differences`; empty where there is none
         to compare with.
     """

@@ -139,14 +139,14 @@ def test_a_damaged_run_is_named_and_ends_nothing(tmp_path: Path, capsys: pytest.
 
 
 def test_members_of_a_study_stand_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("study/disjoint", "study/disjoint-repeat_1", "alone"):
+    for name in ("sweep/disjoint", "sweep/disjoint-repeat_1", "alone"):
         _run(tmp_path / name)
-    (tmp_path / "study" / "study.json").write_text("{}")
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
     lines = _printed(tmp_path, capsys)
     assert [line.split()[0] for line in lines[1:5]] == [
-        *("alone", "study/", "study/disjoint", "study/disjoint-repeat_1"),
+        *("alone", "sweep/", "sweep/disjoint", "sweep/disjoint-repeat_1"),
     ]
-    assert lines[2].split() == ["study/", "2", "runs"]
+    assert lines[2].split() == ["sweep/", "2", "runs"]
 
 
 def test_intervals_are_the_summarys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,11 +55,11 @@ def keep(directory: Path, predictions: Predictions) -> Path:
     return directory
 
 
-def study(directory: Path, runs: list[Predictions]) -> Path:
+def sweep(directory: Path, runs: list[Predictions]) -> Path:
     names = [f"run_{i}" for i in range(len(runs))]
     for name, predictions in zip(names, runs, strict=True):
         keep(directory / name, predictions)
-    (directory / "study.json").write_text(json.dumps({"runs": names}))
+    (directory / "sweep.json").write_text(json.dumps({"runs": names}))
     return directory
 
 
@@ -159,17 +159,17 @@ def test_only_what_both_say_is_compared() -> None:
 def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
     rights = (0.6, 0.75, 0.9)
     runs = [run("a", right, seed=seed) for seed, right in enumerate(rights)]
-    side = load(study(tmp_path / "study", runs), "test")
-    assert (side.name, len(side.repeats)) == ("study", 3)
+    side = load(sweep(tmp_path / "sweep", runs), "test")
+    assert (side.name, len(side.repeats)) == ("sweep", 3)
     other = ComparedRun("b", [run("b", 0.75)])
     result = compare(side, other)
     assert result["repeats"] == [3, 1]
     gender = result["metrics"]["gender/accuracy"]
     assert gender["first"] == pytest.approx(np.mean([each.metrics()["gender/accuracy"] for each in runs]))
     assert "p_mcnemar" not in gender
-    same = compare(ComparedRun("study", [runs[1]] * 3), other)["metrics"]["gender/accuracy"]
+    same = compare(ComparedRun("sweep", [runs[1]] * 3), other)["metrics"]["gender/accuracy"]
     assert gender["high"] - gender["low"] > 4 * (same["high"] - same["low"])
-    assert "study the mean of 3 repeats" in text(result)
+    assert "sweep the mean of 3 repeats" in text(result)
     assert "b is a single training" in text(result)
     assert "is a single training" not in text(compare(other, other))
 
@@ -177,7 +177,7 @@ def test_a_studys_repeats_widen_the_interval(tmp_path: Path) -> None:
 def test_folds_are_one_test(tmp_path: Path) -> None:
     whole = run("a")
     folds = [whole.rows(np.arange(N) % 3 == fold) for fold in range(3)]
-    side = load(study(tmp_path / "folds", folds), "test")
+    side = load(sweep(tmp_path / "folds", folds), "test")
     assert len(side.repeats) == 1
     result = compare(side, ComparedRun("a", [whole]))
     assert result["n"] == N
@@ -185,20 +185,20 @@ def test_folds_are_one_test(tmp_path: Path) -> None:
 
 
 def test_what_is_no_study_of_one_test_is_refused(tmp_path: Path) -> None:
-    twice = study(tmp_path / "twice", [run("a"), run("b")])  # of one seed
+    twice = sweep(tmp_path / "twice", [run("a"), run("b")])  # of one seed
     with pytest.raises(UserError, match="part test"):
         load(twice, "test")
-    protocols = study(tmp_path / "protocols", [run("a"), run("b", protocol="paper")])
+    protocols = sweep(tmp_path / "protocols", [run("a"), run("b", protocol="paper")])
     with pytest.raises(UserError, match="disjoint, paper"):
         load(protocols, "test")
-    (tmp_path / "protocols" / "study.json").write_text("[]")
-    with pytest.raises(UserError, match=r"study\.json"):
+    (tmp_path / "protocols" / "sweep.json").write_text("[]")
+    with pytest.raises(UserError, match=r"sweep\.json"):
         load(protocols, "test")
     keep(tmp_path / "single", run("a"))
     with pytest.raises(UserError, match="part validation"):
         load(tmp_path / "single", "validation")
     (tmp_path / "single" / "recipe.json").write_text("{}")
-    with pytest.raises(UserError, match=r"study\.json"):
+    with pytest.raises(UserError, match=r"sweep\.json"):
         load(tmp_path, "test")
 
 

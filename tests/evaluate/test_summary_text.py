@@ -3,7 +3,7 @@
 from agegender_jax.evaluate.summary_text import metrics_table, summary_text
 
 
-def test_columns_are_aligned_and_keep_the_order_of_the_figures() -> None:
+def test_columns_are_aligned_and_keep_the_order_of_the_metrics() -> None:
     lines = metrics_table(
         {"a": {"x/long_name": 0.123456, "n": 10}, "wide column": {"n": 3, "y": float("nan")}}
     ).splitlines()
@@ -15,7 +15,7 @@ def test_columns_are_aligned_and_keep_the_order_of_the_figures() -> None:
     ]
 
 
-def test_an_interval_stands_beside_its_figures() -> None:
+def test_an_interval_stands_beside_its_metrics() -> None:
     columns = {"a": {"x": 0.5, "n": 9}, "b": {"x": 0.25}}
     two = {"a": {"x": (0.4, 0.6), "other": (0.0, 1.0)}, "b": {"x": (0.2, 0.3)}}
     assert metrics_table(columns, {"a": two["a"]}).splitlines() == [

@@ -103,7 +103,7 @@ def test_a_streamed_run_that_was_stopped_ends_in_the_bits_of_the_resident_one(tw
     assert_same_bits(two.streamed, two.resident)
 
 
-def test_their_figures_are_the_same(two: Two) -> None:
+def test_their_metrics_are_the_same(two: Two) -> None:
     expected = Run.load(two.resident).summary()
     for part in ("test", "validation", "baseline"):
         assert two.streamed_summary[part] == expected[part]

@@ -42,7 +42,7 @@ def write(directory: Path, start: int, steps: range, offset: float = 0.0) -> Non
             writers.scalars(step, {"train/loss": step + offset, "train/n": step})
 
 
-def test_tensorboard_and_the_lines_hold_the_same_figures(tmp_path: Path) -> None:
+def test_tensorboard_and_the_lines_hold_the_same_metrics(tmp_path: Path) -> None:
     with Writers(tmp_path, 0) as writers:
         writers.scalars(1, {"train/loss": 2.5, "validation/n": 7})
         writers.scalars(2, {"train/loss": 1.25})

@@ -120,7 +120,7 @@ def test_it_learns(finished: Any) -> None:
     assert test["age/mae"] < 0.97 * baseline["age/mae"]  # after 76 steps
 
 
-def test_constant_figures_are_those_of_the_training_labels(finished: Any) -> None:
+def test_baseline_metrics_are_those_of_the_training_labels(finished: Any) -> None:
     """The best constant prediction, computed from the archive's file names alone."""
     split = json.loads((finished.workdir / "split.json").read_text())["parts"]
     ages = {part: np.array([int(key.split("/")[-1].split("_")[0]) for key in split[part]]) for part in split}

@@ -163,7 +163,7 @@ def test_several_runs_with_pretrained_weights_go_on(small_recipe: ConfigDict, tm
     begun = tmp_path / members[0].name
     Run.start(begun, check_recipe(members[0].recipe))
     (begun / "split.json").write_text("{}")
-    assert sweep._start(tmp_path, members) == tmp_path / "study.json"  # and does not call it another recipe's
+    assert sweep._start(tmp_path, members) == tmp_path / "sweep.json"  # and does not call it another recipe's
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def test_one_compiled_function_serves_every_step(eight: Steps) -> None:
     assert len(eight.traces) == 1 == eight.steps._cache_size()
 
 
-def test_the_same_seed_and_step_give_the_same_figures_bit_for_bit(eight: Steps) -> None:
+def test_the_same_seed_and_step_give_the_same_metrics_bit_for_bit(eight: Steps) -> None:
     first, metrics = eight.run(eight.state, 0, 4)
     again, same = eight.run(eight.state, 0, 4)
     for name, values in metrics.items():

@@ -169,32 +169,32 @@ def test_what_is_complete_is_not_trained_again(
     monkeypatch.setattr(module, "train_recipe", stopped)
     members = expand_trials(recipe(4), (), "all")
     with pytest.raises(Preempted):
-        run_sweep(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
-    assert not (tmp_path / "study" / "study.json").exists()
-    result = run_sweep(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+        run_sweep(members, tmp_path / "sweep", manual_dir=None, data_dir=tmp_path)
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+    result = run_sweep(members, tmp_path / "sweep", manual_dir=None, data_dir=tmp_path)
     assert [name.removeprefix("disjoint-") for name in trained] == ["fold_0", "fold_1", "stopped", "fold_2", "fold_3"]
     assert result["protocols"]["disjoint"]["test"]["gender/accuracy"]["mean"] == pytest.approx(0.65)
-    assert json.loads((tmp_path / "study" / "study.json").read_text()) == result
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == result
 
 
 def test_a_complete_run_of_another_recipe_is_not_counted(trained: list[str], tmp_path: Path) -> None:
-    run_sweep(expand_trials(recipe(2), (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
-    (tmp_path / "study" / "disjoint-fold_0" / "split.json").write_text("{}")
+    run_sweep(expand_trials(recipe(2), (), "all"), tmp_path / "sweep", manual_dir=None, data_dir=tmp_path)
+    (tmp_path / "sweep" / "disjoint-fold_0" / "split.json").write_text("{}")
     other = recipe(2)
     other.train.epochs = 1.0
     with pytest.raises(UserError, match=r"train\.epochs"):
-        run_sweep(expand_trials(other, (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
-    assert (tmp_path / "study" / "study.json").exists()
+        run_sweep(expand_trials(other, (), "all"), tmp_path / "sweep", manual_dir=None, data_dir=tmp_path)
+    assert (tmp_path / "sweep" / "sweep.json").exists()
 
 
 def test_runs_on_different_data_are_not_put_into_one_table(trained: list[str], tmp_path: Path) -> None:
     members = expand_trials(recipe(2), (), "all")
-    run_sweep(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
-    path = tmp_path / "study" / "disjoint-fold_1" / "summary.json"
+    run_sweep(members, tmp_path / "sweep", manual_dir=None, data_dir=tmp_path)
+    path = tmp_path / "sweep" / "disjoint-fold_1" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_sha256": "other"}))
-    with pytest.raises(UserError, match=str(tmp_path / "study")):
-        run_sweep(members, tmp_path / "study", manual_dir=None, data_dir=tmp_path)
-    assert not (tmp_path / "study" / "study.json").exists()
+    with pytest.raises(UserError, match=str(tmp_path / "sweep")):
+        run_sweep(members, tmp_path / "sweep", manual_dir=None, data_dir=tmp_path)
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
 
 
 def test_sigterm_between_two_runs_begins_no_other(
@@ -209,7 +209,7 @@ def test_sigterm_between_two_runs_begins_no_other(
 
     monkeypatch.setattr(module, "train_recipe", terminated)
     with pytest.raises(Preempted, match="before run 2 of 3"):
-        run_sweep(expand_trials(recipe(3), (), "all"), tmp_path / "study", manual_dir=None, data_dir=tmp_path)
+        run_sweep(expand_trials(recipe(3), (), "all"), tmp_path / "sweep", manual_dir=None, data_dir=tmp_path)
     assert trained == ["disjoint-fold_0"]
 
 
@@ -247,8 +247,8 @@ def test_what_cannot_be_split_by_speaker_is_refused_beside_what_leaks(
     assert "protocol paper (leaky)" in printed
     assert "disjoint: refused. A disjoint split needs at least 3 subjects of every class" in printed
     assert "female_20 (1), female_60 (1), male_20 (1), male_60 (1)" in printed
-    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["paper", "study.json"]
-    saved = json.loads((tmp_path / "both" / "study.json").read_text())
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["paper", "sweep.json"]
+    saved = json.loads((tmp_path / "both" / "sweep.json").read_text())
     assert list(saved["protocols"]) == ["paper"]
     assert "leaky" not in saved["refused"]["disjoint"].split("Ways out")[0]
     assert package.command(made, **options, protocols=["paper", "disjoint"]) == 2
