@@ -24,8 +24,9 @@ help:  ## show this list
 demo: $(BASE)  ## train on synthetic faces and write a report: runs/quickstart
 	$(BIN)/python launch.py --config configs/quickstart.py --workdir runs/quickstart
 
+# Most of these tests' time is compilation, so XLA does little of it; `make test-slow` compiles as users do.
 test: $(TEST)  ## run the tests and the docstring examples, without those marked slow
-	$(PYTEST) -m "not slow and not parity"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow and not parity"
 
 test-slow: $(TEST)  ## run the tests marked slow: kills, several processes, many folds, deep networks
 	$(PYTEST) -m "slow and not parity"

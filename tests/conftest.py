@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import io
+import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +20,72 @@ from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
 from agegender_jax.evaluate.loaded import LoadedModel
+from agegender_jax.mesh import make_mesh
 from agegender_jax.models.backbones import BACKBONES
 from agegender_jax.synthetic.faces import write_utkface_archive
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train.loop import train_recipe
+from tests.runs import two_devices
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
 # Many programs in flight on eight devices of few cores can wait for each other's threads until XLA aborts.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Makes a folder by the first process that asks for it, while the others wait; returns the folder."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.with_suffix(".made").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiles each program once in a test run: its workers and the commands that they start share a cache."""
+def _compile_little(shared_dir: Path) -> Iterator[None]:
+    """Compiles each program once in a test run, and whole runs for two devices, which takes half as long as for eight.
+
+    The processes of a test run and the commands that they start share a cache of compiled programs.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = tmp_path_factory.getbasetemp()
-        folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled"
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared_dir / "compiled")
+        jax.config.update("jax_compilation_cache_dir", str(shared_dir / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     with pytest.MonkeyPatch.context() as patch:
         for module in ("compilation", "train.command"):
             patch.setattr(f"agegender_jax.{module}.cache_compilations", lambda: None)
+        for module in ("train.setup", "evaluate.loaded"):
+            patch.setattr(f"agegender_jax.{module}.make_mesh", two_devices)
         yield
 
 
+@pytest.fixture
+def eight_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole runs use all eight devices."""
+    for module in ("train.setup", "evaluate.loaded"):
+        monkeypatch.setattr(f"agegender_jax.{module}.make_mesh", make_mesh)
+
+
 @pytest.fixture(scope="session")
-def synthetic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic_dir(shared_dir: Path) -> Path:
     """A manual directory with UTKFace.tar.gz of 160 synthetic faces. Read only."""
-    directory = tmp_path_factory.mktemp("synthetic")
-    write_utkface_archive(directory / "UTKFace.tar.gz", 160, seed=1)
-    return directory
+    return make_once(shared_dir / "synthetic", lambda at: write_utkface_archive(at / "UTKFace.tar.gz", 160, seed=1))
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the session's prepared data and caches lie, shared so that each is made once."""
-    return tmp_path_factory.mktemp("data")
+def data_dir(shared_dir: Path) -> Path:
+    """Where prepared data and caches lie, shared so that each is made once."""
+    return make_once(shared_dir / "data", lambda at: None)
 
 
 @pytest.fixture
@@ -85,23 +117,29 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Finished:
+def finished(shared_dir: Path, data_dir: Path) -> Finished:
     """A complete run on 600 synthetic faces, with flip-averaged metrics and class weights. Read only.
 
     Its learning rate is constant, so runs of fewer steps share its compiled step.
     """
-    manual_dir = tmp_path_factory.mktemp("synthetic600")
-    write_utkface_archive(manual_dir / "UTKFace.tar.gz", 600, seed=2)
     recipe = _small_recipe()
     recipe.optimizer.update(learning_rate=2e-3, schedule="constant", warmup=0.0)
     recipe.heads.age_group.class_weights = True
-    recipe.train.update(batch_size=32, epochs=6.0)
+    recipe.model.dropout = 0.2
+    recipe.train.update(batch_size=32, epochs=4.0)
     recipe.evaluate.update(every_epochs=2.0, flip=True)
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    printed = io.StringIO()
-    with contextlib.redirect_stderr(printed):
-        summary = train_recipe(recipe, workdir, manual_dir=manual_dir, data_dir=data_dir, progress=False).to_dict()
-    return Finished(workdir, manual_dir, data_dir, recipe, summary, printed.getvalue())
+
+    def train(folder: Path) -> None:
+        write_utkface_archive(folder / "UTKFace.tar.gz", 600, seed=2)
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed):
+            summary = train_recipe(recipe, folder / "finished", manual_dir=folder, data_dir=data_dir, progress=False)
+        (folder / "summary.json").write_text(json.dumps(summary.to_dict()))
+        (folder / "printed.txt").write_text(printed.getvalue())
+
+    folder = make_once(shared_dir / "finished", train)
+    summary = json.loads((folder / "summary.json").read_text())
+    return Finished(folder / "finished", folder, data_dir, recipe, summary, (folder / "printed.txt").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -125,12 +163,8 @@ class Ear(nnx.Module):
 
 
 @pytest.fixture(scope="session")
-def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tuple[LoadedModel, Path, Path]:
+def voices(shared_dir: Path, data_dir: Path) -> tuple[LoadedModel, Path, Path]:
     """A run of two steps on a synthetic corpus with speakers, its manual directory, and another corpus'. Read only."""
-    folder = tmp_path_factory.mktemp("voices")
-    for name, seed in (("here", 1), ("there", 2)):
-        write_voices(folder / name, speakers_per_class=3, recordings_per_speaker=2, seed=seed, rate=8000,
-                     classes=("female_20", "male_20", "female_60", "male_60"))  # fmt: skip
     recipe = recipes.base()
     recipe.evaluate.report = False
     recipe.dataset.update(name="voice_age_gender", image_size=32, speaker_pattern=SPEAKER_PATTERN)
@@ -139,10 +173,17 @@ def voices(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> tuple[Lo
     recipe.model.backbone = "cnn180"
     recipe.train.update(batch_size=8, epochs=0.01, steps_per_dispatch=2)
     recipe.evaluate.update(batch_size=8, select="class_name/accuracy")
+
+    def train(folder: Path) -> None:
+        for name, seed in (("here", 1), ("there", 2)):
+            write_voices(folder / name, speakers_per_class=3, recordings_per_speaker=2, seed=seed, rate=8000,
+                         classes=("female_20", "male_20", "female_60", "male_60"))  # fmt: skip
+        train_recipe(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
+
     with pytest.MonkeyPatch.context() as patch:
         spec = dataclasses.replace(BACKBONES["cnn180"], build=lambda options, rngs: Ear(rngs))
         patch.setitem(BACKBONES, "cnn180", spec)  # type: ignore[arg-type]
-        train_recipe(recipe, folder / "run", manual_dir=folder / "here", data_dir=data_dir, progress=False)
+        folder = make_once(shared_dir / "voices", train)
         return LoadedModel.load(folder / "run"), folder / "here", folder / "there"
 
 

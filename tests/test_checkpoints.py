@@ -16,6 +16,7 @@ from agegender_jax.checkpoints import Checkpoints, checksum, device_sum, host_su
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, make_mesh, replicated
 from agegender_jax.train.state import TrainState
+from tests.runs import two_devices
 
 
 def example(seed: int) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def example(seed: int) -> dict[str, Any]:
             "flags": np.array([True, False, bool(seed % 2)]),
         },
     }
-    return jax.device_put(items, replicated(make_mesh()))
+    return jax.device_put(items, replicated(two_devices()))
 
 
 def layout(items: Any) -> Any:
@@ -88,17 +89,17 @@ def test_items_come_back_bit_for_bit_in_any_layout(three: Path) -> None:
     items = example(2)
     sharded = layout(items)
     sharded["model"]["blocks"][0]["kernel"] = jax.ShapeDtypeStruct(
-        (64, 32), jnp.float32, sharding=by_batch(make_mesh())
+        (64, 32), jnp.float32, sharding=by_batch(two_devices())
     )
     with opened(three) as checkpoints:
         assert checkpoints.steps == [1, 2, 3]
         restored = checkpoints.restore(2, layout(items))
         assert_same_bits(restored, items)
         assert set(restored["model"]["blocks"]) == {0, 1}  # numbers, not their names
-        assert all(leaf.sharding == replicated(make_mesh()) for leaf in jax.tree.leaves(restored))
+        assert all(leaf.sharding == replicated(two_devices()) for leaf in jax.tree.leaves(restored))
         restored = checkpoints.restore(2, sharded)
         assert_same_bits(restored, items)
-        assert restored["model"]["blocks"][0]["kernel"].sharding == by_batch(make_mesh())
+        assert restored["model"]["blocks"][0]["kernel"].sharding == by_batch(two_devices())
         as_saved = checkpoints.restore(2, {"model": None})
     assert as_saved.keys() == {"model"}
     for a, b in zip(jax.tree.leaves(as_saved), jax.tree.leaves(items["model"]), strict=True):
@@ -147,7 +148,7 @@ def test_a_checkpoint_without_a_score_is_given_one(tmp_path: Path) -> None:
 
 
 def test_a_state_that_is_donated_right_after_saving_is_saved_as_it_was(tmp_path: Path) -> None:
-    everywhere = replicated(make_mesh())
+    everywhere = replicated(two_devices())
     update = jax.jit(lambda tree: jax.tree.map(lambda x: x * 1.5 + 1, tree), donate_argnums=0)
     state = jax.device_put({"a": np.ones((256, 256), np.float32), "b": np.arange(64, dtype=np.float32)}, everywhere)
     state = update(state)

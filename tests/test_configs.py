@@ -140,7 +140,20 @@ def test_every_recipe_that_is_named_anywhere_exists() -> None:
     assert ("voice_small.py", "png") in shipped()
 
 
-QUICK = {("quickstart.py", None), ("adience_cnn.py", "cpu"), ("voice_small.py", "folders")}
+@pytest.mark.parametrize(("file", "argument"), programs())
+@pytest.mark.usefixtures("shallow")
+def test_a_shipped_recipe_is_set_up(
+    file: str, argument: str | None, manual_dirs: dict[str, Path], data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = shrink(load(file)(*([argument] if argument else [])))
+    enlarge(recipe)
+    manual_dir = manual_dirs[recipe.dataset.name]
+    assert command(recipe, workdir=None, manual_dir=manual_dir, data_dir=data_dir, dry_run=True) == 0
+    assert f"Model: {recipe.model.backbone}" in capsys.readouterr().out
+
+
+QUICK = {("voice_small.py", "folders")}
+"""Trained by `make test`; what quickstart.py trains is trained by many tests."""
 
 
 @pytest.mark.parametrize(
@@ -163,7 +176,7 @@ def test_a_shipped_recipe_trains(
         # Large nets on one device: the parts that eight devices add are those of the small ones, and cost minutes.
         mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
         monkeypatch.setattr(setup, "make_mesh", lambda _: mesh)
-        monkeypatch.setattr(evaluation, "_write_images", lambda *_: None)
+    monkeypatch.setattr(evaluation, "_write_images", lambda *_: None)
     manual_dir = manual_dirs[recipe.dataset.name]
     assert command(recipe, workdir=tmp_path / "run", manual_dir=manual_dir, data_dir=data_dir) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

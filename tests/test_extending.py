@@ -50,6 +50,7 @@ def portraits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder.parent
 
 
+@pytest.mark.usefixtures("tiny")
 def test_it_is_described_and_trained_on(
     portraits: Path, tmp_path: Path, small_recipe: ConfigDict, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,7 @@ def test_nothing_prepared_and_no_archive_given(
     assert "--manual_dir" in sentence_of(capsys.readouterr().err)
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_a_batch_that_the_devices_cannot_share(
     small_recipe: ConfigDict, synthetic_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,21 +185,26 @@ def test_a_dry_run_says_what_it_would_do_and_leaves_no_run(
 
 QUICKSTART = "--config=configs/quickstart.py"
 
+MISTYPED: list[tuple[list[str], str]] = [
+    ([QUICKSTART, "--workdir=WORKDIR", "--config.trian.epochs=1"], "trian"),
+    ([QUICKSTART, "--workdir=WORKDIR", "--config.train.foo=1"], "foo"),
+    ([QUICKSTART, "--workdir=WORKDIR", "--config.train.epochs=abc"], "train.epochs"),
+    (["--config=configs/nowhere.py", "--workdir=WORKDIR"], "configs/nowhere.py"),
+    (["--config=configs/utkface_small.py:huge", "--workdir=WORKDIR"], "'huge'"),
+    ([QUICKSTART + ":cpu", "--workdir=WORKDIR"], "get_config"),
+    ([QUICKSTART], "--workdir"),
+    (["--workdir=WORKDIR"], "--config"),
+    ([QUICKSTART, "--workdir=WORKDIR", "train"], "'train'"),
+    ([QUICKSTART, "--wokrdir=WORKDIR"], "wokrdir"),
+    ([QUICKSTART, "--workdir=WORKDIR", "--config.model.dropout=2.0"], "config.model.dropout=2.0"),
+]
+
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [
-        ([QUICKSTART, "--workdir=WORKDIR", "--config.trian.epochs=1"], "trian"),
-        ([QUICKSTART, "--workdir=WORKDIR", "--config.train.foo=1"], "foo"),
-        ([QUICKSTART, "--workdir=WORKDIR", "--config.train.epochs=abc"], "train.epochs"),
-        (["--config=configs/nowhere.py", "--workdir=WORKDIR"], "configs/nowhere.py"),
-        (["--config=configs/utkface_small.py:huge", "--workdir=WORKDIR"], "'huge'"),
-        ([QUICKSTART + ":cpu", "--workdir=WORKDIR"], "get_config"),
-        ([QUICKSTART], "--workdir"),
-        (["--workdir=WORKDIR"], "--config"),
-        ([QUICKSTART, "--workdir=WORKDIR", "train"], "'train'"),
-        ([QUICKSTART, "--wokrdir=WORKDIR"], "wokrdir"),
-        ([QUICKSTART, "--workdir=WORKDIR", "--config.model.dropout=2.0"], "config.model.dropout=2.0"),
+    [  # Each starts a process.
+        pytest.param(*case, marks=() if case[1] in ("trian", "'huge'", "--workdir") else pytest.mark.slow)
+        for case in MISTYPED
     ],
 )
 def test_mistyped_flags(arguments: list[str], expected: str, tmp_path: Path) -> None:

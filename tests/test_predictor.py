@@ -46,9 +46,12 @@ def faces(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     return [there[Path(key).name] for key in read_predictions(finished.workdir / NAME).of("test").key.tolist()]
 
 
-def same(got: PredictionTable, expected: PredictionTable, rows: Any = slice(None)) -> bool:
-    """Whether predictions are those of some rows of others, to the last bit."""
-    return all(np.array_equal(values, expected.distributions[name][rows]) for name, values in got.distributions.items())
+def same(got: PredictionTable, expected: PredictionTable, rows: Any = slice(None), atol: float = 0.0) -> bool:
+    """Whether predictions are those of some rows of others; batches of another size round differently."""
+    return all(
+        np.allclose(values, expected.distributions[name][rows], rtol=0, atol=atol)
+        for name, values in got.distributions.items()
+    )
 
 
 def test_the_test_part_has_the_run_s_metrics_to_the_last_bit(
@@ -67,6 +70,7 @@ def test_the_test_part_has_the_run_s_metrics_to_the_last_bit(
     np.testing.assert_array_equal(table.targets["age"].years, kept.targets()["age"].predictions["years"])  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_few_are_computed_in_small_batches_and_agree_up_to_rounding(
     finished: Any, faces: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,12 +178,12 @@ def test_faces_are_detected_in_a_picture(predictor: Predictor, tmp_path: Path) -
     boxes = find_faces(picture)
     assert table.boxes.tolist() == [[-1] * 4, *map(list, boxes), [-1] * 4]
     assert {box.x < 320 for box in boxes} == {True, False}
-    assert same(predictor.predict([crop(picture, box, 0.25) for box in boxes]), table, slice(1, 3))
+    assert same(predictor.predict([crop(picture, box, 0.25) for box in boxes]), table, slice(1, 3), atol=1e-6)
     assert list(table.columns())[:5] == ["file", "x", "y", "width", "height"]
     # As a dataset that is prepared so keeps the largest, and as training then sees it.
     (tmp_path / "kept.png").write_bytes(crop_largest((tmp_path / "two.png").read_bytes()))
     largest = predictor.predict([tmp_path / "two.png"], detect=Detection())
-    assert same(predictor.predict([tmp_path / "kept.png"]), largest, slice(1))
+    assert same(predictor.predict([tmp_path / "kept.png"]), largest, slice(1), atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +215,10 @@ def test_a_run_of_cut_faces_is_shown_cut_faces(
     assert of_faces.model.detection == Detection()
     (box,) = find_faces(picture)
     shown = predictor.predict([crop(picture, box)])
-    assert same(of_faces.predict([path, picture]), shown, [0, 0])
+    assert same(of_faces.predict([path, picture]), shown, [0, 0], atol=1e-6)
     assert same(of_faces.predict([path], detect=False), predictor.predict([path]))
-    assert same(predictor.predict([path], detect=True), shown)
-    assert not same(predictor.predict([path]), shown)
+    assert same(predictor.predict([path], detect=True), shown, atol=1e-6)
+    assert not same(predictor.predict([path]), shown, atol=1e-4)
 
 
 def test_one_picture_that_cannot_be_searched_is_named(

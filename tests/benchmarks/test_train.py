@@ -36,6 +36,7 @@ def test_a_cold_epoch_begins_with_the_command() -> None:
     assert train.first_epoch(launch_runs.Finished(summary, LINES[:2], 0.0)) == pytest.approx(120 / 10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_smoke(measured: Callable[..., Any], data_dir: Path) -> None:
     rows = measured(train.main, "--loaders=stream", f"--data_dir={data_dir}")

@@ -115,8 +115,8 @@ def test_a_run_without_its_split_or_checkpoint_is_refused(finished: Any, tmp_pat
     unsplit = LoadedModel.load(copy(finished, tmp_path / "a", "split.json").directory)
     with pytest.raises(UserError, match=r"split\.json"):
         evaluate_runs(unsplit, progress=False)
-    with pytest.raises(UserError, match="76"):
-        LoadedModel.load(copy(finished, tmp_path / "b", "76").directory)
+    with pytest.raises(UserError, match="52"):
+        LoadedModel.load(copy(finished, tmp_path / "b", "52").directory)
 
 
 def test_a_run_on_voices_carries_its_classes_and_spectrogram(voices: tuple[LoadedModel, Path, Path]) -> None:
@@ -154,7 +154,7 @@ def second(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> LoadedMod
     checkpoints = run.checkpoints()
     step = min(checkpoints.steps)
     checkpoints.close()
-    assert step < 76
+    assert step < 52
     run.write("summary.json", finished.summary | {"evaluated_step": step})
     run.recipe.dataset.image_size = 40
     run.recipe.evaluate.flip = False
@@ -190,7 +190,7 @@ def test_an_ensemble_averages_distributions(finished: Any, model: LoadedModel, s
     assert result["run"] == "finished + second"
     assert (result["split_sha256"], result["protocol"]) == (finished.summary["split_sha256"], "disjoint")
     own = result["runs"]["finished"]
-    assert own == {"flip_average": True, "evaluated_step": 76, "test": finished.summary["test"]}
+    assert own == {"flip_average": True, "evaluated_step": 52, "test": finished.summary["test"]}
     assert result["runs"]["second"]["test"] == evaluate_runs(second, progress=False)["test"]
     assert result["baseline"] == finished.summary["baseline"]
     columns = as_columns(result)

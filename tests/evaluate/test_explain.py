@@ -67,7 +67,7 @@ def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         folder = tmp_path_factory.mktemp("attentive") / "run"
         shutil.copytree(finished.workdir, folder, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
         run = Run.load(folder)
-        run.recipe.model.update(backbone="residual_attention", variant="tiny")
+        run.recipe.model.update(backbone="residual_attention", variant="tiny", dropout=0.5)
         run.recipe.evaluate.update(batch_size=8, flip=False)
         (folder / "recipe.json").write_text(recipes.to_json(run.recipe))
         model = define_model(model_options(run.recipe), trained_heads(run))

@@ -70,7 +70,7 @@ def test_keys_parts_and_labels_are_the_run_s(finished: Any, model: LoadedModel, 
 def test_metadata_of_the_embeddings(finished: Any, file: Path) -> None:
     metadata = read_features(file).metadata
     assert metadata.keys() == METADATA.keys()
-    assert (metadata["run"], metadata["evaluated_step"], metadata["synthetic"]) == ("finished", 76, False)
+    assert (metadata["run"], metadata["evaluated_step"], metadata["synthetic"]) == ("finished", 52, False)
     assert (metadata["protocol"], metadata["leaky"]) == ("disjoint", False)
     assert metadata["split_sha256"] == finished.summary["split_sha256"]
     assert not any(

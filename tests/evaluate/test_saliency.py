@@ -233,6 +233,7 @@ def on_one_device(finished: Any) -> LoadedModel:
     return LoadedModel.load(finished.workdir, mesh)
 
 
+@pytest.mark.slow
 def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(loaded: LoadedModel, finished: Any) -> None:
     opened = open_data(loaded, progress=False)
     rows = opened.split.test

@@ -30,6 +30,7 @@ from agegender_jax.mesh import replicated
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, Variant
 from agegender_jax.recipe_options import train_options
 from agegender_jax.run import Run
+from agegender_jax.train import evaluation
 from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.setup import build_setup
@@ -76,8 +77,9 @@ class Two:
 def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir: Path) -> Two:
     folder, printed = tmp_path_factory.mktemp("runs"), io.StringIO()
     options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir, "progress": False}
-    train_recipe(make_recipe("resident"), folder / "resident", **options)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
+        patch.setattr(evaluation, "_write_images", lambda *_: None)
+        train_recipe(make_recipe("resident"), folder / "resident", **options)
         batches, asked = StreamingLoader.train_batches, 0
 
         def counted(self: Any, step: int, steps: int) -> Any:

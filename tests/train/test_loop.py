@@ -1,6 +1,5 @@
 """The loop: what it returns, that it goes on where it stopped, and what ends it."""
 
-import dataclasses
 import errno
 import json
 import math
@@ -14,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,47 +28,9 @@ from agegender_jax.run import Run
 from agegender_jax.train import command as training
 from agegender_jax.train import loop, setup
 from agegender_jax.train.loop import train_recipe
-from agegender_jax.train.state import TrainState
-from tests.runs import assert_same_bits, saved, steps_of
+from tests.runs import MAKE_TRAIN_STEPS, assert_same_bits, fake_steps, saved, steps_of
 
 ROOT = Path(__file__).parents[2]
-
-
-MAKE_TRAIN_STEPS = "agegender_jax.train.step.make_train_steps"
-
-
-def fake_steps(
-    loss_of: Callable[[jax.Array], jax.Array] = jnp.ones_like,
-    bias: Callable | None = None,
-    norm: Callable[[jax.Array], jax.Array] = jnp.ones_like,
-) -> Callable:
-    """A stand-in for `make_train_steps` that only counts, compiled in no time.
-
-    Args:
-      loss_of: the losses of given step numbers (from 1), float32 `[steps]`.
-      norm: the norms of their gradients, likewise.
-      bias: the gender that the model predicts for every face after so many steps: 0 or 1.
-    """
-
-    def make(*_: Any, **__: Any) -> Callable:
-        def steps(state: TrainState, data: Any, batches: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-            count = len(batches["rows"])
-            number = state.step + 1 + jnp.arange(count)
-            new = dataclasses.replace(state, step=state.step + count)
-            if bias is not None:
-                params, stats = state.average
-                head = {
-                    "kernel": jnp.zeros_like(params["heads"]["gender"]["kernel"]),
-                    "bias": 10.0 * jax.nn.one_hot(bias(number[-1]), 2),
-                }
-                heads_of = params["heads"] | {"gender": head}
-                new = dataclasses.replace(new, average=(params | {"heads": heads_of}, stats))
-            loss = loss_of(number.astype(jnp.float32))
-            return new, {"loss": loss, "gradient_norm": norm(number.astype(jnp.float32))}
-
-        return steps
-
-    return make
 
 
 class Stopped(Exception):
@@ -109,15 +69,15 @@ def test_summary_holds_what_readers_rely_on(finished: Any) -> None:
     assert summary["test"]["n"] == 120  # a fifth of 600
     assert summary["split_sha256"] == json.loads((finished.workdir / "split.json").read_text())["sha256"]
     assert json.loads((finished.workdir / "summary.json").read_text()) == summary
-    assert summary["steps"] == summary["evaluated_step"] == 76
-    assert summary["epochs"] == pytest.approx(76 * 32 / 408)
+    assert summary["steps"] == summary["evaluated_step"] == 52
+    assert summary["epochs"] == pytest.approx(52 * 32 / 408)
 
 
 def test_it_learns(finished: Any) -> None:
     test, baseline = finished.summary["test"], finished.summary["baseline"]
     assert test["gender/accuracy"] > baseline["gender/accuracy"] + 0.05
     assert test["age_group/balanced_accuracy"] > baseline["age_group/balanced_accuracy"] + 0.05
-    assert test["age/mae"] < 0.97 * baseline["age/mae"]  # after 76 steps
+    assert test["age/mae"] < 0.97 * baseline["age/mae"]  # after 52 steps
 
 
 def test_baseline_metrics_are_those_of_the_training_labels(finished: Any) -> None:
@@ -132,8 +92,8 @@ def test_metrics_are_lines_of_json_with_each_step_once(finished: Any) -> None:
     events = [json.loads(line) for line in (finished.workdir / "metrics.jsonl").read_text().splitlines()]
     trained = [event["step"] for event in events if "train/loss" in event]
     validated = [event["step"] for event in events if "validation/age/mae" in event]
-    assert trained == list(range(4, 77, 4))
-    assert validated == [24, 48, 72, 76]  # every two epochs: six dispatches of four
+    assert trained == list(range(4, 53, 4))
+    assert validated == [24, 48, 52]  # every two epochs: six dispatches of four
     rates = {event["learning_rate"] for event in events if "train/loss" in event}
     assert len(rates) == 1
     assert rates.pop() == pytest.approx(2e-3)
@@ -236,6 +196,7 @@ def test_a_resumed_run_ends_in_the_same_bits(
     assert without_times(workdir) == without_times(uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_handler_of_sigterm_is_given_back(uninterrupted: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -388,6 +349,7 @@ def test_what_is_no_number_ends_the_run_and_is_not_saved(
     assert steps_of(tmp_path / "run") == [8]
 
 
+@pytest.mark.slow
 def test_a_huge_learning_rate_diverges_and_leaves_no_checkpoint(
     short: ConfigDict, finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -402,6 +364,7 @@ def test_a_huge_learning_rate_diverges_and_leaves_no_checkpoint(
     assert steps_of(tmp_path / "run") == []
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_head_of_weight_zero_is_left_out(
     small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,6 +379,7 @@ def test_a_head_of_weight_zero_is_left_out(
 
 
 @pytest.mark.parametrize("split", [{"protocol": "paper"}, {"folds": 4, "fold": 1}])
+@pytest.mark.usefixtures("tiny")
 def test_other_splits(
     split: dict[str, Any],
     small_recipe: ConfigDict,
@@ -498,6 +462,7 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_refused_recipe_may_be_corrected_in_the_same_directory(
     small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,15 +491,13 @@ def test_a_full_disk_is_a_sentence(
         train_recipe(short, tmp_path / "run", **options)
 
 
-def test_other_files_under_the_same_names_are_noticed(
-    short: ConfigDict, options: dict[str, Any], uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_other_files_under_the_same_names_are_noticed(finished: Any, options: dict[str, Any], tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    shutil.copytree(uninterrupted, workdir, ignore=shutil.ignore_patterns("summary.json"))
+    shutil.copytree(finished.workdir, workdir, ignore=shutil.ignore_patterns("summary.json"))
     metadata = json.loads((workdir / "run.json").read_text())
     (workdir / "run.json").write_text(json.dumps(metadata | {"data_sha256": "0" * 64}))
     with pytest.raises(UserError, match=str(workdir)):
-        train_recipe(short, workdir, **options)
+        train_recipe(finished.recipe, workdir, **options)
 
 
 def test_a_directory_is_trained_in_by_one_process_at_a_time(

