@@ -37,6 +37,11 @@ def image_feature(crop: str) -> tfds.features.Image:
     return tfds.features.Image(shape=(None, None, 3), encoding_format="png" if crop else "jpeg")
 
 
+class _DatasetInfo(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Does nothing. TFDS would look for the dataset in its own bucket, and leave a temporary folder each time."""
+
+
 class DatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builds a dataset; derive from it as from `tfds.core.GeneratorBasedBuilder`.
 
@@ -54,7 +59,11 @@ class DatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self, columns: tfds.features.FeaturesDict, labels: str, identities: str, terms: str, homepage: str | None = None
     ) -> tfds.core.DatasetInfo:
         """Returns the metadata of a dataset: its features, and where labels and identities come from."""
-        return self.dataset_info_from_configs(
+        documents = self.get_metadata()  # README.md, CITATIONS.bib and TAGS.txt beside the builder
+        return _DatasetInfo(
+            builder=self,
+            description=documents.description,
+            citation=documents.citation,
             features=columns,
             homepage=homepage,
             supervised_keys=None,

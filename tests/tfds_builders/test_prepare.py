@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,13 @@ def test_a_prepared_dataset_is_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     info.unlink()
     with pytest.raises(DataError, match=str(version_dir)):
         prepare("utkface", manual, tmp_path / "data")
+
+
+def test_nothing_is_left_in_the_folder_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    prepare("utkface", faces(tmp_path / "manual"), tmp_path / "data")
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
