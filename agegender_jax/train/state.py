@@ -110,7 +110,11 @@ def init_or_restore(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     # Pretrained weights are put into a model that every process has whole.
     where = shardings.step if load_pretrained else (shardings.params, shardings.stats)
-    params, stats = jax.jit(model.init, out_shardings=where)()
+    # It runs once: on a CPU, compiling it well takes seconds longer, and its bits are the same.
+    options: dict[str, str | bool] | None = None
+    if jax.default_backend() == "cpu":
+        options = {"xla_backend_optimization_level": "1"}
+    params, stats = jax.jit(model.init, out_shardings=where, compiler_options=options)()
     if load_pretrained:
         params, stats = load_pretrained(params, stats)
     begin = partial(initial_state, optimizer=optimizer, average=abstract.average is not None)
