@@ -1,21 +1,17 @@
 """launch.py: whatever a user can get wrong ends in one sentence, exit code 2, and nothing half-written."""
 
-import io
 import os
-import struct
 import subprocess
 import sys
-import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
-from PIL import Image
 
 from agegender_jax.train import command as train
+from tests.tfds_builders.files import jpeg, pack, png_header
 
 ROOT = Path(__file__).parents[1]
 NAME = "26_1_2_20170116174525125.jpg.chip.jpg"
@@ -27,41 +23,17 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def jpeg() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 40), (90, 60, 30)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A tiny PNG that claims to be large."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def pack(path: Path, files: list[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
 def truncate(path: Path) -> None:
-    pack(path, [(f"UTKFace/{i}_{NAME[3:]}", jpeg() + os.urandom(3000)) for i in range(20, 60)])
+    pack(path, [(f"UTKFace/{i}_{NAME[3:]}", jpeg(90) + os.urandom(3000)) for i in range(20, 60)])
     path.write_bytes(path.read_bytes()[:40_000])
 
 
-FACE = ("UTKFace/" + NAME, jpeg())
+FACE = ("UTKFace/" + NAME, jpeg(90))
 ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no archive": (lambda path: None, "UTKFace.tar.gz"),
     "truncated": (truncate, "UTKFace.tar.gz"),
     "no archive at all": (lambda path: path.write_bytes(b"<html>Quota exceeded</html>"), "UTKFace.tar.gz"),
-    "a member leaving its folder": (lambda path: pack(path, [FACE, ("../../" + NAME, jpeg())]), NAME),
+    "a member leaving its folder": (lambda path: pack(path, [FACE, ("../../" + NAME, jpeg(90))]), NAME),
     "a file that is no image": (
         lambda path: pack(path, [FACE, ("UTKFace/27" + NAME[2:], b"text" * 99)]),
         "27" + NAME[2:],
@@ -70,7 +42,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: pack(path, [FACE, ("UTKFace/27" + NAME[2:], png_header(60_000, 60_000))]),
         "27" + NAME[2:],
     ),
-    "no usable face": (lambda path: pack(path, [("UTKFace/readme.jpg", jpeg())]), "AGE_GENDER_RACE_TIME"),
+    "no usable face": (lambda path: pack(path, [("UTKFace/readme.jpg", jpeg(90))]), "AGE_GENDER_RACE_TIME"),
     "too few faces": (lambda path: pack(path, [FACE]), "at least three"),
 }
 
@@ -97,20 +69,6 @@ def test_a_bad_archive(case: str, small_recipe: ConfigDict, tmp_path: Path, caps
     assert not list(data_dir.rglob("*.part"))
     assert not list(data_dir.rglob("*incomplete*"))
     assert not workdir.exists()
-
-
-def test_a_command_goes_on_once_the_archive_is_there(
-    small_recipe: ConfigDict, synthetic_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What a failed start leaves in the run's directory is in nobody's way."""
-    options: dict[str, Any] = {"workdir": tmp_path / "run", "data_dir": tmp_path / "data"}
-    assert train.command(small_recipe, manual_dir=tmp_path / "nowhere", **options) == 2
-    assert "--manual_dir" in sentence_of(capsys.readouterr().err)
-    small_recipe.evaluate.select = "nothing"  # far enough: the data were read
-    assert (
-        train.command(small_recipe, manual_dir=synthetic_dir, workdir=tmp_path / "b", data_dir=tmp_path / "data") == 2
-    )
-    assert "config.evaluate.select='nothing'" in sentence_of(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("which", "count"), [("workdir", 0), ("data_dir", 0), ("data_dir", 30)])

@@ -31,10 +31,6 @@ def test_every_number_of_the_recipe_is_checked_and_every_checked_key_exists() ->
     assert {*recipes.choices(), *recipes._SEEDS} <= recipes.leaves(recipes.base()).keys()
 
 
-def test_the_defaults_pass() -> None:
-    recipes.check(recipes.base())
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [

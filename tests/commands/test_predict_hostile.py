@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 
 from agegender_jax.predictor import WITHOUT_FACE
 from agegender_jax.synthetic.faces import generate_face
+from tests.tfds_builders.files import png_header
 from tfds_builders.archive import MAX_FILE_BYTES
 
 Command = Callable[..., int]
@@ -31,15 +31,6 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     stored = io.BytesIO()
     image.save(stored, kind, **options)
     return stored.getvalue()
-
-
-def _png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size, with right checksums and hardly any pixels."""
-    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(b"\0" * 9)}
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    )
 
 
 def hostile(folder: Path) -> tuple[set[str], set[str]]:
@@ -83,11 +74,11 @@ def hostile(folder: Path) -> tuple[set[str], set[str]]:
         "script.png": b"#!/bin/sh\nrm -rf /\n",
         "float.tif": _encoded(Image.new("F", (9, 9)), "TIFF"),
         "zip.jpg": b"PK\x03\x04" + b"\0" * 200,
-        "no pixels.png": _png_header(0, 0),
+        "no pixels.png": png_header(0, 0),
         "no height.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 9, 0, 1, 24, 0, 0, 0, 0, 0, 0),
     }
     for width, height in ((2**31 - 1, 2**31 - 1), (100_000, 100_000), (64_000_001, 1), (8001, 8000), (1, 2**31 - 1)):
-        bad[f"claims {width}x{height}.png"] = _png_header(width, height)
+        bad[f"claims {width}x{height}.png"] = png_header(width, height)
     bmp = bytearray(whole["BMP"])
     bmp[18:26] = struct.pack("<ii", 90_000, 90_000)
     bad["claims much.bmp"] = bytes(bmp)

@@ -1,6 +1,5 @@
 """What the tests of the data share."""
 
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from absl import logging
 from agegender_jax.data.dataset import ResidentDataset, StreamedDataset, read_columns
 from agegender_jax.data.preprocess import ImagePreprocessor, PreprocessOptions
 from agegender_jax.data.source import Prepared, locate
+from tests.tfds_builders import files
 
 
 @pytest.fixture
@@ -37,9 +37,8 @@ def parts(prepared: Prepared, size: int, folder: Path) -> tuple[Any, ...]:
 
 @pytest.fixture(scope="session")
 def members(synthetic_dir: Path) -> dict[str, bytes]:
-    """The files of the synthetic archive by name, read with the standard library alone."""
-    with tarfile.open(synthetic_dir / "UTKFace.tar.gz") as tar:
-        return {Path(i.name).name: file.read() for i in tar if (file := tar.extractfile(i)) is not None}
+    """The files of the synthetic archive by name."""
+    return files.members(synthetic_dir)
 
 
 @pytest.fixture

@@ -19,15 +19,11 @@ from agegender_jax.data.decode_image import decode_image
 from agegender_jax.data.preprocess import PreprocessOptions
 from agegender_jax.data.source import COLUMNS, Prepared, locate
 from agegender_jax.errors import UserError
-from tests.tfds_builders import files as files_of_tests
+from tests.tfds_builders.files import lay, pack, pack_utkface
 from tfds_builders.archive import SYNTHETIC_FILE
 from tfds_builders.utkface.utkface_dataset_builder import parse_name
 
 ROOT = Path(__file__).parents[2]
-
-
-def pack(archive: Path, files: dict[str, bytes]) -> None:
-    files_of_tests.pack(archive, [(f"UTKFace/{name}", content) for name, content in files.items()])
 
 
 def options(**changes: Any) -> DataOptions:
@@ -90,7 +86,7 @@ def test_what_was_prepared_is_used_again(
 def test_the_same_archive_with_and_without_the_mark_of_synthetic_data_is_two_datasets(
     members: dict[str, bytes], tmp_path: Path
 ) -> None:
-    pack(tmp_path / "in" / "UTKFace.tar.gz", dict(sorted(members.items())[:3]))
+    pack_utkface(tmp_path / "in", dict(sorted(members.items())[:3]))
     for synthetic in (False, True):
         if synthetic:
             (tmp_path / "in" / SYNTHETIC_FILE).touch()
@@ -107,11 +103,10 @@ def test_what_tfds_build_put_into_the_data_dir_is_used(prepared: Prepared, tmp_p
 
 
 def test_another_archive_in_the_same_place_is_prepared_anew(members: dict[str, bytes], tmp_path: Path) -> None:
-    archive, files = tmp_path / "in" / "UTKFace.tar.gz", members
-    results = []
-    for names in (sorted(files)[:5], sorted(files)[5:12]):
-        pack(archive, {name: files[name] for name in names})
-        data = open_dataset(options(), manual_dir=archive.parent, data_dir=tmp_path / "out", progress=False)
+    folder, results = tmp_path / "in", []
+    for names in (sorted(members)[:5], sorted(members)[5:12]):
+        pack_utkface(folder, {name: members[name] for name in names})
+        data = open_dataset(options(), manual_dir=folder, data_dir=tmp_path / "out", progress=False)
         assert sorted(data.columns["key"].tolist()) == names
         results.append(data.prepared)
     assert results[0].directory != results[1].directory
@@ -126,7 +121,7 @@ def test_a_change_anywhere_in_a_large_archive_is_seen(members: dict[str, bytes],
     for change in (b"", b"changed"):
         half = len(files[1][1]) // 2
         files[1] = files[1][0], files[1][1][:half] + change + files[1][1][half + len(change) :]
-        files_of_tests.pack(archive, files, mode="w")
+        pack(archive, files, mode="w")
         data = open_dataset(options(), manual_dir=archive.parent, data_dir=tmp_path / "out", progress=False)
         digests = [hashlib.sha256(content).hexdigest() for _, content in files]
         assert sorted(data.columns["sha256"].tolist()) == sorted(digests)
@@ -138,7 +133,7 @@ def test_a_change_anywhere_in_a_large_archive_is_seen(members: dict[str, bytes],
 
 def test_a_name_that_is_no_unicode_is_rejected_like_others(members: dict[str, bytes], tmp_path: Path) -> None:
     for name in [*sorted(members)[:3], os.fsdecode(b"\xff.jpg")]:
-        files_of_tests.lay(tmp_path / "in", {name: next(iter(members.values()))})
+        lay(tmp_path / "in", {name: next(iter(members.values()))})
     assert locate("utkface", manual_dir=tmp_path / "in", data_dir=tmp_path / "out", progress=False).count == 3
 
 

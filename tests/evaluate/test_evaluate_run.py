@@ -2,10 +2,8 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import shutil
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +23,7 @@ from agegender_jax.models.heads import AgeYearsHead, build_heads
 from agegender_jax.recipe_options import data_options, model_options
 from agegender_jax.run import Run
 from agegender_jax.splits import Split, make_split
-
-
-def members(manual_dir: Path) -> dict[str, bytes]:
-    with tarfile.open(manual_dir / "UTKFace.tar.gz") as tar:
-        return {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
-
-
-def pack(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir()
-    with tarfile.open(folder / "UTKFace.tar.gz", "w:gz", compresslevel=1) as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(f"UTKFace/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return folder
+from tests.tfds_builders.files import members, pack_utkface
 
 
 def names_in(finished: Any, *parts: str) -> list[str]:
@@ -86,7 +70,7 @@ def test_files_that_the_run_has_seen_are_found_under_other_names(
         f"{'_'.join(name.split('_')[:3])}_2031010100000{number:04d}.jpg": own[name]
         for number, name in enumerate(seen + held_out)
     }
-    other = pack(tmp_path / "other", renamed | new)
+    other = pack_utkface(tmp_path / "other", renamed | new)
     result = evaluate_runs(model, manual_dir=other, data_dir=tmp_path / "data", progress=False)
     distinct = {own[name] for name in seen}
     assert result["left_out"] == sum(content in distinct for content in (renamed | new).values()) >= 30
@@ -101,7 +85,7 @@ def test_files_that_the_run_has_seen_are_found_under_other_names(
 def test_an_archive_seen_whole_leaves_nothing_to_measure(finished: Any, model: LoadedModel, tmp_path: Path) -> None:
     own = members(finished.manual_dir)
     seen = [name for name in names_in(finished, "train") if name.count("_") == 3][:12]
-    other = pack(tmp_path / "other", {name: own[name] for name in seen})
+    other = pack_utkface(tmp_path / "other", {name: own[name] for name in seen})
     with pytest.raises(UserError, match=r"12 files.*finished"):
         evaluate_runs(model, manual_dir=other, data_dir=tmp_path / "data", progress=False)
 
@@ -271,7 +255,7 @@ def test_files_of_equal_names_and_other_content_are_not_averaged(
     """One file of the second run's archive is another image under the same name."""
     other, files = copy(finished, tmp_path / "other", "checkpoints"), members(finished.manual_dir)
     first, second, *_ = files
-    archive = pack(tmp_path / "archive", files | {first: files[second]})
+    archive = pack_utkface(tmp_path / "archive", files | {first: files[second]})
     other.write("run.json", other.metadata() | {"manual_dir": str(archive), "data_dir": str(tmp_path / "data")})
     with pytest.raises(UserError, match=r"other.*1 of the 600"):
         evaluate_runs([model, instead(model, other)], progress=False)

@@ -9,7 +9,6 @@ import pytest
 
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.predictions import COLUMNS, METADATA, NAME, read_predictions, write_predictions
-from agegender_jax.models.heads import AgeYearsHead, ClassHead
 
 
 def arrays_of(finished: Any) -> dict[str, np.ndarray]:
@@ -32,14 +31,6 @@ def test_a_run_keeps_the_predictions_of_its_metrics(finished: Any) -> None:
     np.testing.assert_array_equal(predictions.columns["age"], [float(name[0]) for name in names])
     np.testing.assert_array_equal(predictions.columns["gender"], [int(name[1]) for name in names])
     assert {name: column.dtype for name, column in predictions.columns.items()} == COLUMNS
-
-
-def test_targets_are_what_people_look_at(finished: Any) -> None:
-    targets = read_predictions(finished.workdir / NAME).of("test").targets()
-    assert isinstance(targets["gender"].head, ClassHead)
-    assert isinstance(targets["age"].head, AgeYearsHead)
-    right = targets["gender"].predictions["class"] == targets["gender"].labels
-    assert right[targets["gender"].known].mean() == finished.summary["test"]["gender/accuracy"]
 
 
 def test_what_is_written_is_read(finished: Any, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Intervals and tests against SciPy and arithmetic, and in simulations whose truth is known."""
 
 import math
-import time
 import tracemalloc
 
 import numpy as np
@@ -197,19 +196,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     result = covered(case, tests=tests, draws=draws)
     assert least < result.clustered <= most
     assert result.naive < 0.85 or name != "MAE, 100 speakers of 10"  # where those of independent examples do not
-
-
-@pytest.mark.slow
-def test_a_test_part_takes_seconds() -> None:
-    rng = np.random.default_rng(0)
-    label, predicted = rng.integers(0, 8, (2, 4289)).astype(np.int32)
-    targets = [Target(ClassNameHead(tuple("abcdefgh"), ordered=True), {"class": predicted}, label)] * 2 + [
-        years(label - 3.5)
-    ]
-    start = time.perf_counter()
-    for target in targets:
-        _intervals(target, np.arange(4289))
-    assert time.perf_counter() - start < 8
 
 
 def test_a_difference_of_two_runs_is_the_paired_t_test() -> None:

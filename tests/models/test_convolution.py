@@ -56,28 +56,23 @@ def _scipy_conv2d(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) 
     return np.moveaxis(np.array(full), 1, -1)[:, ::stride, ::stride]
 
 
+STRIDED = [(3, 2, "SAME", 9, 8), (7, 4, "SAME", 11, 16), (1, 2, "SAME", 6, 5)]
+# Columns are folded where there are few channels.
+CHANNELS = [*((*case, 3) for case in CASES), *((*case, channels) for case in STRIDED for channels in (1, 4, 8))]
+
+
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("kernel", "stride", "padding", "height", "width"), CASES)
+@pytest.mark.parametrize(("kernel", "stride", "padding", "height", "width", "channels"), CHANNELS)
 def test_convolution_matches_scipy(
-    form: str, kernel: int, stride: int, padding: convolution.Padding, height: int, width: int
+    form: str, kernel: int, stride: int, padding: convolution.Padding, height: int, width: int, channels: int
 ) -> None:
-    x, weights = _random(kernel, height, width)
+    x, weights = _random(kernel, height, width, channels)
     got = jax.jit(FORMS[form], static_argnums=(2, 3))(x, weights, stride, padding)
     assert_close(got, _scipy_conv2d(x, weights, stride, padding))
     assert got.shape[1:3] == (
         layers.conv_output_size(height, kernel, stride, padding),
         layers.conv_output_size(width, kernel, stride, padding),
     )
-
-
-@pytest.mark.parametrize(("kernel", "stride", "height", "width"), [(3, 2, 9, 8), (7, 4, 11, 16), (1, 2, 6, 5)])
-@pytest.mark.parametrize("channels", [1, 4, 8])  # columns are folded where there are few
-def test_strided_convolution_of_few_and_of_many_channels(
-    kernel: int, stride: int, height: int, width: int, channels: int
-) -> None:
-    x, weights = _random(kernel, height, width, channels)
-    got = jax.jit(convolution._conv2d_patches, static_argnums=(2, 3))(x, weights, stride, "SAME")
-    assert_close(got, _scipy_conv2d(x, weights, stride, "SAME"))
 
 
 def _gradients(form: Callable, x: np.ndarray, weights: np.ndarray, stride: int, padding: str) -> tuple:

@@ -37,14 +37,6 @@ def test_heads_follow_the_recipe(small_recipe: ConfigDict) -> None:
     assert params["heads"]["age_group"]["kernel"].shape[1] == 1
 
 
-def test_head_of_weight_zero_is_left_out(small_recipe: ConfigDict) -> None:
-    small_recipe.heads.age.weight = 0.0
-    heads = build_heads(model_options(small_recipe).heads)
-    assert set(heads) == {"gender", "age_group"}
-    params = define_model(model_options(small_recipe), heads).params
-    assert set(params["heads"]) == set(heads)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_parameters_and_statistics_are_float32(small_recipe: ConfigDict, dtype: str) -> None:
     small_recipe.model.dtype = dtype

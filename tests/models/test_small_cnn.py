@@ -7,16 +7,9 @@ from flax import nnx
 
 from agegender_jax.models.backbones import BackboneOptions
 from agegender_jax.models.backbones.small_cnn import VARIANTS, ConvBlock, SmallCNN, Variant
-from agegender_jax.models.heads import GenderHead
 from tests.arrays import assert_close
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
-
-
-def test_one_sigmoid_node_is_the_gender_head_with_a_first_logit_of_zero() -> None:
-    logits = np.array([-3.0, -0.5, 0.0, 2.0], np.float32)
-    distribution = GenderHead().distribution(np.stack([np.zeros(4, np.float32), logits], axis=-1))
-    assert_close(distribution[:, 1], 1 / (1 + np.exp(-logits)))
 
 
 def test_training_and_evaluation_differ_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:

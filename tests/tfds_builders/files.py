@@ -1,7 +1,9 @@
 """Files of small datasets, and what is read from a prepared one."""
 
 import io
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,15 @@ def jpeg(shade: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (20, 24), (shade, 0, 0)).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Returns a PNG that claims a size, with right checksums and hardly any pixels."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(b"\0" * 9)}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
 
 
 def sound(seed: int, kind: str = "WAV", rate: int = 8_000, frames: int = 800) -> bytes:
@@ -41,6 +52,17 @@ def pack(path: Path, files: list[tuple[str, bytes]], mode: Literal["w", "w:gz"] 
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
+
+
+def pack_utkface(folder: Path, files: dict[str, bytes]) -> Path:
+    """Writes UTKFace.tar.gz of these files into a folder; returns the folder."""
+    return pack(folder / "UTKFace.tar.gz", [(f"UTKFace/{name}", content) for name, content in files.items()]).parent
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    """Returns the files of a folder's UTKFace.tar.gz by name, read with the standard library alone."""
+    with tarfile.open(folder / "UTKFace.tar.gz") as tar:
+        return {Path(info.name).name: file.read() for info in tar if (file := tar.extractfile(info)) is not None}
 
 
 def read(version_dir: Path, split: str = "all") -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from agegender_jax.data.source import locate
 from agegender_jax.errors import UserError
 from agegender_jax.recipe_options import data_options
 from agegender_jax.synthetic.faces import generate_face
-from tests.tfds_builders.files import metadata, pack, read
+from tests.tfds_builders.files import metadata, pack_utkface, read
 from tfds_builders import faces
 from tfds_builders.adience.fold_files import COLUMNS, FILES
 from tfds_builders.archive import DataError
@@ -151,8 +151,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
         f"29_1_1_{TIME}.jpg": nothing[0],
         f"80_0_{TIME}.jpg": nothing[1],
     }
-    pack(folder / "UTKFace.tar.gz", [(f"UTKFace/{name}", content) for name, content in files.items()])
-    return folder, files
+    return pack_utkface(folder, files), files
 
 
 def test_utkface_is_prepared_with_its_faces_cut_out(

@@ -74,11 +74,7 @@ def copied(setup: Setup, begin: Any) -> tuple[np.ndarray, Any, str]:
 @pytest.mark.parametrize(
     ("compute", "part"),
     # What is split by eight is 98 % of the numbers, and the dense layers are 37 %.
-    [
-        pytest.param({"fsdp": True}, 0.15, marks=pytest.mark.slow),
-        pytest.param({"model": 2}, 0.82, marks=pytest.mark.slow),
-        ({"fsdp": True, "model": 2}, 0.22),
-    ],
+    [({"fsdp": True}, 0.15), ({"model": 2}, 0.82), ({"fsdp": True, "model": 2}, 0.22)],
 )
 def test_losses_are_those_of_a_state_that_is_copied(
     setup: Setup, begin: Any, copied: tuple[np.ndarray, Any, str], compute: dict[str, Any], part: float

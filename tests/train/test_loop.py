@@ -165,9 +165,7 @@ def without_times(workdir: Path) -> tuple[dict, list[dict]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("end", "last"), [("a power cut", 8), *(pytest.param("SIGTERM", step, marks=pytest.mark.slow) for step in (12, 16))]
-)
+@pytest.mark.parametrize(("end", "last"), [("a power cut", 8), ("SIGTERM", 12), ("SIGTERM", 16)])
 def test_a_resumed_run_ends_in_the_same_bits(
     end: str, last: int, short: ConfigDict, options: dict[str, Any], uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -85,13 +85,6 @@ def test_edges_of_the_schedule_stay_finite_and_within_the_peak(schedule: str, wa
     assert all(0 < rate <= 0.1 * (1 + 1e-6) for rate in rates)
 
 
-def test_decay_is_of_kernels_alone() -> None:
-    assert weight_decay_mask(PARAMS) == {
-        "conv": {"kernel": True, "bias": False},
-        "norm": {"scale": False, "bias": False},
-    }
-
-
 def _adamw(leaf: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: float) -> np.ndarray:
     """Loshchilov & Hutter 2019, algorithm 2, with a rate for each step; decay is of kernels alone."""
     m, v = np.zeros_like(leaf), np.zeros_like(leaf)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from agegender_jax.train.state import TrainState, initial_state
+from agegender_jax.train.state import initial_state
 
 PARAMS = {"kernel": np.full((2, 3), 1.5, np.float32), "bias": np.zeros(3, np.float32)}
 STATS = {"mean": np.full(3, 0.25, np.float32)}
@@ -41,12 +41,3 @@ def test_evaluation_uses_the_average_where_there_is_one() -> None:
     assert plain.evaluated[1] is plain.stats
     averaged = initial_state(PARAMS, STATS, optax.sgd(0.1), average=True)
     assert averaged.evaluated is averaged.average
-
-
-def test_state_is_a_pytree_that_names_its_parts() -> None:
-    state = initial_state(PARAMS, STATS, optax.sgd(0.1), average=True)
-    leaves, structure = jax.tree.flatten(state)
-    again = jax.tree.unflatten(structure, leaves)
-    assert isinstance(again, TrainState)
-    paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
-    assert {".step", ".params['kernel']", ".stats['mean']", ".average[0]['bias']"} <= paths
