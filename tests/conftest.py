@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import pytest
+from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -22,6 +23,7 @@ from agegender_jax import recipe as recipes
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.mesh import make_mesh
 from agegender_jax.models.backbones import BACKBONES
+from agegender_jax.run import Run
 from agegender_jax.synthetic.faces import write_utkface_archive
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
 from agegender_jax.train.loop import train_recipe
@@ -143,12 +145,44 @@ def finished(shared_dir: Path, data_dir: Path) -> Finished:
 
 
 @pytest.fixture(scope="session")
+def loaded(finished: Finished) -> LoadedModel:
+    """The finished run's model. Read only."""
+    return LoadedModel.load(finished.workdir)
+
+
+@pytest.fixture(scope="session")
+def moved(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run without its data, split and predictions. Read only."""
+    ignored = shutil.ignore_patterns("split.json", "seen_sha256.txt", "predictions.npz")
+    run = Run.load(shutil.copytree(finished.workdir, tmp_path_factory.mktemp("moved") / "run", ignore=ignored))
+    run.write("run.json", {**run.metadata(), "manual_dir": "/nowhere", "data_dir": "/nowhere"})
+    return run.directory
+
+
+@pytest.fixture(scope="session")
+def cropped(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run as if its data had been cut out by the detector. Read only."""
+    run = Run.load(shutil.copytree(finished.workdir, tmp_path_factory.mktemp("cropped") / "run"))
+    run.recipe.dataset.crop = "haar"
+    (run.directory / "recipe.json").write_text(recipes.to_json(run.recipe))
+    return run.directory
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real datasets beside the repository; tests that need it skip where it is absent."""
     path = Path(__file__).parents[2] / "shared" / "data"
     if not path.is_dir():
         pytest.skip(f"real data are not at {path}")
     return path
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The warnings that are logged."""
+    logged: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: logged.append(text % args))
+    return logged
 
 
 class Ear(nnx.Module):

@@ -16,10 +16,15 @@ from agegender_jax.train.state import TrainState
 MAKE_TRAIN_STEPS = "agegender_jax.train.step.make_train_steps"
 
 
+def mesh_of(devices: int, model: int = 1) -> Mesh:
+    """Returns so many of the eight devices as a mesh."""
+    types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((devices // model, model), ("data", "model"), types, devices=jax.devices()[:devices])
+
+
 def two_devices(model: int = 1) -> Mesh:
     """Returns two of the eight devices as a mesh."""
-    types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((2 // model, model), ("data", "model"), types, devices=jax.devices()[:2])
+    return mesh_of(2, model)
 
 
 def fake_steps(

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from agegender_jax.checkpoints import Checkpoints, checksum, device_sum, host_sum, read_model
@@ -62,13 +61,6 @@ def three(tmp_path: Path) -> Path:
         for step, score in ((1, 0.1), (2, 0.9), (3, 0.5)):
             checkpoints.save(step, example(step), score)
     return tmp_path / "checkpoints"
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    messages: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: messages.append(text % args))
-    return messages
 
 
 def truncate(path: Path) -> None:

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
 import pytest
 import soundfile
-from jax.sharding import AxisType
 from PIL import Image
 
 from agegender_jax import predictor as module
-from agegender_jax import recipe as recipes
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.loaded import LoadedModel
@@ -26,8 +23,8 @@ from agegender_jax.evaluate.prediction_table import PredictionTable
 from agegender_jax.evaluate.predictions import NAME, read_predictions
 from agegender_jax.evaluate.targets import make_targets, measure_targets
 from agegender_jax.predictor import AHEAD, WITHOUT_FACE, Detection, Predictor
-from agegender_jax.run import Run
 from agegender_jax.synthetic.faces import generate_face
+from tests.runs import mesh_of
 from tfds_builders.faces import crop, crop_largest, find_faces
 
 
@@ -75,8 +72,7 @@ def test_a_few_are_computed_in_small_batches_and_agree_up_to_rounding(
     finished: Any, faces: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH_SIZES", (1, 8))
-    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    predictor = Predictor(LoadedModel.load(finished.workdir, mesh))
+    predictor = Predictor(LoadedModel.load(finished.workdir, mesh_of(1)))
     size = predictor.batch_size
     assert [predictor.batch_size_for(count) for count in (1, 2, 8, 9, size, 2 * size)] == [1, 8, 8, size, size, size]
     compiled = predictor.model.evaluator._distributions
@@ -98,17 +94,8 @@ def test_a_closed_predictor_runs_nothing(finished: Any, faces: list[Path]) -> No
     assert not any(name.startswith(("decode", "predict")) for name in left)
 
 
-def test_only_the_run_s_directory_is_needed(finished: Any, faces: list[Path], tmp_path: Path) -> None:
-    shutil.copytree(finished.workdir, tmp_path / "run")
-    metadata = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(
-        json.dumps(metadata | {"manual_dir": "/nowhere", "data_dir": "/nowhere"})
-    )
-    for path in ("split.json", "seen_sha256.txt", NAME):
-        (tmp_path / "run" / path).unlink()
-    assert same(
-        Predictor.load(tmp_path / "run").predict(faces[:3]), Predictor.load(finished.workdir).predict(faces[:3])
-    )
+def test_only_the_run_s_directory_is_needed(predictor: Predictor, moved: Path, faces: list[Path]) -> None:
+    assert same(Predictor.load(moved).predict(faces[:3]), predictor.predict(faces[:3]))
 
 
 @pytest.mark.parametrize("shape", [(40, 70, 3), (9, 9, 3), (32, 32, 3)])
@@ -184,17 +171,6 @@ def test_faces_are_detected_in_a_picture(predictor: Predictor, tmp_path: Path) -
     (tmp_path / "kept.png").write_bytes(crop_largest((tmp_path / "two.png").read_bytes()))
     largest = predictor.predict([tmp_path / "two.png"], detect=Detection())
     assert same(predictor.predict([tmp_path / "kept.png"]), largest, slice(1), atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def cropped(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run as if its data had been cut out by the detector."""
-    folder = tmp_path_factory.mktemp("cropped") / "run"
-    shutil.copytree(finished.workdir, folder)
-    recipe = Run.load(folder).recipe
-    recipe.dataset.crop = "haar"
-    (folder / "recipe.json").write_text(recipes.to_json(recipe))
-    return folder
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ import pytest
 from PIL import Image
 
 from agegender_jax import atomic
-from agegender_jax import recipe as recipes
 from agegender_jax.commands import predict
 from agegender_jax.errors import UserError
 from agegender_jax.labels import DISCLAIMER
@@ -323,17 +322,13 @@ def test_detection_is_a_row_a_face(predict_files: Command, tmp_path: Path, capsy
 
 
 def test_a_run_that_learned_from_cut_faces_cuts_them(
-    finished: Any, predict_files: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cropped: Path, predict_files: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workdir = shutil.copytree(finished.workdir, tmp_path / "run")
-    recipe = recipes.from_json((workdir / "recipe.json").read_text())
-    recipe.dataset.crop = "haar"
-    (workdir / "recipe.json").write_text(recipes.to_json(recipe))
     Image.new("RGB", (60, 60)).save(tmp_path / "none.png")
-    assert predict_files(tmp_path / "none.png", "--no_detect", "--out", tmp_path / "no.csv", workdir=workdir) == 0
+    assert predict_files(tmp_path / "none.png", "--no_detect", "--out", tmp_path / "no.csv", workdir=cropped) == 0
     assert "--no_detect" not in capsys.readouterr().err
     arguments = (tmp_path / "none.png", "--min_size", 50, "--out", tmp_path / "out.csv")
-    assert predict_files(*arguments, workdir=workdir) == 2
+    assert predict_files(*arguments, workdir=cropped) == 2
     assert "--no_detect" in capsys.readouterr().err
     assert [row["error"] for row in rows_of(tmp_path / "out.csv")] == [WITHOUT_FACE]
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from absl import logging
 
 from agegender_jax.data.dataset import ResidentDataset, StreamedDataset, read_columns
 from agegender_jax.data.preprocess import ImagePreprocessor, PreprocessOptions
@@ -39,11 +38,3 @@ def parts(prepared: Prepared, size: int, folder: Path) -> tuple[Any, ...]:
 def members(synthetic_dir: Path) -> dict[str, bytes]:
     """The files of the synthetic archive by name."""
     return files.members(synthetic_dir)
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The warnings that are logged."""
-    logged: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: logged.append(text % args))
-    return logged

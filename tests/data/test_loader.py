@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from agegender_jax.data import loader
 from agegender_jax.data.dataset import (
@@ -32,6 +32,7 @@ from agegender_jax.data.source import Prepared, Source, locate
 from agegender_jax.errors import UserError
 from agegender_jax.mesh import by_batch, make_mesh, replicated
 from agegender_jax.synthetic.voices import SPEAKER_PATTERN, write_voices
+from tests.runs import mesh_of
 
 SIZE, BATCH, STEPS = 32, 8, 3  # pixels, examples in a batch, batches in a dispatch
 ROWS = np.arange(5, 70)  # to train on
@@ -41,11 +42,6 @@ ROWS = np.arange(5, 70)  # to train on
 def pixels(members: dict[str, bytes]) -> dict[str, np.ndarray]:
     """Every file of the archive by name, decoded."""
     return {name: decode_image(content, SIZE) for name, content in members.items()}
-
-
-def mesh_of(devices: int, model: int = 1) -> Mesh:
-    shape, types = (devices // model, model), (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh(shape, ("data", "model"), axis_types=types, devices=jax.devices()[:devices])
 
 
 def training(examples: Dataset, mesh: Mesh, last: int = 100) -> DeviceLoader:

@@ -31,14 +31,9 @@ def names_in(finished: Any, *parts: str) -> list[str]:
     return [Path(key).name for part in parts for key in split[part]]
 
 
-@pytest.fixture(scope="module")
-def model(finished: Any) -> LoadedModel:
-    return LoadedModel.load(finished.workdir)
-
-
-def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any, model: LoadedModel) -> None:
+def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any, loaded: LoadedModel) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")}
-    result = evaluate_runs(model, progress=False)
+    result = evaluate_runs(loaded, progress=False)
     assert before == {path: path.stat().st_mtime_ns for path in finished.workdir.rglob("*")}  # nothing is written
     assert result["test"] == finished.summary["test"]
     assert result["baseline"] == finished.summary["baseline"]
@@ -47,11 +42,11 @@ def test_the_test_part_is_the_summary_s_to_the_last_bit(finished: Any, model: Lo
     assert list(as_columns(result)) == ["test", "baseline"]
 
 
-def test_all_is_every_example_once(model: LoadedModel) -> None:
+def test_all_is_every_example_once(loaded: LoadedModel) -> None:
     parts = {
-        part: evaluate_runs(model, split=part, progress=False)[part] for part in ("train", "validation", "test", "all")
+        part: evaluate_runs(loaded, split=part, progress=False)[part] for part in ("train", "validation", "test", "all")
     }
-    assert parts["validation"] == model.summary["validation"]
+    assert parts["validation"] == loaded.summary["validation"]
     whole = parts.pop("all")
     assert whole["n"] == 600 == sum(metrics["n"] for metrics in parts.values())
     right = sum(metrics["gender/accuracy"] * metrics["gender/n"] for metrics in parts.values())
@@ -59,7 +54,7 @@ def test_all_is_every_example_once(model: LoadedModel) -> None:
 
 
 def test_files_that_the_run_has_seen_are_found_under_other_names(
-    finished: Any, model: LoadedModel, synthetic_dir: Path, tmp_path: Path
+    finished: Any, loaded: LoadedModel, synthetic_dir: Path, tmp_path: Path
 ) -> None:
     """Half of another archive are files the run trained on, renamed; only the others count."""
     own, new = members(finished.manual_dir), members(synthetic_dir)
@@ -71,7 +66,7 @@ def test_files_that_the_run_has_seen_are_found_under_other_names(
         for number, name in enumerate(seen + held_out)
     }
     other = pack_utkface(tmp_path / "other", renamed | new)
-    result = evaluate_runs(model, manual_dir=other, data_dir=tmp_path / "data", progress=False)
+    result = evaluate_runs(loaded, manual_dir=other, data_dir=tmp_path / "data", progress=False)
     distinct = {own[name] for name in seen}
     assert result["left_out"] == sum(content in distinct for content in (renamed | new).values()) >= 30
     assert result["test"]["n"] == len(renamed | new) - result["left_out"]
@@ -82,12 +77,12 @@ def test_files_that_the_run_has_seen_are_found_under_other_names(
     assert result["split"] == "all"
 
 
-def test_an_archive_seen_whole_leaves_nothing_to_measure(finished: Any, model: LoadedModel, tmp_path: Path) -> None:
+def test_an_archive_seen_whole_leaves_nothing_to_measure(finished: Any, loaded: LoadedModel, tmp_path: Path) -> None:
     own = members(finished.manual_dir)
     seen = [name for name in names_in(finished, "train") if name.count("_") == 3][:12]
     other = pack_utkface(tmp_path / "other", {name: own[name] for name in seen})
     with pytest.raises(UserError, match=r"12 files.*finished"):
-        evaluate_runs(model, manual_dir=other, data_dir=tmp_path / "data", progress=False)
+        evaluate_runs(loaded, manual_dir=other, data_dir=tmp_path / "data", progress=False)
 
 
 def copy(finished: Any, folder: Path, *left_out: str) -> Run:
@@ -161,9 +156,9 @@ def probabilities_of(model: LoadedModel) -> tuple[dict[str, np.ndarray], dict[st
 
 
 @pytest.mark.slow
-def test_an_ensemble_averages_distributions(finished: Any, model: LoadedModel, second: LoadedModel) -> None:
-    result = evaluate_runs([model, second], progress=False)
-    (one, labels), (other, _) = probabilities_of(model), probabilities_of(second)
+def test_an_ensemble_averages_distributions(finished: Any, loaded: LoadedModel, second: LoadedModel) -> None:
+    result = evaluate_runs([loaded, second], progress=False)
+    (one, labels), (other, _) = probabilities_of(loaded), probabilities_of(second)
     mean = {name: (one[name] + other[name]) / 2 for name in one}
     for name in ("gender", "age_group"):
         known = labels[name] >= 0
@@ -182,11 +177,11 @@ def test_an_ensemble_averages_distributions(finished: Any, model: LoadedModel, s
     assert columns["ensemble"]["age/mae"] not in (columns["finished"]["age/mae"], columns["second"]["age/mae"])
 
 
-def test_an_ensemble_of_one_run_twice_is_that_run(finished: Any, model: LoadedModel) -> None:
-    result = evaluate_runs([model, model], split="validation", progress=False)
+def test_an_ensemble_of_one_run_twice_is_that_run(finished: Any, loaded: LoadedModel) -> None:
+    result = evaluate_runs([loaded, loaded], split="validation", progress=False)
     assert result["validation"] == finished.summary["validation"]
     assert list(as_columns(result)) == ["ensemble", "finished", "finished (2)", "baseline"]
-    assert evaluate_runs([model], progress=False) == evaluate_runs(model, progress=False)
+    assert evaluate_runs([loaded], progress=False) == evaluate_runs(loaded, progress=False)
 
 
 def instead(model: LoadedModel, run: Run) -> LoadedModel:
@@ -195,7 +190,7 @@ def instead(model: LoadedModel, run: Run) -> LoadedModel:
 
 
 def test_runs_of_two_splits_are_not_averaged_on_their_own_data(
-    finished: Any, model: LoadedModel, tmp_path: Path
+    finished: Any, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     other = copy(finished, tmp_path / "other", "checkpoints")
     split = Split.load(other.directory / "split.json")
@@ -206,20 +201,20 @@ def test_runs_of_two_splits_are_not_averaged_on_their_own_data(
     )
     moved.save(other.directory / "split.json")
     with pytest.raises(UserError, match=f"{split.sha256[:16]} and {moved.sha256[:16]}"):
-        evaluate_runs([model, instead(model, other)], progress=False)
+        evaluate_runs([loaded, instead(loaded, other)], progress=False)
 
 
 def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(
-    finished: Any, model: LoadedModel, tmp_path: Path
+    finished: Any, loaded: LoadedModel, tmp_path: Path
 ) -> None:
-    run, other = model.run, copy(finished, tmp_path / "other", "checkpoints")
+    run, other = loaded.run, copy(finished, tmp_path / "other", "checkpoints")
     files = members(finished.manual_dir)
     more = {hashlib.sha256(files[name]).hexdigest() for name in names_in(finished, "test")[:20]}
     (other.directory / "seen_sha256.txt").write_text("\n".join(more))
     archive = {"dataset": "utkface", "manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
-    result = evaluate_runs([instead(model, other), model], **archive, progress=False)
+    result = evaluate_runs([instead(loaded, other), loaded], **archive, progress=False)
     seen = sum(hashlib.sha256(content).hexdigest() in more | run.seen() for content in files.values())
-    assert result["left_out"] == seen > evaluate_runs(model, **archive, progress=False)["left_out"]
+    assert result["left_out"] == seen > evaluate_runs(loaded, **archive, progress=False)["left_out"]
     assert result["test"]["n"] == len(files) - seen
     assert result["test"] == result["runs"]["other"]["test"]
     assert list(as_columns(result)) == ["ensemble", "other", "finished", "baseline"]
@@ -236,12 +231,12 @@ def test_an_ensemble_on_another_archive_leaves_out_what_any_run_has_seen(
         ("heads.age_group.loss", "coral", "decoding of the head age_group"),
     ],
 )
-def test_heads_that_mean_something_else_are_not_averaged(key: str, value: Any, name: str, model: LoadedModel) -> None:
-    recipe = ConfigDict(model.run.recipe.to_dict())
+def test_heads_that_mean_something_else_are_not_averaged(key: str, value: Any, name: str, loaded: LoadedModel) -> None:
+    recipe = ConfigDict(loaded.run.recipe.to_dict())
     recipe.update_from_flattened_dict({key: value})
-    other = dataclasses.replace(model, heads=build_heads(model_options(recipe).heads))
+    other = dataclasses.replace(loaded, heads=build_heads(model_options(recipe).heads))
     with pytest.raises(UserError, match=name):
-        evaluate_runs([model, other], progress=False)
+        evaluate_runs([loaded, other], progress=False)
 
 
 def test_a_regression_has_nothing_to_decode() -> None:
@@ -250,7 +245,7 @@ def test_a_regression_has_nothing_to_decode() -> None:
 
 
 def test_files_of_equal_names_and_other_content_are_not_averaged(
-    finished: Any, model: LoadedModel, tmp_path: Path
+    finished: Any, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     """One file of the second run's archive is another image under the same name."""
     other, files = copy(finished, tmp_path / "other", "checkpoints"), members(finished.manual_dir)
@@ -258,28 +253,28 @@ def test_files_of_equal_names_and_other_content_are_not_averaged(
     archive = pack_utkface(tmp_path / "archive", files | {first: files[second]})
     other.write("run.json", other.metadata() | {"manual_dir": str(archive), "data_dir": str(tmp_path / "data")})
     with pytest.raises(UserError, match=r"other.*1 of the 600"):
-        evaluate_runs([model, instead(model, other)], progress=False)
+        evaluate_runs([loaded, instead(loaded, other)], progress=False)
 
 
 def test_runs_that_label_the_same_files_in_two_ways_are_not_averaged(
-    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = dataclasses.replace(model)
+    other = dataclasses.replace(loaded)
 
     def relabelled(given: LoadedModel, **options: Any) -> Any:
         opened = open_data(given, **options)
-        if given is model:
+        if given is loaded:
             return opened
         columns = opened.data.columns | {"age": np.roll(opened.data.columns["age"], 1)}
         return dataclasses.replace(opened, data=dataclasses.replace(opened.data, columns=columns))
 
     monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.open_data", relabelled)
     with pytest.raises(UserError, match="head age"):
-        evaluate_runs([model, other], progress=False)
+        evaluate_runs([loaded, other], progress=False)
 
 
 def test_runs_on_other_data_are_not_averaged(
-    finished: Any, model: LoadedModel, synthetic_dir: Path, data_dir: Path, tmp_path: Path
+    finished: Any, loaded: LoadedModel, synthetic_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     other = copy(finished, tmp_path / "other", "checkpoints")
     other.write("run.json", other.metadata() | {"manual_dir": str(synthetic_dir)})
@@ -287,4 +282,4 @@ def test_runs_on_other_data_are_not_averaged(
     none = np.zeros(len(data), np.int64)
     make_split(data.columns["key"], none, np.arange(len(data)), conflicted=none).save(other.directory / "split.json")
     with pytest.raises(UserError, match="600 and 160"):
-        evaluate_runs([model, instead(model, other)], progress=False)
+        evaluate_runs([loaded, instead(loaded, other)], progress=False)

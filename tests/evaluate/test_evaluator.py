@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from flax import nnx
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from agegender_jax.data.loader import DeviceLoader, ResidentLoader, StreamingLoader
@@ -20,6 +20,7 @@ from agegender_jax.mesh import replicated
 from agegender_jax.models.heads import Head, build_heads
 from agegender_jax.models.model import split_model
 from agegender_jax.recipe_options import data_options, model_options
+from tests.runs import mesh_of
 
 SIZE = 8  # pixels
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, SIZE, SIZE, 3), np.uint8)
@@ -42,11 +43,6 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
         traces.append(x.shape)
         return {name: x.reshape(len(x), -1) @ kernel[...] for name, kernel in self.kernels.items()}
-
-
-def mesh_of(devices: int, model: int = 1) -> Mesh:
-    shape, names, types = (devices // model, model), ("data", "model"), (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh(shape, names, axis_types=types, devices=jax.devices()[:devices])
 
 
 def make(recipe: ConfigDict, mesh: Mesh) -> tuple[Evaluator, Any, DeviceLoader]:

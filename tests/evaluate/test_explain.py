@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -32,30 +31,9 @@ from agegender_jax.synthetic.faces import generate_face
 from tfds_builders.faces import crop_largest
 
 
-def load(directory: Path) -> LoadedModel:
-    """On one device: what eight of them add is tested elsewhere, and costs compile time."""
-    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    return LoadedModel.load(directory, mesh)
-
-
 @pytest.fixture(scope="module")
-def model(finished: Any) -> LoadedModel:
-    return load(finished.workdir)
-
-
-@pytest.fixture(scope="module")
-def explainer(model: LoadedModel) -> Explainer:
-    return Explainer(model)
-
-
-@pytest.fixture(scope="module")
-def moved(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """The same run where its data do not lie."""
-    folder = tmp_path_factory.mktemp("moved") / "run"
-    shutil.copytree(finished.workdir, folder)
-    metadata = Run.load(folder).metadata()
-    Run.load(folder).write("run.json", {**metadata, "manual_dir": "/nowhere", "data_dir": "/nowhere"})
-    return load(folder)
+def explainer(loaded: LoadedModel) -> Explainer:
+    return Explainer(loaded)
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +55,13 @@ def attentive(finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         checkpoints = run.checkpoints()
         checkpoints.save(finished.summary["evaluated_step"], {"model": (params, stats)})
         checkpoints.close()
-        yield load(folder)
+        yield LoadedModel.load(folder)
 
 
 @pytest.fixture
-def faces(model: LoadedModel, tmp_path: Path) -> list[Path]:
+def faces(loaded: LoadedModel, tmp_path: Path) -> list[Path]:
     """Three of the run's own examples as files."""
-    content = open_data(model, progress=False).data.read(np.arange(3))
+    content = open_data(loaded, progress=False).data.read(np.arange(3))
     paths = [tmp_path / f"face {number} $x_1$.png" for number in range(3)]
     for path, pixels in zip(paths, content, strict=True):
         Image.fromarray(pixels).save(path)
@@ -96,13 +74,13 @@ def table(out: Path) -> list[dict[str, str]]:
 
 
 def test_files_are_shown_without_the_data_and_bad_ones_are_left_out(
-    moved: LoadedModel, explainer: Explainer, faces: list[Path], tmp_path: Path
+    moved: Path, explainer: Explainer, faces: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8 no picture")
     out = tmp_path / "new" / "maps"
     files = [faces[0], bad, tmp_path / "missing.jpg", tmp_path, *faces[1:]]
-    exported = export(moved, out, files, progress=False)
+    exported = export(LoadedModel.load(moved), out, files, progress=False)
     assert [path.name for path in sorted(out.iterdir())] == [
         *("001.png", "002.png", "003.png"),
         *("examples.csv", "sheet.png"),
@@ -128,9 +106,9 @@ def test_files_are_shown_without_the_data_and_bad_ones_are_left_out(
         assert np.abs(shown - pixels).mean() < 8
 
 
-def test_examples_of_the_run_from_both_ends_of_a_part(model: LoadedModel, tmp_path: Path) -> None:
-    exported = export(model, tmp_path / "out", count=3, split="validation", head="age", method="layer_cam")
-    opened = open_data(model, progress=False)
+def test_examples_of_the_run_from_both_ends_of_a_part(loaded: LoadedModel, tmp_path: Path) -> None:
+    exported = export(loaded, tmp_path / "out", count=3, split="validation", head="age", method="layer_cam")
+    opened = open_data(loaded, progress=False)
     rows = table(tmp_path / "out")
     first, *_, last = opened.split.validation
     assert [rows[0]["example"], rows[-1]["example"]] == opened.data.columns["key"][[first, last]].tolist()
@@ -143,29 +121,26 @@ def test_examples_of_the_run_from_both_ends_of_a_part(model: LoadedModel, tmp_pa
 
 
 def test_names_in_the_table_are_no_formulas_and_of_any_bytes(
-    model: LoadedModel, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = [Path("=1+1.png"), Path(os.fsdecode(b"\xe9.png"))]
     for name in names:
         shutil.copy(faces[0], name)
-    assert export(model, tmp_path / "out", names, progress=False).count == 2
+    assert export(loaded, tmp_path / "out", names, progress=False).count == 2
     assert [row["example"] for row in table(tmp_path / "out")] == ["'=1+1.png", "\\udce9.png"]
 
 
-def test_a_run_of_cut_faces_is_shown_the_largest_face(model: LoadedModel, tmp_path: Path) -> None:
-    cut = Run.load(shutil.copytree(model.run.directory, tmp_path / "run"))
-    cut.recipe.dataset.crop = "haar"
-    (cut.directory / "recipe.json").write_text(recipes.to_json(cut.recipe))
+def test_a_run_of_cut_faces_is_shown_the_largest_face(loaded: LoadedModel, cropped: Path, tmp_path: Path) -> None:
     face = generate_face(np.random.default_rng(0), age=30, gender=0)
     photo, stored = np.pad(face, ((60, 60), (60, 60), (0, 0)), "edge"), io.BytesIO()
     Image.fromarray(photo).save(stored, "PNG")
     (tmp_path / "photo.png").write_bytes(stored.getvalue())
     (tmp_path / "face.png").write_bytes(crop_largest(stored.getvalue()))
     Image.new("RGB", (80, 80)).save(tmp_path / "none.png")
-    exported = export(load(cut.directory), tmp_path / "cut", [tmp_path / "photo.png", tmp_path / "none.png"])
+    exported = export(LoadedModel.load(cropped), tmp_path / "cut", [tmp_path / "photo.png", tmp_path / "none.png"])
     assert [sentence.split(":")[0] for sentence in exported.skipped] == [f"{tmp_path}/none.png"]
-    export(model, tmp_path / "whole", [tmp_path / "face.png"])
+    export(loaded, tmp_path / "whole", [tmp_path / "face.png"])
     with Image.open(tmp_path / "cut" / "001.png") as one, Image.open(tmp_path / "whole" / "001.png") as other:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
@@ -207,18 +182,18 @@ def test_the_map_lies_over_the_image_from_0_to_its_highest_value(explainer: Expl
     assert second.max() <= 2
 
 
-def test_predictions_as_text(model: LoadedModel, explainer: Explainer) -> None:
+def test_predictions_as_text(loaded: LoadedModel, explainer: Explainer) -> None:
     predictions = {"probability": np.array([[0.25, 0.75]], np.float32), "class": np.array([1])}
     assert prediction_text(explainer, Explained(predictions, np.array([1]), []), 0) == "female 0.75"
     assert "male 0.25" in prediction_text(explainer, Explained(predictions, np.array([0]), []), 0)
-    age = Explainer(model, head="age")
+    age = Explainer(loaded, head="age")
     assert prediction_text(age, Explained({"years": np.array([31.26])}, None, []), 0) == "age 31.3 years"
 
 
-def test_a_sheet_for_a_report(model: LoadedModel) -> None:
-    content = open_data(model, progress=False).data.read(np.arange(3))
+def test_a_sheet_for_a_report(loaded: LoadedModel) -> None:
+    content = open_data(loaded, progress=False).data.read(np.arange(3))
     captions = ["two " * 40, "\u0000$three_$", ""]
-    sheet = saliency_sheet(model, content, captions, method="layer_cam", head="gender", columns=2)
+    sheet = saliency_sheet(loaded, content, captions, method="layer_cam", head="gender", columns=2)
     assert (sheet.dtype, sheet.ndim) == (np.uint8, 3)
     height, width, _ = sheet.shape
     assert (sheet[height // 2 + 20 :, width // 2 + 20 :] == 255).all()  # the fourth place is empty
@@ -226,7 +201,7 @@ def test_a_sheet_for_a_report(model: LoadedModel) -> None:
 
 
 def test_what_cannot_be_shown_is_refused_and_leaves_nothing(
-    model: LoadedModel, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, faces: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, text = tmp_path / "out", tmp_path / "text.jpg"
     text.write_text("none")
@@ -243,8 +218,8 @@ def test_what_cannot_be_shown_is_refused_and_leaves_nothing(
         ({"files": faces, "out": tmp_path / "full"}, "full"),
     ):
         with pytest.raises(UserError, match=name):
-            export(model, **{"out": out, "progress": False, **options})  # type: ignore[arg-type]
+            export(loaded, **{"out": out, "progress": False, **options})  # type: ignore[arg-type]
     monkeypatch.setattr(explain, "grid_image", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(UserError, match=r"out: .*No space left"):
-        export(model, out, faces, progress=False)
+        export(loaded, out, faces, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == before

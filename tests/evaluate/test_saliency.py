@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 from ml_collections import ConfigDict
 from scipy.stats import spearmanr
 
@@ -221,18 +220,6 @@ def test_a_net_that_looks_at_one_corner_shows_that_corner() -> None:
     np.testing.assert_allclose(maps_of(model, elsewhere, "layer_cam"), maps, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def loaded(finished: Any) -> LoadedModel:
-    return LoadedModel.load(finished.workdir)
-
-
-@pytest.fixture(scope="module")
-def on_one_device(finished: Any) -> LoadedModel:
-    """What eight of them add is tested elsewhere, and costs compile time."""
-    mesh = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    return LoadedModel.load(finished.workdir, mesh)
-
-
 @pytest.mark.slow
 def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(loaded: LoadedModel, finished: Any) -> None:
     opened = open_data(loaded, progress=False)
@@ -257,10 +244,10 @@ def test_a_run_is_asked_without_its_data_and_says_what_evaluation_says(loaded: L
     assert shown.max() > 0
 
 
-def test_maps_are_of_the_class_that_is_asked_for_and_mirrored_as_the_pictures_are(on_one_device: LoadedModel) -> None:
-    content = open_data(on_one_device, progress=False).data.read(np.arange(3))
-    male = Explainer(on_one_device, class_name="male")
-    explained = {"male": male(content), "female": Explainer(on_one_device, class_name="female")(content)}
+def test_maps_are_of_the_class_that_is_asked_for_and_mirrored_as_the_pictures_are(loaded: LoadedModel) -> None:
+    content = open_data(loaded, progress=False).data.read(np.arange(3))
+    male = Explainer(loaded, class_name="male")
+    explained = {"male": male(content), "female": Explainer(loaded, class_name="female")(content)}
     assert explained["female"].classes is not None
     assert explained["female"].classes.tolist() == [1, 1, 1]
     np.testing.assert_array_equal(explained["male"].predictions["class"], explained["female"].predictions["class"])

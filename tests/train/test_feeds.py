@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
@@ -36,7 +35,7 @@ from agegender_jax.train.optimizer import make_optimizer
 from agegender_jax.train.setup import build_setup
 from agegender_jax.train.state import initial_state
 from agegender_jax.train.step import jit_train_steps
-from tests.runs import assert_same_bits, steps_of
+from tests.runs import assert_same_bits, mesh_of, steps_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,7 +130,7 @@ def test_a_streamed_run_is_measured_from_a_stream(two: Two, tmp_path: Path, monk
 
 @pytest.mark.slow
 def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_dir: Path) -> None:
-    mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    mesh = mesh_of(1)
     ended = []
     for feed in ("resident", "stream"):
         recipe = make_recipe(feed)

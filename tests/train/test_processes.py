@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
@@ -21,6 +19,7 @@ from agegender_jax.errors import Preempted, UserError
 from agegender_jax.evaluate.evaluate_run import evaluate_runs
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.train import loop, setup
+from tests.runs import mesh_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,9 +83,8 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
 ) -> None:
     """Split in another way each time, and the losses are those of a run that stayed on one device."""
     paths = {"manual_dir": synthetic_dir, "data_dir": data_dir}
-    one = jax.make_mesh((1, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:1])
     with monkeypatch.context() as patch:
-        patch.setattr(setup, "make_mesh", lambda _: one)
+        patch.setattr(setup, "make_mesh", lambda _: mesh_of(1))
         expected = loop.train_recipe(recipe, tmp_path / "stayed", progress=False, **paths).to_dict()
     moved = tmp_path / "moved"
 
@@ -97,7 +95,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
             loop.train_recipe(recipe, moved, progress=False, **paths)
     recipe.compute.update(fsdp=False, model=1)
     with monkeypatch.context() as patch:
-        patch.setattr(setup, "make_mesh", lambda _: one)
+        patch.setattr(setup, "make_mesh", lambda _: mesh_of(1))
         patch.setattr(loop, "preemption", lambda: contextlib.nullcontext(Stop(2)))
         with pytest.raises(Preempted, match="step 5 of 8"):
             loop.train_recipe(recipe, moved, progress=False, **paths)

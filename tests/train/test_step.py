@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from agegender_jax import recipe as recipes
@@ -39,6 +39,7 @@ from agegender_jax.train.step import (
     memory_of,
     total_loss,
 )
+from tests.runs import mesh_of
 
 BATCH = 16
 
@@ -103,9 +104,7 @@ def setup(synthetic_dir: Path, data_dir: Path) -> Setup:
 
 
 def make_steps(recipe: ConfigDict, setup: Setup, devices: int = 8, average: bool = False) -> Steps:
-    mesh = jax.make_mesh(
-        (devices, 1), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto), devices=jax.devices()[:devices]
-    )
+    mesh = mesh_of(devices)
     optimizer = make_optimizer(recipe.optimizer, 50, 10.0)
     graphdef, params, stats = split_model(build_model(model_options(recipe), setup.heads))
     everywhere, traces = replicated(mesh), []
@@ -307,7 +306,7 @@ def train_small(
         "gender": np.where(known | (age > 50), rng.integers(0, 2, 32), -1).astype(np.int32),
     }
     columns |= {"age_low": columns["age"], "age_high": columns["age"]}
-    mesh = jax.make_mesh((devices, 1), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+    mesh = mesh_of(devices)
     graphdef, params, stats = split_model(Small(heads, normalised=normalised))
     optimizer = make_optimizer(recipe.optimizer, steps, 1.0)
     labels = {name: head.column(columns) for name, head in heads.items()}
