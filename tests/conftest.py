@@ -90,6 +90,12 @@ def data_dir(shared_dir: Path) -> Path:
     return make_once(shared_dir / "data", lambda at: None)
 
 
+@pytest.fixture(scope="session")
+def synthetic(synthetic_dir: Path, data_dir: Path) -> dict[str, Any]:
+    """Where the synthetic faces are, as `train_recipe` and `build_setup` take it."""
+    return {"manual_dir": synthetic_dir, "data_dir": data_dir, "progress": False}
+
+
 @pytest.fixture
 def small_recipe() -> ConfigDict:
     """A recipe that trains in seconds: 32x32, the thin net, 16 examples a step, 4 steps a dispatch."""
@@ -116,6 +122,11 @@ class Finished:
     recipe: ConfigDict
     summary: dict[str, Any]
     printed: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Where its data are, as `train_recipe` and `build_setup` take it."""
+        return {"manual_dir": self.manual_dir, "data_dir": self.data_dir, "progress": False}
 
 
 @pytest.fixture(scope="session")

@@ -73,12 +73,11 @@ class Two:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir: Path) -> Two:
+def two(tmp_path_factory: pytest.TempPathFactory, synthetic: dict[str, Any]) -> Two:
     folder, printed = tmp_path_factory.mktemp("runs"), io.StringIO()
-    options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": data_dir, "progress": False}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
         patch.setattr(evaluation, "_write_images", lambda *_: None)
-        train_recipe(make_recipe("resident"), folder / "resident", **options)
+        train_recipe(make_recipe("resident"), folder / "resident", **synthetic)
         batches, asked = StreamingLoader.train_batches, 0
 
         def counted(self: Any, step: int, steps: int) -> Any:
@@ -90,9 +89,9 @@ def two(tmp_path_factory: pytest.TempPathFactory, synthetic_dir: Path, data_dir:
 
         patch.setattr(StreamingLoader, "train_batches", counted)
         with pytest.raises(Preempted):
-            train_recipe(make_recipe("stream"), folder / "streamed", **options)
+            train_recipe(make_recipe("stream"), folder / "streamed", **synthetic)
     stopped_at = steps_of(folder / "streamed")[-1]
-    summary = train_recipe(make_recipe("stream"), folder / "streamed", **options).to_dict()
+    summary = train_recipe(make_recipe("stream"), folder / "streamed", **synthetic).to_dict()
     return Two(folder / "resident", folder / "streamed", summary, stopped_at, printed.getvalue())
 
 
@@ -129,12 +128,12 @@ def test_a_streamed_run_is_measured_from_a_stream(two: Two, tmp_path: Path, monk
 
 
 @pytest.mark.slow
-def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_dir: Path) -> None:
+def test_one_device_finds_the_same_bits_in_both_feeds(synthetic: dict[str, Any]) -> None:
     mesh = mesh_of(1)
     ended = []
     for feed in ("resident", "stream"):
         recipe = make_recipe(feed)
-        setup = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+        setup = build_setup(recipe, **synthetic)
         optimizer = make_optimizer(train_options(recipe).optimizer, 8, 10.0)
         shapes = [setup.model.params, setup.model.stats]
         # Not the model's own values: their initialisation takes longer to compile than all the rest.
@@ -159,10 +158,10 @@ def test_one_device_finds_the_same_bits_in_both_feeds(synthetic_dir: Path, data_
 
 
 def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
-    synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe("stream")
-    setup = build_setup(recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+    setup = build_setup(recipe, **synthetic)
     bad = str(setup.dataset.columns["key"][BatchSampler(setup.split.train, 16, recipe.seed).batches(5, 1)[0, 3]])
 
     contents = Source.contents
@@ -173,7 +172,7 @@ def test_a_damaged_picture_ends_a_streamed_run_in_a_sentence(
 
     monkeypatch.setattr(Source, "contents", damaged)
     with pytest.raises(UserError, match=f"{bad}: is no image that can be decoded") as caught:
-        train_recipe(recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+        train_recipe(recipe, tmp_path / "run", **synthetic)
     assert "\n" not in str(caught.value)
 
 

@@ -1,6 +1,5 @@
 """Steps of a state that is split over the devices: the same losses, and no device ever has all of it."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,8 +33,8 @@ def recipe_with(**compute: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def setup(synthetic_dir: Path, data_dir: Path) -> Setup:
-    return build_setup(recipe_with(), manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+def setup(synthetic: dict[str, Any]) -> Setup:
+    return build_setup(recipe_with(), **synthetic)
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,12 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps only count."""
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
+
+
 def test_summary_holds_what_readers_rely_on(finished: Any) -> None:
     summary = finished.summary
     assert {"run", "dataset", "protocol", "age_groups", "split_sha256", "test"} <= summary.keys()
@@ -134,12 +140,6 @@ def test_another_recipe_is_refused_with_the_difference(finished: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def options(finished: Any) -> dict[str, Any]:
-    """Where the finished run's data are."""
-    return {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
-
-
-@pytest.fixture(scope="module")
 def short(finished: Any) -> ConfigDict:
     """The finished run's recipe in 24 steps, evaluated and saved every 8; it shares the compiled step."""
     recipe = finished.recipe.copy_and_resolve_references()
@@ -149,9 +149,9 @@ def short(finished: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(short: ConfigDict, options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(short: ConfigDict, finished: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    train_recipe(short, workdir, **options)
+    train_recipe(short, workdir, **finished.options)
     return workdir
 
 
@@ -167,7 +167,7 @@ def without_times(workdir: Path) -> tuple[dict, list[dict]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("end", "last"), [("a power cut", 8), ("SIGTERM", 12), ("SIGTERM", 16)])
 def test_a_resumed_run_ends_in_the_same_bits(
-    end: str, last: int, short: ConfigDict, options: dict[str, Any], uninterrupted: Path, tmp_path: Path
+    end: str, last: int, short: ConfigDict, finished: Any, uninterrupted: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -175,7 +175,7 @@ def test_a_resumed_run_ends_in_the_same_bits(
             # Heard after that dispatch: between two evaluations, or in place of one.
             stop_after(patch, last // 4, terminate)
             with pytest.raises(Preempted, match=rf"step {last} of 24 is saved"):
-                train_recipe(short, workdir, **options)
+                train_recipe(short, workdir, **finished.options)
         else:
 
             def cut_once_saved() -> None:  # the saver's thread outlives the exception, as it would not a power cut
@@ -185,10 +185,10 @@ def test_a_resumed_run_ends_in_the_same_bits(
 
             stop_after(patch, 4, cut_once_saved)  # three dispatches done, the second of them saved
             with pytest.raises(Stopped):
-                train_recipe(short, workdir, **options)
+                train_recipe(short, workdir, **finished.options)
     assert steps_of(workdir)[-1] == last
     assert not (workdir / "summary.json").exists()
-    train_recipe(short, workdir, **options)
+    train_recipe(short, workdir, **finished.options)
     assert steps_of(workdir)[-1] == 24
     assert_same_bits(workdir, uninterrupted)
     assert without_times(workdir) == without_times(uninterrupted)
@@ -200,35 +200,29 @@ def test_the_handler_of_sigterm_is_given_back(uninterrupted: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untrained")
 def test_killed_between_the_last_checkpoint_and_the_summary(
-    short: ConfigDict, options: dict[str, Any], uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: ConfigDict, finished: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     with monkeypatch.context() as patch:
         patch.setattr(loop, "measure_part", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
-            train_recipe(short, tmp_path / "run", **options)
+            train_recipe(short, tmp_path / "run", **finished.options)
     assert not (tmp_path / "run" / "summary.json").exists()
     with monkeypatch.context() as patch:
         stop_after(patch, 1, power_cut)  # nothing is left to train
-        summary = train_recipe(short, tmp_path / "run", **options).to_dict()
+        summary = train_recipe(short, tmp_path / "run", **finished.options).to_dict()
     assert summary["evaluated_step"] == summary["steps"] == 24
     assert summary["test"]["n"] == 120
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test"] == summary["test"]
 
 
 @pytest.mark.slow
-def test_a_report_ends_the_run(
-    short: ConfigDict,
-    options: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> None:
-    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
+@pytest.mark.usefixtures("untrained")
+def test_a_report_ends_the_run(short: ConfigDict, finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     recipe = short.copy_and_resolve_references()
     recipe.evaluate.report = True
-    summary = train_recipe(recipe, tmp_path / "run", **options).to_dict()
+    summary = train_recipe(recipe, tmp_path / "run", **finished.options).to_dict()
     page = tmp_path / "run" / "report" / "index.html"
     assert str(page) in capsys.readouterr().err
     assert f"{summary['test']['age/mae']:.2f}" in page.read_text()
@@ -236,11 +230,11 @@ def test_a_report_ends_the_run(
     assert low <= summary["test"]["gender/accuracy"] <= high
 
     page.unlink()  # as if it had been killed while it wrote the page
-    train_recipe(recipe, tmp_path / "run", **options)
+    train_recipe(recipe, tmp_path / "run", **finished.options)
     assert page.exists()
     page.write_text("mine")
     (tmp_path / "run" / "summary.json").unlink()
-    train_recipe(recipe, tmp_path / "run", **options)  # the run is complete without it
+    train_recipe(recipe, tmp_path / "run", **finished.options)  # the run is complete without it
     assert page.read_text() == "mine"
     assert "Warning: the report could not be written" in capsys.readouterr().err
 
@@ -264,8 +258,7 @@ def test_a_failing_report_is_a_warning(
         raise failure
 
     monkeypatch.setattr("agegender_jax.report.write.write_report", fail)
-    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
-    assert train_recipe(recipe, workdir, **options).to_dict() == finished.summary
+    assert train_recipe(recipe, workdir, **finished.options).to_dict() == finished.summary
     error = capsys.readouterr().err
     assert type(failure).__name__ in error
     assert str(failure.args[0]) in error
@@ -273,7 +266,7 @@ def test_a_failing_report_is_a_warning(
 
 @pytest.mark.slow
 def test_the_best_step_is_used_where_the_recipe_says_so(
-    short: ConfigDict, finished: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that predicts the commoner gender at step 8 and the rarer one after it, so that its accuracy is known."""
     parts = json.loads((finished.workdir / "split.json").read_text())["parts"]
@@ -283,7 +276,7 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
     recipe.evaluate.update(select="gender/accuracy", use="best")
     recipe.checkpoint.keep = 1
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps(bias=lambda n: jnp.where(n <= 8, common, 1 - common)))
-    summary = train_recipe(recipe, tmp_path / "run", **options).to_dict()
+    summary = train_recipe(recipe, tmp_path / "run", **finished.options).to_dict()
     assert (summary["evaluated_step"], summary["steps"]) == (8, 24)
     expected = share["test"] if common else 1 - share["test"]
     assert summary["test"]["gender/accuracy"] == pytest.approx(expected) != pytest.approx(0.5)
@@ -293,7 +286,7 @@ def test_the_best_step_is_used_where_the_recipe_says_so(
 
 @pytest.mark.slow
 def test_an_evaluation_that_was_missed_is_made_up_for(
-    short: ConfigDict, finished: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped at the best step, then at the last one, whose metric is damaged after that."""
     validation = json.loads((finished.workdir / "split.json").read_text())["parts"]["validation"]
@@ -306,13 +299,13 @@ def test_an_evaluation_that_was_missed_is_made_up_for(
         with monkeypatch.context() as patch:
             stop_after(patch, calls, terminate)
             with pytest.raises(Preempted, match=rf"step {step} of 24 is saved"):
-                train_recipe(recipe, tmp_path / "run", **options)
+                train_recipe(recipe, tmp_path / "run", **finished.options)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "measure_part", lambda *_, **__: power_cut())  # of the test part
         with pytest.raises(Stopped):
-            train_recipe(recipe, tmp_path / "run", **options)
+            train_recipe(recipe, tmp_path / "run", **finished.options)
     (tmp_path / "run" / "checkpoints" / "24" / "metrics" / "metrics").write_text("damaged")
-    summary = train_recipe(recipe, tmp_path / "run", **options).to_dict()
+    summary = train_recipe(recipe, tmp_path / "run", **finished.options).to_dict()
     assert summary["evaluated_step"] == 8
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     accuracies = {event["step"]: event["validation/gender/accuracy"] for event in events if "validation/n" in event}
@@ -337,13 +330,13 @@ def test_what_is_no_number_ends_the_run_and_is_not_saved(
     fake: dict[str, Any],
     message: str,
     short: ConfigDict,
-    options: dict[str, Any],
+    finished: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps(**fake))
     with pytest.raises(Diverged, match=rf"{message}.*the last good checkpoint is that of step 8\."):
-        train_recipe(short, tmp_path / "run", **options)
+        train_recipe(short, tmp_path / "run", **finished.options)
     assert steps_of(tmp_path / "run") == [8]
 
 
@@ -362,36 +355,23 @@ def test_a_huge_learning_rate_diverges_and_leaves_no_checkpoint(
     assert steps_of(tmp_path / "run") == []
 
 
-@pytest.mark.usefixtures("tiny")
-def test_a_head_of_weight_zero_is_left_out(
-    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("tiny", "untrained")
+def test_a_head_of_weight_zero_is_left_out(small_recipe: ConfigDict, synthetic: dict[str, Any], tmp_path: Path) -> None:
     small_recipe.heads.age.weight = 0.0
     small_recipe.train.epochs = 0.1
-    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
-    summary = train_recipe(
-        small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False
-    ).to_dict()
+    summary = train_recipe(small_recipe, tmp_path / "run", **synthetic).to_dict()
     assert {key.split("/")[0] for key in summary["test"]} == {"gender", "age_group", "n"}
     assert not [name for name in saved(tmp_path / "run") if "'age'" in name]
 
 
 @pytest.mark.parametrize("split", [{"protocol": "paper"}, {"folds": 4, "fold": 1}])
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "untrained")
 def test_other_splits(
-    split: dict[str, Any],
-    small_recipe: ConfigDict,
-    synthetic_dir: Path,
-    data_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    split: dict[str, Any], small_recipe: ConfigDict, synthetic: dict[str, Any], tmp_path: Path
 ) -> None:
     small_recipe.split.update(split)
     small_recipe.train.epochs = 0.1
-    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
-    summary = train_recipe(
-        small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False
-    ).to_dict()
+    summary = train_recipe(small_recipe, tmp_path / "run", **synthetic).to_dict()
     assert summary["protocol"] == split.get("protocol", "disjoint")
     # A quarter of the 160 less the files with conflicting labels, or a fifth of all.
     conflicting = json.loads((tmp_path / "run" / "run.json").read_text())["identical_files"]["conflicting_files"]
@@ -399,11 +379,11 @@ def test_other_splits(
 
 
 def test_an_unknown_metric_to_select_by_is_refused_before_training(
-    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path
+    small_recipe: ConfigDict, synthetic: dict[str, Any], tmp_path: Path
 ) -> None:
     small_recipe.evaluate.select = "age/accuracy"
     with pytest.raises(UserError, match=r"config\.evaluate\.select='age/accuracy'.*age/mae"):
-        train_recipe(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+        train_recipe(small_recipe, tmp_path / "run", **synthetic)
     assert not (tmp_path / "run").exists()
 
 
@@ -460,22 +440,21 @@ def test_sigterm_ends_the_command_with_75_and_the_same_command_finishes(tmp_path
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "untrained")
 def test_a_refused_recipe_may_be_corrected_in_the_same_directory(
-    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_recipe: ConfigDict, synthetic: dict[str, Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     small_recipe.train.epochs = 0.1
-    options: dict[str, Any] = {"data_dir": data_dir, "progress": False}
     with pytest.raises(UserError, match="nowhere"):
-        train_recipe(small_recipe, tmp_path / "run", manual_dir=tmp_path / "nowhere", **options)
+        train_recipe(small_recipe, tmp_path / "run", **synthetic | {"manual_dir": tmp_path / "nowhere"})
     small_recipe.train.epochs = 0.2
-    assert train_recipe(small_recipe, tmp_path / "run", manual_dir=synthetic_dir, **options).to_dict()["run"] == "run"
+    assert train_recipe(small_recipe, tmp_path / "run", **synthetic).to_dict()["run"] == "run"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.usefixtures("untrained")
 def test_a_full_disk_is_a_sentence(
-    wrapped: bool, short: ConfigDict, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrapped: bool, short: ConfigDict, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the system's own error comes through, or TensorStore's with the system's words in it."""
 
@@ -483,29 +462,26 @@ def test_a_full_disk_is_a_sentence(
         reason = os.strerror(errno.ENOSPC)
         raise ValueError(f"RESOURCE_EXHAUSTED: {reason} [28]") if wrapped else OSError(errno.ENOSPC, reason)
 
-    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
     monkeypatch.setattr(Checkpoints, "save", full)
     with pytest.raises(UserError, match="No space left on device"):
-        train_recipe(short, tmp_path / "run", **options)
+        train_recipe(short, tmp_path / "run", **finished.options)
 
 
-def test_other_files_under_the_same_names_are_noticed(finished: Any, options: dict[str, Any], tmp_path: Path) -> None:
+def test_other_files_under_the_same_names_are_noticed(finished: Any, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     shutil.copytree(finished.workdir, workdir, ignore=shutil.ignore_patterns("summary.json"))
     metadata = json.loads((workdir / "run.json").read_text())
     (workdir / "run.json").write_text(json.dumps(metadata | {"data_sha256": "0" * 64}))
     with pytest.raises(UserError, match=str(workdir)):
-        train_recipe(finished.recipe, workdir, **options)
+        train_recipe(finished.recipe, workdir, **finished.options)
 
 
-def test_a_directory_is_trained_in_by_one_process_at_a_time(
-    short: ConfigDict, options: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_directory_is_trained_in_by_one_process_at_a_time(short: ConfigDict, finished: Any, tmp_path: Path) -> None:
     """And the second one changes nothing, though the first has no split yet."""
     run = Run.start(tmp_path / "run", short)
     before = (run.directory / "recipe.json").read_bytes()
     other = short.copy_and_resolve_references()
     other.train.epochs = 3.0
     with run.locked(), pytest.raises(UserError, match=str(run.directory)):
-        train_recipe(other, tmp_path / "run", **options)
+        train_recipe(other, tmp_path / "run", **finished.options)
     assert (run.directory / "recipe.json").read_bytes() == before

@@ -50,8 +50,7 @@ def test_a_run_begins_where_another_ended(finished: Any, tmp_path: Path, capsys:
     recipe.model.pretrained_leaky = True
     recipe.optimizer.freeze = "backbone"
     recipe.train.update(epochs=0.01, ema_decay=0.0)
-    paths = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir}
-    summary = train_recipe(recipe, tmp_path / "run", **paths, progress=False).to_dict()
+    summary = train_recipe(recipe, tmp_path / "run", **finished.options).to_dict()
     theirs = _parameters(finished.workdir, finished.summary["evaluated_step"])
     ours = _parameters(tmp_path / "run", summary["evaluated_step"])
     np.testing.assert_array_equal(ours["backbone"]["dense"]["0"]["kernel"], theirs["backbone"]["dense"]["0"]["kernel"])
@@ -80,8 +79,7 @@ def test_a_resumed_run_with_pretrained_weights_and_frozen_layers_ends_in_the_sam
     recipe.optimizer.update(freeze="convs", unfreeze_epoch=6 / steps_per_epoch)
     recipe.train.epochs = 12 / steps_per_epoch
     recipe.evaluate.every_epochs = recipe.train.epochs
-    options = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
-    assert train_recipe(recipe, tmp_path / "whole", **options).to_dict()["steps"] == 12
+    assert train_recipe(recipe, tmp_path / "whole", **finished.options).to_dict()["steps"] == 12
 
     class Stop:
         def is_set(self) -> bool:
@@ -90,9 +88,9 @@ def test_a_resumed_run_with_pretrained_weights_and_frozen_layers_ends_in_the_sam
     with monkeypatch.context() as patch:
         patch.setattr(loop, "preemption", lambda: contextlib.nullcontext(Stop()))
         with pytest.raises(Preempted, match="step 4 of 12 is saved"):
-            train_recipe(recipe, tmp_path / "run", **options)
+            train_recipe(recipe, tmp_path / "run", **finished.options)
     shutil.rmtree(source)
-    train_recipe(recipe, tmp_path / "run", **options)
+    train_recipe(recipe, tmp_path / "run", **finished.options)
     for ours, theirs in zip(
         jax.tree.leaves(_parameters(tmp_path / "run", 12)),
         jax.tree.leaves(_parameters(tmp_path / "whole", 12)),
@@ -138,19 +136,18 @@ def test_a_normalisation_that_was_chosen_stays(small_recipe: ConfigDict) -> None
 def test_weights_of_an_unfinished_run_or_another_net_are_refused(
     finished: Any, small_recipe: ConfigDict, tmp_path: Path
 ) -> None:
-    paths = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
     Run.start(tmp_path / "begun", small_recipe)
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(tmp_path / "begun")
     with pytest.raises(UserError, match=r"config\.model\.pretrained"):
-        train_recipe(recipe, tmp_path / "a", **paths)
+        train_recipe(recipe, tmp_path / "a", **finished.options)
     recipe.model.update(pretrained=str(finished.workdir), variant="plain")
     with pytest.raises(UserError, match=r"config\.model\.variant"):
-        train_recipe(recipe, tmp_path / "b", **paths)
+        train_recipe(recipe, tmp_path / "b", **finished.options)
     recipe.model.variant = "thin"
     recipe.dataset.image_size = 48
     with pytest.raises(UserError, match=r"backbone/dense/0/kernel"):
-        train_recipe(recipe, tmp_path / "b", **paths)
+        train_recipe(recipe, tmp_path / "b", **finished.options)
     assert not (tmp_path / "b").exists()
 
 
@@ -164,7 +161,7 @@ def test_several_runs_with_pretrained_weights_go_on(small_recipe: ConfigDict, tm
 
 
 @pytest.fixture(scope="module")
-def child(finished: Any, synthetic_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def child(finished: Any, synthetic: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on other data that started from the finished run's weights."""
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(finished.workdir)
@@ -172,7 +169,7 @@ def child(finished: Any, synthetic_dir: Path, tmp_path_factory: pytest.TempPathF
     workdir = tmp_path_factory.mktemp("runs") / "child"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MAKE_TRAIN_STEPS, fake_steps())
-        train_recipe(recipe, workdir, manual_dir=synthetic_dir, data_dir=finished.data_dir, progress=False)
+        train_recipe(recipe, workdir, **synthetic)
     return workdir
 
 
@@ -192,12 +189,11 @@ def test_what_an_ancestor_has_seen_is_in_no_validation_or_test(
     recipe = ConfigDict(finished.recipe.to_dict())
     recipe.model.pretrained = str(child)
     recipe.split.update(split)
-    options: dict[str, Any] = {"manual_dir": finished.manual_dir, "data_dir": finished.data_dir, "progress": False}
     with pytest.raises(UserError, match=r"config\.model\.pretrained_leaky"):
-        build_setup(recipe, workdir=tmp_path / "run", **options)
+        build_setup(recipe, workdir=tmp_path / "run", **finished.options)
     assert not (tmp_path / "run").exists()
     recipe.model.pretrained_leaky = True
-    setup = build_setup(recipe, workdir=tmp_path / "run", **options)
+    setup = build_setup(recipe, workdir=tmp_path / "run", **finished.options)
     assert is_leaky(setup.split)
     assert " (leaky)" in describe_data(setup)
     held_out = np.concatenate([setup.split.validation, setup.split.test])
@@ -206,16 +202,15 @@ def test_what_an_ancestor_has_seen_is_in_no_validation_or_test(
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_the_weights_again(
-    child: Path, finished: Any, synthetic_dir: Path, tmp_path: Path
+    child: Path, finished: Any, synthetic: dict[str, Any], tmp_path: Path
 ) -> None:
     """Its split is saved by then, but nothing was learned."""
     workdir = tmp_path / "run"
     shutil.copytree(child, workdir, ignore=shutil.ignore_patterns("summary.json"))
-    options: dict[str, Any] = {"manual_dir": synthetic_dir, "data_dir": finished.data_dir, "progress": False}
     recipe = Run.load(child).recipe
-    assert build_setup(recipe, workdir=workdir, **options).weights is None
+    assert build_setup(recipe, workdir=workdir, **synthetic).weights is None
     shutil.rmtree(workdir / "checkpoints")
-    weights = build_setup(recipe, workdir=workdir, **options).weights
+    weights = build_setup(recipe, workdir=workdir, **synthetic).weights
     assert weights is not None
     assert weights.source == str(finished.workdir)
 
@@ -253,4 +248,4 @@ def test_subjects_are_inherited_by_dataset(tmp_path: Path, small_recipe: ConfigD
 def test_accepting_leaks_without_the_weights_of_a_run_is_refused(small_recipe: ConfigDict, finished: Any) -> None:
     small_recipe.model.pretrained_leaky = True
     with pytest.raises(UserError, match=r"config\.model\.pretrained_leaky"):
-        build_setup(small_recipe, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+        build_setup(small_recipe, **finished.options)

@@ -90,7 +90,7 @@ def test_the_paper_s_protocol_says_that_it_leaks(small_recipe: ConfigDict, finis
     small_recipe.split.protocol = "paper"
     for seed in range(20):  # some seed puts one of the few identical pairs on both sides
         small_recipe.split.seed = seed
-        setup = build_setup(small_recipe, manual_dir=finished.manual_dir, data_dir=finished.data_dir, progress=False)
+        setup = build_setup(small_recipe, **finished.options)
         subjects = [
             set(setup.dataset.columns["sha256"][rows].tolist())
             for rows in (setup.split.train, setup.split.validation, setup.split.test)
@@ -115,30 +115,28 @@ def test_synthetic_faces_are_described_as_such(small_recipe: ConfigDict, data_di
     assert "age groups: five_year" in text
 
 
-def test_a_split_is_read_back(small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_a_split_is_read_back(small_recipe: ConfigDict, synthetic: dict[str, Any], tmp_path: Path) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    paths = {"manual_dir": synthetic_dir, "data_dir": data_dir}
-    first = build_setup(small_recipe, workdir=run.directory, **paths, progress=False)
+    first = build_setup(small_recipe, workdir=run.directory, **synthetic)
     _write_beginning(first, run)
     files = {path: path.read_bytes() for path in run.directory.iterdir()}
     other = small_recipe.copy_and_resolve_references()
     other.split.seed = 7
-    again = build_setup(small_recipe, workdir=run.directory, **paths, progress=False)
+    again = build_setup(small_recipe, workdir=run.directory, **synthetic)
     _write_beginning(again, run)
     assert again.split.sha256 == first.split.sha256
     assert {path: path.read_bytes() for path in run.directory.iterdir()} == files
-    fresh = build_setup(other, **paths, progress=False)
+    fresh = build_setup(other, **synthetic)
     assert fresh.split.sha256 != first.split.sha256
 
 
 def test_other_data_than_the_run_began_with_are_refused(
-    small_recipe: ConfigDict, synthetic_dir: Path, finished: Any, data_dir: Path, tmp_path: Path
+    small_recipe: ConfigDict, synthetic: dict[str, Any], finished: Any, tmp_path: Path
 ) -> None:
     run = Run.start(tmp_path / "run", small_recipe)
-    options: dict[str, Any] = {"data_dir": data_dir, "workdir": run.directory, "progress": False}
-    _write_beginning(build_setup(small_recipe, manual_dir=synthetic_dir, **options), run)
+    _write_beginning(build_setup(small_recipe, workdir=run.directory, **synthetic), run)
     with pytest.raises(UserError, match="split is of another dataset"):
-        build_setup(small_recipe, manual_dir=finished.manual_dir, **options)
+        build_setup(small_recipe, workdir=run.directory, **finished.options)
 
 
 @pytest.mark.parametrize(("epochs", "dispatch", "total", "begins", "hint"), [
@@ -154,13 +152,12 @@ def test_steps_per_dispatch_is_named_where_it_changes_the_epochs(
     begins: str,
     hint: bool,
     small_recipe: ConfigDict,
-    synthetic_dir: Path,
-    data_dir: Path,
+    synthetic: dict[str, Any],
 ) -> None:
     recipe = small_recipe.copy_and_resolve_references()
     recipe.train.update(epochs=epochs, batch_size=10, steps_per_dispatch=dispatch)
     setup = dataclasses.replace(
-        build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False),
+        build_setup(small_recipe, **synthetic),
         options=train_options(recipe),
         step_counts=StepCounts(total, total, dispatch, 64.0),
     )
@@ -186,19 +183,17 @@ def test_a_checkpoint_is_chosen_by_a_metric_of_a_head() -> None:
             selection_metric(name, HEADS)
 
 
-def test_a_model_axis_that_splits_no_layer_is_refused(
-    small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path
-) -> None:
+def test_a_model_axis_that_splits_no_layer_is_refused(small_recipe: ConfigDict, synthetic: dict[str, Any]) -> None:
     small_recipe.model.update(backbone="resnet18", variant="")
     small_recipe.compute.model = 2
     with pytest.raises(UserError, match=r"config\.compute\.model=2"):
-        build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+        build_setup(small_recipe, **synthetic)
 
 
 @pytest.mark.parametrize(("key", "value"), [("seconds", 3.0), ("spectrogram", "audiomnist")])
 def test_options_of_audio_are_refused_with_images(
-    key: str, value: Any, small_recipe: ConfigDict, synthetic_dir: Path, data_dir: Path
+    key: str, value: Any, small_recipe: ConfigDict, synthetic: dict[str, Any]
 ) -> None:
     small_recipe.audio[key] = value
     with pytest.raises(UserError, match=rf"config\.audio\.{key}="):
-        build_setup(small_recipe, manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+        build_setup(small_recipe, **synthetic)

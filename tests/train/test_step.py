@@ -99,8 +99,8 @@ def plain(**model: Any) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def setup(synthetic_dir: Path, data_dir: Path) -> Setup:
-    return build_setup(plain(), manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
+def setup(synthetic: dict[str, Any]) -> Setup:
+    return build_setup(plain(), **synthetic)
 
 
 def make_steps(recipe: ConfigDict, setup: Setup, devices: int = 8, average: bool = False) -> Steps:
