@@ -12,12 +12,15 @@ from ml_collections import ConfigDict
 
 from agegender_jax.errors import UserError
 from agegender_jax.labels import AGE_GROUPS
+from agegender_jax.models import model as model_module
 from agegender_jax.models.heads import AgeGroupHead, AgeYearsHead, GenderHead, Head
 from agegender_jax.recipe_options import StepCounts, train_options
 from agegender_jax.run import Run
+from agegender_jax.train import setup as building
 from agegender_jax.train.description import describe_data, describe_model
-from agegender_jax.train.loop import _write_beginning
+from agegender_jax.train.loop import _write_beginning, train_recipe
 from agegender_jax.train.setup import build_setup, selection_metric
+from tests.runs import MAKE_TRAIN_STEPS, fake_steps
 from tests.tfds_builders.files import members
 
 
@@ -164,6 +167,23 @@ def test_steps_per_dispatch_is_named_where_it_changes_the_epochs(
     text = describe_model(setup)
     assert f"Training: {begins}" in text
     assert ("config.train.steps_per_dispatch" in text) == hint
+
+
+def test_a_start_builds_the_heads_once_and_traces_the_initialiser_once(
+    small_recipe: ConfigDict, synthetic: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def count(module: Any, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: calls.append(name) or function(*a, **k))
+
+    count(building, "build_heads")
+    count(model_module, "build_model")
+    monkeypatch.setattr(MAKE_TRAIN_STEPS, fake_steps())
+    small_recipe.train.epochs = 0.1
+    train_recipe(small_recipe, tmp_path / "run", **synthetic)
+    assert sorted(calls) == ["build_heads", "build_model"]
 
 
 HEADS: dict[str, Head] = {
