@@ -16,7 +16,8 @@ MIN_RATE, MAX_RATE = 1_000, 192_000  # accepted sample rates, in Hz
 MAX_SECONDS = 600.0  # longest accepted recording, in seconds
 MAX_VALUES = 60_000_000  # samples of all channels, as in 10 minutes of stereo at 48 kHz; bounds the memory
 MAX_CHANNELS = 16  # largest accepted number of channels
-SILENCE = 1e-4  # a recording is silent if no sample exceeds this (-80 dB of full scale, 3 steps of 16 bits)
+SILENCE = 1e-4  # amplitude of a silent recording, at most (-80 dB of full scale, 3 steps of 16 bits)
+MIDDLE_SECONDS = 2.0  # in which a recording must not be silent: what recipes take of it by default
 IMAGE_SIDE = 224  # height and width of a spectrogram image, in pixels
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
 _UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file that was written as a stream
@@ -46,28 +47,43 @@ def is_sound(name: str) -> bool:
 
 
 def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> SoundInfo:
-    """Checks a recording by its header, then by decoding it block by block.
-
-    It may be wav, flac, ogg (Vorbis or Opus) or mp3 of any rate and width. What begins with a frame of MPEG audio is
-    accepted only if it is named .mp3, because the eleven bits that mark a frame occur in any file.
+    """Checks a recording as `read_sound` does, and that its middle, which networks are given, is not silent.
 
     Raises:
       DataError: the recording cannot be used. The message is a short reason without the file's name, for
         `Rejected.add`.
+    """
+    info, wave = read_sound(content, name, max_seconds)
+    check_audible(middle(wave, round(MIDDLE_SECONDS * info.sample_rate)), f" in its middle {MIDDLE_SECONDS:g} s")
+    return info
+
+
+def read_sound(content: bytes, name: str = "", max_seconds: float = MAX_SECONDS) -> tuple[SoundInfo, np.ndarray]:
+    """Checks and decodes a recording; whatever reads recordings, reads them by this function.
+
+    It may be wav, flac, ogg (Vorbis or Opus) or mp3 of any rate and width. What begins with a frame of MPEG audio is
+    refused if it is named as another kind of recording, because the eleven bits that mark a frame occur in any file.
+
+    Returns:
+      Its properties, and the mean of its channels, float32 `[frames]`.
+
+    Raises:
+      DataError: it is damaged, truncated, empty, silent or above a limit; the message is a short reason.
     """
     if not content:
         raise DataError("empty")
     if len(content) > MAX_FILE_BYTES:
         raise DataError(f"larger than {MAX_FILE_BYTES // 2**20} MiB")
     _check_container(name, content)
-    low, high, frames = np.inf, -np.inf, 0
+    blocks: list[np.ndarray] = []
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             info = check_header(file, max_seconds)
-            while len(block := file.read(_BLOCK_VALUES // info.channels, dtype="float32")):
-                frames += len(block)
-                # NaN propagates through min and max.
-                low, high = np.minimum(low, block.min()), np.maximum(high, block.max())
+            # Until nothing comes: the length of an mp3 without a table of contents is an estimate of libsndfile, and
+            # some codecs cannot tell their position, which `file.blocks` asks for.
+            buffer = np.empty((_BLOCK_VALUES // info.channels, info.channels), np.float32)
+            while len(block := file.read(out=buffer)):
+                blocks.append(block.mean(axis=1))
     except DataError:
         raise
     except soundfile.LibsndfileError as error:
@@ -75,14 +91,31 @@ def check_sound(name: str, content: bytes, max_seconds: float = MAX_SECONDS) -> 
         raise DataError(_UNREADABLE if "Error opening" in str(error) else _TRUNCATED) from error
     except Exception as error:  # hostile bytes raise exceptions of any kind
         raise DataError(_UNREADABLE) from error
-    # Without a table of contents the length of an mp3 is an estimate of libsndfile.
-    if frames < info.frames and (file.format != "MP3" or _has_length(content)):
+    wave = np.concatenate([*blocks, np.zeros(0, np.float32)])
+    if len(wave) < info.frames and (file.format != "MP3" or _has_length(content)):
         raise DataError(_TRUNCATED)
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if not len(wave):
+        raise DataError("empty")
+    if not np.isfinite(wave).all():
         raise DataError("without finite samples")
-    if max(-low, high) < SILENCE:
-        raise DataError("silent")
-    return dataclasses.replace(info, frames=frames, seconds=frames / info.sample_rate)
+    check_audible(wave)
+    return dataclasses.replace(info, frames=len(wave), seconds=len(wave) / info.sample_rate), wave
+
+
+def check_audible(wave: np.ndarray, where: str = "") -> None:
+    """Raises DataError where all samples are equal but for `SILENCE`: silence, or a constant offset."""
+    if wave.max() - wave.min() < 2 * SILENCE:
+        raise DataError(f"silent{where}")
+
+
+def middle(wave: np.ndarray, samples: int) -> np.ndarray:
+    """Returns the middle of a longer wave, or a shorter one as it is.
+
+    >>> middle(np.arange(6), 3).tolist(), middle(np.arange(2), 3).tolist()
+    ([1, 2, 3], [0, 1])
+    """
+    start = max(len(wave) - samples, 0) // 2
+    return wave[start : start + samples]
 
 
 def spectrogram_png(content: bytes) -> bytes:
@@ -100,8 +133,8 @@ def spectrogram_png(content: bytes) -> bytes:
     import scipy.signal
     import soxr
 
-    samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    mono = soxr.resample(samples.mean(axis=1), rate, _IMAGE_RATE)
+    info, wave = read_sound(content)
+    mono = soxr.resample(wave, info.sample_rate, _IMAGE_RATE)
     mono = np.pad(mono, (0, max(0, _WINDOW - len(mono))))
     _, _, transform = scipy.signal.stft(mono, _IMAGE_RATE, "hann", nperseg=_WINDOW, noverlap=_OVERLAP)
     magnitude = np.abs(transform)
@@ -153,8 +186,12 @@ def _check_container(name: str, content: bytes) -> None:
         # RFC 9639, 8.2: the rate takes the 20 bits that begin 10 bytes into the first block's content.
         if len(content) >= 21 and int.from_bytes(content[18:21], "big") >> 4 == 0:
             raise DataError("of a sample rate of 0")
-    elif not (content.startswith(b"ID3") or (content[0] == 0xFF and name.lower().endswith(".mp3"))):
-        raise DataError(_UNREADABLE)
+    else:
+        is_mpeg = (
+            content[0] == 0xFF and content[1:2] >= b"\xe0" and (name.lower().endswith(".mp3") or not is_sound(name))
+        )
+        if not (is_mpeg or content.startswith(b"ID3")):
+            raise DataError(_UNREADABLE)
 
 
 def _check_wav(content: bytes) -> None:
