@@ -44,8 +44,8 @@ class PretrainedWeights:
           UserError: the weights are missing, damaged, or not those of this model.
         """
         if self.run is None:
-            loaded, stats = pretrained.load(self.source, self.backbone, params, stats, variant=self.variant)
-            return loaded, stats, pretrained.metadata(self.source, self.backbone, params, loaded)
+            loaded, stats, prefix = pretrained.load(self.source, self.backbone, params, stats, variant=self.variant)
+            return loaded, stats, pretrained.metadata(self.source, self.backbone, params, loaded, prefix)
         theirs = self.run.recipe.model
         own, other = (_net(self.backbone, self.variant), _net(theirs.backbone, theirs.variant))
         if own != other:

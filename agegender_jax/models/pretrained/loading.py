@@ -16,6 +16,9 @@ from agegender_jax.models.pretrained.matching import flatten, listed, match, rep
 from agegender_jax.models.pretrained.sources import Weights, locate
 from agegender_jax.models.registry import Normalization, WeightFormat
 
+WRAPPERS = ("module", "model", "_orig_mod", "backbone", "net", "network", "encoder")
+"""What stands before all names where a network was wrapped; no network of the registry has names that begin so."""
+
 
 def normalization(source: str, backbone: str) -> Normalization:
     """Returns the mean and the standard deviation that weights (no run's directory) expect of the input.
@@ -27,12 +30,16 @@ def normalization(source: str, backbone: str) -> Normalization:
 
 
 def metadata(
-    source: str, backbone: str, params: Mapping[Any, Any] | None = None, loaded: Mapping[Any, Any] | None = None
+    source: str,
+    backbone: str,
+    params: Mapping[Any, Any] | None = None,
+    loaded: Mapping[Any, Any] | None = None,
+    prefix: str = "",
 ) -> dict[str, str]:
     """Describes the source of pretrained weights, not a run's directory, as a run records it.
 
     With the `params` that were given to `load` and those that it returned, `loaded`, the description names what stayed
-    fresh.
+    fresh; with the `prefix` that it returned, what it left out of the names.
 
     Returns:
       `source`, `file`, `sha256`, and a `description` of one line.
@@ -51,7 +58,7 @@ def metadata(
         "file": weights.path.name,
         "sha256": weights.sha256(),
         "description": f"{backbone} from {weights.path.name} ({kind}), of input less mean {mean} over {std}; "
-        f"fresh: {fresh}",
+        f"fresh: {fresh}" + (f"; the names begin with {prefix}, which is left out" if prefix else ""),
     }
 
 
@@ -63,7 +70,7 @@ def _unchanged(params: Mapping[Any, Any], loaded: Mapping[Any, Any]) -> list[str
 
 def load(
     source: str, backbone: str, params: Mapping[Any, Any], stats: Mapping[Any, Any], *, variant: str = ""
-) -> tuple[dict[Any, Any], dict[Any, Any]]:
+) -> tuple[dict[Any, Any], dict[Any, Any], str]:
     """Puts the weights of a file into the backbone of a model's trees.
 
     The heads stay as they are, and so does a top that is not the published one or that the file does not have.
@@ -72,7 +79,8 @@ def load(
     `models.model.split_model`, of arrays or, to see whether they match, shapes.
 
     Returns:
-      New trees, float32: `(params, stats)`; what stayed as it was is the same object.
+      New trees, float32: `(params, stats)`; what stayed as it was is the same object. And the prefix that all names in
+      the file had, which is left out: a wrapper's, such as `module.`; "" if there is none.
 
     Raises:
       UserError: the file cannot be read, asks for code, or does not hold this net, leaf by leaf.
@@ -81,7 +89,22 @@ def load(
     stored = _format(weights, backbone).variant
     if stored and BACKBONES[backbone].variant(variant) != stored:  # variants may differ where no shape shows it
         raise UserError(f"{weights.path} holds the variant {stored} of {backbone}; set config.model.variant={stored}.")
-    return put(_read(weights), weights, backbone, params, stats)
+    arrays, prefix = without_prefix(_read(weights))
+    return *put(arrays, weights, backbone, params, stats), prefix
+
+
+def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+    """Leaves out what wrappers of networks put before all names: PyTorch's DDP and `compile`, Lightning, own classes.
+
+    >>> without_prefix({"module.model.conv1.weight": np.ones(1), "module.model.fc.bias": np.ones(1)})
+    ({'conv1.weight': array([1.]), 'fc.bias': array([1.])}, 'module.model.')
+    """
+    prefix, names = "", list(arrays)
+    while names and (first := names[0].partition(".")[0]) in WRAPPERS:
+        if not all(name.startswith(f"{first}.") for name in names):
+            break
+        prefix, names = f"{prefix}{first}.", [name.removeprefix(f"{first}.") for name in names]
+    return dict(zip(names, arrays.values(), strict=True)), prefix
 
 
 def put(
@@ -125,8 +148,8 @@ def _read(weights: Weights) -> dict[str, np.ndarray]:
         return readers[weights.kind](weights.path)
     except torch_files.Refused as error:
         raise UserError(
-            f"{weights.path} is refused: {_one_line(error)}; nothing of it was run. Give a file from a source "
-            "that you trust, best in the form .safetensors."
+            f"{weights.path} is refused: {_one_line(error)}; nothing of it was run. Save the weights alone, as in "
+            "torch.save(model.state_dict(), FILE), or with safetensors; use files from sources that you trust."
         ) from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{weights.path} cannot be read as weights: {_one_line(error)}; give another file.") from error

@@ -67,7 +67,7 @@ class _Tensor(NamedTuple):
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a `state_dict`, or of one under `state_dict` or `model`, by name, as they are stored.
+    """Reads the tensors of a `state_dict`, or of one under `state_dict`, `model_state_dict` or `model`, as stored.
 
     Raises:
       Refused: the file asks for code, or for anything else that a state dictionary does not need.
@@ -126,7 +126,7 @@ def _read_stream(path: Path) -> dict[str, np.ndarray]:
 
 
 def _state_dict(value: Any) -> dict[str, _Tensor]:
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
     items = value.items() if isinstance(value, dict) else ()

@@ -37,7 +37,7 @@ def probabilities() -> np.ndarray:
     mean, std = (np.float32(value) for value in pretrained.normalization(NAME, NAME))
     x = (np.stack([_square(image) for image in images]) / 255 - mean) / std
     graphdef, params, stats = split_model(nnx.eval_shape(_Headless))
-    params, stats = pretrained.load(NAME, NAME, params, stats)
+    params, stats, _ = pretrained.load(NAME, NAME, params, stats)
     forward = jax.jit(lambda params, stats, x: nnx.merge(graphdef, params, stats).backbone(x))
     compiled = forward.lower(params, stats, x).compile(compiler_options={"xla_backend_optimization_level": 0})
     arrays = torch_files.read(pretrained.locate(NAME, NAME).path)

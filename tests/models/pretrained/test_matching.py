@@ -167,7 +167,7 @@ def test_a_file_goes_through_to_the_trees(resnet18: Trees, tmp_path: Path) -> No
     save_file(arrays, tmp_path / "w.safetensors")
     source = str(tmp_path / "w.safetensors")
 
-    assert _fresh(resnet18, pretrained.load(source, "resnet18", *resnet18)) == HEADS
+    assert _fresh(resnet18, pretrained.load(source, "resnet18", *resnet18)[:2]) == HEADS
     assert pretrained.normalization(source, "resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     metadata = pretrained.metadata(source, "resnet18")
     start = "resnet18 from w.safetensors (safetensors), of input less mean 0.485 0.456 0.406 over 0.229 0.224 0.225; "
@@ -175,9 +175,22 @@ def test_a_file_goes_through_to_the_trees(resnet18: Trees, tmp_path: Path) -> No
     assert metadata["sha256"] == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
     max_top = _structure(_recipe("resnet18", pooling="max"))
     for (params, stats), fresh in ((resnet18, ""), (max_top, "backbone/top, ")):
-        loaded, _ = pretrained.load(source, "resnet18", params, stats)
+        loaded, *_ = pretrained.load(source, "resnet18", params, stats)
         description = pretrained.metadata(source, "resnet18", params, loaded)["description"]
         assert description == f"{start}fresh: {fresh}heads/age, heads/age_group, heads/gender"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+def test_a_prefix_of_all_names_is_left_out(resnet18: Trees, tmp_path: Path, prefix: str) -> None:
+    arrays = {prefix + name: np.ascontiguousarray(array) for name, array in _file("torchvision_resnet18").items()}
+    source = str(tmp_path / "w.safetensors")
+    save_file(arrays, source)
+    params, stats, left_out = pretrained.load(source, "resnet18", *resnet18)
+    assert (_fresh(resnet18, (params, stats)), left_out) == (HEADS, prefix)
+    assert prefix in pretrained.metadata(source, "resnet18", resnet18[0], params, left_out)["description"]
+    save_file(arrays | {"other": np.ones(1)}, source)  # which does not have it
+    with pytest.raises(UserError, match=f"other.*{prefix}bn1"):
+        pretrained.load(source, "resnet18", *resnet18)
 
 
 def test_a_run_gives_its_backbone_and_the_heads_that_match() -> None:

@@ -1,5 +1,6 @@
 """Files of weights: the forms that PyTorch and Keras write, damaged ones, and ones that try to do something."""
 
+import argparse
 import io
 import pickle
 import pickletools
@@ -246,6 +247,16 @@ def _tensor(count: int, offset: int, shape: tuple[int, ...], strides: tuple[int,
 def test_a_tensor_written_by_hand_is_read(tmp_path: Path) -> None:
     path = _zipped(tmp_path / "w.pth", _tensor(6, 1, (2, 2), (1, 2)), **{"0": np.arange(6, dtype="<f4").tobytes()})
     assert torch_files.read(path)["w"].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+    for key in ("state_dict", "model_state_dict", "model"):
+        inner = _tensor(6, 1, (2, 2), (1, 2)).removeprefix(b"\x80\x02").removesuffix(b".")
+        nested = b"\x80\x02}" + _text(key) + inner + b"s."
+        path = _zipped(tmp_path / f"{key}.pth", nested, **{"0": np.arange(6, dtype="<f4").tobytes()})
+        assert list(torch_files.read(path)) == ["w"]
+
+
+def test_the_refusal_of_what_a_checkpoint_holds_beside_its_weights_says_how_to_save_them_alone(tmp_path: Path) -> None:
+    path = _zipped(tmp_path / "w.pth", pickle.dumps({"args": argparse.Namespace(lr=0.1), "state_dict": {}}, 2))
+    assert re.search(r"argparse\.Namespace.*torch\.save\(model\.state_dict\(\)", _refusal(path))
 
 
 @pytest.mark.parametrize(
