@@ -1,13 +1,15 @@
-"""Trains and evaluates a recipe.
+r"""Trains and evaluates a recipe.
 
   python launch.py --config configs/quickstart.py --workdir runs/quickstart
   python launch.py --config configs/utkface_small.py:cpu --manual_dir DIR --workdir runs/small
-  python launch.py --config configs/utkface_small.py --config.train.epochs=10 --workdir runs/short --dry_run
+  python launch.py --config configs/utkface_small.py --config.train.epochs=10 --manual_dir DIR --workdir runs/short \
+      --dry_run
   python launch.py --config configs/adience_cnn.py --manual_dir DIR --workdir runs/adience --folds all
   python launch.py --config configs/voice_small.py:emodb --manual_dir DIR --workdir runs/emodb \
       --folds all --protocols paper,disjoint --repeats 3
-  srun python launch.py --config configs/utkface_small.py --workdir /shared/runs/small --distributed
+  srun python launch.py --config configs/utkface_small.py --manual_dir DIR --workdir /shared/runs/small --distributed
 
+--config.KEY=VALUE changes a key of the recipe; docs/GUIDE.md describes the keys, --dry_run prints them.
 The same command resumes an interrupted run, and prints the results of a complete one.
 """
 

@@ -1,5 +1,6 @@
 """Flags and recipes of a command: an error in them ends in one sentence."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +66,14 @@ def _sentence(error: Exception) -> str:
     """Returns the message on one line; of a traceback its last line, which is the message of the recipe."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # KeyError adds quotes
     lines = text.replace("\\n", "\n").replace("\\'", "'").strip().splitlines() or [type(error).__name__]
-    message = lines[-1] if "Traceback" in text or isinstance(error, OSError) else " ".join(lines)
+    message = lines[-1].strip() if "Traceback" in text or isinstance(error, OSError) else " ".join(lines)
+    message = re.sub(r"^\[Errno \d+\] (.+): '(.+)'$", r"\2: \1", message)
     if isinstance(error, KeyError | AttributeError):
-        message = f"unknown key {message}"
-    return " ".join(message.split()).rstrip(" .") + "."
+        similar = re.match(r"'?(\w+)'? Did you mean \"(\w+)\"", message.strip("'"))
+        message = (
+            "unknown key '{}'; did you mean '{}'?".format(*similar.groups()) if similar else f"unknown key {message}"
+        )
+    if "before a value for --config was specified" in message:
+        message = "--config.KEY=VALUE stands before --config; put --config first"
+    message = " ".join(message.split()).rstrip(" .")
+    return message if message.endswith("?") else f"{message}."

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from agegender_jax.errors import UserError
+from agegender_jax.flags import read_recipe
 from agegender_jax.train import command as train
 from tests.tfds_builders.files import jpeg, pack, png_header
 
@@ -172,6 +174,24 @@ def test_mistyped_flags(arguments: list[str], expected: str, tmp_path: Path) -> 
     assert expected in sentence_of(done.stderr)
     assert len(done.stderr.strip().splitlines()) == 1
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "parts"),
+    [
+        ("configs/quickstart.py", "train.epoch=1", ("'epoch'", "'epochs'")),
+        ("configs/nowhere.py", "train.epochs=1", ("configs/nowhere.py",)),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said_in_one_plain_sentence(
+    config: str, change: str, parts: tuple[str, ...]
+) -> None:
+    with pytest.raises(UserError) as raised:
+        read_recipe(config, [change])
+    message = str(raised.value)
+    assert all(part in message for part in parts)
+    assert "Errno" not in message
+    assert "''" not in message
 
 
 def test_help_lists_examples() -> None:

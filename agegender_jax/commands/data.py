@@ -11,7 +11,7 @@ from agegender_jax.labels import AGE_GROUPS
 
 EXAMPLES = """examples:
   agegender data describe utkface --manual_dir DIR
-  agegender data synthesize adience --out synthetic/adience
+  agegender data synthesize adience --out datasets/adience
 """
 
 _DESCRIBE_EXAMPLES = r"""examples:
@@ -22,9 +22,9 @@ _DESCRIBE_EXAMPLES = r"""examples:
 """
 
 _SYNTHESIZE_EXAMPLES = """examples:
-  agegender data synthesize utkface --out synthetic/utkface --count 600
-  agegender data synthesize voice_age_gender --out synthetic/voices --count 320 --seed 1
-  agegender data synthesize adience --out synthetic/adience --fold_files DIR
+  agegender data synthesize utkface --out datasets/utkface --count 600
+  agegender data synthesize voice_age_gender --out datasets/voices --count 320 --seed 1
+  agegender data synthesize adience --out datasets/adience --fold_files DIR
 """
 
 _PATTERNS = {
@@ -120,7 +120,7 @@ def describe(arguments: argparse.Namespace) -> int:
     print(render.render_text(sections.title(contents), described))
     if not arguments.no_html:
         render.write_page(target, contents, described, arguments.age_groups)
-        terms = "" if prepared.synthetic else " (it contains people's data: mind the terms)"
+        terms = "" if prepared.synthetic else " (it contains people's data: observe their terms of use)"
         print(f"\nPage with plots and examples: {target}{terms}")
     return 0
 

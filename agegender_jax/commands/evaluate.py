@@ -57,13 +57,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print(common.title(result))
     if result["left_out"]:
         who = "a run" if several else "the run"
-        print(f"{result['left_out']} files were left out: {who} was trained or chosen on their very content.")
+        print(f"{result['left_out']} files were left out: {who} was trained or selected on the same files.")
     if seen := result["files_of_seen_subjects"]:
         who = "those that a run" if several else "those it"
         print(f"{seen} files are of subjects named like {who} learnt from: if they are the same people, this is leaky.")
     for target, unmapped in result["unmapped"].items():
         names = ", ".join(f"{text} ({count})" for text, count in unmapped["commonest"].items())
-        print(f"{target}: {unmapped['count']} of {unmapped['annotated']} annotations are none of the run's: {names}")
+        print(f"{target}: {unmapped['count']} of {unmapped['annotated']} annotations have no class in the run: {names}")
     if several:
         print(f"ensemble: the mean distributions of {len(result['runs'])} runs; all metrics are of {result['split']}")
     columns = as_columns(result)

@@ -1,4 +1,4 @@
-"""`agegender features`: what a run's backbone makes of each example."""
+"""`agegender features`: the output of a run's backbone for each example."""
 
 import argparse
 from typing import Any
@@ -16,7 +16,7 @@ def add_parser(commands: Any) -> None:
     parser = add(
         commands,
         "features",
-        "write what a run's backbone makes of each example",
+        "write the output of a run's backbone for each example",
         "Writes the embeddings of a finished run's own examples, with their names, parts of the split and labels, as "
         "an .npz of plain arrays: `agegender classical` learns from it, and so may anything else.",
         EXAMPLES,
@@ -44,6 +44,6 @@ def _features(arguments: argparse.Namespace) -> int:
     print(title(metadata))
     print(
         f"{arguments.out}: embeddings of {size} numbers, {count} examples, the part {arguments.split} (it holds "
-        "people's data: mind the terms)"
+        "people's data: observe their terms of use)"
     )
     return 0

@@ -50,6 +50,6 @@ def _report(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
     )
     people = arguments.with_images and not (run.summary() or {})["synthetic"]
-    held = "; it contains people's data: mind the terms, which it names" if people else ""
+    held = "; it contains people's data; their terms of use are named in it" if people else ""
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB{held})")
     return 0

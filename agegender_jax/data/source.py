@@ -157,9 +157,11 @@ def locate(
         directory = _newest(data_dir / name / config)
         if directory is None:
             wanted = f"{name}, configuration {config}" if config else name
+            count = len(list((data_dir / "prepared").glob(f"{name}-*")))
+            others = f", which also chooses among the {count} archives prepared before" if count else ""
             raise UserError(
-                f"{data_dir} holds no prepared {wanted}; give --manual_dir=DIR with the downloaded data in it, or "
-                f"--data_dir=DIR with what `tfds build` wrote."
+                f"{data_dir} holds no {wanted} that `tfds build` prepared; give --manual_dir=DIR with the downloaded "
+                f"data in it{others}."
             )
         return _prepared(name, directory, data_dir)
     wishes = {"config": config, **(options or {})} if config or options else {}

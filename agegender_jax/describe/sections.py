@@ -299,7 +299,7 @@ def _splits(columns: Columns, scheme: str) -> Section:
             subjects.append((name, *counts, f"{each.subjects_in_several:,}"))
     content: list[str | Table] = [
         f"With the default recipe (age groups {scheme}). A group is all that shares a subject, a user or recording, or "
-        "a file's very content; one in several parts has leaked from training into testing."
+        "the same file content; one in several parts has leaked from training into testing."
     ]
     if files:
         content.append(Table(("files", *PARTS, "groups in several parts", "hash"), files))

@@ -99,9 +99,14 @@ def evaluate_runs(
     Raises:
       UserError: the data are missing or bad, or the runs cannot be averaged.
     """
+    models = [models] if isinstance(models, LoadedModel) else models
+    if dataset is None and manual_dir is None:
+        for model in models[1:]:  # before hours are spent on preparing the data of each
+            if model.metadata["data_sha256"] != models[0].metadata["data_sha256"]:
+                raise UserError(_of_other_data(models[0].run, model.run, "are of other data"))
     opened = [
         open_data(model, dataset=dataset, config=config, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
-        for model in ([models] if isinstance(models, LoadedModel) else models)
+        for model in models
     ]
     first = opened[0]
     for other in opened[1:]:
@@ -117,7 +122,7 @@ def evaluate_runs(
         "dataset": first.options.name,
         "synthetic": any(each.prepared.synthetic for each in opened),
         "config": first.options.config,
-        "protocol": "every file that the run has not seen" if len(opened) == 1 else "every file that no run has seen",
+        "protocol": "all files that the run has not seen" if len(opened) == 1 else "all files that no run has seen",
         "age_groups": first.run.recipe.age_groups,
         "leaky": False,
         "split_sha256": None,
@@ -294,10 +299,12 @@ def _check_data(first: EvaluationData, other: EvaluationData) -> None:
             if not np.array_equal(head.column(one), head.column(another)[rows], equal_nan=True):
                 problem = problem or f"label the same files in two ways, by the head {name}"
     if problem:
-        raise UserError(
-            f"{first.run.directory} and {other.run.directory} {problem}; name one archive for them, with --dataset and "
-            "--manual_dir."
-        )
+        raise UserError(_of_other_data(first.run, other.run, problem))
+
+
+def _of_other_data(first: Run, other: Run, problem: str) -> str:
+    runs = f"{first.directory} and {other.directory}"
+    return f"{runs} {problem}; name one archive for them, with --dataset and --manual_dir."
 
 
 def _check_splits(opened: Sequence[EvaluationData]) -> None:

@@ -20,7 +20,7 @@ PUBLISHED = {
 
 PUBLISHED_FOLDS = 5
 
-ABOUT_INTERVALS = "95 %: interval over samples of such test examples; variation over seeds is not in it"
+ABOUT_INTERVALS = "95 %: confidence interval over test examples; it does not cover the variation between training seeds"
 
 
 def identities(subjects: Mapping[str, int]) -> str:

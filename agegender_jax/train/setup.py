@@ -145,6 +145,11 @@ def build_setup(
         split, conflicts = _make_split(options.split, net.heads.age_groups, dataset_name, run, dataset)
     with all_or_none():
         _check_same_data(dataset_name, dataset, split)
+        if options.batch_size > len(split.train):
+            raise UserError(
+                f"config.train.batch_size={options.batch_size} is larger than the training set of {len(split.train):,} "
+                "examples; choose a smaller one."
+            )
         names = class_names(dataset.columns)
         heads, labels = _build_heads(net.heads, names, dataset_name, dataset, split)
         selection = selection_metric(options.select, heads)

@@ -15,14 +15,13 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from agegender_jax import recipe as recipes
-from agegender_jax.data.dataset import open_dataset
 from agegender_jax.errors import UserError
 from agegender_jax.evaluate.evaluate_run import _meaning, as_columns, evaluate_runs, open_data
 from agegender_jax.evaluate.loaded import LoadedModel
 from agegender_jax.models.heads import AgeYearsHead, build_heads
-from agegender_jax.recipe_options import data_options, model_options
+from agegender_jax.recipe_options import model_options
 from agegender_jax.run import Run
-from agegender_jax.splits import Split, make_split
+from agegender_jax.splits import Split
 from tests.tfds_builders.files import members, pack_utkface
 
 
@@ -274,12 +273,11 @@ def test_runs_that_label_the_same_files_in_two_ways_are_not_averaged(
 
 
 def test_runs_on_other_data_are_not_averaged(
-    finished: Any, loaded: LoadedModel, synthetic_dir: Path, data_dir: Path, tmp_path: Path
+    finished: Any, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Which is seen before any data are opened."""
     other = copy(finished, tmp_path / "other", "checkpoints")
-    other.write("run.json", other.metadata() | {"manual_dir": str(synthetic_dir)})
-    data = open_dataset(data_options(other.recipe), manual_dir=synthetic_dir, data_dir=data_dir, progress=False)
-    none = np.zeros(len(data), np.int64)
-    make_split(data.columns["key"], none, np.arange(len(data)), conflicted=none).save(other.directory / "split.json")
-    with pytest.raises(UserError, match="600 and 160"):
+    other.write("run.json", other.metadata() | {"data_sha256": "0" * 64})
+    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.open_data", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(UserError, match=str(other.directory)):
         evaluate_runs([loaded, instead(loaded, other)], progress=False)

@@ -194,7 +194,7 @@ def test_every_bad_file_is_counted_with_its_reason(tmp_path: Path, capsys: pytes
         "2 classes have one file only: female, female_20",
         "male_20 is spelled in 2 ways, taken as one class: Male-20, male_20",
         "1 groups of identical files (3 files), 1 of them with different ages or genders",
-        "2 files that are not recordings by name were left out: 1 .mp4\\x1b[2j, 1 .txt",
+        "files left out, whose names are not those of recordings: 1 .mp4\\x1b[2j, 1 .txt",
         "terms:      The terms of your recordings apply.",
     ):
         assert expected in lines

@@ -203,6 +203,12 @@ def test_a_checkpoint_is_chosen_by_a_metric_of_a_head() -> None:
             selection_metric(name, HEADS)
 
 
+def test_a_batch_larger_than_the_training_set_is_refused(small_recipe: ConfigDict, synthetic: dict[str, Any]) -> None:
+    small_recipe.train.batch_size = 160  # of 160 examples, some of which are tested on
+    with pytest.raises(UserError, match=r"config\.train\.batch_size=160"):
+        build_setup(small_recipe, **synthetic)
+
+
 def test_a_model_axis_that_splits_no_layer_is_refused(small_recipe: ConfigDict, synthetic: dict[str, Any]) -> None:
     small_recipe.model.update(backbone="resnet18", variant="")
     small_recipe.compute.model = 2

@@ -84,7 +84,7 @@ class VoiceReport(Report):
         if others := listing.others:
             ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
             suffixes = _first(f"{number} {suffix or 'without suffix'}" for suffix, number in ranked)
-            lines.append(f"{others.total()} files that are not recordings by name were left out: {suffixes}")
+            lines.append(f"files left out, whose names are not those of recordings: {suffixes}")
         return lines
 
     def _class_lines(self) -> list[str]:
