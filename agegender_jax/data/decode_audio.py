@@ -11,7 +11,9 @@ from tfds_builders.archive import DataError
 from tfds_builders.sound import check_audible, middle, read_sound
 
 AUDIO_DECODER = re.sub(
-    r"[^\w.-]", "_", f"libsndfile-{soundfile.__libsndfile_version__}-soxr-{soxr.__libsoxr_version__}-hq-mono-centre"
+    r"[^\w.-]",
+    "_",
+    f"libsndfile-{soundfile.__libsndfile_version__}-soxr-{soxr.__libsoxr_version__}-hq-mono-centre-whole",
 )
 """Names what `decode_audio` does; part of the key of every cache of decoded recordings, fit to be a file's name."""
 

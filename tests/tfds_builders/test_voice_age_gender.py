@@ -66,7 +66,7 @@ def test_the_bytes_come_back_unchanged_from_every_layout(tmp_path: Path) -> None
         for number, manual in enumerate((flat, nested, packed.parent))
     ]
     version_dir = prepared[0]
-    assert version_dir == tmp_path / "data0" / "voice_age_gender" / "folders" / "1.0.0"
+    assert version_dir == tmp_path / "data0" / "voice_age_gender" / "folders" / "1.1.0"
     assert records(prepared[0]) == records(prepared[1]) == records(prepared[2])
     examples = read(version_dir)
     assert {key: example["audio"] for key, example in examples.items()} == FILES

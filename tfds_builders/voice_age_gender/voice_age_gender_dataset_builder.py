@@ -152,7 +152,8 @@ class Builder(DatasetBuilder):
 
     VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES: ClassVar = {
-        "1.0.0": "Recordings as they are; age, gender, class, speaker, group and SHA-256 of each."
+        "1.0.0": "Recordings as they are; age, gender, class, speaker, group and SHA-256 of each.",
+        "1.1.0": "Recordings whose channels cancel, or whose middle two seconds are silent, are rejected.",
     }
     BUILDER_CONFIGS: ClassVar = [*_CONFIGS, *_PNG_CONFIGS]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
