@@ -100,7 +100,7 @@ def evaluate_runs(
       UserError: the data are missing or bad, or the runs cannot be averaged.
     """
     models = [models] if isinstance(models, LoadedModel) else models
-    if dataset is None and manual_dir is None:
+    if dataset is None and config is None and manual_dir is None:
         for model in models[1:]:  # before hours are spent on preparing the data of each
             if model.metadata["data_sha256"] != models[0].metadata["data_sha256"]:
                 raise UserError(_of_other_data(models[0].run, model.run, "are of other data"))

@@ -145,7 +145,8 @@ def build_setup(
         split, conflicts = _make_split(options.split, net.heads.age_groups, dataset_name, run, dataset)
     with all_or_none():
         _check_same_data(dataset_name, dataset, split)
-        if options.batch_size > len(split.train):
+        fresh = from_primary(run is None or not run.has_checkpoint())
+        if fresh and options.batch_size > len(split.train):
             raise UserError(
                 f"config.train.batch_size={options.batch_size} is larger than the training set of {len(split.train):,} "
                 "examples; choose a smaller one."
@@ -166,8 +167,7 @@ def build_setup(
                 f"config.compute.model={mesh.shape['model']} would do nothing: the backbone {net.backbone} has no "
                 "dense layer that can be split; set it to 1."
             )
-        fresh = from_primary(run is None or not run.has_checkpoint())  # a run with a checkpoint needs no weights
-        weights = find_weights(net, names) if fresh else None
+        weights = find_weights(net, names) if fresh else None  # a run with a checkpoint needs none
         if net.pretrained_leaky and fresh and not (weights and weights.run):
             raise UserError(
                 "config.model.pretrained_leaky=True is for a run that starts from the weights of another run; set "

@@ -214,6 +214,14 @@ def test_an_mp3_whose_length_is_only_estimated_is_read_to_its_end() -> None:
         np.testing.assert_array_equal(decode_audio(without, RATE, RATE), first)
 
 
+def test_what_is_prepared_is_decoded_though_little_is_left_of_it() -> None:
+    tiny = _bytes(np.array([0.5, -0.5]), 192_000)  # nothing remains at the new rate
+    paused = _bytes(np.concatenate([_tone(1.0), np.zeros(20_000), _tone(1.0)]))
+    for content in (tiny, paused):
+        check_sound("a.wav", content)
+        assert decode_audio(content, RATE, RATE).shape == (RATE,)
+
+
 def test_what_is_just_within_the_limits_is_taken() -> None:
     assert decode_audio(_wav(MAX_CHANNELS, RATE), RATE, 200).any()
     assert decode_audio(_wav(1, 1000, int(MAX_SECONDS) * 1000), 1000, 200).any()
