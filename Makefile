@@ -28,10 +28,11 @@ demo: $(BASE)  ## train on synthetic faces and write a report: runs/quickstart
 test: $(TEST)  ## run the tests and the docstring examples, without those marked slow
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow and not parity"
 
-test-slow: $(TEST)  ## run the tests marked slow: kills, several processes, many folds, deep networks
+test-slow: $(TEST)  ## run the tests marked slow: kills, several processes, many folds, deep networks, recipes
 	$(PYTEST) -m "slow and not parity"
 
-test-all: test test-slow  ## run all tests
+test-all: $(TEST)  ## run all tests, on programs compiled as users compile them
+	$(PYTEST) -m "not parity"
 
 lint: $(TEST)  ## check format, style, types and imports
 	$(BIN)/python -m ruff format --check

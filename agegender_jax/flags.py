@@ -59,7 +59,8 @@ def read_recipe(config: str, changes: Sequence[str]) -> Any:
         _ = holder.value.seed  # raises here, not later, where there is no such recipe
         return holder.value
     except Exception as error:  # a recipe is a program: whatever its arguments make it raise
-        raise UserError(f"{config}: {_sentence(error)}") from error
+        sentence = _sentence(error)
+        raise UserError(sentence if sentence.startswith(config) else f"{config}: {sentence}") from error
 
 
 def _sentence(error: Exception) -> str:
@@ -67,12 +68,11 @@ def _sentence(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # KeyError adds quotes
     lines = text.replace("\\n", "\n").replace("\\'", "'").strip().splitlines() or [type(error).__name__]
     message = lines[-1].strip() if "Traceback" in text or isinstance(error, OSError) else " ".join(lines)
-    message = re.sub(r"^\[Errno \d+\] (.+): '(.+)'$", r"\2: \1", message)
+    message = re.sub(r"^\[Errno \d+\] (.+): '([^']+)'$", r"\2: \1", message)
     if isinstance(error, KeyError | AttributeError):
-        similar = re.match(r"'?(\w+)'? Did you mean \"(\w+)\"", message.strip("'"))
-        message = (
-            "unknown key '{}'; did you mean '{}'?".format(*similar.groups()) if similar else f"unknown key {message}"
-        )
+        name, _, rest = message.strip("'\"").partition(" Did you mean ")
+        name, similar = name.strip("'\""), re.match(r"\"(\w+)\"", rest)
+        message = f"unknown key '{name}'" + (f"; did you mean '{similar[1]}'?" if similar else "")
     if "before a value for --config was specified" in message:
         message = "--config.KEY=VALUE stands before --config; put --config first"
     message = " ".join(message.split()).rstrip(" .")

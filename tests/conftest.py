@@ -143,16 +143,19 @@ def finished(shared_dir: Path, data_dir: Path) -> Finished:
     recipe.evaluate.update(every_epochs=2.0, flip=True)
 
     def train(folder: Path) -> None:
-        write_utkface_archive(folder / "UTKFace.tar.gz", 600, seed=2)
+        (folder / "manual").mkdir()
+        write_utkface_archive(folder / "manual" / "UTKFace.tar.gz", 600, seed=2)
+        options: dict[str, Any] = {"data_dir": data_dir, "progress": False}
         printed = io.StringIO()
         with contextlib.redirect_stderr(printed):
-            summary = train_recipe(recipe, folder / "finished", manual_dir=folder, data_dir=data_dir, progress=False)
+            summary = train_recipe(recipe, folder / "finished", manual_dir=folder / "manual", **options)
         (folder / "summary.json").write_text(json.dumps(summary.to_dict()))
         (folder / "printed.txt").write_text(printed.getvalue())
 
     folder = make_once(shared_dir / "finished", train)
     summary = json.loads((folder / "summary.json").read_text())
-    return Finished(folder / "finished", folder, data_dir, recipe, summary, (folder / "printed.txt").read_text())
+    printed = (folder / "printed.txt").read_text()
+    return Finished(folder / "finished", folder / "manual", data_dir, recipe, summary, printed)
 
 
 @pytest.fixture(scope="session")

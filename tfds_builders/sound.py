@@ -78,9 +78,10 @@ def read_sound(content: bytes, name: str = "", max_seconds: float = MAX_SECONDS)
     blocks: list[np.ndarray] = []
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
-            info = check_header(file, max_seconds)
-            # Until nothing comes: the length of an mp3 without a table of contents is an estimate of libsndfile, and
-            # some codecs cannot tell their position, which `file.blocks` asks for.
+            info = _check_header(file, max_seconds)
+            # Until nothing comes: the length of an mp3 without a table of contents is an estimate of libsndfile (where
+            # it is too short, nothing beyond it is read), and some codecs cannot tell their position, which
+            # `file.blocks` asks for.
             buffer = np.empty((_BLOCK_VALUES // info.channels, info.channels), np.float32)
             while len(block := file.read(out=buffer)):
                 blocks.append(block.mean(axis=1))
@@ -150,7 +151,7 @@ def spectrogram_png(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def check_header(file: soundfile.SoundFile, max_seconds: float = MAX_SECONDS) -> SoundInfo:
+def _check_header(file: soundfile.SoundFile, max_seconds: float = MAX_SECONDS) -> SoundInfo:
     """Returns what the header of an opened recording claims.
 
     Raises:

@@ -34,7 +34,7 @@ def decode_audio(content: bytes, rate: int, samples: int, name: str = "recording
             wave = soxr.resample(wave, info.sample_rate, rate, quality="HQ")
         wave = middle(wave, samples)  # which may be silent, or empty after resampling: training takes what was prepared
     except DataError as error:
-        raise UserError(f"{name}: is {error}; repair or remove it.") from error
+        raise UserError(f"{name}: is {error}; convert it to wav, repair it or remove it.") from error
     spare = samples - len(wave)
     wave = np.pad(wave, (spare // 2, spare - spare // 2))
     return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)

@@ -157,11 +157,11 @@ def locate(
         directory = _newest(data_dir / name / config)
         if directory is None:
             wanted = f"{name}, configuration {config}" if config else name
-            count = len(list((data_dir / "prepared").glob(f"{name}-*")))
-            others = f", which also chooses among the {count} archives prepared before" if count else ""
+            before = any((data_dir / "prepared").glob(f"{name}-*"))
+            again = " (what was prepared from it before is used again)" if before else ""
             raise UserError(
                 f"{data_dir} holds no {wanted} that `tfds build` prepared; give --manual_dir=DIR with the downloaded "
-                f"data in it{others}."
+                f"data in it{again}, or --data_dir=DIR with what `tfds build` wrote."
             )
         return _prepared(name, directory, data_dir)
     wishes = {"config": config, **(options or {})} if config or options else {}

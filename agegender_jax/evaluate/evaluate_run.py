@@ -103,7 +103,7 @@ def evaluate_runs(
     if dataset is None and config is None and manual_dir is None:
         for model in models[1:]:  # before hours are spent on preparing the data of each
             if model.metadata["data_sha256"] != models[0].metadata["data_sha256"]:
-                raise UserError(_of_other_data(models[0].run, model.run, "are of other data"))
+                raise UserError(_cannot_be_averaged(models[0].run, model.run, "were trained on different data"))
     opened = [
         open_data(model, dataset=dataset, config=config, manual_dir=manual_dir, data_dir=data_dir, progress=progress)
         for model in models
@@ -299,10 +299,11 @@ def _check_data(first: EvaluationData, other: EvaluationData) -> None:
             if not np.array_equal(head.column(one), head.column(another)[rows], equal_nan=True):
                 problem = problem or f"label the same files in two ways, by the head {name}"
     if problem:
-        raise UserError(_of_other_data(first.run, other.run, problem))
+        raise UserError(_cannot_be_averaged(first.run, other.run, problem))
 
 
-def _of_other_data(first: Run, other: Run, problem: str) -> str:
+def _cannot_be_averaged(first: Run, other: Run, problem: str) -> str:
+    """Returns the sentence that says why two runs cannot be averaged on their own data, and what to do."""
     runs = f"{first.directory} and {other.directory}"
     return f"{runs} {problem}; name one archive for them, with --dataset and --manual_dir."
 

@@ -82,6 +82,15 @@ def abstract_state(
     )
 
 
+def initialise(model: ModelDef, shardings: Any) -> tuple[Any, Any]:
+    """Computes fresh parameters and statistics, laid out as `shardings` says."""
+    # It runs once: on a CPU, compiling it well takes seconds longer, and its bits are the same.
+    options: dict[str, str | bool] | None = None
+    if jax.default_backend() == "cpu":
+        options = {"xla_backend_optimization_level": "1"}
+    return jax.jit(model.init, out_shardings=shardings, compiler_options=options)()
+
+
 def init_or_restore(
     model: ModelDef,
     optimizer: optax.GradientTransformation,
@@ -110,11 +119,7 @@ def init_or_restore(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     # Pretrained weights are put into a model that every process has whole.
     where = shardings.step if load_pretrained else (shardings.params, shardings.stats)
-    # It runs once: on a CPU, compiling it well takes seconds longer, and its bits are the same.
-    options: dict[str, str | bool] | None = None
-    if jax.default_backend() == "cpu":
-        options = {"xla_backend_optimization_level": "1"}
-    params, stats = jax.jit(model.init, out_shardings=where, compiler_options=options)()
+    params, stats = initialise(model, where)
     if load_pretrained:
         params, stats = load_pretrained(params, stats)
     begin = partial(initial_state, optimizer=optimizer, average=abstract.average is not None)

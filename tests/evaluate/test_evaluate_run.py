@@ -281,3 +281,12 @@ def test_runs_on_other_data_are_not_averaged(
     monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.open_data", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(UserError, match=str(other.directory)):
         evaluate_runs([loaded, instead(loaded, other)], progress=False)
+
+
+def test_runs_that_find_different_names_in_one_archive_are_not_averaged(
+    finished: Any, loaded: LoadedModel, synthetic: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = [open_data(loaded, **finished.options), open_data(loaded, **synthetic)]
+    monkeypatch.setattr("agegender_jax.evaluate.evaluate_run.open_data", lambda *_, **__: opened.pop(0))
+    with pytest.raises(UserError, match="600 and 160"):
+        evaluate_runs([loaded, loaded], **finished.options)

@@ -97,7 +97,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, synthetic: dict[str, Any]) -> 
 
 @pytest.mark.slow
 def test_a_streamed_run_that_was_stopped_ends_in_the_bits_of_the_resident_one(two: Two) -> None:
-    """On eight devices; the stop is between two evaluations."""
+    """On two devices; the stop is between two evaluations."""
     assert two.stopped_at == 12
     assert steps_of(two.streamed)[-1] == 24
     assert_same_bits(two.streamed, two.resident)

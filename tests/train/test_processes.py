@@ -78,6 +78,7 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eight_devices")
 def test_a_run_moves_from_eight_devices_to_one_to_two_processes(
     recipe: ConfigDict, synthetic_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

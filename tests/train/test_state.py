@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
-from agegender_jax.train.state import initial_state
+from agegender_jax.mesh import replicated
+from agegender_jax.models.heads import build_heads
+from agegender_jax.models.model import define_model
+from agegender_jax.recipe_options import model_options
+from agegender_jax.train.state import initial_state, initialise
+from tests.runs import mesh_of
 
 PARAMS = {"kernel": np.full((2, 3), 1.5, np.float32), "bias": np.zeros(3, np.float32)}
 STATS = {"mean": np.full(3, 0.25, np.float32)}
@@ -24,6 +30,18 @@ def test_initial_state(average: bool) -> None:
         jax.tree.map(np.testing.assert_array_equal, state.average, (PARAMS, STATS))
     else:
         assert state.average is None
+
+
+@pytest.mark.slow  # `make test` itself compiles with few optimisations
+@pytest.mark.parametrize(("backbone", "variant"), [("small_cnn", "thin"), ("resnet18", "")])
+def test_initialisation_compiled_in_less_time_has_the_same_bits(
+    small_recipe: ConfigDict, backbone: str, variant: str
+) -> None:
+    small_recipe.model.update(backbone=backbone, variant=variant)
+    options = model_options(small_recipe)
+    model = define_model(options, build_heads(options.heads))
+    mine, compiled_well = initialise(model, replicated(mesh_of(1))), jax.jit(model.init)()
+    jax.tree.map(np.testing.assert_array_equal, mine, compiled_well)
 
 
 def test_average_shares_no_memory_with_the_parameters() -> None:

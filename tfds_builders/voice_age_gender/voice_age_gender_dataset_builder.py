@@ -17,7 +17,7 @@ from tfds_builders.archive import SUFFIXES, DataError, find_archive, iter_member
 from tfds_builders.builder import DatasetBuilder, features
 from tfds_builders.labels import identity
 from tfds_builders.report import check_max_bad
-from tfds_builders.sound import IMAGE_SIDE, MAX_SECONDS, check_sound, is_sound, spectrogram_png
+from tfds_builders.sound import IMAGE_SIDE, MAX_SECONDS, check_sound, is_sound, read_sound, spectrogram_png
 from tfds_builders.voice_age_gender import VERSION
 from tfds_builders.voice_age_gender.listing import LABEL_PATTERN, Patterns, list_folders, list_table, parse_label
 from tfds_builders.voice_age_gender.report import VoiceReport
@@ -153,7 +153,7 @@ class Builder(DatasetBuilder):
     VERSION = tfds.core.Version(VERSION)
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Recordings as they are; age, gender, class, speaker, group and SHA-256 of each.",
-        "1.1.0": "Recordings whose channels cancel, or whose middle two seconds are silent, are rejected.",
+        "1.1.0": "What is silent or constant in the mean of its channels, or in its middle two seconds, is rejected.",
     }
     BUILDER_CONFIGS: ClassVar = [*_CONFIGS, *_PNG_CONFIGS]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -212,8 +212,10 @@ class Builder(DatasetBuilder):
             if item is None:
                 continue
             try:
-                info = check_sound(item.key, content, config.max_seconds)
-                stored = spectrogram_png(content) if config.png else content
+                if config.png:  # an image of the whole recording, whose middle may be silent
+                    info, stored = read_sound(content, item.key, config.max_seconds)[0], spectrogram_png(content)
+                else:
+                    info, stored = check_sound(item.key, content, config.max_seconds), content
             except DataError as error:
                 rejected.add(name, str(error))
                 continue

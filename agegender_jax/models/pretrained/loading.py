@@ -16,7 +16,7 @@ from agegender_jax.models.pretrained.matching import flatten, listed, match, rep
 from agegender_jax.models.pretrained.sources import Weights, locate
 from agegender_jax.models.registry import Normalization, WeightFormat
 
-WRAPPERS = ("module", "model", "_orig_mod", "backbone", "net", "network", "encoder")
+WRAPPERS = ("module", "model", "_orig_mod", "backbone")
 """What stands before all names where a network was wrapped; no network of the registry has names that begin so."""
 
 

@@ -180,7 +180,7 @@ def test_a_file_goes_through_to_the_trees(resnet18: Trees, tmp_path: Path) -> No
         assert description == f"{start}fresh: {fresh}heads/age, heads/age_group, heads/gender"
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "backbone.", "module._orig_mod."])
 def test_a_prefix_of_all_names_is_left_out(resnet18: Trees, tmp_path: Path, prefix: str) -> None:
     arrays = {prefix + name: np.ascontiguousarray(array) for name, array in _file("torchvision_resnet18").items()}
     source = str(tmp_path / "w.safetensors")
@@ -191,6 +191,12 @@ def test_a_prefix_of_all_names_is_left_out(resnet18: Trees, tmp_path: Path, pref
     save_file(arrays | {"other": np.ones(1)}, source)  # which does not have it
     with pytest.raises(UserError, match=f"other.*{prefix}bn1"):
         pretrained.load(source, "resnet18", *resnet18)
+
+
+def test_no_published_net_has_names_that_begin_with_a_wrapper() -> None:
+    names = [path.stem for path in PARITY.glob("torchvision_*.npz")]
+    assert len(names) > 5
+    assert {loading.without_prefix(_file(name))[1] for name in names} == {""}
 
 
 def test_a_run_gives_its_backbone_and_the_heads_that_match() -> None:
