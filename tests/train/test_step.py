@@ -379,7 +379,7 @@ def test_remat_is_done_where_the_recipe_asks_for_it(setup: Setup, remat: bool) -
     steps = make_steps(recipe, setup, devices=1)
     with jax.set_mesh(steps.mesh):
         program = str(jax.make_jaxpr(steps.steps)(steps.state, steps.feed.data, steps.feed.train_batches(0, 2)))
-    assert ("saveable_names=frozenset({'convolved'})" in program) == remat
+    assert ("remat2[" in program) == remat  # the primitive; what it keeps is the next test's
 
 
 @pytest.mark.slow
